@@ -1,0 +1,101 @@
+"""Original state dict in, this library's state dict out: pure, checked tensor by tensor."""
+
+from collections.abc import Mapping
+
+import torch
+from stellar_hub.conversion.infer_config import infer_config
+from stellar_hub.conversion.layout import all_sources, is_unused
+from stellar_hub.conversion.names import with_published_names
+from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.encoder_stellar import StellarEncoder
+from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from torch import Tensor, nn
+
+TOKENIZER_PREFIX = "tokenizer."
+
+
+def convert_original(
+    state_dict: Mapping[str, Tensor],
+    *,
+    vqgan: Mapping[str, Tensor] | None = None,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+) -> tuple[StellarConfig, dict[str, Tensor]]:
+    """Convert an original STELLAR checkpoint; no files, no network, nothing copied but fused query, key and value.
+
+    Names of transformers < 5 and >= 5, Lightning's `model.` prefix and those of DDP, FSDP and `torch.compile` are
+    understood. Works on meta tensors.
+
+    Args:
+        state_dict: The checkpoint's tensors.
+        vqgan: The state dict of the MaskGIT-VQGAN; None uses the one inside the checkpoint, if any. Without it a
+            "vq" model converts, but its `decode` raises.
+        num_attention_heads: Heads of the encoder; needed where its width is not a published one.
+        decoder_num_attention_heads: Heads of the decoder; needed where its width is not 512.
+
+    Returns:
+        The configuration, and the tensors in the layout of `StellarForPreTraining`: the base model under `stellar.`,
+        clustering heads, EMA teacher and the tokenizer's encoder beside it where the file has them.
+
+    Raises:
+        ValueError: if tensors are missing, unexpected or misshapen; each is named.
+    """
+    tensors = with_published_names(state_dict)
+    inside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(TOKENIZER_PREFIX)}
+    if vqgan is None and inside:
+        vqgan = {name.removeprefix(TOKENIZER_PREFIX): tensor for name, tensor in inside.items()}
+    tokenizer = None if vqgan is None else dict(vqgan)
+    config = infer_config(tensors, tokenizer, num_attention_heads, decoder_num_attention_heads)
+    if not config.use_tokenizer:
+        tokenizer = None  # a pixel model has no use for one
+    tensors |= {TOKENIZER_PREFIX + name: tensor for name, tensor in (tokenizer or {}).items()}
+    table = all_sources(config, set(tensors), TOKENIZER_PREFIX if tokenizer is not None else None)
+    check_tensors(tensors, table, expected_shapes(config, table))
+    return config, {target: join([tensors[name] for name in sources]) for target, sources in table.items()}
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """One tensor as it is; query, key and value stacked along their outputs."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0)
+
+
+def expected_shapes(config: StellarConfig, table: dict[str, list[str]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all targets, taken from the modules themselves, built without memory."""
+    with torch.device("meta"):
+        modules: dict[str, nn.Module] = {"stellar": StellarModel(config)}
+        if config.use_tokenizer:
+            modules["tokenizer_encoder"] = MaskGitVQGANEncoder(config)
+        if config.teacher_momentum is not None:
+            modules["teacher.encoder"] = StellarEncoder(config)
+    shapes = {
+        f"{prefix}.{name}": tuple(tensor.shape)
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    hidden, width = config.prototype_hidden_size, config.prototype_dim
+    head_shapes = {
+        "mlp.fc1.weight": (hidden, config.hidden_size),
+        "mlp.fc1.bias": (hidden,),
+        "mlp.fc2.weight": (width, hidden),
+        "mlp.fc2.bias": (width,),
+        "prototypes.weight": (config.num_prototypes, width),
+    }
+    heads = {target.removesuffix(".prototypes.weight") for target in table if target.endswith(".prototypes.weight")}
+    return shapes | {f"{head}.{name}": shape for head in heads for name, shape in head_shapes.items()}
+
+
+def check_tensors(tensors: dict[str, Tensor], table: dict[str, list[str]], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Every tensor of the file is mapped or known to be unused, and every mapped one is there with the right shape."""
+    used = {name for sources in table.values() for name in sources}
+    problems = [f"missing: {name}" for name in sorted(used - tensors.keys())]
+    problems += [f"unexpected: {name}" for name in sorted(tensors.keys() - used) if not is_unused(name)]
+    for target, sources in table.items():
+        wanted = shapes[target]
+        part = (wanted[0] // len(sources), *wanted[1:]) if len(sources) > 1 else wanted
+        problems += [
+            f"misshapen: {name} is {tuple(tensors[name].shape)}, expected {part}"
+            for name in sources
+            if name in tensors and tuple(tensors[name].shape) != part
+        ]
+    if problems:
+        raise ValueError("the checkpoint is not in the original STELLAR layout:\n  " + "\n  ".join(problems))

@@ -1,0 +1,62 @@
+"""Original checkpoint files in, a model out."""
+
+import os
+from typing import TypeVar
+
+from stellar_hub.conversion.convert import convert_original
+from stellar_hub.conversion.names import published_name
+from stellar_hub.conversion.read_checkpoint import read_checkpoint
+from stellar_hub.modeling import StellarModel, StellarPreTrainedModel
+
+ModelT = TypeVar("ModelT", bound=StellarPreTrainedModel)
+
+DECODING_PREFIXES = ("decoder.", "decoder_proj.", "position_embedding.", "reconstruction_head.", "tokenizer.")
+BASE_PREFIX = "stellar."
+
+
+def load_original(
+    path: str | os.PathLike[str],
+    *,
+    vqgan: str | os.PathLike[str] | None = None,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+    decoder: bool = True,
+    cls: type[ModelT] = StellarModel,  # type: ignore[assignment]
+) -> ModelT:
+    """Load an original STELLAR checkpoint.
+
+    Args:
+        path: The checkpoint: `.safetensors`, or pickled (`.ckpt`, `.bin`, `.pt`).
+        vqgan: The tokenizer's weights (`maskgit-vqgan-imagenet-f16-256.bin`); without it a "vq" model loads, but
+            its `decode` raises.
+        num_attention_heads: Heads of the encoder; needed where its width is not a published one.
+        decoder_num_attention_heads: Heads of the decoder; needed where its width is not 512.
+        decoder: False loads features only: nothing of decoder and tokenizer is read.
+        cls: The model class; what it does not use (clustering heads, say) is left out.
+
+    Returns:
+        The model in evaluation mode, in the checkpoint's dtype.
+
+    Raises:
+        FileNotFoundError: if a file does not exist.
+        ValueError: if a file is damaged or of another kind, or tensors are missing, unexpected or misshapen.
+    """
+    tensors = read_checkpoint(path)
+    if not decoder:
+        tensors = {
+            name: tensor for name, tensor in tensors.items() if not published_name(name).startswith(DECODING_PREFIXES)
+        }
+    tokenizer = read_checkpoint(vqgan) if vqgan is not None and decoder else None
+    config, state_dict = convert_original(
+        tensors,
+        vqgan=tokenizer,
+        num_attention_heads=num_attention_heads,
+        decoder_num_attention_heads=decoder_num_attention_heads,
+    )
+    if issubclass(cls, StellarModel):
+        state_dict = {
+            name.removeprefix(BASE_PREFIX): tensor
+            for name, tensor in state_dict.items()
+            if name.startswith(BASE_PREFIX)
+        }
+    return cls.from_pretrained(None, config=config, state_dict=state_dict)

@@ -1,0 +1,29 @@
+"""STELLAR for transformers: configuration, model and image processor, registered with the Auto classes.
+
+All other files of this folder are flat and travel with pushed weights; this one stays.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+from .configuration_stellar import StellarConfig
+from .image_processing_stellar import StellarImageProcessor
+from .modeling_stellar import StellarModel, StellarPreTrainedModel
+from .outputs import StellarEncoding, StellarModelOutput
+
+AutoConfig.register("stellar", StellarConfig)
+AutoModel.register(StellarConfig, StellarModel)
+AutoImageProcessor.register(StellarConfig, image_processor_classes={"torchvision": StellarImageProcessor})
+
+# Every `save_pretrained` carries the code, so that a pushed repository loads without this library.
+StellarConfig.register_for_auto_class()
+StellarModel.register_for_auto_class("AutoModel")
+StellarImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = [
+    "StellarConfig",
+    "StellarEncoding",
+    "StellarImageProcessor",
+    "StellarModel",
+    "StellarModelOutput",
+    "StellarPreTrainedModel",
+]

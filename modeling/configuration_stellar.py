@@ -1,0 +1,180 @@
+"""Configuration of STELLAR: encoder, factorization, decoder and tokenizer in one flat, strict dataclass."""
+
+# No `from __future__ import annotations` here: string annotations switch the validation of `@strict` off.
+from typing import Any, Literal, Self
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class StellarConfig(PreTrainedConfig):
+    """Configuration of a [`StellarModel`]; the defaults are those of the published stellar-b16.
+
+    STELLAR (arXiv 2602.01905) writes an image as a low-rank product `Z = L S` of localization and semantics.
+
+    Args:
+        hidden_size: Width `d` of the encoder and of each sparse token.
+        num_hidden_layers: Number of encoder blocks.
+        num_attention_heads: Attention heads of an encoder block; divides `hidden_size`.
+        intermediate_size: Width of an encoder block's MLP; None means `4 * hidden_size`.
+        image_size: Side in pixels of the square image whose grid the position embeddings are stored for.
+            Other sizes are encoded by resampling them.
+        patch_size: Side of a patch in pixels; divides `image_size`.
+        num_channels: Channels of an image; 3, as the ImageNet normalization inside the model is for RGB.
+        layer_norm_eps: Epsilon of every LayerNorm, in encoder and decoder.
+        initializer_range: Standard deviation of newly initialized weights.
+        num_sparse_tokens: Number `r` of sparse tokens, which is the rank of the factorization.
+        spatial_temp: Temperature of the softmax over tokens that gives `L` (paper: tau = 0.06).
+        use_decoder: Whether the model has a decoder; `from_pretrained(..., decoder=False)` turns it off.
+        decoder_hidden_size: Width of the decoder; even, as its position code is pairs of sine and cosine.
+        decoder_num_hidden_layers: Number of decoder blocks.
+        decoder_num_attention_heads: Attention heads of a decoder block; divides `decoder_hidden_size`.
+        decoder_intermediate_size: Width of a decoder block's MLP; None means `4 * decoder_hidden_size`.
+        reconstruction_head: "vq" predicts codes of the MaskGIT-VQGAN, "pixel" predicts RGB patches.
+        use_tokenizer: Whether a "vq" model carries the VQGAN's pixel decoder; without it `decode` cannot run.
+        codebook_size: Number of codes of the VQGAN.
+        tokenizer_hidden_channels: Base channels of the VQGAN.
+        tokenizer_channel_mult: Channel multiple of each of its levels; it upsamples by `2 ** (levels - 1)`.
+        tokenizer_num_res_blocks: Residual blocks per level.
+        tokenizer_embed_dim: Numbers in a code.
+        num_prototypes: Prototypes `K` of each clustering head (pretraining only).
+        prototype_dim: Width of a prototype (pretraining only).
+        prototype_hidden_size: Hidden width of the clustering heads' MLP (pretraining only).
+        teacher_momentum: Momentum of the EMA teacher, None for no teacher (pretraining only).
+
+    Raises:
+        StrictDataclassFieldValidationError: if a value has the wrong type.
+        StrictDataclassClassValidationError: if values do not fit each other.
+        ValueError: if the configuration read is of another model type.
+
+    Example:
+    ```python
+    >>> from stellar_hub import StellarConfig, StellarModel
+
+    >>> config = StellarConfig(hidden_size=192, num_hidden_layers=4, num_attention_heads=3)
+    >>> model = StellarModel(config)
+    >>> model.config.intermediate_size
+    768
+
+    ```
+    """
+
+    model_type = "stellar"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    num_sparse_tokens: int = 16
+    spatial_temp: float | int = 0.06
+
+    use_decoder: bool = True
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 6
+    decoder_num_attention_heads: int = 8
+    decoder_intermediate_size: int | None = None
+    reconstruction_head: Literal["vq", "pixel"] = "vq"
+
+    use_tokenizer: bool = True
+    codebook_size: int = 1024
+    tokenizer_hidden_channels: int = 128
+    tokenizer_channel_mult: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4)
+    tokenizer_num_res_blocks: int = 2
+    tokenizer_embed_dim: int = 256
+
+    num_prototypes: int = 16384
+    prototype_dim: int = 256
+    prototype_hidden_size: int = 2048
+    teacher_momentum: float | int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.decoder_intermediate_size is None:
+            self.decoder_intermediate_size = 4 * self.decoder_hidden_size
+        self.tokenizer_channel_mult = list(self.tokenizer_channel_mult)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Build a configuration from a dictionary, refusing one that says it is of another model type."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r} model; "
+                "load it with transformers.AutoModel, or name a STELLAR checkpoint"
+            )
+        if "models" in config_dict and "model_type" not in config_dict:
+            raise ValueError(
+                "this config.json lists the original STELLAR files and is not a transformers configuration; "
+                f"load one of its models by name: {', '.join(sorted(config_dict['models']))}"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def validate_positive_sizes(self) -> None:
+        """Every count and size is at least 1, every temperature and epsilon above 0."""
+        counts = (
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "image_size",
+            "patch_size",
+            "num_sparse_tokens",
+            "decoder_hidden_size",
+            "decoder_num_attention_heads",
+            "decoder_intermediate_size",
+            "codebook_size",
+            "tokenizer_hidden_channels",
+            "tokenizer_num_res_blocks",
+            "tokenizer_embed_dim",
+            "num_prototypes",
+            "prototype_dim",
+            "prototype_hidden_size",
+        )
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("spatial_temp", "layer_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def validate_encoder(self) -> None:
+        """The encoder's sizes fit each other."""
+        if self.num_channels != 3:
+            raise ValueError(f"num_channels must be 3 (the normalization is for RGB), got {self.num_channels}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+
+    def validate_decoder(self) -> None:
+        """The decoder's sizes fit each other."""
+        if self.decoder_hidden_size % self.decoder_num_attention_heads:
+            raise ValueError(
+                f"decoder_hidden_size {self.decoder_hidden_size} is not divisible by "
+                f"decoder_num_attention_heads {self.decoder_num_attention_heads}"
+            )
+        if self.decoder_hidden_size % 2:
+            raise ValueError(f"decoder_hidden_size must be even, got {self.decoder_hidden_size}")
+        if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
+            raise ValueError(f"tokenizer_channel_mult must hold values >= 1, got {self.tokenizer_channel_mult}")
+
+    def validate_teacher(self) -> None:
+        """The EMA momentum is a weight between 0 and 1."""
+        if self.teacher_momentum is not None and not 0 <= self.teacher_momentum <= 1:
+            raise ValueError(f"teacher_momentum must be None or within [0, 1], got {self.teacher_momentum}")
+
+
+__all__ = ["StellarConfig"]

@@ -1,0 +1,58 @@
+"""The low-rank factorization of STELLAR: where each token is (`L`), and the dense map that follows (`Z = L S`).
+
+Paper: arXiv 2602.01905, section 3. Shapes: `B` images, `n` patches, `r` sparse tokens, `d` encoder width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.utils.generic import maybe_autocast
+
+NORMALIZATION_EPS = 1e-7
+
+
+def localize(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """Soft assignment of each patch to the tokens: `softmax_r(cos(query, key) / temperature)`.
+
+    Computed in at least float32 and returned so, also under autocast: with a temperature of 0.06 the logits reach
+    +-17, where bfloat16 has steps of 0.06 to 0.12 and would move the weights by as much in relative terms.
+
+    Args:
+        query: Projected patch features, `(B, n, d)`.
+        key: Projected sparse tokens, `(B, r, d)`.
+        temperature: Softmax temperature, above 0.
+
+    Returns:
+        `L`, `(B, n, r)` in [0, 1]; every row sums to 1.
+    """
+    with maybe_autocast(device_type=query.device.type, enabled=False):
+        working = torch.promote_types(query.dtype, torch.float32)
+        query = F.normalize(query.to(working), dim=-1, eps=NORMALIZATION_EPS)
+        key = F.normalize(key.to(working), dim=-1, eps=NORMALIZATION_EPS)
+        similarity = query @ key.transpose(1, 2)  # (B, n, r)
+        return torch.softmax(similarity / temperature, dim=-1)
+
+
+def low_rank_product(localization: Tensor, semantics: Tensor) -> Tensor:
+    """The dense map `Z = L S`: `(B, n, r) @ (B, r, d) -> (B, n, d)`, a matrix of rank at most `r` per image."""
+    return localization @ semantics
+
+
+class StellarLocalization(nn.Module):
+    """The two projections in whose space patches are compared with tokens.
+
+    Args:
+        hidden_size: Encoder width `d`.
+        spatial_temp: Temperature of the softmax over tokens.
+    """
+
+    def __init__(self, hidden_size: int, spatial_temp: float):
+        super().__init__()
+        self.spatial_temp = spatial_temp
+        self.dense_proj = nn.Linear(hidden_size, hidden_size)
+        self.sparse_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, patch_features: Tensor, semantics: Tensor) -> Tensor:
+        """Patches `(B, n, d)` and tokens `(B, r, d)` to `L`, `(B, n, r)`, in the tokens' dtype."""
+        localization = localize(self.dense_proj(patch_features), self.sparse_proj(semantics), self.spatial_temp)
+        return localization.to(semantics.dtype)

@@ -1,0 +1,139 @@
+"""Pictures of every common kind to RGB tensors: paths, PIL images, arrays, tensors."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .input_checks import check_value_range
+
+ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+MAX_16_BIT = 65535
+
+
+def load_rgb(source: ImageSource) -> Tensor:
+    """Any picture to RGB, `(3, H, W)`, uint8 or, where the source holds floats, float32 in [0, 1].
+
+    EXIF orientation is applied; grey and palette pictures become RGB; alpha is composited on white; 16 bits are scaled
+    to 8; CMYK is converted. Arrays are `(H, W)` or `(H, W, C)`, tensors `(H, W)` or `(C, H, W)`, the other channel
+    order being taken where only it makes sense; `C` is 1, 2 (grey and alpha), 3 or 4.
+
+    Args:
+        source: Path, PIL image, array or tensor.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        TypeError: if the source is of another type, or holds values of another type.
+        ValueError: if the file is no readable picture (it is named), or shape or values do not fit.
+    """
+    if isinstance(source, str | os.PathLike):
+        return pil_to_rgb(open_picture(source), name=str(source))
+    if isinstance(source, Image.Image):
+        return pil_to_rgb(source)
+    if isinstance(source, np.ndarray | Tensor):
+        return array_to_rgb(source)
+    raise TypeError(f"an image must be a path, a PIL image, an array or a tensor, got {type(source).__name__}")
+
+
+def open_picture(path: str | os.PathLike) -> Image.Image:
+    """Open and decode a picture file completely, EXIF orientation applied.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read as a picture: damaged, cut short, too large, or something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such picture file: {path}")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def pil_to_rgb(picture: Image.Image, name: str = "the picture") -> Tensor:
+    """A PIL image of any mode to `(3, H, W)`, uint8 (float32 for mode F)."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return wide_grey_to_rgb(np.asarray(picture), name)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        canvas = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(canvas, picture)
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:
+    """Grey of 16 or 32 bits, or float: integers are read as 16-bit, floats as [0, 1]."""
+    if values.dtype.kind == "f":
+        return array_to_rgb(values)
+    if values.min(initial=0) < 0 or values.max(initial=0) > MAX_16_BIT:
+        raise ValueError(
+            f"{name} holds integers from {values.min()} to {values.max()}, which fit neither 8 nor 16 bits; "
+            "scale them to [0, 1] floats first"
+        )
+    return array_to_rgb(values.astype(np.uint16))
+
+
+def array_to_rgb(values: np.ndarray | Tensor) -> Tensor:
+    """An array or tensor, grey or with 1 to 4 channels, to `(3, H, W)`, uint8 or float32."""
+    from_numpy = isinstance(values, np.ndarray)
+    channels_last_first = (-1, 0) if from_numpy else (0, -1)
+    tensor = sixteen_to_eight_bits(values) if values.dtype in (np.uint16, torch.uint16) else as_tensor(values)
+    shape = tuple(tensor.shape)
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    elif tensor.ndim == 3:
+        axis = next((axis for axis in channels_last_first if 1 <= shape[axis] <= 4), None)
+        if axis is None:
+            raise ValueError(f"an image must have 1 to 4 channels, first or last, got shape {shape}")
+        tensor = tensor.movedim(axis, 0)
+    else:
+        raise ValueError(f"an image must have 2 or 3 dimensions, got shape {shape}; pass a batch as a list")
+    if 0 in tensor.shape:
+        raise ValueError(f"the image is empty, shape {shape}")
+    if tensor.is_floating_point():
+        check_value_range(tensor, name="the image")
+    return flatten_channels(tensor)
+
+
+def as_tensor(values: np.ndarray | Tensor) -> Tensor:
+    """Allowed element types: uint8, bool (black and white) and floats, the latter as float32."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "fbu" or (values.dtype.kind == "u" and values.dtype != np.uint8):
+            raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
+        values = torch.from_numpy(np.array(values, dtype=np.float32 if values.dtype.kind == "f" else values.dtype))
+    if values.dtype == torch.bool:
+        return values.to(torch.uint8) * 255
+    if values.is_floating_point():
+        return values.float()
+    if values.dtype != torch.uint8:
+        raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
+    return values
+
+
+def sixteen_to_eight_bits(values: Any) -> Tensor:
+    """0..65535 to 0..255, rounded."""
+    wide = torch.from_numpy(np.asarray(values).astype(np.int64))
+    return ((wide * 255 + MAX_16_BIT // 2) // MAX_16_BIT).to(torch.uint8)
+
+
+def flatten_channels(tensor: Tensor) -> Tensor:
+    """1, 2, 3 or 4 channels (the second or fourth being alpha) to RGB on white."""
+    channels = tensor.shape[0]
+    color = tensor[:1].expand(3, -1, -1) if channels <= 2 else tensor[:3]
+    if channels in (1, 3):
+        return color.contiguous()
+    white = 255 if tensor.dtype == torch.uint8 else 1
+    alpha = tensor[-1:].float() / white
+    blended = color.float() * alpha + white * (1 - alpha)
+    return blended.round().to(torch.uint8) if tensor.dtype == torch.uint8 else blended

@@ -1,0 +1,104 @@
+"""`L` as pictures: maps resampled to the original's pixels and laid over it, with Pillow and torch alone."""
+
+import colorsys
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .input_checks import resolve_grid_size
+
+ROWS_AT_A_TIME = 256
+
+
+def token_colors(num_tokens: int) -> Tensor:
+    """A distinct colour for each token, `(num_tokens, 3)` in [0, 1]: hues by the golden ratio, two lightnesses."""
+    colors = [
+        colorsys.hls_to_rgb((index * 0.61803398875) % 1.0, (0.45, 0.65)[index // 2 % 2], (0.95, 0.75)[index % 2])
+        for index in range(num_tokens)
+    ]
+    return torch.tensor(colors)
+
+
+def resample_maps(
+    localization: Tensor,
+    original_size: tuple[int, int],
+    crop_box: tuple[float, float, float, float],
+    grid_size: tuple[int, int] | None = None,
+    rows: slice | None = None,
+) -> Tensor:
+    """Bilinear maps of one image's tokens in the original's pixels.
+
+    Each pixel's centre is carried through the crop box into the grid, so that fractional boxes stay exact.
+
+    Args:
+        localization: `L` of one image, `(n, r)`.
+        original_size: `(H, W)`.
+        crop_box: `(top, left, bottom, right)` of what the model saw, in the original's pixels.
+        grid_size: `(h, w)`; needed where the grid is not square.
+        rows: The pixel rows to compute; None means all.
+
+    Returns:
+        `(r, H, W)`, float32 in [0, 1]; 0 outside of the crop box.
+    """
+    height, width = (int(side) for side in original_size)
+    grid = resolve_grid_size(localization.shape[0], grid_size)
+    top, left, bottom, right = crop_box
+    first, last, _ = (rows or slice(None)).indices(height)
+    y = (torch.arange(first, last, dtype=torch.float64) + 0.5 - top) / (bottom - top) * 2 - 1
+    x = (torch.arange(width, dtype=torch.float64) + 0.5 - left) / (right - left) * 2 - 1
+    points = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[None].float()  # (1, rows, W, 2), x first
+    maps = localization.detach().float().cpu().t().unflatten(1, grid)[None]  # (1, r, h, w)
+    sampled = F.grid_sample(maps, points, mode="bilinear", padding_mode="border", align_corners=False)[0]
+    inside = (y.abs() <= 1)[:, None] & (x.abs() <= 1)[None]
+    return sampled * inside
+
+
+def overlay_token(
+    picture: Tensor,
+    localization: Tensor,
+    token: int,
+    crop_box: tuple[float, float, float, float],
+    grid: tuple[int, int],
+) -> Image.Image:
+    """One token's map over a picture `(3, H, W)`: bright and in the token's colour where it is, dim elsewhere."""
+    num_tokens = localization.shape[1]
+    if not -num_tokens <= token < num_tokens:
+        raise ValueError(f"there is no token {token}: the model has tokens 0 to {num_tokens - 1}")
+    token %= num_tokens
+    weight = resample_maps(localization[:, token : token + 1], (picture.shape[1], picture.shape[2]), crop_box, grid)
+    color = token_colors(num_tokens)[token][:, None, None]
+    base = as_float(picture)
+    shown = base * (0.55 + 0.45 * weight) * (1 - 0.35 * weight) + color * 0.35 * weight
+    dim = base.mean(dim=0, keepdim=True) * 0.35
+    return to_pil(torch.lerp(dim.expand_as(shown), shown, weight.sqrt()))
+
+
+def overlay_assignment(
+    picture: Tensor, localization: Tensor, crop_box: tuple[float, float, float, float], grid: tuple[int, int]
+) -> Image.Image:
+    """The hard assignment over a picture `(3, H, W)`: each pixel in the colour of its strongest token."""
+    base = as_float(picture)
+    colors = token_colors(localization.shape[1])
+    size = (picture.shape[1], picture.shape[2])
+    out = torch.empty_like(base)
+    # A few rows at a time: all tokens' maps of a large photograph would take gigabytes.
+    for start in range(0, size[0], ROWS_AT_A_TIME):
+        rows = slice(start, min(start + ROWS_AT_A_TIME, size[0]))
+        strength, winner = resample_maps(localization, size, crop_box, grid, rows).max(dim=0)
+        band = base[:, rows]
+        grey = band.mean(dim=0, keepdim=True)
+        painted = colors[winner].permute(2, 0, 1) * 0.55 + grey * 0.45
+        out[:, rows] = torch.where(strength > 0, painted, grey * 0.35)
+    return to_pil(out)
+
+
+def as_float(picture: Tensor) -> Tensor:
+    """uint8 or float `(3, H, W)` to float32 in [0, 1]."""
+    return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """Float `(3, H, W)` in [0, 1] to a PIL image."""
+    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

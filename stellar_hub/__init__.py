@@ -1,0 +1,51 @@
+"""STELLAR sparse visual tokens: encode an image to `(S, L)`, decode it back.
+
+    >>> from stellar_hub import StellarImageProcessor, StellarModel
+    >>> model = StellarModel.from_pretrained("stellar-tiny")
+    >>> processor = StellarImageProcessor.from_pretrained("stellar-tiny")
+
+Importing this package loads nothing heavy; torch and transformers come with the first class that is touched.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from stellar_hub.version import __version__
+
+if TYPE_CHECKING:
+    from stellar_hub.modeling import (
+        StellarConfig,
+        StellarEncoding,
+        StellarImageProcessor,
+        StellarModel,
+        StellarModelOutput,
+    )
+
+_HOME = {
+    "StellarConfig": "stellar_hub.modeling",
+    "StellarEncoding": "stellar_hub.modeling",
+    "StellarImageProcessor": "stellar_hub.modeling",
+    "StellarModel": "stellar_hub.modeling",
+    "StellarModelOutput": "stellar_hub.modeling",
+}
+
+__all__ = [
+    "StellarConfig",
+    "StellarEncoding",
+    "StellarImageProcessor",
+    "StellarModel",
+    "StellarModelOutput",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
