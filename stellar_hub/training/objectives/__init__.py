@@ -1,0 +1,5 @@
+"""Objectives: pure functions of tensors, which know no configuration, loop or logger."""
+
+from stellar_hub.training.objectives.koleo import koleo_loss
+
+__all__ = ["koleo_loss"]
