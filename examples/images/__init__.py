@@ -1,0 +1,1 @@
+"""Twelve freely licensed photographs for demonstrations and tests; `LICENSES.md` names their authors."""
