@@ -1,0 +1,87 @@
+"""`stellar-hub convert`: an original checkpoint to a folder that `from_pretrained` loads."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.options import Debug
+
+if TYPE_CHECKING:
+    from stellar_hub.modeling import StellarModel
+
+
+@reports_errors
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint: .safetensors, .ckpt, .bin or .pt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    vqgan: Annotated[
+        Path | None, typer.Option(help="Weights of the MaskGIT-VQGAN (.bin); without them a vq model cannot decode.")
+    ] = None,
+    num_attention_heads: Annotated[int | None, typer.Option(help="Heads of an encoder of unusual width.")] = None,
+    decoder_num_attention_heads: Annotated[int | None, typer.Option(help="Heads of a decoder not 512 wide.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Convert an original STELLAR checkpoint to a folder with weights, configuration and image processor.
+
+    The folder is loaded again and its outputs compared before it gets its name.
+
+    Example: stellar-hub convert stellar-b16.safetensors --vqgan maskgit-vqgan-imagenet-f16-256.bin --output stellar-b16
+    """
+    from transformers.utils import logging
+
+    from stellar_hub.conversion import load_original
+
+    logging.disable_progress_bar()
+    if output.exists():
+        raise FileExistsError(f"--output {output} exists already; name a folder that does not")
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder {output.absolute().parent} does not exist")
+    model = load_original(
+        checkpoint,
+        vqgan=vqgan,
+        num_attention_heads=num_attention_heads,
+        decoder_num_attention_heads=decoder_num_attention_heads,
+    )
+    temporary = output.absolute().with_name(f".{output.name}.{uuid.uuid4().hex}.part")
+    try:
+        save_and_compare(model, temporary)
+        os.replace(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    config = model.config
+    typer.echo(
+        f"{checkpoint} -> {output}: {config.num_sparse_tokens} tokens of {config.hidden_size}, "
+        f"{config.num_hidden_layers} layers, patch {config.patch_size}, {config.image_size} pixels, "
+        f"{config.reconstruction_head} head"
+    )
+    if config.use_decoder and config.reconstruction_head == "vq" and not config.use_tokenizer:
+        typer.echo("Without --vqgan the model encodes but cannot decode.")
+    typer.echo(f'Load it with StellarModel.from_pretrained("{output}").')
+
+
+def save_and_compare(model: "StellarModel", folder: Path) -> None:
+    """Save model and processor, load them again, and compare on a random picture, bit by bit.
+
+    Raises:
+        ValueError: if the outputs differ.
+    """
+    import torch
+
+    from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+    model.save_pretrained(folder, save_original_format=False)
+    StellarImageProcessor.from_config(model.config).save_pretrained(folder)
+    again = StellarModel.from_pretrained(folder)
+    side = model.config.image_size
+    pixel_values = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        same = all(
+            torch.equal(*pair) for pair in zip(model.encode(pixel_values), again.encode(pixel_values), strict=True)
+        )
+    if not same:
+        raise ValueError("the saved model does not give the outputs of the original; nothing was kept")

@@ -1,0 +1,53 @@
+"""`stellar-hub encode`: pictures to files of `S` and `L`."""
+
+import json
+from pathlib import Path
+
+from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.options import Debug, Device, Fit, FitOption, Images, ModelName, Output, Overwrite
+
+
+@reports_errors
+def encode(
+    images: Images,
+    output: Output,
+    model: ModelName = "stellar-tiny",
+    fit: Fit = FitOption.crop,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Encode pictures: NAME.safetensors with `semantics` (S) and `localization` (L) for each.
+
+    The file's metadata says where it came from: model, source, original size, crop box, grid.
+
+    Example: stellar-hub encode photo.jpg holiday/ --output codes
+    """
+    from stellar_hub.cli.loading import load_model
+    from stellar_hub.cli.pictures import find_files, for_each, plan_outputs
+    from stellar_hub.version import __version__
+
+    sources = find_files(images)
+    outputs = plan_outputs(sources, output, ".safetensors", overwrite)
+    network, processor = load_model(model, device, fit, decoder=False)
+
+    def work(source: Path, target: Path) -> str:
+        import torch
+
+        batch = processor(source, return_tensors="pt", return_geometry=True)
+        pixel_values = batch["pixel_values"]
+        with torch.inference_mode():
+            encoding = network.encode(pixel_values.to(network.device))
+        facts = {
+            "model": model,
+            "library": f"stellar_hub {__version__}",
+            "source": str(source),
+            "original_size": json.dumps(batch["original_sizes"][0].tolist()),
+            "crop_box": json.dumps(batch["crop_boxes"][0].tolist()),
+            "grid_size": json.dumps(list(network.grid_size(*pixel_values.shape[-2:]))),
+        }
+        encoding.save(target, metadata=facts)
+        tokens, width = encoding.semantics.shape[1:]
+        return f"{source} -> {target}: S {tokens} x {width}, L {encoding.localization.shape[1]} x {tokens}"
+
+    for_each(sources, outputs, work, debug)

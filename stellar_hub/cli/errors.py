@@ -1,0 +1,37 @@
+"""Errors of commands: one line for the user, a traceback only on request, exit code 1."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, its type in front where there is no message."""
+    message = " ".join(str(error).split())
+    return message or type(error).__name__
+
+
+def reports_errors(command: CommandT) -> CommandT:
+    """Wrap a command so that an error ends it with one line on standard error and exit code 1.
+
+    The command has a keyword `debug`; when it is set, the traceback is shown instead.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, TypeError, OSError, RuntimeError, LookupError, ImportError) as error:
+            if kwargs.get("debug") or isinstance(error, typer.Exit):
+                raise
+            typer.echo(f"error: {one_line(error)}", err=True)
+            raise typer.Exit(1) from None
+
+    return wrapped  # type: ignore[return-value]

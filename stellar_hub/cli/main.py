@@ -1,0 +1,46 @@
+"""`stellar-hub`: the commands put together."""
+
+import typer
+
+from stellar_hub.cli.convert import convert
+from stellar_hub.cli.demo import demo
+from stellar_hub.cli.encode import encode
+from stellar_hub.cli.reconstruct import reconstruct
+from stellar_hub.cli.visualize import visualize
+from stellar_hub.version import __version__
+
+app = typer.Typer(
+    name="stellar-hub",
+    help="STELLAR sparse visual tokens: a picture becomes 16 tokens and their places, and a picture again.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"stellar-hub {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """STELLAR sparse visual tokens: a picture becomes 16 tokens and their places, and a picture again."""
+
+
+for command in (demo, encode, reconstruct, visualize, convert):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point; exits with 0 (done), 1 (failed) or 2 (wrong usage)."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

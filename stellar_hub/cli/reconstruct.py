@@ -1,0 +1,77 @@
+"""`stellar-hub reconstruct`: pictures, or files of `S` and `L`, to decoded pictures."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.options import Debug, Device, Fit, FitOption, Images, ModelName, Output, Overwrite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stellar_hub.modeling import StellarModel
+
+
+@reports_errors
+def reconstruct(
+    images: Images,
+    output: Output,
+    model: ModelName = "stellar-tiny",
+    fit: Fit = FitOption.crop,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Encode and decode pictures: NAME.png for each, with its PSNR. Files that `encode` wrote are decoded.
+
+    Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
+    """
+    import torch
+
+    from stellar_hub.cli.loading import load_model
+    from stellar_hub.cli.pictures import SUFFIXES, find_files, for_each, plan_outputs
+    from stellar_hub.visualization.page import reconstruction_psnr
+
+    sources = find_files(images, SUFFIXES | {".safetensors"})
+    outputs = plan_outputs(sources, output, ".png", overwrite)
+    network, processor = load_model(model, device, fit, decoder=True)
+
+    def work(source: Path, target: Path) -> str:
+        if source.suffix == ".safetensors":
+            write_png(decode_file(network, source), target)
+            return f"{source} -> {target}"
+        pixel_values = processor(source, return_tensors="pt")["pixel_values"]
+        grid_size = network.grid_size(*pixel_values.shape[-2:])
+        with torch.inference_mode():
+            encoding = network.encode(pixel_values.to(network.device))
+            decoded = network.decode(*encoding, grid_size=grid_size).float().cpu()
+        write_png(decoded[0], target)
+        return f"{source} -> {target}: PSNR {reconstruction_psnr(decoded, pixel_values):.2f} dB"
+
+    for_each(sources, outputs, work, debug)
+
+
+def decode_file(model: "StellarModel", source: Path) -> "Tensor":
+    """The first picture of a saved encoding, `(3, H, W)` in [0, 1]; its grid is in the file's metadata."""
+    import torch
+    from safetensors import safe_open
+
+    from stellar_hub.modeling import StellarEncoding
+
+    encoding = StellarEncoding.load(source).to(model.device)
+    with safe_open(source, framework="pt") as file:
+        grid = json.loads((file.metadata() or {}).get("grid_size", "null"))
+    with torch.inference_mode():
+        return model.decode(*encoding, grid_size=grid)[0].float().cpu()
+
+
+def write_png(picture: "Tensor", target: Path) -> None:
+    """A picture `(3, H, W)` in [0, 1] to a PNG file, atomically."""
+    from stellar_hub.modeling.atomic_write import write_atomically
+    from stellar_hub.modeling.localization_maps import to_pil
+
+    buffer = io.BytesIO()
+    to_pil(picture).save(buffer, format="PNG")
+    write_atomically(target, buffer.getvalue())

@@ -1,0 +1,1 @@
+"""Evaluation: how good codes and reconstructions are."""
