@@ -1,0 +1,50 @@
+"""`stellar-hub reconstruct`."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .conftest import Command
+
+
+def test_reconstruct__writes_a_picture_and_says_its_psnr(
+    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    result = command("reconstruct", pictures / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 0, result.output
+    assert "PSNR" in result.stdout
+    with Image.open(tmp_path / "out" / "wide.png") as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "RGB")
+
+
+def test_reconstruct__of_an_encoding_equals_that_of_its_picture(
+    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    options = ["-m", model_folder, "--fit", "aspect"]  # not square: the grid is read from the file
+    command("encode", pictures / "wide.png", "-o", tmp_path / "codes", *options)
+    assert command("reconstruct", pictures / "wide.png", "-o", tmp_path / "direct", *options).exit_code == 0
+    assert command("reconstruct", tmp_path / "codes", "-o", tmp_path / "decoded", *options).exit_code == 0
+    direct, decoded = (np.asarray(Image.open(tmp_path / name / "wide.png")) for name in ("direct", "decoded"))
+    assert direct.shape == (32, 48, 3)
+    np.testing.assert_allclose(direct, decoded, atol=1)
+
+
+def test_reconstruct__names_a_damaged_encoding(command: Command, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
+    result = command("reconstruct", tmp_path / "bad.safetensors", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 1
+    assert "bad.safetensors cannot be read as safetensors" in result.stderr
+
+
+def test_reconstruct__with_a_features_only_model_says_what_is_missing(
+    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+    model = StellarModel.from_pretrained(model_folder, decoder=False)
+    model.save_pretrained(tmp_path / "features")
+    StellarImageProcessor.from_config(model.config).save_pretrained(tmp_path / "features")
+    result = command("reconstruct", pictures, "-o", tmp_path / "out", "-m", tmp_path / "features")
+    assert result.exit_code == 1
+    assert "load it with decoder=False" in result.stderr

@@ -1,0 +1,44 @@
+"""The package's front door."""
+
+import subprocess
+import sys
+
+import pytest
+
+import stellar_hub
+
+# Best of three, as this machine may be busy; the limit is a promise of the README.
+IMPORT_SECONDS = 0.3
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_import__loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'timm', 'numpy', 'PIL', 'typer'}"
+    assert run(f"import sys, stellar_hub; print(sorted({heavy} & set(sys.modules)))") == "[]"
+
+
+def test_import__takes_under_a_third_of_a_second() -> None:
+    code = "import time; start = time.perf_counter(); import stellar_hub; print(time.perf_counter() - start)"
+    assert min(float(run(code)) for _ in range(3)) < IMPORT_SECONDS
+
+
+def test_public_names__are_all_there() -> None:
+    for name in stellar_hub.__all__:
+        assert getattr(stellar_hub, name) is not None
+    assert set(stellar_hub.__all__) <= set(dir(stellar_hub))
+
+
+def test_unknown_attribute__is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'StellarModle'"):
+        _ = stellar_hub.StellarModle
+
+
+def test_inference__never_imports_training() -> None:
+    code = (
+        "import sys, stellar_hub.modeling, stellar_hub.conversion, stellar_hub.visualization; "
+        "print([name for name in sys.modules if name.startswith('stellar_hub.training')])"
+    )
+    assert run(code) == "[]"

@@ -1,0 +1,62 @@
+"""The page about one picture."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+from stellar_hub.evaluation.psnr import psnr
+from stellar_hub.visualization import draw_page
+from stellar_hub.visualization.page import panel_size, reconstruction_psnr
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("fit", ["crop", "aspect", "pad"])
+def test_draw_page__shows_the_numbers_of_the_model(model: StellarModel, picture: Image.Image, fit: str) -> None:
+    processor = StellarImageProcessor.from_config(model.config, fit=fit)
+    page, facts = draw_page(model, processor, picture)
+    pixel_values = processor(picture, return_tensors="pt")["pixel_values"]
+    grid_size = model.grid_size(*pixel_values.shape[-2:])
+    with torch.inference_mode():
+        encoding = model.encode(pixel_values)
+        decoded = model.decode(*encoding, grid_size=grid_size)
+    assert page.mode == "RGB"
+    assert facts.psnr == pytest.approx(psnr(decoded, pixel_values), abs=1e-4)
+    torch.testing.assert_close(facts.shares, encoding.localization[0].mean(dim=0), rtol=1e-5, atol=1e-6)
+    assert float(facts.shares.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_draw_page__without_a_decoder_has_no_psnr(
+    build_model: Callable[..., StellarModel], picture: Image.Image
+) -> None:
+    model = build_model(use_decoder=False)
+    _, facts = draw_page(model, StellarImageProcessor.from_config(model.config), picture)
+    assert facts.psnr is None
+
+
+def test_draw_page__grows_with_the_number_of_tokens(
+    build_model: Callable[..., StellarModel], picture: Image.Image
+) -> None:
+    heights = []
+    for num_tokens in (8, 9):
+        model = build_model(num_sparse_tokens=num_tokens, reconstruction_head="pixel")
+        heights.append(draw_page(model, StellarImageProcessor.from_config(model.config), picture)[0].height)
+    assert heights[1] > heights[0]
+
+
+def test_reconstruction_psnr__compares_at_the_decoded_size() -> None:
+    grey = torch.full((1, 3, 28, 28), 0.5)
+    assert reconstruction_psnr(torch.full((1, 3, 32, 32), 0.6), grey) == pytest.approx(20, abs=1e-3)
+
+
+@pytest.mark.parametrize(("aspect", "size"), [(1.0, (100, 100)), (2.0, (100, 50)), (0.5, (50, 100))])
+def test_panel_size__keeps_the_aspect(aspect: float, size: tuple[int, int]) -> None:
+    assert panel_size(aspect, 100) == size
