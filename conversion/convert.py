@@ -4,14 +4,12 @@ from collections.abc import Mapping
 
 import torch
 from stellar_hub.conversion.infer_config import infer_config
-from stellar_hub.conversion.layout import all_sources, is_unused
+from stellar_hub.conversion.layout import TOKENIZER_PREFIX, all_sources, is_unused
 from stellar_hub.conversion.names import with_published_names
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
 from torch import Tensor, nn
-
-TOKENIZER_PREFIX = "tokenizer."
 
 
 def convert_original(
@@ -40,18 +38,32 @@ def convert_original(
     Raises:
         ValueError: if tensors are missing, unexpected or misshapen; each is named.
     """
+    check_entries(state_dict, "the checkpoint")
     tensors = with_published_names(state_dict)
-    inside = {name: tensors.pop(name) for name in list(tensors) if name.startswith(TOKENIZER_PREFIX)}
-    if vqgan is None and inside:
-        vqgan = {name.removeprefix(TOKENIZER_PREFIX): tensor for name, tensor in inside.items()}
-    tokenizer = None if vqgan is None else dict(vqgan)
-    config = infer_config(tensors, tokenizer, num_attention_heads, decoder_num_attention_heads)
+    if vqgan is not None:
+        check_entries(vqgan, "vqgan")
+        tensors = without_tokenizer(tensors) | {TOKENIZER_PREFIX + name: tensor for name, tensor in vqgan.items()}
+    config = infer_config(tensors, num_attention_heads, decoder_num_attention_heads)
     if not config.use_tokenizer:
-        tokenizer = None  # a pixel model has no use for one
-    tensors |= {TOKENIZER_PREFIX + name: tensor for name, tensor in (tokenizer or {}).items()}
-    table = all_sources(config, set(tensors), TOKENIZER_PREFIX if tokenizer is not None else None)
-    check_tensors(tensors, table, expected_shapes(config, table))
+        tensors = without_tokenizer(tensors)  # a model without a "vq" head has no use for one
+    table = all_sources(config, set(tensors))
+    check_tensors(tensors, table, config)
     return config, {target: join([tensors[name] for name in sources]) for target, sources in table.items()}
+
+
+def check_entries(state_dict: Mapping[str, Tensor], what: str) -> None:
+    """There are entries, and all of them are named tensors."""
+    if not state_dict:
+        raise ValueError(f"{what} is empty: it holds no tensors")
+    foreign = [str(name) for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    if foreign:
+        hint = '; pass what is under "state_dict"' if "state_dict" in foreign else ""
+        raise ValueError(f"{what} is no state dict: these entries are no tensors: {', '.join(foreign)}{hint}")
+
+
+def without_tokenizer(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors but those of the tokenizer."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(TOKENIZER_PREFIX)}
 
 
 def join(parts: list[Tensor]) -> Tensor:
@@ -84,11 +96,12 @@ def expected_shapes(config: StellarConfig, table: dict[str, list[str]]) -> dict[
     return shapes | {f"{head}.{name}": shape for head in heads for name, shape in head_shapes.items()}
 
 
-def check_tensors(tensors: dict[str, Tensor], table: dict[str, list[str]], shapes: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(tensors: dict[str, Tensor], table: dict[str, list[str]], config: StellarConfig) -> None:
     """Every tensor of the file is mapped or known to be unused, and every mapped one is there with the right shape."""
+    shapes = expected_shapes(config, table)
     used = {name for sources in table.values() for name in sources}
     problems = [f"missing: {name}" for name in sorted(used - tensors.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(tensors.keys() - used) if not is_unused(name)]
+    problems += [f"unexpected: {name}" for name in sorted(tensors.keys() - used) if not is_unused(name, config)]
     for target, sources in table.items():
         wanted = shapes[target]
         part = (wanted[0] // len(sources), *wanted[1:]) if len(sources) > 1 else wanted

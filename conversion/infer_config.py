@@ -1,10 +1,14 @@
 """The configuration of an original checkpoint, read off its shapes."""
 
 import math
+from itertools import islice
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from stellar_hub.conversion.common_size import common_size
+from stellar_hub.conversion.layout import HEADS, TEACHER_HEADS, TOKENIZER_PREFIX, has_decoder
 from stellar_hub.conversion.vit_layout import count_layers
-from stellar_hub.conversion.vqgan_layout import tokenizer_sizes
+from stellar_hub.conversion.vqgan_layout import CODEBOOK, tokenizer_sizes
 from stellar_hub.modeling import StellarConfig
 from torch import Tensor
 
@@ -13,83 +17,115 @@ ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 8}
 TEACHER_MOMENTUM = 0.996
 
+SPARSE_TOKENS = "sparse_tokens"
+CLS_TOKEN = "encoder.embeddings.cls_token"
+POSITIONS = "encoder.embeddings.position_embeddings"
+PATCH_PROJECTION = "encoder.embeddings.patch_embeddings.projection.weight"
+HEAD = "reconstruction_head.weight"
+
 
 def infer_config(
     state_dict: dict[str, Tensor],
-    vqgan: dict[str, Tensor] | None,
     num_attention_heads: int | None,
     decoder_num_attention_heads: int | None,
 ) -> StellarConfig:
     """Configuration of a checkpoint with published names.
 
+    A size is read off several tensors where it can be; missing and misshapen ones are left to the check of all
+    tensors, which names them.
+
     Args:
-        state_dict: The checkpoint's tensors, on any device.
-        vqgan: The tokenizer's tensors, None where there are none.
+        state_dict: The checkpoint's tensors, on any device; those of the tokenizer, if any, under `tokenizer.`.
         num_attention_heads: Heads of the encoder; None for the convention of its width.
         decoder_num_attention_heads: Heads of the decoder; None for the convention of its width.
 
     Raises:
-        ValueError: if a tensor the sizes follow from is missing or of another rank (it is named), or the number of
-            heads is neither given nor known.
+        ValueError: if these are not the tensors of a STELLAR model, their sizes do not fit each other, or the number
+            of heads is neither given nor known.
     """
-    num_tokens, hidden_size = shape_of(state_dict, "sparse_tokens", 2)
-    patch_size = shape_of(state_dict, "encoder.embeddings.patch_embeddings.projection.weight", 4)[-1]
-    num_positions = shape_of(state_dict, "encoder.embeddings.position_embeddings", 3)[1]
-    fields: dict[str, Any] = {
-        "hidden_size": hidden_size,
-        "num_sparse_tokens": num_tokens,
-        "num_hidden_layers": count_layers(state_dict, "encoder"),
-        "intermediate_size": shape_of(state_dict, "encoder.encoder.layer.0.intermediate.dense.weight", 2)[0],
-        "num_attention_heads": heads(num_attention_heads, hidden_size, ENCODER_HEADS, "num_attention_heads"),
-        "patch_size": patch_size,
-        "image_size": math.isqrt(num_positions - 1) * patch_size,
-    }
+    if not {SPARSE_TOKENS, CLS_TOKEN, PATCH_PROJECTION} & state_dict.keys():
+        found = ", ".join(islice(state_dict, 3))
+        raise ValueError(
+            f"these are not the tensors of a STELLAR checkpoint: {SPARSE_TOKENS}, {CLS_TOKEN} and {PATCH_PROJECTION} "
+            f"are all missing; found are {found}{', ...' if len(state_dict) > 3 else ''}"
+        )
+    fields = encoder_fields(state_dict, num_attention_heads)
     fields |= decoder_fields(state_dict, decoder_num_attention_heads)
-    fields["use_tokenizer"] = vqgan is not None and fields.get("reconstruction_head") == "vq"
-    if vqgan is not None:
-        fields |= tokenizer_sizes(vqgan)
-    if "clustering_head.layer.weight" in state_dict:
-        fields["num_prototypes"], fields["prototype_dim"] = shape_of(state_dict, "clustering_head.layer.weight", 2)
-        fields["prototype_hidden_size"] = shape_of(state_dict, "clustering_head.predictor.layers.0.weight", 2)[0]
+    fields |= prototype_fields(state_dict)
+    has_tokenizer = any(name.startswith(TOKENIZER_PREFIX) for name in state_dict)
+    fields["use_tokenizer"] = has_tokenizer and fields.get("reconstruction_head") == "vq"
+    if fields["use_tokenizer"]:
+        fields |= tokenizer_sizes(state_dict, TOKENIZER_PREFIX)
     if any(name.startswith("teacher_") for name in state_dict):
         fields["teacher_momentum"] = TEACHER_MOMENTUM
-    return StellarConfig(**fields)
+    try:
+        return StellarConfig(**fields)
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(
+            f"the sizes of the checkpoint's tensors, and the heads given, do not fit each other: {error.__cause__}"
+        ) from error
+
+
+def encoder_fields(state_dict: dict[str, Tensor], num_attention_heads: int | None) -> dict[str, Any]:
+    """The encoder's fields."""
+    hidden_size = common_size(state_dict, (SPARSE_TOKENS, 1), (CLS_TOKEN, 2), (PATCH_PROJECTION, 0))
+    # Where one tensor alone tells a size, its EMA copy may stand in.
+    copy = f"teacher_{PATCH_PROJECTION}"
+    patch_size = common_size(state_dict, *((n, d) for n in (PATCH_PROJECTION, HEAD, copy) for d in (2, 3)))
+    num_patches = common_size(state_dict, (POSITIONS, 1), (f"teacher_{POSITIONS}", 1)) - 1
+    return {
+        "hidden_size": hidden_size,
+        "num_sparse_tokens": common_size(state_dict, (SPARSE_TOKENS, 0), (f"teacher_{SPARSE_TOKENS}", 0)),
+        "num_hidden_layers": max(1, count_layers(state_dict, "encoder")),
+        "intermediate_size": mlp_width(state_dict, "encoder"),
+        "num_attention_heads": heads(num_attention_heads, hidden_size, ENCODER_HEADS, "num_attention_heads"),
+        "patch_size": patch_size,
+        "image_size": math.isqrt(max(1, num_patches)) * patch_size,
+    }
 
 
 def decoder_fields(state_dict: dict[str, Tensor], num_attention_heads: int | None) -> dict[str, Any]:
     """The decoder's fields; `use_decoder=False` where the file has none (features only)."""
-    if not any(name.startswith(("decoder.", "decoder_proj.", "reconstruction_head.")) for name in state_dict):
+    if not has_decoder(state_dict):
         return {"use_decoder": False}
-    width = shape_of(state_dict, "decoder_proj.weight", 2)[0]
+    width = common_size(state_dict, ("decoder_proj.weight", 0), ("decoder_proj.bias", 0), ("decoder.layernorm.bias", 0))
     num_layers = count_layers(state_dict, "decoder")
-    head = required(state_dict, "reconstruction_head.weight")
     fields: dict[str, Any] = {
         "decoder_hidden_size": width,
         "decoder_num_hidden_layers": num_layers,
         "decoder_num_attention_heads": heads(num_attention_heads, width, DECODER_HEADS, "decoder_num_attention_heads"),
-        "reconstruction_head": "pixel" if head.ndim == 4 else "vq",
     }
     if num_layers:
-        first = "decoder.encoder.layer.0.intermediate.dense.weight"
-        fields["decoder_intermediate_size"] = shape_of(state_dict, first, 2)[0]
-    if head.ndim == 2:
-        fields["codebook_size"] = head.shape[0]
-    return fields
+        fields["decoder_intermediate_size"] = mlp_width(state_dict, "decoder")
+    if HEAD in state_dict and state_dict[HEAD].ndim == 4:
+        return fields | {"reconstruction_head": "pixel"}
+    codebook = TOKENIZER_PREFIX + CODEBOOK
+    codebook_size = common_size(state_dict, (HEAD, 0), ("reconstruction_head.bias", 0), (codebook, 0))
+    return fields | {"reconstruction_head": "vq", "codebook_size": codebook_size}
 
 
-def required(state_dict: dict[str, Tensor], name: str) -> Tensor:
-    """A tensor that has to be there."""
-    if name not in state_dict:
-        raise ValueError(f"the checkpoint lacks the tensor {name}: it is cut short, or not a STELLAR checkpoint")
-    return state_dict[name]
+def mlp_width(state_dict: dict[str, Tensor], source: str) -> int:
+    """Width of the MLP of a ViT's first block."""
+    layer = f"{source}.encoder.layer.0"
+    inner, outer = f"{layer}.intermediate.dense", f"{layer}.output.dense"
+    return common_size(state_dict, (f"{inner}.weight", 0), (f"{inner}.bias", 0), (f"{outer}.weight", 1))
 
 
-def shape_of(state_dict: dict[str, Tensor], name: str, rank: int) -> tuple[int, ...]:
-    """The shape of a tensor that has to be there with this rank."""
-    shape = tuple(required(state_dict, name).shape)
-    if len(shape) != rank:
-        raise ValueError(f"the tensor {name} has shape {shape}, but must have {rank} dimensions")
-    return shape
+def prototype_fields(state_dict: dict[str, Tensor]) -> dict[str, int]:
+    """The sizes of the clustering heads; nothing where the file has none."""
+    present = [head for head in HEADS | TEACHER_HEADS if any(name.startswith(f"{head}.") for name in state_dict)]
+    if not present:
+        return {}
+    first, second, prototypes = "predictor.layers.0", "predictor.layers.2", "layer.weight"
+    places = {
+        "num_prototypes": [(prototypes, 0)],
+        "prototype_dim": [(prototypes, 1), (f"{second}.weight", 0), (f"{second}.bias", 0)],
+        "prototype_hidden_size": [(f"{first}.weight", 0), (f"{first}.bias", 0), (f"{second}.weight", 1)],
+    }
+    return {
+        field: common_size(state_dict, *((f"{head}.{name}", dim) for head in present for name, dim in where))
+        for field, where in places.items()
+    }
 
 
 def heads(given: int | None, width: int, known: dict[int, int], argument: str) -> int:

@@ -1,8 +1,14 @@
 """The table of an original checkpoint: which of its tensors make up each tensor of this library."""
 
+from collections.abc import Iterable
+
 from stellar_hub.conversion.vit_layout import encoder_sources, layer_sources
 from stellar_hub.conversion.vqgan_layout import vqgan_sources
 from stellar_hub.modeling import StellarConfig
+
+TOKENIZER_PREFIX = "tokenizer."
+# Of a decoder beside its ViT, which is `decoder.`; without that ViT there is nothing to use them for.
+DECODER_PARTS = ("decoder_proj.", "position_embedding.", "reconstruction_head.")
 
 UNUSED_PREFIXES = (
     "encoder.pooler.",
@@ -15,9 +21,17 @@ HEADS = {"clustering_head": "clustering_head", "cls_cluster_head": "cls_clusteri
 TEACHER_HEADS = {"teacher_head": "teacher.clustering_head", "teacher_cls_head": "teacher.cls_clustering_head"}
 
 
-def is_unused(name: str) -> bool:
-    """Whether a tensor is among those known to be unused: ViT poolers, and the decoder's own embeddings."""
-    return name.startswith(UNUSED_PREFIXES)
+def has_decoder(names: Iterable[str]) -> bool:
+    """Whether a checkpoint with these tensors has a decoder; without `decoder.*` it is one of features only."""
+    return any(name.startswith("decoder.") for name in names)
+
+
+def is_unused(name: str, config: StellarConfig) -> bool:
+    """Whether a tensor is among those known to be unused.
+
+    These are ViT poolers, the decoder's own embeddings and, in a model without a decoder, what belongs to one.
+    """
+    return name.startswith(UNUSED_PREFIXES) or (not config.use_decoder and name.startswith(DECODER_PARTS))
 
 
 def base_sources(config: StellarConfig) -> dict[str, list[str]]:
@@ -43,13 +57,12 @@ def head_sources(source: str, target: str) -> dict[str, list[str]]:
     return table
 
 
-def all_sources(config: StellarConfig, present: set[str], vqgan_prefix: str | None) -> dict[str, list[str]]:
+def all_sources(config: StellarConfig, present: set[str]) -> dict[str, list[str]]:
     """The whole table of a checkpoint.
 
     Args:
         config: Its configuration.
-        present: Names of its tensors; heads and teacher are optional and taken as whole groups.
-        vqgan_prefix: Prefix of the tokenizer's tensors, None where there are none.
+        present: Names of its tensors; clustering heads are optional and taken as whole groups.
     """
     table = base_sources(config)
     if config.teacher_momentum is not None:
@@ -59,6 +72,6 @@ def all_sources(config: StellarConfig, present: set[str], vqgan_prefix: str | No
     for source, target in (HEADS | TEACHER_HEADS).items():
         if any(name.startswith(f"{source}.") for name in present):
             table |= head_sources(source, target)
-    if vqgan_prefix is not None:
-        table |= vqgan_sources(config, vqgan_prefix)
+    if config.use_tokenizer:
+        table |= vqgan_sources(config, TOKENIZER_PREFIX)
     return table

@@ -4,13 +4,15 @@ import os
 from typing import TypeVar
 
 from stellar_hub.conversion.convert import convert_original
+from stellar_hub.conversion.layout import DECODER_PARTS, TOKENIZER_PREFIX
 from stellar_hub.conversion.names import published_name
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
-from stellar_hub.modeling import StellarModel, StellarPreTrainedModel
+from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
+from torch import Tensor
 
 ModelT = TypeVar("ModelT", bound=StellarPreTrainedModel)
 
-DECODING_PREFIXES = ("decoder.", "decoder_proj.", "position_embedding.", "reconstruction_head.", "tokenizer.")
+DECODING_PREFIXES = ("decoder.", *DECODER_PARTS, TOKENIZER_PREFIX)
 BASE_PREFIX = "stellar."
 
 
@@ -41,6 +43,30 @@ def load_original(
         FileNotFoundError: if a file does not exist.
         ValueError: if a file is damaged or of another kind, or tensors are missing, unexpected or misshapen.
     """
+    config, state_dict = convert_checkpoint(
+        path,
+        vqgan=vqgan,
+        num_attention_heads=num_attention_heads,
+        decoder_num_attention_heads=decoder_num_attention_heads,
+        decoder=decoder,
+        base_only=issubclass(cls, StellarModel),
+    )
+    return cls.from_pretrained(None, config=config, state_dict=state_dict)
+
+
+def convert_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    vqgan: str | os.PathLike[str] | None,
+    num_attention_heads: int | None,
+    decoder_num_attention_heads: int | None,
+    decoder: bool,
+    base_only: bool,
+) -> tuple[StellarConfig, dict[str, Tensor]]:
+    """Read and convert; arguments as for `load_original`.
+
+    With `base_only` the tensors are those of `StellarModel` alone, under its own names; without it, all of them.
+    """
     tensors = read_checkpoint(path)
     if not decoder:
         tensors = {
@@ -53,10 +79,10 @@ def load_original(
         num_attention_heads=num_attention_heads,
         decoder_num_attention_heads=decoder_num_attention_heads,
     )
-    if issubclass(cls, StellarModel):
+    if base_only:
         state_dict = {
             name.removeprefix(BASE_PREFIX): tensor
             for name, tensor in state_dict.items()
             if name.startswith(BASE_PREFIX)
         }
-    return cls.from_pretrained(None, config=config, state_dict=state_dict)
+    return config, state_dict

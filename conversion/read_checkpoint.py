@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +14,21 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+# What torch raises on a file that is no checkpoint: its bytes are taken for instructions, and nearly anything follows.
+DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -24,6 +42,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ValueError: if the file is damaged, cut short or of another kind.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder: name the checkpoint file in it")
     if not path.is_file():
         raise FileNotFoundError(f"no such checkpoint file: {path}")
     if path.suffix == ".safetensors":
@@ -37,24 +57,30 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def read_pickled(path: Path) -> Any:
     """The object in a file written by `torch.save`, tensors and plain containers only."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} was not loaded: it is no PyTorch checkpoint, or holds more than tensors, which is never "
-            f"unpickled here ({reason}). Save its state_dict alone and convert that"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is damaged, cut short, or no PyTorch checkpoint: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what is either refused below or does no harm
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError:
+        raise
+    except DAMAGE as error:
+        # torch's own message is left out: it advises to load the file unsafely.
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ValueError(
+                f"{path} was not loaded: it holds more than tensors ({refused[1]}), and such objects are never "
+                "unpickled here. Save its state_dict alone and convert that"
+            ) from error
+        raise ValueError(f"{path} is damaged, cut short, or no PyTorch checkpoint") from error
 
 
 def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict itself, or the one under `state_dict` as Lightning keeps it."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path} holds no state dict but {type(content).__name__}")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds no state dict but an object of type {type(content).__name__}")
+    if not content:
+        raise ValueError(f"{path} is empty: it holds no tensors")
     foreign = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if foreign:
         raise ValueError(f"{path} holds no state dict: these entries are no tensors: {', '.join(foreign[:5])}")

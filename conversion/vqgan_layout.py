@@ -5,10 +5,11 @@ The pixel decoder goes into `stellar.tokenizer.`, the encoder half, which only p
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from stellar_hub.conversion.common_size import common_size
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from torch import Tensor
@@ -16,31 +17,43 @@ from torch import Tensor
 DECODER_TARGET = "stellar.tokenizer"
 ENCODER_TARGET = "tokenizer_encoder"
 
+FIRST = "encoder.conv_in.weight"
+CODEBOOK = "quantize.embedding.weight"
 
-def tokenizer_sizes(vqgan: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The `StellarConfig` fields that follow from a tokenizer's shapes.
+
+def tokenizer_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """The `StellarConfig` fields that follow from a tokenizer's shapes; the size of the codebook is the model's.
+
+    Args:
+        tensors: A state dict with the tokenizer's tensors under `prefix`; missing and misshapen ones are left to the
+            check of all tensors, which names them.
+        prefix: Prefix of their names.
 
     Raises:
-        ValueError: if a tensor the sizes are read from is missing, which is named.
+        ValueError: if these are not the tensors of a MaskGIT-VQGAN.
     """
-    try:
-        base = vqgan["encoder.conv_in.weight"].shape[0]
-        codebook_size, embed_dim = vqgan["quantize.embedding.weight"].shape
-        levels = 1 + max_index(vqgan, r"encoder\.down\.(\d+)\.")
-        blocks = 1 + max_index(vqgan, r"encoder\.down\.0\.block\.(\d+)\.")
-        widths = [vqgan[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
-    except KeyError as error:
-        raise ValueError(f"the tokenizer's weights lack {error.args[0]}: is this a MaskGIT-VQGAN?") from error
+    names = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    if not {FIRST, CODEBOOK} & set(names):
+        raise ValueError(
+            f"the tokenizer's weights are not those of a MaskGIT-VQGAN: {FIRST} and {CODEBOOK} are missing; "
+            f"found are {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        )
+
+    def size(*places: tuple[str, int]) -> int:
+        return common_size(tensors, *((prefix + name, dim) for name, dim in places))
+
+    base = size((FIRST, 0), ("encoder.down.0.block.0.norm1.bias", 0), ("decoder.norm_out.bias", 0))
+    blocks = [f"encoder.down.{level}.block.0" for level in range(1 + max_index(names, r"encoder\.down\.(\d+)\."))]
+    widths = [size((f"{b}.conv1.weight", 0), (f"{b}.conv2.weight", 0), (f"{b}.norm2.bias", 0)) for b in blocks]
     return {
-        "codebook_size": codebook_size,
-        "tokenizer_embed_dim": embed_dim,
+        "tokenizer_embed_dim": size((CODEBOOK, 1), ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0)),
         "tokenizer_hidden_channels": base,
-        "tokenizer_channel_mult": [width // base for width in widths],
-        "tokenizer_num_res_blocks": blocks,
+        "tokenizer_channel_mult": [max(1, round(width / base)) for width in widths] or [1],
+        "tokenizer_num_res_blocks": max(1, 1 + max_index(names, r"encoder\.down\.0\.block\.(\d+)\.")),
     }
 
 
-def max_index(names: Mapping[str, Tensor], pattern: str) -> int:
+def max_index(names: Iterable[str], pattern: str) -> int:
     """The highest number that `pattern` finds at the start of a name; -1 where none matches."""
     return max((int(match[1]) for match in map(re.compile(pattern).match, names) if match), default=-1)
 
@@ -53,5 +66,5 @@ def vqgan_sources(config: StellarConfig, prefix: str) -> dict[str, list[str]]:
     table = {
         f"{DECODER_TARGET}.{name}": [f"{prefix}decoder.{name}"] for name in decoder_names if name != "codebook.weight"
     }
-    table[f"{DECODER_TARGET}.codebook.weight"] = [f"{prefix}quantize.embedding.weight"]
+    table[f"{DECODER_TARGET}.codebook.weight"] = [prefix + CODEBOOK]
     return table | {f"{ENCODER_TARGET}.{name}": [f"{prefix}encoder.{name}"] for name in encoder_names}

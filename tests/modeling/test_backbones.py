@@ -1,0 +1,122 @@
+"""Starting from timm's ViTs. Names are timm's; the models are made small by its own keywords."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.backbones import (
+    backbone_fields,
+    backbone_weights,
+    fold_normalization,
+    load_backbone,
+    why_not_plain,
+)
+from stellar_hub.modeling.encoder_stellar import StellarEncoder, normalize_pixels
+
+SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 32, "patch_size": 8, "num_classes": 0}
+FITTING = {
+    "vit_base_patch16_224.mae": {},
+    "vit_base_patch16_224.augreg_in21k": {},  # mean and std of 0.5
+    "deit_base_patch16_224.fb_in1k": {},
+    "vit_base_patch14_dinov2.lvd142m": {"init_values": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_encoder__computes_what_the_backbone_does(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model(name, **(SMALL | FITTING[name])).eval()
+    encoder = StellarEncoder(StellarConfig(num_sparse_tokens=4, use_decoder=False, **backbone_fields(backbone))).eval()
+    encoder.load_state_dict(backbone_weights(backbone), strict=False)
+    image = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(backbone.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = backbone.forward_features((image - mean) / std)
+        # Without the sparse tokens, which the backbone does not have, the sequence is its own.
+        actual = encoder.run_blocks(encoder.embed(normalize_pixels(image, torch.float32))[:, :-4])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_from_backbone__takes_weights_from_a_file(tmp_path: Path) -> None:
+    backbone = timm.create_model("vit_tiny_patch16_224.augreg_in21k", num_classes=0)
+    torch.save(backbone.state_dict(), tmp_path / "weights.pth")
+    model = StellarModel.from_backbone(
+        "vit_tiny_patch16_224.augreg_in21k",
+        num_sparse_tokens=5,
+        pretrained=tmp_path / "weights.pth",
+        reconstruction_head="pixel",
+    )
+    assert model.training
+    assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.num_sparse_tokens) == (192, 12, 5)
+    torch.testing.assert_close(model.encoder.pos_embed, backbone.pos_embed, rtol=0, atol=0)
+    S, L = model.encode(torch.rand(1, 3, 224, 224))
+    assert (S.shape, L.shape) == ((1, 5, 192), (1, 196, 5))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_from_backbone__saves_and_loads_layer_scale(tmp_path: Path) -> None:
+    model = StellarModel.from_backbone("vit_small_patch14_dinov2", pretrained=False, use_decoder=False).eval()
+    model.save_pretrained(tmp_path)
+    again = StellarModel.from_pretrained(tmp_path)
+    assert again.config.layer_scale_init_value == pytest.approx(1e-5)
+    assert again.config.layer_norm_eps == 1e-6
+    image = torch.rand(1, 3, 28, 28)
+    torch.testing.assert_close(again.encode(image).semantics, model.encode(image).semantics, rtol=0, atol=0)
+
+
+def test_from_backbone__with_a_vq_head_says_that_the_tokenizer_is_missing() -> None:
+    model = StellarModel.from_backbone("vit_tiny_patch16_224", pretrained=False)
+    with pytest.raises(ValueError, match="vqgan="):
+        model.decode(*model.encode(torch.rand(1, 3, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("vit_small_patch14_reg4_dinov2", {}, "register tokens"),
+        ("vit_base_patch16_siglip_224", {}, "no cls token"),
+        ("vit_base_patch16_clip_224", {}, "a norm before the blocks"),
+        ("vit_base_patch16_clip_quickgelu_224", {}, "an activation other than exact GELU"),
+        ("vit_giant_patch14_dinov2", {}, "a gated or otherwise different MLP"),
+        ("deit3_base_patch16_224", {}, "position embeddings that leave out cls"),
+        ("swin_tiny_patch4_window7_224", None, "attention in windows"),
+        ("eva02_tiny_patch14_224", None, "rotary position embeddings"),
+        ("resnet18", None, r"another architecture \(ResNet\)"),
+    ],
+)
+def test_from_backbone__refuses_what_it_cannot_represent(
+    name: str, options: dict[str, Any] | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if options is not None:  # large ViTs are built small
+        create = timm.create_model
+        small = {"embed_dim": 48, "depth": 1, "num_heads": 3}
+        monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **(small | options | kwargs)))
+    with pytest.raises(ValueError, match=rf"{name} cannot become a STELLAR encoder.*{reason}"):
+        StellarModel.from_backbone(name, pretrained=False)
+
+
+def test_from_backbone__names_models_near_an_unknown_name() -> None:
+    with pytest.raises(ValueError, match=r"knows no model 'vit_base_patch16_225'; near it: .*vit_base_patch16"):
+        StellarModel.from_backbone("vit_base_patch16_225", pretrained=False)
+
+
+def test_load_backbone__names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such file with weights for vit_tiny_patch16_224: .*none\.pth"):
+        load_backbone("vit_tiny_patch16_224", tmp_path / "none.pth")
+
+
+def test_why_not_plain__has_nothing_against_a_plain_vit() -> None:
+    assert why_not_plain(timm.create_model("vit_tiny_patch16_224", depth=1)) == []
+
+
+def test_fold_normalization__is_exact() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernel, bias = torch.randn(5, 3, 4, 4, generator=generator), torch.randn(5, generator=generator)
+    image = torch.rand(1, 3, 8, 8, generator=generator)
+    folded = fold_normalization(kernel, bias, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    expected = torch.nn.functional.conv2d((image - 0.5) / 0.5, kernel, bias, stride=4)
+    actual = torch.nn.functional.conv2d(normalize_pixels(image, torch.float32), *folded, stride=4)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,225 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import (
+    StrictDataclassClassValidationError,
+    StrictDataclassFieldValidationError,
+)
+from stellar_hub.modeling import StellarConfig
+from transformers import AutoConfig, ViTConfig
+
+
+class TestDefaults:
+    def test_defaults__are_those_of_stellar_b16(self) -> None:
+        config = StellarConfig()
+        published = {
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "image_size": 224,
+            "patch_size": 16,
+            "num_channels": 3,
+            "layer_norm_eps": 1e-12,
+            "num_sparse_tokens": 16,
+            "spatial_temp": 0.06,
+            "use_decoder": True,
+            "decoder_hidden_size": 512,
+            "decoder_num_hidden_layers": 6,
+            "decoder_num_attention_heads": 8,
+            "decoder_intermediate_size": 2048,
+            "reconstruction_head": "vq",
+            "use_tokenizer": True,
+            "codebook_size": 1024,
+            "tokenizer_hidden_channels": 128,
+            "tokenizer_channel_mult": [1, 1, 2, 2, 4],
+            "tokenizer_num_res_blocks": 2,
+            "tokenizer_embed_dim": 256,
+            "num_prototypes": 16384,
+            "prototype_dim": 256,
+            "teacher_momentum": None,
+        }
+        assert {name: getattr(config, name) for name in published} == published
+        assert config.model_type == "stellar"
+
+    def test_intermediate_sizes__are_four_times_the_width_unless_given(self) -> None:
+        config = StellarConfig(hidden_size=96, decoder_hidden_size=64)
+        assert (config.intermediate_size, config.decoder_intermediate_size) == (384, 256)
+        config = StellarConfig(intermediate_size=100, decoder_intermediate_size=70)
+        assert (config.intermediate_size, config.decoder_intermediate_size) == (100, 70)
+
+    def test_channel_mult__is_not_shared_between_configurations(self) -> None:
+        first, second = StellarConfig(), StellarConfig()
+        first.tokenizer_channel_mult.append(7)
+        assert second.tokenizer_channel_mult == [1, 1, 2, 2, 4]
+
+
+class TestValidation:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("hidden_size", "768"),
+            ("hidden_size", 768.0),
+            ("hidden_size", True),
+            ("num_hidden_layers", None),
+            ("layer_norm_eps", "small"),
+            ("use_decoder", 1),
+            ("reconstruction_head", "VQ"),
+            ("reconstruction_head", "mae"),
+            ("tokenizer_channel_mult", 4),
+            ("tokenizer_channel_mult", ["1"]),
+            ("teacher_momentum", "0.996"),
+        ],
+    )
+    def test_wrong_type__names_the_field(self, name: str, value: object) -> None:
+        with pytest.raises(StrictDataclassFieldValidationError, match=rf"Validation error for field '{name}'"):
+            StellarConfig(**{name: value})
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "image_size",
+            "patch_size",
+            "num_sparse_tokens",
+            "decoder_hidden_size",
+            "decoder_num_attention_heads",
+            "decoder_intermediate_size",
+            "codebook_size",
+            "tokenizer_hidden_channels",
+            "tokenizer_num_res_blocks",
+            "tokenizer_embed_dim",
+            "num_prototypes",
+            "prototype_dim",
+            "prototype_hidden_size",
+        ],
+    )
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_count_below_one__is_named(self, name: str, value: int) -> None:
+        with pytest.raises(StrictDataclassClassValidationError, match=rf"{name} must be at least 1, got {value}"):
+            StellarConfig(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"num_hidden_layers": -1}, "num_hidden_layers must not be negative, got -1"),
+            ({"decoder_num_hidden_layers": -2}, "decoder_num_hidden_layers must not be negative, got -2"),
+            ({"spatial_temp": 0}, "spatial_temp must be above 0, got 0"),
+            ({"spatial_temp": -0.06}, r"spatial_temp must be above 0, got -0\.06"),
+            ({"spatial_temp": float("nan")}, "spatial_temp must be above 0, got nan"),
+            ({"layer_norm_eps": 0.0}, r"layer_norm_eps must be above 0, got 0\.0"),
+            ({"num_channels": 1}, r"num_channels must be 3 \(the normalization is for RGB\), got 1"),
+            ({"hidden_size": 770}, "hidden_size 770 is not divisible by num_attention_heads 12"),
+            ({"image_size": 230}, "image_size 230 is not a multiple of patch_size 16"),
+            ({"patch_size": 448}, "image_size 224 is not a multiple of patch_size 448"),
+            (
+                {"decoder_hidden_size": 500},
+                "decoder_hidden_size 500 is not divisible by decoder_num_attention_heads 8",
+            ),
+            (
+                {"decoder_hidden_size": 63, "decoder_num_attention_heads": 7},
+                "decoder_hidden_size must be even, got 63",
+            ),
+            ({"tokenizer_channel_mult": []}, r"tokenizer_channel_mult must hold values >= 1, got \[\]"),
+            ({"tokenizer_channel_mult": [1, 0]}, r"tokenizer_channel_mult must hold values >= 1, got \[1, 0\]"),
+            ({"tokenizer_hidden_channels": 48}, "tokenizer_hidden_channels must be a multiple of 32, .* got 48"),
+            ({"teacher_momentum": 1.5}, r"teacher_momentum must be None or within \[0, 1\], got 1\.5"),
+            ({"teacher_momentum": -0.1}, r"teacher_momentum must be None or within \[0, 1\], got -0\.1"),
+        ],
+    )
+    def test_values_that_do_not_fit__are_named(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(StrictDataclassClassValidationError, match=message):
+            StellarConfig(**options)
+
+    def test_assignment__is_validated(self) -> None:
+        config = StellarConfig()
+        with pytest.raises(StrictDataclassFieldValidationError, match="Validation error for field 'hidden_size'"):
+            config.hidden_size = "wide"  # type: ignore[assignment]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"teacher_momentum": 0},
+            {"teacher_momentum": 1},
+            {"teacher_momentum": 0.996},
+            {"spatial_temp": 1},
+            {"decoder_num_hidden_layers": 0},
+            {"tokenizer_channel_mult": (1, 2)},
+            {"num_sparse_tokens": 1},
+        ],
+    )
+    def test_allowed_edges__pass(self, options: dict[str, Any]) -> None:
+        content = StellarConfig(**options).to_dict()
+        assert {name: content[name] for name in options} == {
+            name: list(value) if isinstance(value, tuple) else value for name, value in options.items()
+        }
+
+
+class TestFiles:
+    @pytest.fixture
+    def config(self, tiny_options: dict[str, Any]) -> StellarConfig:
+        return StellarConfig(**tiny_options, reconstruction_head="pixel", teacher_momentum=0.99)
+
+    def test_save_and_load__gives_an_equal_configuration(self, tmp_path: Path, config: StellarConfig) -> None:
+        config.save_pretrained(tmp_path)
+        loaded = StellarConfig.from_pretrained(tmp_path)
+        assert type(loaded) is StellarConfig
+        assert loaded.to_diff_dict() == config.to_diff_dict()
+        assert loaded.tokenizer_channel_mult == [1, 1, 1, 2]
+
+    def test_json_string__is_complete(self, config: StellarConfig, tiny_options: dict[str, Any]) -> None:
+        content = json.loads(config.to_json_string(use_diff=False))
+        assert {name: content[name] for name in tiny_options} == tiny_options
+        assert content["model_type"] == "stellar"
+
+    def test_dict__round_trips_and_is_not_changed(self, config: StellarConfig) -> None:
+        content = config.to_dict()
+        before = json.dumps(content, default=str)
+        assert StellarConfig.from_dict(content).to_dict() == content
+        assert json.dumps(content, default=str) == before
+
+    def test_auto_config__knows_the_type(self, tmp_path: Path, config: StellarConfig) -> None:
+        config.save_pretrained(tmp_path)
+        assert type(AutoConfig.from_pretrained(tmp_path)) is StellarConfig
+        assert type(AutoConfig.for_model("stellar")) is StellarConfig
+
+    def test_keywords__override_the_file(self, tmp_path: Path, config: StellarConfig) -> None:
+        config.save_pretrained(tmp_path)
+        assert StellarConfig.from_pretrained(tmp_path, use_decoder=False).use_decoder is False
+
+    def test_wrong_value_in_the_file__is_named(self, tmp_path: Path, config: StellarConfig) -> None:
+        config.save_pretrained(tmp_path)
+        content = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(content | {"hidden_size": "48"}))
+        with pytest.raises(StrictDataclassFieldValidationError, match="'hidden_size' expected int, got str"):
+            StellarConfig.from_pretrained(tmp_path)
+
+
+class TestForeign:
+    def test_other_model_type__is_refused_by_dict(self) -> None:
+        with pytest.raises(ValueError, match="configuration of a 'vit' model, not of a 'stellar' model; load it with"):
+            StellarConfig.from_dict(ViTConfig().to_dict())
+
+    def test_other_model_type__is_refused_by_folder(self, tmp_path: Path) -> None:
+        ViTConfig().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="this is the configuration of a 'vit' model"):
+            StellarConfig.from_pretrained(tmp_path)
+
+    def test_original_config_json__names_its_models(self, tmp_path: Path) -> None:
+        original = {"models": {"stellar-h16": {"embed_dim": 1280}, "stellar-b16": {"embed_dim": 768}}}
+        (tmp_path / "config.json").write_text(json.dumps(original))
+        with pytest.raises(ValueError, match=r"lists the original STELLAR files .* by name: stellar-b16, stellar-h16"):
+            StellarConfig.from_pretrained(tmp_path)
+
+    def test_broken_json__is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"hidden_size": 4')
+        with pytest.raises(OSError, match=r"config\.json' is not a valid JSON file"):
+            StellarConfig.from_pretrained(tmp_path)
+
+    def test_missing_folder__is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError, match=r"no such file or folder: .*nowhere"):
+            StellarConfig.from_pretrained(tmp_path / "nowhere")

@@ -1,0 +1,344 @@
+"""Loading of checkpoints: what is read, what is refused, and how it is said."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from stellar_hub.modeling import StellarConfig, StellarModel
+from torch import Tensor
+from transformers import AutoModel, ViTConfig
+
+Altered = Callable[..., Path]
+
+
+def assert_same_state(actual: StellarModel, expected: StellarModel) -> None:
+    ours, theirs = actual.state_dict(), expected.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(params=["pixel", "vq"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    """A saved checkpoint of either head."""
+    return request.getfixturevalue(f"{request.param}_folder")
+
+
+class TestRoundTrip:
+    def test_load__is_bit_equal_and_in_evaluation_mode(self, pixel_folder: Path, pixel_model: StellarModel) -> None:
+        loaded = StellarModel.from_pretrained(pixel_folder)
+        assert_same_state(loaded, pixel_model)
+        assert not loaded.training
+        assert loaded.dtype == torch.float32
+
+    def test_vq_load__has_its_frozen_tokenizer(self, vq_folder: Path, vq_model: StellarModel) -> None:
+        loaded = StellarModel.from_pretrained(str(vq_folder))
+        assert_same_state(loaded, vq_model)
+        assert not any(parameter.requires_grad for parameter in loaded.tokenizer.parameters())
+
+    def test_shards__are_put_together(self, tmp_path: Path, pixel_model: StellarModel) -> None:
+        pixel_model.save_pretrained(tmp_path, max_shard_size="100KB")
+        assert len(list(tmp_path.glob("*.safetensors"))) > 2
+        assert_same_state(StellarModel.from_pretrained(tmp_path), pixel_model)
+
+    def test_loading__logs_nothing(
+        self, folder: Path, transformers_log: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        StellarModel.from_pretrained(folder)
+        assert transformers_log.messages == []
+        assert "REPORT" not in "".join(capsys.readouterr())
+
+    def test_loading_info__is_given_on_request(self, pixel_folder: Path) -> None:
+        model, info = StellarModel.from_pretrained(pixel_folder, output_loading_info=True)
+        assert isinstance(model, StellarModel)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_dtype__leaves_the_frequencies_in_float32(
+        self, pixel_folder: Path, pixel_model: StellarModel, dtype: torch.dtype
+    ) -> None:
+        loaded = StellarModel.from_pretrained(pixel_folder, dtype=dtype)
+        assert {name: p.dtype for name, p in loaded.named_parameters() if p.dtype != dtype} == {}
+        frequencies = loaded.decoder.position_code.frequencies
+        torch.testing.assert_close(frequencies, pixel_model.decoder.position_code.frequencies, rtol=0, atol=0)
+
+    def test_half_checkpoint__keeps_frequencies_in_float32(
+        self, tmp_path: Path, pixel_model: StellarModel, images: Tensor
+    ) -> None:
+        pixel_model.bfloat16().save_pretrained(tmp_path)
+        stored = load_file(tmp_path / "model.safetensors")
+        assert {name for name, t in stored.items() if t.dtype != torch.bfloat16} == {
+            "decoder.position_code.frequencies"
+        }
+        loaded = StellarModel.from_pretrained(tmp_path)
+        assert_same_state(loaded, pixel_model)
+        torch.testing.assert_close(
+            loaded.decode(*loaded.encode(images)), pixel_model.decode(*pixel_model.encode(images)), rtol=0, atol=0
+        )
+
+    def test_pretraining_tensors__are_passed_over(
+        self, pixel_folder: Path, altered: Altered, transformers_log: pytest.LogCaptureFixture
+    ) -> None:
+        names = ("clustering_head.mlp.fc1.bias", "cls_clustering_head.x", "teacher.encoder.y", "tokenizer_encoder.z")
+        path = altered(pixel_folder, lambda tensors: tensors.update({name: torch.zeros(1) for name in names}))
+        StellarModel.from_pretrained(path)
+        assert transformers_log.messages == []
+
+
+class TestWithoutDecoder:
+    def test_model__is_the_encoder_alone(self, folder: Path, images: Tensor) -> None:
+        full = StellarModel.from_pretrained(folder)
+        features = StellarModel.from_pretrained(folder, decoder=False)
+        assert features.decoder is None
+        assert features.tokenizer is None
+        assert features.config.use_decoder is False
+        assert {name.split(".")[0] for name in features.state_dict()} == {"encoder", "localization"}
+        for actual, expected in zip(features.encode(images), full.encode(images), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+    def test_no_report__is_printed(
+        self, folder: Path, transformers_log: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        StellarModel.from_pretrained(folder, decoder=False)
+        assert transformers_log.messages == []
+        assert "REPORT" not in "".join(capsys.readouterr())
+
+    def test_decoders_tensors__are_not_needed(self, folder: Path, altered: Altered, images: Tensor) -> None:
+        def strip(tensors: dict[str, Tensor]) -> None:
+            for name in [name for name in tensors if name.startswith(("decoder.", "tokenizer."))]:
+                del tensors[name]
+
+        expected = StellarModel.from_pretrained(folder).encode(images)
+        actual = StellarModel.from_pretrained(altered(folder, strip), decoder=False).encode(images)
+        torch.testing.assert_close(actual.semantics, expected.semantics, rtol=0, atol=0)
+        torch.testing.assert_close(actual.localization, expected.localization, rtol=0, atol=0)
+
+    def test_decoders_tensors__are_not_looked_at(
+        self, folder: Path, altered: Altered, transformers_log: pytest.LogCaptureFixture
+    ) -> None:
+        def spoil(tensors: dict[str, Tensor]) -> None:
+            for name in [name for name in tensors if name.startswith(("decoder.", "tokenizer."))]:
+                tensors[name] = torch.zeros(7, dtype=torch.int16)
+
+        model = StellarModel.from_pretrained(altered(folder, spoil), decoder=False)
+        assert model.decoder is None
+        assert transformers_log.messages == []
+
+    def test_save__keeps_it_so(self, tmp_path: Path, folder: Path, images: Tensor) -> None:
+        features = StellarModel.from_pretrained(folder, decoder=False)
+        features.save_pretrained(tmp_path)
+        loaded = StellarModel.from_pretrained(tmp_path)
+        assert loaded.decoder is None
+        assert_same_state(loaded, features)
+        with pytest.raises(ValueError, match=r"this model has no decoder: load with decoder=True"):
+            loaded.decode(*loaded.encode(images))
+
+    @pytest.mark.parametrize("as_path", [False, True], ids=["object", "path"])
+    def test_given_config__is_not_changed(self, folder: Path, as_path: bool) -> None:
+        config = StellarConfig.from_pretrained(folder)
+        model = StellarModel.from_pretrained(folder, config=str(folder) if as_path else config, decoder=False)
+        assert model.decoder is None
+        assert config.use_decoder is True
+
+    def test_true__insists_on_a_decoder(self, folder: Path) -> None:
+        assert StellarModel.from_pretrained(folder, decoder=True).decoder is not None
+
+    def test_true_on_an_encoder__says_how_to_load_it(self, tmp_path: Path, folder: Path) -> None:
+        StellarModel.from_pretrained(folder, decoder=False).save_pretrained(tmp_path)
+        message = (
+            r"(?s)missing: decoder\.proj\.weight.*The checkpoint holds the encoder alone: load it with decoder=False"
+        )
+        with pytest.raises(ValueError, match=message):
+            StellarModel.from_pretrained(tmp_path, decoder=True)
+
+
+class TestTensors:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "encoder.sparse_tokens",
+            "encoder.cls_token",
+            "encoder.pos_embed",
+            "encoder.patch_embed.proj.bias",
+            "encoder.blocks.1.attn.qkv.weight",
+            "encoder.norm.bias",
+            "localization.dense_proj.weight",
+            "localization.sparse_proj.bias",
+            "decoder.proj.weight",
+            "decoder.position_code.frequencies",
+            "decoder.blocks.0.mlp.fc2.bias",
+            "decoder.norm.weight",
+            "decoder.head.bias",
+            "tokenizer.codebook.weight",
+            "tokenizer.up.2.block.0.nin_shortcut.weight",
+            "tokenizer.conv_out.bias",
+        ],
+    )
+    def test_missing__is_named(self, vq_folder: Path, altered: Altered, name: str) -> None:
+        path = altered(vq_folder, lambda tensors: tensors.pop(name))
+        with pytest.raises(ValueError, match=rf"do not fit the model:\n  missing: {name}$"):
+            StellarModel.from_pretrained(path)
+
+    @pytest.mark.parametrize("name", ["surprise", "encoder.blocks.2.norm1.weight", "decoder.cls_token", "head.weight"])
+    def test_unexpected__is_named(self, pixel_folder: Path, altered: Altered, name: str) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors.update({name: torch.zeros(1)}))
+        with pytest.raises(ValueError, match=rf"do not fit the model:\n  unexpected: {name}$"):
+            StellarModel.from_pretrained(path)
+
+    @pytest.mark.parametrize("decoder", [None, False])
+    def test_unexpected_in_the_encoder__is_named_without_decoder_too(
+        self, pixel_folder: Path, altered: Altered, decoder: bool | None
+    ) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors.update({"encoder.pooler": torch.zeros(1)}))
+        with pytest.raises(ValueError, match=r"do not fit the model:\n  unexpected: encoder\.pooler$"):
+            StellarModel.from_pretrained(path, decoder=decoder)
+
+    def test_misshapen__is_named_with_both_shapes(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors.update({"encoder.sparse_tokens": torch.zeros(5, 48)}))
+        message = r"misshapen: encoder\.sparse_tokens is \(5, 48\), the model has \(4, 48\)$"
+        with pytest.raises(ValueError, match=message):
+            StellarModel.from_pretrained(path)
+
+    def test_other_config__names_every_tensor_that_differs(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, config=lambda content: content.update({"image_size": 64, "num_sparse_tokens": 8}))
+        message = (
+            r"misshapen: encoder\.pos_embed is \(1, 17, 48\), the model has \(1, 65, 48\)\n"
+            r"  misshapen: encoder\.sparse_tokens is \(4, 48\), the model has \(8, 48\)$"
+        )
+        with pytest.raises(ValueError, match=message):
+            StellarModel.from_pretrained(path)
+
+    def test_all_kinds__are_listed_together(self, pixel_folder: Path, altered: Altered) -> None:
+        def spoil(tensors: dict[str, Tensor]) -> None:
+            del tensors["encoder.cls_token"], tensors["decoder.head.bias"]
+            tensors |= {"surprise": torch.zeros(1), "encoder.norm.weight": torch.zeros(2)}
+
+        path = altered(pixel_folder, spoil)
+        message = (
+            rf"the weights of '{path}' do not fit the model:\n"
+            r"  missing: decoder\.head\.bias\n  missing: encoder\.cls_token\n"
+            r"  unexpected: surprise\n  misshapen: encoder\.norm\.weight is \(2,\), the model has \(48,\)$"
+        )
+        with pytest.raises(ValueError, match=message):
+            StellarModel.from_pretrained(path)
+
+    def test_mismatched_sizes__are_tolerated_on_request(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors.update({"encoder.sparse_tokens": torch.zeros(5, 48)}))
+        model = StellarModel.from_pretrained(path, ignore_mismatched_sizes=True)
+        assert model.encoder.sparse_tokens.shape == (4, 48)
+
+    def test_auto_model__refuses_as_well(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors.pop("encoder.sparse_tokens"))
+        with pytest.raises(ValueError, match=r"missing: encoder\.sparse_tokens"):
+            AutoModel.from_pretrained(path)
+
+
+class TestFiles:
+    @pytest.mark.parametrize("kept", [0, 4, 1000, -1])
+    def test_truncated__says_so(self, pixel_folder: Path, altered: Altered, kept: int) -> None:
+        path = altered(pixel_folder)
+        weights = path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:kept])
+        with pytest.raises(ValueError, match=rf"the weights of '{path}' are damaged or cut short"):
+            StellarModel.from_pretrained(path)
+
+    def test_other_content__says_so(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder)
+        (path / "model.safetensors").write_text("This is a letter, and by no means a file of tensors.")
+        with pytest.raises(ValueError, match=r"are damaged or cut short"):
+            StellarModel.from_pretrained(path)
+
+    def test_missing_weights__are_named(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder)
+        (path / "model.safetensors").unlink()
+        with pytest.raises(OSError, match=rf"no file named model\.safetensors found in directory {path}"):
+            StellarModel.from_pretrained(path)
+
+    def test_missing_shard__is_named(self, tmp_path: Path, pixel_model: StellarModel) -> None:
+        pixel_model.save_pretrained(tmp_path, max_shard_size="100KB")
+        shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+        shard.unlink()
+        with pytest.raises(OSError, match=shard.name):
+            StellarModel.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["path", "string"])
+    def test_missing_folder__is_named(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "nowhere"
+        with pytest.raises(OSError, match=rf"no such file or folder: {path}$"):
+            StellarModel.from_pretrained(path if kind == "path" else str(path))
+
+    def test_empty_folder__is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError, match=rf"{tmp_path}"):
+            StellarModel.from_pretrained(tmp_path)
+
+    def test_config_file_instead_of_its_folder__is_refused(self, pixel_folder: Path) -> None:
+        with pytest.raises(OSError, match=r"config\.json is a file, .* pass the folder that holds"):
+            StellarModel.from_pretrained(pixel_folder / "config.json")
+
+    def test_pickled_weights__are_not_unpickled(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder)
+        (path / "model.safetensors").unlink()
+        opened = path / "opened"
+
+        class Trap:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(opened),)
+
+        torch.save({"weight": Trap()}, path / "pytorch_model.bin")
+        with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+            StellarModel.from_pretrained(path)
+        assert not opened.exists()
+
+
+class TestForeign:
+    def test_other_model_type__is_refused(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, config=lambda content: content.update({"model_type": "vit"}))
+        with pytest.raises(ValueError, match="configuration of a 'vit' model, not of a 'stellar' model"):
+            StellarModel.from_pretrained(path)
+
+    def test_real_vit_folder__is_refused(self, tmp_path: Path) -> None:
+        ViTConfig(hidden_size=48).save_pretrained(tmp_path)
+        save_file({"embeddings.cls_token": torch.zeros(1, 1, 48)}, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match="configuration of a 'vit' model"):
+            StellarModel.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("decoder", [None, True, False])
+    def test_original_config_json__names_its_models(
+        self, tmp_path: Path, pixel_folder: Path, decoder: bool | None
+    ) -> None:
+        original = {"models": {"stellar-h16": {"embed_dim": 1280}, "stellar-b16": {"embed_dim": 768}}}
+        (tmp_path / "config.json").write_text(json.dumps(original))
+        shutil.copy(pixel_folder / "model.safetensors", tmp_path)
+        with pytest.raises(ValueError, match=r"lists the original STELLAR files .* by name: stellar-b16, stellar-h16"):
+            StellarModel.from_pretrained(tmp_path, decoder=decoder)
+
+    def test_tensors_of_another_model__are_all_named(self, pixel_folder: Path, altered: Altered) -> None:
+        def replace(tensors: dict[str, Tensor]) -> None:
+            tensors.clear()
+            tensors["embeddings.cls_token"] = torch.zeros(1, 1, 48)
+
+        message = r"(?s)missing: decoder\.blocks.*missing: encoder\.sparse_tokens.*unexpected: embeddings\.cls_token$"
+        with pytest.raises(ValueError, match=message):
+            StellarModel.from_pretrained(altered(pixel_folder, replace))
+
+    def test_broken_config__is_named(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder)
+        (path / "config.json").write_text('{"hidden_size"')
+        with pytest.raises(OSError, match=r"config\.json' is not a valid JSON file"):
+            StellarModel.from_pretrained(path)
+
+
+class TestLogCapture:
+    def test_capture__sees_a_report_where_there_is_one(
+        self, pixel_folder: Path, altered: Altered, transformers_log: pytest.LogCaptureFixture
+    ) -> None:
+        # What the tests above rely on when they find nothing.
+        path = altered(pixel_folder, lambda tensors: tensors.pop("encoder.sparse_tokens"))
+        with pytest.raises(ValueError, match="missing"):
+            StellarModel.from_pretrained(path)
+        assert any("REPORT" in message for message in transformers_log.messages)

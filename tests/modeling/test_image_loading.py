@@ -1,0 +1,351 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, TiffImagePlugin
+from stellar_hub.modeling.image_loading import load_rgb
+from torch import Tensor
+
+Save = Callable[..., Path]
+
+# What a viewer does to the stored pixels, by the EXIF tag's value.
+UPRIGHT = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WIDE_VALUES = np.array([[0, 1, 128, 129, 257, 32768, 65406, 65535]], dtype=np.uint16)
+WIDE_ROUNDED = [0, 0, 0, 1, 1, 128, 254, 255]  # value * 255 / 65535, rounded
+
+
+def chw(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Saves a PIL image: `save(image, "a.png", **options)`."""
+
+    def write(image: Image.Image, name: str, **options: object) -> Path:
+        image.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
+
+
+class TestSources:
+    def test_path_pil_array_tensor__give_the_same(self, picture: np.ndarray, save: Save) -> None:
+        expected = chw(picture)
+        path = save(Image.fromarray(picture), "a.png")
+        for source in (path, str(path), Image.fromarray(picture), Image.open(path), picture, expected):
+            assert_same(load_rgb(source), expected)
+
+    def test_jpeg__is_what_pillow_decodes(self, picture: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(picture), "a.jpg", quality=90)
+        assert_same(load_rgb(path), chw(np.asarray(Image.open(path))))
+
+    def test_animation__gives_its_first_frame(self, save: Save) -> None:
+        frames = [Image.new("RGB", (6, 5), color) for color in ("red", "blue")]
+        path = save(frames[0], "a.gif", save_all=True, append_images=frames[1:])
+        assert_same(load_rgb(path), chw(np.full((5, 6, 3), [255, 0, 0], dtype=np.uint8)))
+
+    @pytest.mark.parametrize("source", [None, 3, b"bytes", [[0]]])
+    def test_other_source__names_its_type(self, source: object) -> None:
+        message = rf"must be a path, a PIL image, an array or a tensor, got {type(source).__name__}$"
+        with pytest.raises(TypeError, match=message):
+            load_rgb(source)  # type: ignore[arg-type]
+
+    def test_sources__are_not_changed(self, picture: np.ndarray) -> None:
+        array, image, tensor = picture.copy(), Image.fromarray(picture), chw(picture).clone()
+        for source in (array, image, tensor):
+            load_rgb(source)
+        assert (array == picture).all()
+        assert (np.asarray(image) == picture).all()
+        assert_same(tensor, chw(picture))
+
+
+class TestOrientation:
+    @pytest.mark.parametrize("orientation", sorted(UPRIGHT))
+    def test_exif__is_applied_once(self, picture: np.ndarray, save: Save, orientation: int) -> None:
+        stored = Image.fromarray(picture)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(stored, "a.png", exif=exif)
+        operation = UPRIGHT[orientation]
+        upright = stored if operation is None else stored.transpose(operation)
+        for source in (path, Image.open(path)):
+            assert_same(load_rgb(source), chw(np.asarray(upright)))
+
+
+class TestModes:
+    def test_grey__is_repeated(self, picture: np.ndarray, save: Save) -> None:
+        grey = picture[..., 0]
+        expected = chw(np.stack([grey] * 3, axis=-1))
+        for source in (Image.fromarray(grey), save(Image.fromarray(grey), "a.png"), grey, grey[..., None]):
+            assert_same(load_rgb(source), expected)
+
+    def test_black_and_white__is_0_and_255(self, save: Save) -> None:
+        bits = np.random.default_rng(0).random((6, 7)) < 0.5
+        expected = chw(np.stack([bits.astype(np.uint8) * 255] * 3, axis=-1))
+        image = Image.fromarray(bits)
+        assert image.mode == "1"
+        for source in (image, save(image, "a.png"), bits, torch.from_numpy(bits)):
+            assert_same(load_rgb(source), expected)
+
+    def test_grey_with_alpha__is_composited_on_white(self, save: Save) -> None:
+        image = Image.new("LA", (3, 1))
+        for x, value in enumerate([(100, 255), (100, 0), (100, 51)]):
+            image.putpixel((x, 0), value)
+        expected = torch.tensor([100, 255, 224], dtype=torch.uint8).expand(3, 1, 3)  # 0.2 * 100 + 0.8 * 255 = 224
+        for source in (image, save(image, "a.png"), np.asarray(image)):
+            assert_same(load_rgb(source), expected)
+
+    def test_rgba__is_composited_on_white(self, save: Save) -> None:
+        pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 255, 51]]], dtype=np.uint8)
+        expected = chw(np.array([[[255, 0, 0], [255, 255, 255], [204, 204, 255]]], dtype=np.uint8))
+        image = Image.fromarray(pixels)
+        for source in (image, save(image, "a.png"), pixels, chw(pixels)):
+            assert_same(load_rgb(source), expected)
+
+    def test_palette__gives_its_colours(self, save: Save) -> None:
+        image = Image.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 200, 100, 50])
+        image.putpixel((1, 0), 1)
+        expected = chw(np.array([[[10, 20, 30], [200, 100, 50]]], dtype=np.uint8))
+        for source in (image, save(image, "a.png"), save(image, "a.gif")):
+            assert_same(load_rgb(source), expected)
+
+    def test_palette_with_transparency__shows_white_there(self, save: Save) -> None:
+        image = Image.new("P", (2, 1))
+        image.putpalette([10, 20, 30, 200, 100, 50])
+        image.putpixel((1, 0), 1)
+        expected = chw(np.array([[[10, 20, 30], [255, 255, 255]]], dtype=np.uint8))
+        path = save(image, "a.png", transparency=1)
+        assert Image.open(path).mode == "P"
+        assert_same(load_rgb(path), expected)
+        assert_same(load_rgb(save(image, "a.gif", transparency=1)), expected)
+
+    @pytest.mark.parametrize("mode", ["L", "RGB"])
+    def test_transparent_colour__shows_white_there(self, save: Save, mode: str) -> None:
+        image = Image.new(mode, (2, 1), "black")
+        image.putpixel((1, 0), 9 if mode == "L" else (9, 9, 9))
+        path = save(image, "a.png", transparency=9 if mode == "L" else (9, 9, 9))
+        assert Image.open(path).mode == mode
+        expected = chw(np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8))
+        assert_same(load_rgb(path), expected)
+
+    def test_cmyk__is_converted_as_pillow_does(self, picture: np.ndarray, save: Save) -> None:
+        image = Image.fromarray(picture).convert("CMYK")
+        assert_same(load_rgb(image), chw(np.asarray(image.convert("RGB"))))
+        path = save(image, "a.jpg", quality=95)
+        assert Image.open(path).mode == "CMYK"
+        assert_same(load_rgb(path), chw(np.asarray(Image.open(path).convert("RGB"))))
+        assert (load_rgb(path).float() - chw(picture).float()).abs().mean() < 5  # JPEG, but the same picture
+
+    @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "RGBX", "PA", "RGBa"])
+    def test_rarer_modes__become_rgb(self, picture: np.ndarray, mode: str) -> None:
+        image = Image.fromarray(picture)
+        if mode == "LAB":
+            image = Image.new("LAB", (5, 4), (128, 128, 128))
+        else:
+            image = image.convert("RGBA").convert(mode) if mode in ("RGBa", "PA") else image.convert(mode)
+        result = load_rgb(image)
+        assert result.shape == (3, image.height, image.width)
+        assert result.dtype == torch.uint8
+
+
+class TestSixteenBits:
+    def test_png__is_scaled_to_eight_bits(self, save: Save) -> None:
+        path = save(Image.fromarray(WIDE_VALUES), "a.png")
+        assert Image.open(path).mode == "I;16"
+        assert load_rgb(path)[:, 0].tolist() == [WIDE_ROUNDED] * 3
+
+    @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+    def test_pil__is_scaled_to_eight_bits(self, mode: str) -> None:
+        image = Image.fromarray(WIDE_VALUES)
+        if mode == "I":
+            image = Image.fromarray(WIDE_VALUES.astype(np.int32))
+        elif mode == "I;16B":
+            image = Image.frombytes("I;16B", (8, 1), WIDE_VALUES.astype(">u2").tobytes())
+        assert image.mode == mode
+        assert load_rgb(image)[:, 0].tolist() == [WIDE_ROUNDED] * 3
+
+    @pytest.mark.parametrize("order", ["<u2", ">u2"])
+    def test_array__is_scaled_in_either_byte_order(self, order: str) -> None:
+        assert load_rgb(WIDE_VALUES.astype(order))[:, 0].tolist() == [WIDE_ROUNDED] * 3
+
+    def test_rgb_array_and_tensor__are_scaled(self) -> None:
+        array = np.stack([WIDE_VALUES, WIDE_VALUES // 2, np.zeros_like(WIDE_VALUES)], axis=-1)
+        expected = load_rgb(array)
+        assert expected[0, 0].tolist() == WIDE_ROUNDED
+        assert expected[2].max() == 0
+        assert_same(load_rgb(torch.from_numpy(array).permute(2, 0, 1)), expected)
+
+    @pytest.mark.parametrize("value", [-5, 65536])
+    def test_beyond_sixteen_bits__is_an_error(self, value: int) -> None:
+        image = Image.fromarray(np.full((2, 2), value, dtype=np.int32))
+        with pytest.raises(ValueError, match=rf"holds integers from {value} to {value}, which fit neither 8 nor 16"):
+            load_rgb(image)
+
+    def test_beyond_sixteen_bits__names_the_file(self, save: Save) -> None:
+        path = save(Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)), "wide.tif")
+        with pytest.raises(ValueError, match=r"wide\.tif holds integers from 70000 to 70000"):
+            load_rgb(path)
+
+
+class TestFloats:
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+    def test_array__becomes_float32_unchanged(self, dtype: str) -> None:
+        array = np.random.default_rng(0).random((5, 6, 3)).astype(dtype)
+        assert_same(load_rgb(array), chw(array.astype(np.float32)))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_tensor__becomes_float32_unchanged(self, dtype: torch.dtype) -> None:
+        tensor = torch.rand(3, 5, 6).to(dtype)
+        assert_same(load_rgb(tensor), tensor.float())
+
+    def test_mode_f__is_grey_in_zero_to_one(self, save: Save) -> None:
+        grey = np.random.default_rng(0).random((5, 6)).astype(np.float32)
+        expected = chw(np.stack([grey] * 3, axis=-1))
+        image = Image.fromarray(grey)
+        assert image.mode == "F"
+        for source in (image, save(image, "a.tif"), grey):
+            assert_same(load_rgb(source), expected)
+
+    def test_alpha__is_composited_on_white(self) -> None:
+        tensor = torch.tensor([0.5, 0.0, 1.0, 0.25]).view(4, 1, 1)
+        expected = torch.tensor([0.875, 0.75, 1.0]).view(3, 1, 1)
+        torch.testing.assert_close(load_rgb(tensor), expected, rtol=0, atol=1e-7)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (255.0, r"the image must lie in \[0, 1\], got values from 0 to 255; this looks like the 0-255 range"),
+            (1.5, r"the image must lie in \[0, 1\], got values from 0 to 1\.5; rescale"),
+            (-2.0, r"the image must lie in \[0, 1\], got values from -2 to 0; this looks ImageNet-normalized"),
+            (float("nan"), "the image contains NaN"),
+            (float("inf"), "not finite"),
+        ],
+    )
+    def test_bad_values__are_an_error(self, value: float, message: str) -> None:
+        array = np.zeros((4, 4, 3), dtype=np.float32)
+        array[1, 2, 0] = value
+        with pytest.raises(ValueError, match=message):
+            load_rgb(array)
+
+
+class TestArrays:
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_channel_order__is_found_where_only_one_makes_sense(self, channels: int) -> None:
+        last = np.random.default_rng(0).integers(0, 256, (7, 9, channels), dtype=np.uint8)
+        first = np.moveaxis(last, -1, 0)
+        expected = load_rgb(last)
+        assert expected.shape == (3, 7, 9)
+        assert_same(load_rgb(np.ascontiguousarray(first)), expected)
+        assert_same(load_rgb(torch.from_numpy(np.ascontiguousarray(first))), expected)
+        assert_same(load_rgb(torch.from_numpy(last)), expected)
+
+    def test_ambiguous_order__is_last_for_arrays_and_first_for_tensors(self) -> None:
+        array = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+        assert_same(load_rgb(array), chw(array))
+        assert_same(load_rgb(torch.from_numpy(array)), torch.from_numpy(array))
+
+    def test_negative_strides_and_read_only__are_allowed(self, picture: np.ndarray) -> None:
+        mirrored = picture[:, ::-1]
+        mirrored.flags.writeable = False
+        assert_same(load_rgb(mirrored), chw(np.ascontiguousarray(mirrored)))
+
+    @pytest.mark.parametrize(
+        ("shape", "message"),
+        [
+            ((5, 6, 7), r"must have 1 to 4 channels, first or last, got shape \(5, 6, 7\)"),
+            ((6,), r"must have 2 or 3 dimensions, got shape \(6,\); pass a batch as a list"),
+            ((1, 3, 5, 6), r"must have 2 or 3 dimensions, got shape \(1, 3, 5, 6\)"),
+            ((0, 6, 3), r"the image is empty, shape \(0, 6, 3\)"),
+            ((0, 0), r"the image is empty, shape \(0, 0\)"),
+        ],
+    )
+    def test_wrong_shape__is_named(self, shape: tuple[int, ...], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            load_rgb(np.zeros(shape, dtype=np.uint8))
+        with pytest.raises(ValueError, match=message):
+            load_rgb(torch.zeros(shape))
+
+    @pytest.mark.parametrize("dtype", ["int32", "int8", "uint32", "complex64", "object", "datetime64[s]"])
+    def test_other_array_values__are_named(self, dtype: str) -> None:
+        with pytest.raises(TypeError, match=r"must be uint8, uint16, bool or floating point, got "):
+            load_rgb(np.zeros((4, 4, 3), dtype=dtype))
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.complex64])
+    def test_other_tensor_values__are_named(self, dtype: torch.dtype) -> None:
+        with pytest.raises(TypeError, match=rf"must be uint8, uint16, bool or floating point, got {dtype}"):
+            load_rgb(torch.zeros(3, 4, 4, dtype=dtype))
+
+
+class TestUnreadable:
+    def test_missing_file__is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no such picture file: .*nothing\.png$"):
+            load_rgb(tmp_path / "nothing.png")
+
+    def test_folder__is_named_as_one(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no such picture file: .* \(it is a folder\)"):
+            load_rgb(tmp_path)
+
+    @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"This is a letter.", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+    def test_no_picture__is_named(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "broken.jpg"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as a picture: "):
+            load_rgb(path)
+
+    @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.webp", "cut.tif", "cut.bmp"])
+    def test_truncated__is_named(self, picture: np.ndarray, save: Save, name: str) -> None:
+        path = save(Image.fromarray(picture), name)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a picture: "):
+            load_rgb(path)
+
+    def test_truncated_and_only_opened__is_named_too(self, picture: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(picture), "cut.jpg")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as a picture: .*truncated"):
+            load_rgb(Image.open(path))
+
+    def test_decompression_bomb__is_named(
+        self, picture: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = save(Image.fromarray(picture), "bomb.png")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(ValueError, match=r"bomb\.png cannot be read as a picture: .*decompression bomb"):
+            load_rgb(path)
+
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+    def test_corrupt_exif__does_not_hide_the_picture(self, picture: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(picture), "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff")
+        result = load_rgb(path)
+        assert result.shape == (3, 74, 148)
+
+    def test_file__is_closed(self, picture: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = save(Image.fromarray(picture), "a.tif")
+        opened: list[TiffImagePlugin.TiffImageFile] = []
+        original = Image.open
+
+        def remember(*args: object, **kwargs: object) -> Image.Image:
+            opened.append(original(*args, **kwargs))
+            return opened[-1]
+
+        monkeypatch.setattr(Image, "open", remember)
+        load_rgb(path)
+        assert len(opened) == 1
+        assert getattr(opened[0], "fp", None) is None or opened[0].fp.closed

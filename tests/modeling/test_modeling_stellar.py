@@ -1,0 +1,549 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from stellar_hub.modeling import StellarConfig, StellarEncoding, StellarModel, StellarModelOutput
+from stellar_hub.modeling.factorization import low_rank_product
+from torch import Tensor, nn
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+class TestBuild:
+    @pytest.fixture
+    def uninitialized_memory_is_nan(self) -> Iterator[None]:
+        torch.use_deterministic_algorithms(True)
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        assert torch.empty(3).isnan().all()
+        yield
+        torch.use_deterministic_algorithms(False)
+
+    @pytest.mark.parametrize("head", ["vq", "pixel"])
+    def test_initialization__reaches_every_tensor(
+        self, uninitialized_memory_is_nan: None, tiny_options: dict[str, Any], head: str
+    ) -> None:
+        model = StellarModel(StellarConfig(**tiny_options, reconstruction_head=head))
+        assert [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()] == []
+
+    @pytest.mark.parametrize("width", [48, 768])
+    def test_sparse_tokens__have_standard_deviation_of_one_over_root_d(
+        self, tiny_options: dict[str, Any], width: int
+    ) -> None:
+        config = StellarConfig(**(tiny_options | {"hidden_size": width, "num_sparse_tokens": 64, "use_decoder": False}))
+        tokens = StellarModel(config).encoder.sparse_tokens
+        assert tokens.std().item() == pytest.approx(width**-0.5, rel=0.1)
+        assert tokens.mean().abs().item() < 0.1 * width**-0.5
+
+    def test_other_tensors__are_initialized_as_usual(self, tiny_options: dict[str, Any]) -> None:
+        model = StellarModel(StellarConfig(**tiny_options, reconstruction_head="pixel"))
+        for module in [*model.encoder.modules(), *model.localization.modules(), *model.decoder.modules()]:
+            if isinstance(module, nn.Linear):
+                assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
+                assert module.bias is None or module.bias.abs().max() == 0
+            elif isinstance(module, nn.LayerNorm):
+                assert (module.weight == 1).all()
+                assert module.bias.abs().max() == 0
+        assert model.decoder.position_code.frequencies.std().item() == pytest.approx(1, rel=0.4)
+        assert model.encoder.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
+
+    def test_parts__are_built_as_the_config_says(self, build_model: Callable[..., StellarModel]) -> None:
+        assert build_model().tokenizer is not None
+        for options in ({"reconstruction_head": "pixel"}, {"use_tokenizer": False}):
+            model = build_model(**options)
+            assert model.decoder is not None
+            assert model.tokenizer is None
+        model = build_model(use_decoder=False)
+        assert model.decoder is None
+        assert model.tokenizer is None
+
+    def test_timms_names__say_the_sizes(self, pixel_model: StellarModel) -> None:
+        assert pixel_model.num_features == 48
+        assert pixel_model.patch_size == 8
+        assert pixel_model.grid_size(32, 32) == (4, 4)
+        assert pixel_model.grid_size(8, 256) == (1, 32)
+        with pytest.raises(ValueError, match=r"the width of pixel_values, 30, is not a multiple .*: 24 or 32"):
+            pixel_model.grid_size(32, 30)
+        with pytest.raises(ValueError, match="the height of pixel_values, 0,"):
+            pixel_model.grid_size(0, 32)
+
+    def test_input_embeddings__are_none(self, pixel_model: StellarModel) -> None:
+        assert pixel_model.get_input_embeddings() is None
+        assert pixel_model.main_input_name == "pixel_values"
+
+
+class TestForward:
+    def test_output__has_the_shapes_promised(self, pixel_model: StellarModel, images: Tensor) -> None:
+        out = pixel_model(images)
+        assert isinstance(out, StellarModelOutput)
+        assert {name: tuple(value.shape) for name, value in out.items()} == {
+            "last_hidden_state": (2, 4, 48),
+            "pooler_output": (2, 48),
+            "localization": (2, 16, 4),
+            "patch_features": (2, 16, 48),
+            "cls_token": (2, 48),
+        }
+
+    def test_fields__are_s_first_and_its_mean_second(self, pixel_model: StellarModel, images: Tensor) -> None:
+        out = pixel_model(images)
+        semantics, localization = pixel_model.encode(images)
+        assert_same(out[0], semantics)
+        assert_same(out[1], semantics.mean(dim=1))
+        assert_same(out[2], localization)
+        assert out.reconstruction is None
+        assert out.hidden_states is None
+
+    def test_reconstruction__is_decode_of_encode(self, model: StellarModel) -> None:
+        images = torch.rand(2, 3, 16, 40)
+        out = model(images, output_reconstruction=True)
+        expected = model.decode(*model.encode(images), grid_size=(2, 5))
+        assert_same(out.reconstruction, expected)
+        assert out.reconstruction.shape == images.shape
+
+    def test_hidden_states__are_those_of_the_encoder(self, pixel_model: StellarModel, images: Tensor) -> None:
+        # Even where the decoder, of as many blocks, runs in the same call.
+        out = pixel_model(images, output_hidden_states=True, output_reconstruction=True)
+        assert len(out.hidden_states) == 2 + 1
+        tokens = pixel_model.encoder.embed(pixel_model._normalize(images))
+        for hidden_state, block in zip(out.hidden_states, [*pixel_model.encoder.blocks, nn.Identity()], strict=True):
+            assert hidden_state.shape == (2, 1 + 16 + 4, 48)
+            assert_same(hidden_state, tokens)
+            tokens = block(tokens)
+        normed = pixel_model.encoder.norm(out.hidden_states[-1])
+        assert_same(normed[:, -4:], out.last_hidden_state)
+
+    def test_hidden_states__are_on_request_each_time(self, pixel_model: StellarModel, images: Tensor) -> None:
+        assert pixel_model(images, output_hidden_states=True).hidden_states is not None
+        assert pixel_model(images).hidden_states is None
+
+    def test_hidden_states__can_be_asked_for_in_the_config(self, pixel_model: StellarModel, images: Tensor) -> None:
+        pixel_model.config.output_hidden_states = True
+        assert len(pixel_model(images).hidden_states) == 3
+
+    @pytest.mark.parametrize("by_config", [False, True])
+    def test_return_dict_false__gives_a_tuple(self, pixel_model: StellarModel, images: Tensor, by_config: bool) -> None:
+        expected = pixel_model(images, output_hidden_states=True)
+        pixel_model.config.return_dict = not by_config
+        options = {} if by_config else {"return_dict": False}
+        out = pixel_model(images, output_hidden_states=True, **options)
+        assert type(out) is tuple
+        assert len(out) == 6
+        for value, name in zip(out, expected, strict=True):
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+    def test_attentions__are_refused(self, pixel_model: StellarModel, images: Tensor) -> None:
+        with pytest.raises(ValueError, match=r"attention maps are not available .*`localization` says where"):
+            pixel_model(images, output_attentions=True)
+
+
+class TestEncode:
+    def test_encoding__is_what_the_parts_give(self, pixel_model: StellarModel, images: Tensor) -> None:
+        encoding = pixel_model.encode(images)
+        _, patches, sparse = pixel_model.encoder(pixel_model._normalize(images))
+        assert_same(encoding.semantics, sparse)
+        assert_same(encoding.localization, pixel_model.localization(patches, sparse))
+
+    def test_uint8__equals_floats_of_255ths(self, pixel_model: StellarModel) -> None:
+        levels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        expected = pixel_model.encode(levels.float() / 255)
+        actual = pixel_model.encode(levels)
+        assert_same(actual.semantics, expected.semantics)
+        assert_same(actual.localization, expected.localization)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_dtype_of_the_input__does_not_decide_that_of_the_result(
+        self, pixel_model: StellarModel, images: Tensor, dtype: torch.dtype
+    ) -> None:
+        semantics, localization = pixel_model.encode(images.to(dtype))
+        assert semantics.dtype == localization.dtype == torch.float32
+        expected = pixel_model.encode(images.to(dtype).float()).semantics
+        torch.testing.assert_close(semantics, expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("bad", "message"),
+        [
+            (torch.full((1, 3, 32, 32), 255.0), "0-255 range"),
+            (torch.full((1, 3, 32, 32), -2.0), "ImageNet-normalized"),
+            (torch.full((1, 3, 32, 32), float("nan")), "contains NaN"),
+            (torch.full((1, 3, 32, 32), float("inf")), "not finite"),
+            (torch.zeros(1, 1, 32, 32), "must have 3 channels"),
+            (torch.zeros(3, 32, 32), "add a batch dimension"),
+            (torch.zeros(1, 3, 30, 32), "the height of pixel_values, 30, .* nearest that are: 24 or 32"),
+            (torch.zeros(1, 3, 32, 36), "the width of pixel_values, 36, .* nearest that are: 32 or 40"),
+            (torch.zeros(0, 3, 32, 32), "is an empty batch"),
+        ],
+        ids=["0-255", "normalized", "nan", "inf", "channels", "rank", "height", "width", "empty"],
+    )
+    def test_bad_input__is_refused_by_every_entry(self, model: StellarModel, bad: Tensor, message: str) -> None:
+        for entry in (model.encode, model, model.forward_intermediates):
+            with pytest.raises(ValueError, match=message):
+                entry(bad)
+
+    @pytest.mark.parametrize("bad", [None, [[0.5]], "cat.jpg"])
+    def test_no_tensor__is_refused_by_every_entry(self, pixel_model: StellarModel, bad: Any) -> None:
+        for entry in (pixel_model.encode, pixel_model, pixel_model.forward_intermediates):
+            with pytest.raises(TypeError, match=r"must be a torch.Tensor \(B, 3, H, W\)"):
+                entry(bad)
+
+
+class TestDecode:
+    def test_images__are_in_range_and_of_the_size_encoded(self, model: StellarModel, images: Tensor) -> None:
+        decoded = model.decode(*model.encode(images))
+        assert decoded.shape == images.shape
+        assert decoded.min() >= 0
+        assert decoded.max() <= 1
+        assert decoded.std() > 0.01
+
+    def test_pixel__is_the_clamped_prediction(self, pixel_model: StellarModel, images: Tensor) -> None:
+        semantics, localization = pixel_model.encode(images)
+        hidden_states = pixel_model.decoder(low_rank_product(localization, semantics), (4, 4))
+        prediction = pixel_model.decoder.predict(hidden_states, (4, 4))
+        assert prediction.min() < 0 < 1 < prediction.max()
+        assert_same(pixel_model.decode(semantics, localization), prediction.clamp(0, 1))
+
+    def test_vq__is_the_tokenizers_picture_of_the_likeliest_codes(self, vq_model: StellarModel, images: Tensor) -> None:
+        semantics, localization = vq_model.encode(images)
+        hidden_states = vq_model.decoder(low_rank_product(localization, semantics), (4, 4))
+        codes = vq_model.decoder.head(hidden_states).argmax(dim=-1)
+        assert codes.unique().numel() > 3
+        assert_same(vq_model.decode(semantics, localization), vq_model.tokenizer(codes.view(2, 4, 4)))
+
+    def test_vq__gives_the_tokenizers_pixels_per_cell_not_the_patchs(
+        self, build_model: Callable[..., StellarModel]
+    ) -> None:
+        model = build_model(patch_size=4)  # as stellar-h16: patch 14, 16 pixels per cell
+        assert model.decode(*model.encode(torch.rand(1, 3, 32, 32))).shape == (1, 3, 64, 64)
+
+    def test_grid_size__decides_the_shape(self, model: StellarModel) -> None:
+        semantics, localization = model.encode(torch.rand(1, 3, 24, 32))
+        upright = model.decode(semantics, localization, grid_size=(4, 3))
+        lying = model.decode(semantics, localization, grid_size=(3, 4))
+        assert upright.shape == (1, 3, 32, 24)
+        assert lying.shape == (1, 3, 24, 32)
+
+    def test_fewer_tokens__decode(self, model: StellarModel, images: Tensor) -> None:
+        semantics, localization = model.encode(images)
+        decoded = model.decode(semantics[:, :2], localization[..., :2])
+        assert decoded.shape == images.shape
+        assert (decoded - model.decode(semantics, localization)).abs().max() > 0.01
+
+    def test_order_of_tokens__does_not_matter(self, pixel_model: StellarModel, images: Tensor) -> None:
+        semantics, localization = pixel_model.encode(images)
+        order = torch.tensor([3, 1, 0, 2])
+        turned = pixel_model.decode(semantics[:, order], localization[..., order])
+        torch.testing.assert_close(turned, pixel_model.decode(semantics, localization), rtol=0, atol=1e-5)
+
+    def test_other_dtype_of_the_encoding__is_cast(self, pixel_model: StellarModel, images: Tensor) -> None:
+        encoding = pixel_model.encode(images).to(torch.bfloat16)
+        decoded = pixel_model.decode(*encoding)
+        assert decoded.dtype == torch.float32
+        assert_same(decoded, pixel_model.decode(*encoding.to(torch.float32)))
+
+
+class TestDecodeBadInput:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                lambda sem, loc: (sem[0], loc),
+                r"S must have shape \(B, r, d\) and L \(B, n, r\), got S of shape \(4, 48\)",
+            ),
+            (lambda sem, loc: (sem, loc[0]), r"S must have shape \(B, r, d\) and L \(B, n, r\)"),
+            (lambda sem, loc: (sem[..., :32], loc), "S must have the model's width 48"),
+            (lambda sem, loc: (sem[:1], loc), "must be of the same batch size"),
+            (lambda sem, loc: (sem[:, :3], loc), "must have the same number of tokens r"),
+            (lambda sem, loc: (sem, loc.transpose(1, 2)), "L looks transposed"),
+            (lambda sem, loc: (loc, sem), "S must have the model's width 48"),
+            (lambda sem, loc: (sem.repeat(1, 2, 1), loc.repeat(1, 1, 2)), "S must have 1 to 4 tokens"),
+            (lambda sem, loc: (sem[:0], loc[:0]), "S and L are empty"),
+            (lambda sem, loc: (sem, loc[:, :12]), r"12 patches are not a square grid; pass grid_size=\(h, w\)"),
+        ],
+    )
+    def test_s_and_l_that_do_not_fit__are_refused(
+        self, model: StellarModel, images: Tensor, change: Callable[..., tuple[Tensor, Tensor]], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            model.decode(*change(*model.encode(images)))
+
+    @pytest.mark.parametrize(
+        "change", [lambda sem, loc: (sem.long(), loc), lambda sem, loc: (sem, loc.bool()), lambda sem, loc: (sem, None)]
+    )
+    def test_other_types__are_refused(
+        self, model: StellarModel, images: Tensor, change: Callable[..., tuple[Tensor, Tensor]]
+    ) -> None:
+        with pytest.raises(TypeError, match=r"must be a floating-point torch\.Tensor, got"):
+            model.decode(*change(*model.encode(images)))
+
+    @pytest.mark.parametrize("grid", [(4, 5), (2, 2), (0, 16)])
+    def test_wrong_grid_size__is_named(self, model: StellarModel, images: Tensor, grid: tuple[int, int]) -> None:
+        with pytest.raises(
+            ValueError, match=rf"grid_size \({grid[0]}, {grid[1]}\) does not multiply to the 16 patches"
+        ):
+            model.decode(*model.encode(images), grid_size=grid)
+
+    def test_no_decoder__says_how_to_load_one(self, build_model: Callable[..., StellarModel], images: Tensor) -> None:
+        model = build_model(use_decoder=False)
+        encoding = model.encode(images)
+        with pytest.raises(ValueError, match="this model has no decoder: load with decoder=True from a checkpoint"):
+            model.decode(*encoding)
+        with pytest.raises(ValueError, match="load with decoder=True"):
+            model(images, output_reconstruction=True)
+
+    def test_no_tokenizer__says_how_to_get_one(self, build_model: Callable[..., StellarModel], images: Tensor) -> None:
+        model = build_model(use_tokenizer=False)
+        encoding = model.encode(images)
+        with pytest.raises(ValueError, match=r"this model has no tokenizer.*vqgan=.*maskgit-vqgan"):
+            model.decode(*encoding)
+
+
+class TestGradients:
+    def test_encode__is_differentiable_in_pixels_and_weights(self, pixel_model: StellarModel, images: Tensor) -> None:
+        images.requires_grad_()
+        semantics, localization = pixel_model.encode(images)
+        (semantics.square().sum() + localization.square().sum()).backward()
+        assert images.grad.abs().sum() > 0
+        for part in (pixel_model.encoder, pixel_model.localization):
+            assert [n for n, p in part.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+    def test_encode__gradient_is_that_of_finite_differences(self, pixel_model: StellarModel) -> None:
+        pixel_model.double()
+        image = (0.2 + 0.6 * torch.rand(1, 3, 8, 8, dtype=torch.float64)).requires_grad_()
+        assert torch.autograd.gradcheck(lambda x: tuple(pixel_model.encode(x)), (image,), fast_mode=True, eps=1e-4)
+
+    def test_decode_of_pixel__is_differentiable(self, pixel_model: StellarModel, images: Tensor) -> None:
+        semantics, localization = (part.detach().requires_grad_() for part in pixel_model.encode(images))
+        pixel_model.decode(semantics, localization).square().mean().backward()
+        assert semantics.grad.abs().sum() > 0
+        assert localization.grad.abs().sum() > 0
+        decoder = pixel_model.decoder.named_parameters()
+        assert [n for n, p in decoder if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+    def test_decode_of_vq__has_no_gradient(self, vq_model: StellarModel, images: Tensor) -> None:
+        semantics, localization = (part.detach().requires_grad_() for part in vq_model.encode(images))
+        assert not vq_model.decode(semantics, localization).requires_grad
+
+
+class TestCheckpointing:
+    @staticmethod
+    def run(model: StellarModel, images: Tensor) -> tuple[Tensor, dict[str, Tensor], int]:
+        """Reconstruction, gradients by name, and how often blocks ran."""
+        count = 0
+
+        def tally(*args: object) -> None:
+            nonlocal count
+            count += 1
+
+        handles = [
+            block.register_forward_pre_hook(tally) for part in (model.encoder, model.decoder) for block in part.blocks
+        ]
+        out = model(images, output_reconstruction=True)
+        (out.reconstruction.square().mean() + out.cls_token.square().mean()).backward()
+        for handle in handles:
+            handle.remove()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return out.reconstruction.detach(), gradients, count
+
+    @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+    def test_checkpointing__changes_neither_outputs_nor_gradients(
+        self, pixel_model: StellarModel, images: Tensor
+    ) -> None:
+        pixel_model.train()
+        plain = self.run(pixel_model, images)
+        pixel_model.gradient_checkpointing_enable()
+        assert pixel_model.is_gradient_checkpointing
+        saving = self.run(pixel_model, images)
+        pixel_model.gradient_checkpointing_disable()
+        assert not pixel_model.is_gradient_checkpointing
+        again = self.run(pixel_model, images)
+
+        assert (plain[2], saving[2], again[2]) == (4, 8, 4)  # with checkpointing every block runs twice
+        assert_same(saving[0], plain[0])
+        assert saving[1].keys() == plain[1].keys()
+        for name, gradient in plain[1].items():
+            torch.testing.assert_close(saving[1][name], gradient, rtol=1e-5, atol=1e-8)
+
+    @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+    @pytest.mark.parametrize("case", ["eval", "no_grad"])
+    def test_checkpointing__is_for_training_alone(self, pixel_model: StellarModel, images: Tensor, case: str) -> None:
+        pixel_model.gradient_checkpointing_enable()
+        pixel_model.train(case == "no_grad")
+        if case == "eval":
+            assert self.run(pixel_model, images)[2] == 4
+        else:
+            with torch.no_grad():
+                assert pixel_model(images).last_hidden_state.isfinite().all()
+
+
+class TestState:
+    @pytest.mark.parametrize("training", [False, True])
+    def test_no_call__changes_the_model_or_its_arguments(
+        self, model: StellarModel, images: Tensor, training: bool
+    ) -> None:
+        model.train(training)
+        config = model.config.to_dict()
+        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        random = torch.get_rng_state()
+        pixels, encoding = images.clone(), model.encode(images)
+        kept = StellarEncoding(*(part.detach().clone() for part in encoding))
+
+        model.decode(*encoding)
+        model(images, output_hidden_states=True, output_reconstruction=True)
+        model.forward_intermediates(images, norm=True)
+
+        assert_same(images, pixels)
+        assert_same(encoding.semantics.detach(), kept.semantics)
+        assert_same(encoding.localization.detach(), kept.localization)
+        assert model.state_dict().keys() == state.keys()
+        for name, tensor in model.state_dict().items():
+            assert_same(tensor, state[name])
+        assert {name: p.requires_grad for name, p in model.named_parameters()} == requires_grad
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert model.training is training
+        assert model.config.to_dict() == config
+        assert_same(torch.get_rng_state(), random)
+
+    def test_training_mode__computes_the_same(self, model: StellarModel, images: Tensor) -> None:
+        expected = model(images, output_reconstruction=True)
+        actual = model.train()(images, output_reconstruction=True)
+        for name, value in expected.items():
+            assert_same(actual[name], value)
+
+    def test_other_sizes_in_between__leave_no_trace(self, model: StellarModel, images: Tensor) -> None:
+        expected = model(images, output_reconstruction=True)
+        model(torch.rand(1, 3, 64, 16), output_reconstruction=True)
+        actual = model(images, output_reconstruction=True)
+        for name, value in expected.items():
+            assert_same(actual[name], value)
+
+
+class TestDtype:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_everything__is_in_the_models_dtype(self, model: StellarModel, images: Tensor, dtype: torch.dtype) -> None:
+        out = model.to(dtype)(images, output_reconstruction=True, output_hidden_states=True)
+        assert {value.dtype for name, value in out.items() if name != "hidden_states"} == {dtype}
+        assert {hidden_state.dtype for hidden_state in out.hidden_states} == {dtype}
+        # 4 weights, each rounded to the dtype's 8 bits: 4 * 2 ** -9.
+        sums = out.localization.double().sum(dim=-1)
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=4 * 2**-9)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_autocast__runs_and_keeps_rows_of_l_exact(
+        self, model: StellarModel, images: Tensor, dtype: torch.dtype
+    ) -> None:
+        expected = model.encode(images)
+        with torch.autocast("cpu", dtype=dtype):
+            semantics, localization = model.encode(images)
+            decoded = model.decode(semantics, localization)
+        sums = localization.float().sum(dim=-1)
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=4 * 2**-9)
+        cosine = F.cosine_similarity(semantics.float(), expected.semantics, dim=-1)
+        assert cosine.min() > 0.999
+        assert decoded.isfinite().all()
+        assert decoded.shape == images.shape
+
+    def test_autocast__is_differentiable(self, pixel_model: StellarModel, images: Tensor) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = pixel_model.decode(*pixel_model.encode(images)).float().square().mean()
+        loss.backward()
+        grads = [p.grad for p in pixel_model.parameters()]
+        assert sum(grad is not None for grad in grads) > 50
+        assert all(grad.isfinite().all() for grad in grads if grad is not None)
+
+
+class TestForwardIntermediates:
+    def test_all__are_maps_of_each_block(self, pixel_model: StellarModel) -> None:
+        final, maps = pixel_model.forward_intermediates(torch.rand(2, 3, 16, 40))
+        assert final.shape == (2, 1 + 10 + 4, 48)
+        assert [tuple(item.shape) for item in maps] == [(2, 48, 2, 5)] * 2
+
+    def test_last_with_norm__is_patch_features(self, pixel_model: StellarModel, images: Tensor) -> None:
+        out = pixel_model(images)
+        (last,) = pixel_model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
+        assert_same(last.flatten(2).transpose(1, 2), out.patch_features)
+
+    def test_values__are_those_of_hidden_states(self, pixel_model: StellarModel, images: Tensor) -> None:
+        hidden_states = pixel_model(images, output_hidden_states=True).hidden_states
+        sequences = pixel_model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
+        for sequence, hidden_state in zip(sequences, hidden_states[1:], strict=True):
+            assert_same(sequence, hidden_state[:, 1:17])
+
+    def test_final_sequence__is_that_of_the_encoder(self, pixel_model: StellarModel, images: Tensor) -> None:
+        out = pixel_model(images)
+        final, _ = pixel_model.forward_intermediates(images, indices=[0])
+        assert_same(final[:, 0], out.cls_token)
+        assert_same(final[:, 1:17], out.patch_features)
+        assert_same(final[:, 17:], out.last_hidden_state)
+
+    def test_prefix__is_cls(self, pixel_model: StellarModel, images: Tensor) -> None:
+        ((features, prefix),) = pixel_model.forward_intermediates(
+            images, indices=[-1], return_prefix_tokens=True, norm=True, intermediates_only=True
+        )
+        assert features.shape == (2, 48, 4, 4)
+        assert_same(prefix[:, 0], pixel_model(images).cls_token)
+
+    def test_stop_early__gives_the_same_map(self, pixel_model: StellarModel, images: Tensor) -> None:
+        options: dict[str, Any] = {"indices": [0], "intermediates_only": True}
+        (full,) = pixel_model.forward_intermediates(images, **options)
+        ran: list[int] = []
+        pixel_model.encoder.blocks[1].register_forward_hook(lambda *args: ran.append(1))
+        (early,) = pixel_model.forward_intermediates(images, stop_early=True, **options)
+        assert ran == []
+        assert_same(early, full)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"stop_early": True}, "stop_early=True leaves no final sequence to return: set intermediates_only=True"),
+            ({"output_fmt": "NHWC"}, "output_fmt must be 'NCHW' or 'NLC', got 'NHWC'"),
+            ({"indices": 3}, "the last 3 blocks were asked for; the model has 2"),
+            ({"indices": [2]}, "block 2 was asked for; the model has blocks 0 to 1"),
+        ],
+    )
+    def test_bad_options__are_named(
+        self, pixel_model: StellarModel, images: Tensor, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ValueError, match=message):
+            pixel_model.forward_intermediates(images, **options)
+
+
+class TestCompile:
+    @pytest.fixture(autouse=True)
+    def fresh_dynamo(self) -> Iterator[None]:
+        torch._dynamo.reset()
+        yield
+        torch._dynamo.reset()
+
+    def test_encode_and_decode__are_one_graph_each(self, model: StellarModel, images: Tensor) -> None:
+        with torch.no_grad():
+            expected = model.encode(images)
+            actual = torch.compile(model.encode, backend="eager", fullgraph=True)(images)
+            assert isinstance(actual, StellarEncoding)
+            assert_same(actual.semantics, expected.semantics)
+            assert_same(actual.localization, expected.localization)
+            decode = torch.compile(model.decode, backend="eager", fullgraph=True)
+            assert_same(decode(*expected), model.decode(*expected))
+
+    def test_wrong_shape__is_still_refused(self, pixel_model: StellarModel) -> None:
+        encode = torch.compile(pixel_model.encode, backend="eager")
+        with pytest.raises(ValueError, match="the height of pixel_values, 30"):
+            encode(torch.zeros(1, 3, 30, 32))
+
+    def test_export__gives_a_program_with_the_same_numbers(self, pixel_model: StellarModel, images: Tensor) -> None:
+        class Encode(nn.Module):
+            def __init__(self, model: StellarModel) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+                semantics, localization = self.model.encode(pixel_values)
+                return semantics, localization
+
+        with torch.no_grad():
+            program = torch.export.export(Encode(pixel_model), (images,))
+            for actual, expected in zip(program.module()(images), pixel_model.encode(images), strict=True):
+                torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel, pretrained_names
+from stellar_hub.modeling.pretrained_names import is_path_alone, resolve_pretrained
+
+
+class TestResolve:
+    def test_embedded_name__is_its_folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        folder = Path(resolve_pretrained("stellar-tiny"))
+        assert folder.is_absolute()
+        assert folder.parts[-3:] == ("stellar_hub", "checkpoints", "stellar-tiny")
+
+    def test_folder_of_the_same_name__wins(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "stellar-tiny").mkdir()
+        assert resolve_pretrained("stellar-tiny") == "stellar-tiny"
+
+    @pytest.mark.parametrize("name", ["user/repo", "stellar-b16"])
+    def test_names_on_the_hub__are_unchanged(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert resolve_pretrained(name) == name
+
+    def test_existing_path__is_unchanged(self, tmp_path: Path) -> None:
+        assert resolve_pretrained(tmp_path) is tmp_path
+        assert resolve_pretrained(str(tmp_path)) == str(tmp_path)
+
+    def test_none__is_none(self) -> None:
+        assert resolve_pretrained(None) is None
+
+    def test_unknown_name__names_the_known(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=r"unknown model 'stellar-tyny': did you mean 'stellar-tiny'"):
+            resolve_pretrained("stellar-tyny")
+
+    @pytest.mark.parametrize("name", ["/no/such/place", "./here", "../there", "~/models/tiny", "runs/one/last"])
+    def test_missing_path__is_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileNotFoundError, match=rf"no such file or folder: {name}$"):
+            resolve_pretrained(name)
+        with pytest.raises(FileNotFoundError, match=r"no such file or folder: nothing$"):
+            resolve_pretrained(Path("nothing"))
+
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("name", False), ("user/name", False), ("a/b/c", True), ("/a", True)]
+    )
+    def test_is_path_alone__tells_repository_ids(self, name: str, expected: bool) -> None:
+        assert is_path_alone(name) is expected
+
+
+class TestWithoutTheLibrary:
+    """In a pushed repository these files stand alone; names are then transformers' business."""
+
+    @pytest.mark.parametrize("name", ["stellar-tiny", "stellar-b16", "user/repo", "whatever"])
+    def test_names__are_unchanged(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(pretrained_names, "sources", None)
+        assert resolve_pretrained(name) == name
+
+
+class TestClasses:
+    @pytest.mark.parametrize("cls", [StellarConfig, StellarImageProcessor, StellarModel])
+    def test_every_class__resolves_names(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cls: type[StellarConfig]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match="unknown model 'stellar-tyny'"):
+            cls.from_pretrained("stellar-tyny")
+        with pytest.raises(FileNotFoundError, match="no such file or folder: /no/such/place"):
+            cls.from_pretrained("/no/such/place")
