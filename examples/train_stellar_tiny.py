@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.modeling.image_loading import load_rgb
 from timm.optim import create_optimizer_v2
@@ -144,12 +145,20 @@ def train(args: argparse.Namespace) -> tuple[StellarModel, dict[str, float]]:
 
 
 def save(model: StellarModel, facts: dict[str, float], output: Path) -> None:
-    """Weights in float16 (the position code's frequencies excepted), configuration, processor, facts of the run."""
+    """Weights in float16 (the position code's frequencies excepted), configuration, processor, facts of the run.
+
+    `golden.safetensors` records what the saved weights compute for one image; `stellar-hub doctor` compares with it.
+    """
     weights = {
         name: tensor if "position_code" in name else tensor.half() for name, tensor in model.state_dict().items()
     }
     model.save_pretrained(output, state_dict=weights)
     StellarImageProcessor.from_config(model.config).save_pretrained(output)
+    side = model.config.image_size
+    pixel_values = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        encoding = StellarModel.from_pretrained(output).encode(pixel_values)
+    save_file({"pixel_values": pixel_values, **encoding._asdict()}, output / "golden.safetensors")
     # The package that ships this checkpoint has the code; copies beside the weights would only go stale.
     for copied in output.glob("*.py"):
         copied.unlink()

@@ -7,7 +7,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from .configuration_stellar import StellarConfig
 from .image_processing_stellar import StellarImageProcessor
-from .modeling_stellar import StellarModel, StellarPreTrainedModel
+from .modeling_stellar import StellarModel
+from .modeling_stellar_base import StellarPreTrainedModel
 from .outputs import StellarEncoding, StellarModelOutput
 
 AutoConfig.register("stellar", StellarConfig)

@@ -1,10 +1,13 @@
 """Configuration of STELLAR: encoder, factorization, decoder and tokenizer in one flat, strict dataclass."""
 
 # No `from __future__ import annotations` here: string annotations switch the validation of `@strict` off.
+import os
 from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .pretrained_names import published_config, resolve_pretrained
 
 
 @strict
@@ -23,6 +26,7 @@ class StellarConfig(PreTrainedConfig):
         patch_size: Side of a patch in pixels; divides `image_size`.
         num_channels: Channels of an image; 3, as the ImageNet normalization inside the model is for RGB.
         layer_norm_eps: Epsilon of every LayerNorm, in encoder and decoder.
+        layer_scale_init_value: Initial layer scale of the encoder's blocks (DINOv2 has one); None for none.
         initializer_range: Standard deviation of newly initialized weights.
         num_sparse_tokens: Number `r` of sparse tokens, which is the rank of the factorization.
         spatial_temp: Temperature of the softmax over tokens that gives `L` (paper: tau = 0.06).
@@ -70,6 +74,7 @@ class StellarConfig(PreTrainedConfig):
     patch_size: int = 16
     num_channels: int = 3
     layer_norm_eps: float = 1e-12
+    layer_scale_init_value: float | int | None = None
     initializer_range: float = 0.02
 
     num_sparse_tokens: int = 16
@@ -101,6 +106,14 @@ class StellarConfig(PreTrainedConfig):
             self.decoder_intermediate_size = 4 * self.decoder_hidden_size
         self.tokenizer_channel_mult = list(self.tokenizer_channel_mult)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load by name ("stellar-tiny"), from a folder, or from a Hub repository; a folder wins."""
+        fields = published_config(pretrained_model_name_or_path)
+        if fields is not None:
+            return cls.from_dict(fields, **kwargs)
+        return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -150,6 +163,7 @@ class StellarConfig(PreTrainedConfig):
 
     def validate_encoder(self) -> None:
         """The encoder's sizes fit each other."""
+        self.validate_positive_sizes()  # validators run in the order of their names, and what follows divides
         if self.num_channels != 3:
             raise ValueError(f"num_channels must be 3 (the normalization is for RGB), got {self.num_channels}")
         if self.hidden_size % self.num_attention_heads:
@@ -161,6 +175,7 @@ class StellarConfig(PreTrainedConfig):
 
     def validate_decoder(self) -> None:
         """The decoder's sizes fit each other."""
+        self.validate_positive_sizes()
         if self.decoder_hidden_size % self.decoder_num_attention_heads:
             raise ValueError(
                 f"decoder_hidden_size {self.decoder_hidden_size} is not divisible by "
@@ -170,6 +185,11 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"decoder_hidden_size must be even, got {self.decoder_hidden_size}")
         if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
             raise ValueError(f"tokenizer_channel_mult must hold values >= 1, got {self.tokenizer_channel_mult}")
+        if self.tokenizer_hidden_channels % 32:
+            raise ValueError(
+                "tokenizer_hidden_channels must be a multiple of 32, the groups of its GroupNorm, "
+                f"got {self.tokenizer_hidden_channels}"
+            )
 
     def validate_teacher(self) -> None:
         """The EMA momentum is a weight between 0 and 1."""

@@ -20,6 +20,8 @@ class StellarDecoder(nn.Module):
         config: A `StellarConfig`.
     """
 
+    gradient_checkpointing = False  # as in the encoder
+
     def __init__(self, config: StellarConfig):
         super().__init__()
         width = config.decoder_hidden_size

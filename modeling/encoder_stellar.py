@@ -48,6 +48,8 @@ class StellarEncoder(VisionTransformer):
     # timm leaves these out in variants without positions or cls; this one has both.
     pos_embed: nn.Parameter
     cls_token: nn.Parameter
+    # transformers' name for timm's `grad_checkpointing`; the model sets both.
+    gradient_checkpointing = False
 
     def __init__(self, config: StellarConfig):
         norm_layer: Any = partial(nn.LayerNorm, eps=config.layer_norm_eps)
@@ -62,22 +64,34 @@ class StellarEncoder(VisionTransformer):
             num_heads=config.num_attention_heads,
             mlp_ratio=mlp_ratio(config.intermediate_size, config.hidden_size),
             norm_layer=norm_layer,
+            init_values=config.layer_scale_init_value,
             dynamic_img_size=True,
             weight_init="skip",
         )
         self.sparse_tokens = nn.Parameter(torch.empty(config.num_sparse_tokens, config.hidden_size))
 
-    def embed(self, pixel_values: Tensor) -> Tensor:
-        """Normalized pixels `(B, 3, H, W)` to the sequence `[cls, patches, sparse]`, `(B, 1 + n + r, d)`."""
-        patches = self.patch_embed.proj(pixel_values)  # (B, d, h, w)
-        batch_size, _, height, width = patches.shape
-        positions = resample_abs_pos_embed(
+    def positions(self, grid_size: tuple[int, int]) -> Tensor:
+        """Position embeddings of cls and of the patches of a grid `(h, w)`, `(1, 1 + h w, d)`.
+
+        Those of the patches are resampled from the stored grid: bicubic, not antialiased, in float32.
+        """
+        return resample_abs_pos_embed(
             self.pos_embed,
-            new_size=[height, width],
+            new_size=list(grid_size),
             old_size=list(self.patch_embed.grid_size),
             num_prefix_tokens=1,
             antialias=False,
         )
+
+    def embed(self, pixel_values: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Normalized pixels `(B, 3, H, W)` to the sequence `[cls, patches, sparse]`, `(B, 1 + n + r, d)`.
+
+        `positions` are those of the pixels' grid where they are known already, as in an exported graph of fixed size.
+        """
+        patches = self.patch_embed.proj(pixel_values)  # (B, d, h, w)
+        batch_size, _, height, width = patches.shape
+        if positions is None:
+            positions = self.positions((height, width))
         cls_token = self.cls_token.expand(batch_size, -1, -1)
         tokens = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + positions
         return torch.cat([tokens, self.sparse_tokens.expand(batch_size, -1, -1)], dim=1)

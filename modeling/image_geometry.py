@@ -26,9 +26,14 @@ class ImageGeometry:
     def crop_box(self) -> tuple[float, float, float, float]:
         """`(top, left, bottom, right)` of the output in the original's pixels; outside of it where padded."""
         (height, width), (top, left) = self.output_size, self.offset
-        scale_y = self.original_size[0] / self.resized_size[0]
-        scale_x = self.original_size[1] / self.resized_size[1]
-        return top * scale_y, left * scale_x, (top + height) * scale_y, (left + width) * scale_x
+        # Multiplied before divided, so that a box that ends with the picture ends exactly there.
+        (rows, columns), (resized_rows, resized_columns) = self.original_size, self.resized_size
+        return (
+            top * rows / resized_rows,
+            left * columns / resized_columns,
+            (top + height) * rows / resized_rows,
+            (left + width) * columns / resized_columns,
+        )
 
 
 def fit_geometry(

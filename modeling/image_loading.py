@@ -37,7 +37,8 @@ def load_rgb(source: ImageSource) -> Tensor:
     if isinstance(source, str | os.PathLike):
         return pil_to_rgb(open_picture(source), name=str(source))
     if isinstance(source, Image.Image):
-        return pil_to_rgb(source)
+        name = str(getattr(source, "filename", "") or "the picture")
+        return pil_to_rgb(decode_picture(source, name), name)
     if isinstance(source, np.ndarray | Tensor):
         return array_to_rgb(source)
     raise TypeError(f"an image must be a path, a PIL image, an array or a tensor, got {type(source).__name__}")
@@ -51,18 +52,27 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
         ValueError: if it cannot be read as a picture: damaged, cut short, too large, or something else.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no such picture file: {path}")
+        kind = " (it is a folder)" if Path(path).is_dir() else ""
+        raise FileNotFoundError(f"no such picture file: {path}{kind}")
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return ImageOps.exif_transpose(picture)
+        picture = Image.open(path)
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    with picture:
+        return decode_picture(picture, str(path))
+
+
+def decode_picture(picture: Image.Image, name: str) -> Image.Image:
+    """Read all of a picture that may have been opened only, EXIF orientation applied; `name` stands in the error."""
+    try:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except UNREADABLE as error:
+        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
 
 
 def pil_to_rgb(picture: Image.Image, name: str = "the picture") -> Tensor:
-    """A PIL image of any mode to `(3, H, W)`, uint8 (float32 for mode F)."""
-    picture = ImageOps.exif_transpose(picture)
+    """A decoded PIL image of any mode to `(3, H, W)`, uint8 (float32 for mode F)."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return wide_grey_to_rgb(np.asarray(picture), name)
     if picture.has_transparency_data:
@@ -87,6 +97,8 @@ def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:
 def array_to_rgb(values: np.ndarray | Tensor) -> Tensor:
     """An array or tensor, grey or with 1 to 4 channels, to `(3, H, W)`, uint8 or float32."""
     from_numpy = isinstance(values, np.ndarray)
+    if isinstance(values, np.ndarray) and not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     channels_last_first = (-1, 0) if from_numpy else (0, -1)
     tensor = sixteen_to_eight_bits(values) if values.dtype in (np.uint16, torch.uint16) else as_tensor(values)
     shape = tuple(tensor.shape)

@@ -13,10 +13,11 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_stellar import StellarConfig
 from .image_geometry import Fit, ImageGeometry, fit_geometry
 from .image_loading import ImageSource, load_rgb
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
-from .pretrained_names import resolve_pretrained
+from .pretrained_names import published_config, resolve_pretrained
 
 
 class StellarImageProcessorKwargs(ImagesKwargs, total=False):
@@ -35,7 +36,7 @@ class StellarImageProcessorKwargs(ImagesKwargs, total=False):
 
     fit: str
     patch_size: int
-    fill_value: float
+    fill_value: float | int
     return_geometry: bool
 
 
@@ -79,7 +80,12 @@ class StellarImageProcessor(TorchvisionBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
-        """Load by name ("stellar-tiny"), from a folder, or from a Hub repository; a folder wins."""
+        """Load by name ("stellar-b16"), from a folder, or from a Hub repository; a folder wins.
+
+        For the published files, which bring none, it follows from the model's size.
+        """
+        if published_config(pretrained_model_name_or_path) is not None:
+            return cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path), **kwargs)
         return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
@@ -106,6 +112,8 @@ class StellarImageProcessor(TorchvisionBackend):
             flat = [images]
         if not flat:
             raise ValueError("no images: pass at least one")
+        if any(isinstance(image, list | tuple) for image in flat):
+            raise TypeError("images must be one picture or a flat list of pictures, got a list of lists")
         return flat
 
     def process_image(self, image: ImageSource, **kwargs: Any) -> Tensor:
@@ -113,12 +121,18 @@ class StellarImageProcessor(TorchvisionBackend):
         return load_rgb(image).cpu()
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
+        size = dict(kwargs["size"])
+        if "shortest_edge" not in size:
+            raise ValueError(f'size must be {{"shortest_edge": pixels}}, got {size}; crop_size gives height and width')
+        if not 0 <= kwargs["fill_value"] <= 1:
+            raise ValueError(f"fill_value must lie in [0, 1], got {kwargs['fill_value']}")
         crop_size, patch_size = kwargs["crop_size"], kwargs["patch_size"]
         if crop_size.height % patch_size or crop_size.width % patch_size:
             raise ValueError(
                 f"crop_size {(crop_size.height, crop_size.width)} must be multiples of the patch size {patch_size}"
             )
-        super()._validate_preprocess_kwargs(**kwargs)
+        # `_preprocess` refuses normalization; the base class would first ask for a mean.
+        super()._validate_preprocess_kwargs(**(kwargs | {"do_normalize": False}))
 
     def _preprocess(
         self,
@@ -181,7 +195,16 @@ class StellarImageProcessor(TorchvisionBackend):
 
         Returns:
             One `(r, H, W)` float32 tensor per image, in [0, 1]; 0 outside of the crop box.
+
+        Raises:
+            ValueError: if `L` has another rank, or there is not one size and one box for each image.
         """
+        counts = (len(localization), len(original_sizes), len(crop_boxes))
+        if localization.ndim != 3 or len(set(counts)) > 1:
+            raise ValueError(
+                "post_process_localization needs L of shape (B, n, r), B sizes and B boxes, "
+                f"got {tuple(localization.shape)}, {counts[1]} sizes and {counts[2]} boxes"
+            )
         return [
             resample_maps(maps, tuple(size), tuple(box), grid_size)
             for maps, size, box in zip(

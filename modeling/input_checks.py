@@ -1,6 +1,7 @@
 """Checks of what users hand to the model: each error says the value seen, what is allowed, and the next step."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -113,7 +114,7 @@ def resolve_grid_size(num_patches: int, grid_size: tuple[int, int] | None) -> tu
     """The grid `(h, w)` of `num_patches` patches: the one given, else a square.
 
     Raises:
-        ValueError: if it is not given and the count is no square, or does not multiply to the count.
+        ValueError: if it is not given and the count is no square, or it is no pair that multiplies to the count.
     """
     if grid_size is None:
         side = math.isqrt(num_patches)
@@ -123,6 +124,8 @@ def resolve_grid_size(num_patches: int, grid_size: tuple[int, int] | None) -> tu
                 "(model.grid_size(height, width) gives it for an image's sides)"
             )
         return side, side
+    if not isinstance(grid_size, Sequence) or len(grid_size) != 2 or any(int(side) != side for side in grid_size):
+        raise ValueError(f"grid_size must be two integers, (h, w), got {grid_size!r}")
     height, width = (int(side) for side in grid_size)
     if height < 1 or width < 1 or height * width != num_patches:
         raise ValueError(f"grid_size {(height, width)} does not multiply to the {num_patches} patches of L")

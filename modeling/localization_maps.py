@@ -13,9 +13,10 @@ ROWS_AT_A_TIME = 256
 
 
 def token_colors(num_tokens: int) -> Tensor:
-    """A distinct colour for each token, `(num_tokens, 3)` in [0, 1]: hues by the golden ratio, two lightnesses."""
+    """A distinct colour for each token, `(num_tokens, 3)` in [0, 1]: evenly spaced hues, each dark and light."""
+    num_hues = (num_tokens + 1) // 2
     colors = [
-        colorsys.hls_to_rgb((index * 0.61803398875) % 1.0, (0.45, 0.65)[index // 2 % 2], (0.95, 0.75)[index % 2])
+        colorsys.hls_to_rgb((index // 2) / num_hues, (0.40, 0.72)[index % 2], (0.90, 0.80)[index % 2])
         for index in range(num_tokens)
     ]
     return torch.tensor(colors)
@@ -71,7 +72,7 @@ def overlay_token(
     color = token_colors(num_tokens)[token][:, None, None]
     base = as_float(picture)
     shown = base * (0.55 + 0.45 * weight) * (1 - 0.35 * weight) + color * 0.35 * weight
-    dim = base.mean(dim=0, keepdim=True) * 0.35
+    dim = base.mean(dim=0, keepdim=True) * 0.45
     return to_pil(torch.lerp(dim.expand_as(shown), shown, weight.sqrt()))
 
 

@@ -3,21 +3,17 @@
 Paper: "STELLAR", arXiv 2602.01905. The ViT blocks are timm's; this file wires them into transformers.
 """
 
-# No `from __future__ import annotations` here: transformers reads the class annotation `config` at run time.
+# No `from __future__ import annotations` here: transformers reads annotations at run time.
 import os
-from typing import Any
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from timm.layers import LayerScale
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
+from torch import Tensor
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .backbones import backbone_fields, backbone_weights, load_backbone
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder, normalize_pixels
@@ -25,127 +21,8 @@ from .factorization import StellarLocalization, low_rank_product
 from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size
 from .intermediate_layers import collect_intermediates, format_intermediates, take_indices
 from .maskgit_vqgan import MaskGitVQGANDecoder
+from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
-from .position_code import FourierPositionCode
-from .pretrained_names import resolve_pretrained
-
-PRETRAINING_KEYS = [
-    r"^clustering_head\.",
-    r"^cls_clustering_head\.",
-    r"^teacher\.",
-    r"^tokenizer_encoder\.",
-]
-DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
-
-
-class StellarPreTrainedModel(PreTrainedModel):
-    """Weights, initialization and loading shared by all STELLAR models."""
-
-    config: StellarConfig
-    base_model_prefix = "stellar"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]
-    model_tags = ["stellar"]
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    _supports_sdpa = True
-    _no_split_modules = ["Block", "ResidualBlock"]
-    _keep_in_fp32_modules_strict = ["position_code"]
-    _can_record_outputs = {"hidden_states": Block}
-    _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, StellarEncoder):
-            init.trunc_normal_(module.pos_embed, std=std)
-            init.trunc_normal_(module.cls_token, std=std)
-            init.normal_(module.sparse_tokens, std=self.config.hidden_size**-0.5)
-        elif isinstance(module, FourierPositionCode):
-            init.normal_(module.frequencies, std=1.0)
-        elif isinstance(module, LayerScale):
-            init.constant_(module.gamma, 1.0)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        for module in self.modules():
-            if isinstance(module, StellarEncoder | StellarDecoder):
-                module.grad_checkpointing = enable
-
-    def get_input_embeddings(self) -> None:
-        """None: images have no embedding table."""
-        return None
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args: Any,
-        decoder: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Load a model by name ("stellar-tiny"), from a folder, or from a Hub repository.
-
-        Every tensor must be there and fit; nothing is left at a random value.
-
-        Args:
-            pretrained_model_name_or_path: A name of this library, a folder, or a repository id. A folder wins.
-            *model_args: Passed on to the model.
-            decoder: False builds and reads the encoder alone; True insists on a decoder; None takes the
-                checkpoint as it is.
-            **kwargs: As for `transformers.PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `revision`,
-                `local_files_only`, `output_loading_info`, ...
-
-        Raises:
-            OSError: if the checkpoint is not found.
-            ValueError: if its file is damaged, or tensors are missing, unexpected or misshapen: each is named.
-        """
-        name = resolve_pretrained(pretrained_model_name_or_path)
-        want_info = kwargs.pop("output_loading_info", False)
-        tolerate_shapes = kwargs.pop("ignore_mismatched_sizes", False)
-        if decoder is not None:
-            kwargs = cls._with_decoder(name, decoder, kwargs)
-        try:
-            loaded: Any = super().from_pretrained(
-                name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise ValueError(
-                f"the weights of {pretrained_model_name_or_path!r} are damaged or cut short: {error}"
-            ) from error
-        model, info = loaded
-        cls._check_loading(model, info, str(pretrained_model_name_or_path), tolerate_shapes)
-        return (model, info) if want_info else model
-
-    @classmethod
-    def _with_decoder(cls, name: str | os.PathLike | None, decoder: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
-        config = kwargs.get("config")
-        if config is None:
-            return kwargs | {"use_decoder": decoder}
-        if isinstance(config, str | os.PathLike):
-            config = StellarConfig.from_pretrained(config)
-        changed = type(config).from_dict(config.to_dict())
-        changed.use_decoder = decoder
-        return kwargs | {"config": changed}
-
-    @classmethod
-    def _check_loading(cls, model: PreTrainedModel, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:
-        lines = [f"missing: {key}" for key in sorted(info["missing_keys"]) if cls._must_be_loaded(key)]
-        lines += [f"unexpected: {key}" for key in sorted(info["unexpected_keys"])]
-        if not tolerate_shapes:
-            lines += [
-                f"misshapen: {key} is {tuple(found)}, the model has {tuple(wanted)}"
-                for key, found, wanted in sorted(info["mismatched_keys"])
-            ]
-        if lines:
-            hint = ""
-            if model.config.use_decoder and all(line.startswith("missing: ") and "decoder." in line for line in lines):
-                hint = "\nThe checkpoint holds the encoder alone: load it with decoder=False."
-            raise ValueError(f"the weights of {name!r} do not fit the model:\n  " + "\n  ".join(lines) + hint)
-
-    @classmethod
-    def _must_be_loaded(cls, key: str) -> bool:
-        return True
 
 
 class StellarModel(StellarPreTrainedModel):
@@ -154,6 +31,8 @@ class StellarModel(StellarPreTrainedModel):
     Args:
         config: The architecture; `use_decoder=False` leaves decoder and tokenizer out.
     """
+
+    _base_weights_only = True
 
     def __init__(self, config: StellarConfig):
         super().__init__(config)
@@ -171,6 +50,41 @@ class StellarModel(StellarPreTrainedModel):
         elif self.tokenizer is None:
             self._keys_to_ignore_on_load_unexpected = [*PRETRAINING_KEYS, DECODING_KEYS[1]]
         self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str,
+        num_sparse_tokens: int = 16,
+        pretrained: bool | str | os.PathLike = True,
+        **config_fields: Any,
+    ) -> Self:
+        """Start from a plain ViT of timm's: its weights in the encoder, everything else newly initialized.
+
+        Taken are ViTs with a cls token and learned positions (MAE, AugReg, DeiT, DINOv2 without registers). A backbone
+        trained with another normalization than ImageNet's sees the same pixels here: the patch projection absorbs it.
+
+        Args:
+            name: timm's name, such as "vit_base_patch16_224.mae".
+            num_sparse_tokens: Number `r` of new sparse tokens.
+            pretrained: True fetches the weights as timm does, a path loads them from a file, False leaves them random.
+            **config_fields: Other fields of `StellarConfig`, such as `reconstruction_head="pixel"`. A "vq" head comes
+                without a tokenizer unless `use_tokenizer=True`, which then is random.
+
+        Returns:
+            The model in training mode: its new parts have to be trained before it is of use.
+
+        Raises:
+            FileNotFoundError: if the path does not exist.
+            ValueError: if timm does not know the name, or the encoder cannot represent the model: why is named.
+        """
+        backbone = load_backbone(name, pretrained)
+        fields = {"use_tokenizer": False, "num_sparse_tokens": num_sparse_tokens, **backbone_fields(backbone)}
+        model = cls(StellarConfig(**(fields | config_fields)))
+        incompatible = model.encoder.load_state_dict(backbone_weights(backbone), strict=False)
+        if incompatible.unexpected_keys or incompatible.missing_keys != ["sparse_tokens"]:
+            raise ValueError(f"the weights of {name} do not fit: {incompatible}")
+        return model
 
     @property
     def num_features(self) -> int:
@@ -228,7 +142,7 @@ class StellarModel(StellarPreTrainedModel):
                 "attention maps are not available (fused attention does not form them); "
                 "`localization` says where each token is"
             )
-        tokens = self._encode_tokens(pixel_values, **kwargs)
+        tokens = self._encode_tokens(pixel_values, **(kwargs | {"return_dict": True}))
         semantics = tokens.last_hidden_state
         localization = self.localization(tokens.patch_features, semantics)
         reconstruction = None
@@ -323,14 +237,13 @@ class StellarModel(StellarPreTrainedModel):
         if stop_early and not intermediates_only:
             raise ValueError("stop_early=True leaves no final sequence to return: set intermediates_only=True")
         wanted = take_indices(len(self.encoder.blocks), indices)
-        grid = self.grid_size(*pixel_values.shape[-2:]) if pixel_values.ndim == 4 else (0, 0)
-        tokens, collected = collect_intermediates(
-            self.encoder, self._normalize(pixel_values), wanted, norm=norm, stop_early=stop_early
-        )
+        normalized = self._normalize(pixel_values)
+        grid = self.grid_size(*pixel_values.shape[-2:])
+        tokens, collected = collect_intermediates(self.encoder, normalized, wanted, norm=norm, stop_early=stop_early)
         intermediates = format_intermediates(
             [self.encoder.split(item) for item in collected], grid, output_fmt, return_prefix_tokens
         )
         return intermediates if intermediates_only else (self.encoder.norm(tokens), intermediates)
 
 
-__all__ = ["StellarModel", "StellarPreTrainedModel"]
+__all__ = ["StellarModel"]

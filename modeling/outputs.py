@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -26,7 +27,8 @@ class StellarEncoding(NamedTuple):
 
     def select(self, index: int | slice | Tensor) -> "StellarEncoding":
         """The images `index` of the batch. An integer keeps a batch of one, so that the result can be decoded."""
-        if isinstance(index, int):
+        if isinstance(index, int | np.integer) or (isinstance(index, Tensor) and index.ndim == 0):
+            index = int(index)
             size = self.semantics.shape[0]
             if not -size <= index < size:
                 raise IndexError(f"index {index} is out of range for a batch of {size}")

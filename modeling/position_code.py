@@ -59,6 +59,6 @@ class FourierPositionCode(nn.Module):
         # device but not to a dtype below float32.
         before = self.frequencies
         super()._apply(fn, recurse)
-        if self.frequencies.dtype.itemsize < before.dtype.itemsize and not before.is_meta:
-            self.frequencies = before.to(self.frequencies.device)
+        if self.frequencies.dtype.itemsize < torch.float32.itemsize:
+            self.frequencies = before.to(self.frequencies.device, torch.float32)
         return self

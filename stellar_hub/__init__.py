@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StellarModel,
         StellarModelOutput,
     )
+    from stellar_hub.registry import list_models
 
 _HOME = {
     "StellarConfig": "stellar_hub.modeling",
@@ -27,6 +28,7 @@ _HOME = {
     "StellarImageProcessor": "stellar_hub.modeling",
     "StellarModel": "stellar_hub.modeling",
     "StellarModelOutput": "stellar_hub.modeling",
+    "list_models": "stellar_hub.registry",
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "StellarModel",
     "StellarModelOutput",
     "__version__",
+    "list_models",
 ]
 
 

@@ -4,7 +4,11 @@ import typer
 
 from stellar_hub.cli.convert import convert
 from stellar_hub.cli.demo import demo
+from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.encode import encode
+from stellar_hub.cli.export import export
+from stellar_hub.cli.list_models import list_models
+from stellar_hub.cli.push import push
 from stellar_hub.cli.reconstruct import reconstruct
 from stellar_hub.cli.visualize import visualize
 from stellar_hub.version import __version__
@@ -33,7 +37,9 @@ def root(
     """STELLAR sparse visual tokens: a picture becomes 16 tokens and their places, and a picture again."""
 
 
-for command in (demo, encode, reconstruct, visualize, convert):
+app.command()(demo)
+app.command("list")(list_models)
+for command in (encode, reconstruct, visualize, convert, push, export, doctor):
     app.command()(command)
 
 

@@ -1,0 +1,128 @@
+"""Starting from another ViT: which of timm's models fit the encoder, and their weights in its place."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.layers import LayerScale, Mlp
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import Tensor, nn
+
+from .encoder_stellar import IMAGENET_MEAN, IMAGENET_STD
+
+
+def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTransformer:
+    """A plain ViT of timm's, checked.
+
+    Args:
+        name: timm's name, such as "vit_base_patch16_224.mae".
+        pretrained: True fetches its weights as timm does, a path loads them from a file, False leaves them random.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if timm does not know the name, or the encoder cannot represent the model: the reason is named.
+    """
+    options: dict[str, Any] = {"pretrained": pretrained is True}
+    if not isinstance(pretrained, bool):
+        if not os.path.isfile(pretrained):
+            raise FileNotFoundError(f"no such file with weights for {name}: {pretrained}")
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": os.fspath(pretrained)}}
+    try:
+        backbone = timm.create_model(name, num_classes=0, **options)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
+        raise ValueError(f"timm {timm.__version__} knows no model {name!r}; near it: {close or 'none'}") from error
+    reasons = why_not_plain(backbone)
+    if reasons:
+        raise ValueError(f"{name} cannot become a STELLAR encoder, which is a plain ViT: it has {', '.join(reasons)}")
+    return backbone
+
+
+def why_not_plain(backbone: nn.Module) -> list[str]:
+    """What the encoder has no place for, in words; empty for a model that fits."""
+    if type(backbone) is not VisionTransformer:
+        kinds = {"Eva": "rotary position embeddings", "Swin": "attention in windows"}
+        kind = next((what for start, what in kinds.items() if type(backbone).__name__.startswith(start)), None)
+        return [f"another architecture ({type(backbone).__name__}{', ' + kind if kind else ''})"]
+    checks: dict[str, Callable[[VisionTransformer], bool]] = {
+        "no cls token": lambda vit: vit.cls_token is None,
+        "register tokens": lambda vit: vit.reg_token is not None,
+        "no learned position embeddings": lambda vit: vit.pos_embed is None,
+        "position embeddings that leave out cls": lambda vit: vit.no_embed_class,
+        "a norm before the blocks": lambda vit: not isinstance(vit.norm_pre, nn.Identity),
+        "no final norm": lambda vit: not isinstance(vit.norm, nn.LayerNorm),
+        "patches that are not square": lambda vit: len(set(vit.patch_embed.patch_size)) > 1,
+        "a grid that is not square": lambda vit: len(set(vit.patch_embed.grid_size)) > 1,
+        "a norm in the patch embedding": lambda vit: not isinstance(vit.patch_embed.norm, nn.Identity),
+        "a patch embedding without bias": lambda vit: vit.patch_embed.proj.bias is None,
+        "not 3 input channels": lambda vit: vit.patch_embed.proj.in_channels != len(IMAGENET_MEAN),
+        "no blocks": lambda vit: len(vit.blocks) == 0,
+    }
+    reasons = [reason for reason, holds in checks.items() if holds(backbone)]
+    if len(backbone.blocks):
+        reasons += why_not_plain_block(backbone.blocks[0])
+    return reasons
+
+
+def why_not_plain_block(block: nn.Module) -> list[str]:
+    """The same for a block; all blocks of a ViT are alike."""
+    if type(block) is not Block or type(block.attn) is not Attention:
+        return [f"other blocks ({type(block).__name__})"]
+    checks = {
+        "a gated or otherwise different MLP": type(block.mlp) is not Mlp,
+        "an activation other than exact GELU": type(getattr(block.mlp, "act", None)) is not nn.GELU
+        or block.mlp.act.approximate != "none",
+        "norms inside attention or MLP": any(
+            not isinstance(module, nn.Identity)
+            for module in (block.attn.q_norm, block.attn.norm, getattr(block.mlp, "norm", nn.Identity()))
+        ),
+        "gated attention": getattr(block.attn, "gate", None) is not None,
+        "queries, keys and values without bias": block.attn.qkv.bias is None,
+        "norms other than LayerNorm": not isinstance(block.norm1, nn.LayerNorm),
+    }
+    return [reason for reason, holds in checks.items() if holds]
+
+
+def backbone_fields(backbone: VisionTransformer) -> dict[str, Any]:
+    """The fields of `StellarConfig` that describe a plain ViT."""
+    block = backbone.blocks[0]
+    side = backbone.patch_embed.patch_size[0]
+    scale = block.ls1.gamma if isinstance(block.ls1, LayerScale) else None
+    return {
+        "hidden_size": backbone.embed_dim,
+        "num_hidden_layers": len(backbone.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.fc1.out_features,
+        "patch_size": side,
+        "image_size": backbone.patch_embed.grid_size[0] * side,
+        "layer_norm_eps": block.norm1.eps,
+        "layer_scale_init_value": None if scale is None else float(scale.detach().flatten()[0]),
+    }
+
+
+def backbone_weights(backbone: VisionTransformer) -> dict[str, Tensor]:
+    """The state dict of a plain ViT for the encoder, whose input is ImageNet-normalized.
+
+    A backbone that was trained with another mean and standard deviation sees the same pixels afterwards: the
+    difference is an affine map per channel, which goes into the patch projection exactly.
+    """
+    weights = {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
+    mean, std = (backbone.pretrained_cfg.get(name) for name in ("mean", "std"))
+    kernel, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
+    if mean and std and (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
+        weights[kernel], weights[bias] = fold_normalization(weights[kernel], weights[bias], mean, std)
+    return weights
+
+
+def fold_normalization(kernel: Tensor, bias: Tensor, mean: Any, std: Any) -> tuple[Tensor, Tensor]:
+    """Projection `(d, 3, p, p)` and bias of pixels normalized with `mean` and `std`, for ImageNet-normalized ones."""
+    mean, std, our_mean, our_std = (
+        torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std, IMAGENET_MEAN, IMAGENET_STD)
+    )
+    wide = kernel.double()
+    shifted = bias.double() + (wide * ((our_mean - mean) / std)).sum(dim=(1, 2, 3))
+    return (wide * (our_std / std)).to(kernel.dtype), shifted.to(bias.dtype)

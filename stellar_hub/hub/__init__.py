@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: fetching published files, and pushing models."""

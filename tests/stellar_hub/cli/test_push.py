@@ -1,0 +1,43 @@
+"""`stellar-hub push`; what it sends is tested with the Hub."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stellar_hub.hub import push as push_module
+
+from .conftest import Command
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The keywords of every push, which is not done."""
+    recorded: list[dict[str, Any]] = []
+
+    def record(model: object, repo_id: str, **options: Any) -> push_module.Pushed:
+        recorded.append({"repo_id": repo_id, **options})
+        return push_module.Pushed("https://hub/user/name", {"model.safetensors": 2_000_000})
+
+    monkeypatch.setattr(push_module, "push", record)
+    return recorded
+
+
+def test_push__is_private_unless_told(command: Command, model_folder: Path, calls: list[dict[str, Any]]) -> None:
+    assert command("push", model_folder, "user/name", "--license", "mit").exit_code == 0
+    assert command("push", model_folder, "user/name", "--license", "mit", "--public").exit_code == 0
+    assert [call["private"] for call in calls] == [True, False]
+    assert calls[0]["licence"] == "mit"
+
+
+def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, calls: list[dict[str, Any]]) -> None:
+    result = command("push", model_folder, "user/name", "--license", "mit", "--dry-run")
+    assert calls[0]["dry_run"]
+    assert "2.00 MB  model.safetensors" in result.stdout
+    assert "would be pushed to https://hub/user/name" in result.stdout
+
+
+def test_push__refuses_to_go_without_a_licence(command: Command, model_folder: Path) -> None:
+    result = command("push", model_folder, "user/name")
+    assert result.exit_code == 1
+    assert "not pushed without a licence" in result.stderr
