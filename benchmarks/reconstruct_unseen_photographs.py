@@ -62,8 +62,8 @@ def means(rows: list[Row]) -> tuple[float, float]:
 def update_card(card: Path, new_table: str) -> None:
     """Replace the table between the card's two markers."""
     text, changed = re.subn(
-        r"(<!-- psnr -->\n).*?(\n<!-- /psnr -->)",
-        lambda match: match[1] + new_table + match[2],
+        r"(<!-- psnr -->\n).*?(<!-- /psnr -->)",
+        lambda match: f"{match[1]}{new_table}\n{match[2]}",
         card.read_text(),
         flags=re.DOTALL,
     )

@@ -221,7 +221,8 @@ class StellarImageProcessor(TorchvisionBackend):
         Args:
             image: The picture that was encoded, prepared by this processor with its own settings.
             localization: Its `L`, `(n, r)` or `(1, n, r)`.
-            token: The token whose map to show; None colours each pixel by the token it belongs to most.
+            token: The token whose map to show, from its lowest value (dim) to its highest (bright); None colours each
+                pixel by the token it belongs to most.
 
         Returns:
             An RGB picture of the original's size; what the model did not see is left dim.

@@ -63,17 +63,23 @@ def overlay_token(
     crop_box: tuple[float, float, float, float],
     grid: tuple[int, int],
 ) -> Image.Image:
-    """One token's map over a picture `(3, H, W)`: bright and in the token's colour where it is, dim elsewhere."""
+    """One token's map over a picture `(3, H, W)`: bright and tinted where it is, dim elsewhere.
+
+    Brightness runs from the map's own lowest value to its own highest, which may be far below 1.
+    """
     num_tokens = localization.shape[1]
     if not -num_tokens <= token < num_tokens:
         raise ValueError(f"there is no token {token}: the model has tokens 0 to {num_tokens - 1}")
     token %= num_tokens
-    weight = resample_maps(localization[:, token : token + 1], (picture.shape[1], picture.shape[2]), crop_box, grid)
+    chosen = localization[:, token : token + 1].detach().float()
+    low, high = chosen.min(), chosen.max()
+    weight = resample_maps(chosen, (picture.shape[1], picture.shape[2]), crop_box, grid)
+    weight = ((weight - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     color = token_colors(num_tokens)[token][:, None, None]
     base = as_float(picture)
-    shown = base * (0.55 + 0.45 * weight) * (1 - 0.35 * weight) + color * 0.35 * weight
-    dim = base.mean(dim=0, keepdim=True) * 0.45
-    return to_pil(torch.lerp(dim.expand_as(shown), shown, weight.sqrt()))
+    shown = torch.lerp(base, color.expand_as(base), 0.5 * weight)
+    dim = base.mean(dim=0, keepdim=True) * 0.35
+    return to_pil(torch.lerp(dim.expand_as(shown), shown, weight))
 
 
 def overlay_assignment(

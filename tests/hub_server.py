@@ -83,7 +83,7 @@ class HubServer:
         requests: All that was asked.
         cuts: By file name: after how many bytes each of the next downloads breaks off.
         altered: By file name: what is sent instead, under the headers of the true content.
-        refuses: Whether everything is answered with 503.
+        refuses: Pattern of the paths that are answered with 503.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.cuts: dict[str, list[int]] = {}
         self.altered: dict[str, bytes] = {}
-        self.refuses = False
+        self.refuses: str | None = None
         self.stored: dict[str, bytes] = {}
         self.lock = threading.Lock()
         handler = type("BoundHandler", (Handler,), {"hub": self})
@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(Request(self.command, unquote(url.path), token, self.headers.get("range")))
         body = self.read_body()
         try:
-            if self.hub.refuses:
+            if self.hub.refuses and re.search(self.hub.refuses, url.path):
                 raise RefusalError(503, "", "Service Unavailable")
             for method, pattern, action in ROUTES:
                 if self.command in method and (match := re.fullmatch(pattern, url.path)):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from stellar_hub.registry import HubFile
 
@@ -35,22 +35,37 @@ def fetch(file: HubFile, **options: Any) -> Path:
     cached = try_to_load_from_cache(file.repository, file.name, cache_dir=options.get("cache_dir"), revision=revision)
     try:
         path = Path(hf_hub_download(file.repository, file.name, revision=revision, **options))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # the client's ValueError: a forced download that cannot be
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault
         raise OSError(unreachable(file, revision, error)) from error
-    if not isinstance(cached, str) or options.get("force_download"):
+    was_there = isinstance(cached, str) and path.samefile(cached)
+    if not was_there or options.get("force_download"):
         verify(path, file.sha256 if revision == file.revision else None)
     return path
 
 
 def unreachable(file: HubFile, revision: str, error: Exception) -> str:
-    """What was tried, why it failed, and what to do without a network."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What was tried, why it failed, and what to do."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404):
+        advice = "Check revision= and token= (`hf auth login`), and HF_ENDPOINT if it is set"
+    else:
+        advice = (
+            f"To work offline, run `hf download {file.repository} {file.name} --revision {revision}` where there is a "
+            "network and copy the cache folder (HF_HOME), or load a converted folder; HF_ENDPOINT names a mirror"
+        )
     return (
         f"could not get {file.name} ({file.megabytes} MB) of {file.repository} at {revision[:12]} from "
-        f"{constants.ENDPOINT}, and it is not in the cache: {reason} "
-        f"To work offline, run `hf download {file.repository} {file.name} --revision {revision}` where there is a "
-        "network and copy the cache folder (HF_HOME), or load a converted folder; HF_ENDPOINT names a mirror"
+        f"{constants.ENDPOINT}, and it is not in the cache: {reason_of(error)} {advice}"
     )
+
+
+def reason_of(error: Exception) -> str:
+    """What the Hub client's error says, in one line that ends with a stop."""
+    # The client wraps what the network said; of the Hub's own answers the second line says what the status was for.
+    told = error if isinstance(error, HfHubHTTPError) or error.__cause__ is None else error.__cause__
+    lines = [line.strip() for line in str(told).splitlines() if line.strip()]
+    return " ".join(lines[:2]).rstrip(".") + "." if lines else f"{type(told).__name__}."
 
 
 def verify(path: Path, sha256: str | None) -> None:

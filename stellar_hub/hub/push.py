@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
+from stellar_hub.hub.download import reason_of
 from stellar_hub.registry import MODELS
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarPreTrainedModel
 
-LICENCE_LINE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
+CARD_HEAD = re.compile(r"---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+LICENCE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 
 
 class Pushed(NamedTuple):
@@ -33,9 +35,11 @@ def licence_of(name_or_path: str) -> str | None:
     if name_or_path in MODELS:
         return MODELS[name_or_path].licence.lower()
     card = Path(name_or_path) / "README.md"
-    if card.is_file() and (match := LICENCE_LINE.search(card.read_text(errors="replace"))):
-        return None if match[1] in ("unknown", "''", '""') else match[1]
-    return None
+    if not name_or_path or not card.is_file():
+        return None
+    head = CARD_HEAD.match(card.read_text(errors="replace"))
+    line = LICENCE_LINE.search(head[1]) if head else None
+    return line[1] if line and line[1] != "unknown" else None
 
 
 def push(
@@ -68,6 +72,7 @@ def push(
     Raises:
         ValueError: if no licence is given or on record, or the repository holds another kind of model.
         PermissionError: if the Hub refuses.
+        OSError: if the Hub cannot be reached, or does not take it for another reason.
     """
     licence = (licence or "").strip() or licence_of(model.config.name_or_path)
     if not licence:
@@ -81,7 +86,7 @@ def push(
         files = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
         try:
             if not replace:
-                refuse_other_content(api, repo_id, model.config.model_type)
+                refuse_other_content(api, repo_id, revision, model.config.model_type)
             if dry_run:
                 return Pushed(f"{api.endpoint}/{repo_id}", files)
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -92,21 +97,23 @@ def push(
                 revision=revision,
                 create_pr=create_pr,
             )
-        except HfHubHTTPError as error:
+        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, of a file that broke off
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault
             raise refusal(repo_id, api.endpoint, error) from error
     return Pushed(str(done.commit_url), files)
 
 
-def refuse_other_content(api: HfApi, repo_id: str, model_type: str) -> None:
+def refuse_other_content(api: HfApi, repo_id: str, revision: str | None, model_type: str) -> None:
     """An existing repository may be empty or hold a STELLAR model, nothing else."""
     try:
-        names = set(api.list_repo_files(repo_id))
+        names = set(api.list_repo_files(repo_id, revision=revision))
     except RepositoryNotFoundError:
         return
     if not names - {".gitattributes", "README.md"}:
         return
     try:
-        config = Path(api.hf_hub_download(repo_id, "config.json")).read_text()
+        config = Path(api.hf_hub_download(repo_id, "config.json", revision=revision)).read_text()
     except EntryNotFoundError:
         config = ""
     if re.search(rf'"model_type":\s*"{model_type}"', config):
@@ -118,13 +125,13 @@ def refuse_other_content(api: HfApi, repo_id: str, model_type: str) -> None:
     )
 
 
-def refusal(repo_id: str, endpoint: str, error: HfHubHTTPError) -> Exception:
-    """The Hub's refusal in the user's terms."""
-    status = error.response.status_code if error.response is not None else None
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def refusal(repo_id: str, endpoint: str, error: Exception) -> Exception:
+    """The Hub's refusal, or what kept it from answering, in the user's terms."""
+    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
     if status in (401, 403):
         return PermissionError(
             f"{endpoint} refuses to write to {repo_id} ({status}): log in with `hf auth login`, with a token that may "
             "write, and push to a namespace that is yours"
         )
-    return OSError(f"{endpoint} did not take {repo_id}: {reason}")
+    return OSError(f"{endpoint} did not take {repo_id}: {reason_of(error)}")

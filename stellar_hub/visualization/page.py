@@ -134,10 +134,18 @@ def compose(
         left = MARGIN + index * (LARGE + GAP)
         canvas.text(left, HEADING, label, 17)
         canvas.picture(left, HEADING + CAPTION - 6, panel)
-    explanation = "each token's map L over the picture, largest share of the area first"
-    canvas.text(MARGIN, tokens_top - CAPTION + 4, explanation, 17)
+    canvas.text(MARGIN, tokens_top - CAPTION + 4, explanation(localization), 17)
     draw_tokens(canvas, as_panel(seen, small), localization, grid, facts, tokens_top, small_side)
     return canvas.image
+
+
+def explanation(localization: Tensor) -> str:
+    """What the small pictures show; how high the maps rise says how sharp they are."""
+    peaks = localization.max(dim=0).values
+    return (
+        f"each token's map L, from its lowest value (dim) to its highest (bright; {peaks.min():.2f} to "
+        f"{peaks.max():.2f} here), and its share of the area"
+    )
 
 
 def as_panel(picture: Image.Image, size: tuple[int, int]) -> Tensor:

@@ -15,14 +15,14 @@ import pytest
 import transformers
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
+from stellar_hub.modeling import StellarConfig
 
 from stellar_hub.registry import MODELS, TOKENIZER
 from tests.hub_server import HubServer
 
-Run = Callable[..., str]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}
-ORIGINALS = "microsoft/STELLAR"
 
 # Before a script's own lines: the client's pauses between attempts are left out, and its files arrive in small pieces.
 IMPATIENT = """\
@@ -50,17 +50,32 @@ def original_files(golden_dir: Path) -> dict[str, bytes]:
     }
 
 
+def listing(name: str) -> dict[str, object]:
+    """What the original repository's config.json says of a model; it is no configuration of transformers."""
+    config = StellarConfig.from_pretrained(name)
+    return {
+        "weights": f"{name}.safetensors",
+        "embed_dim": config.hidden_size,
+        "patch_size": config.patch_size,
+        "image_size": config.image_size,
+        "num_sparse_tokens": config.num_sparse_tokens,
+        "num_decoder_layers": config.decoder_num_hidden_layers,
+        "spatial_temp": config.spatial_temp,
+        "num_clusters": config.num_prototypes,
+        "do_cls": True,
+        "recon_type": "vq",
+    }
+
+
 @pytest.fixture
-def published(hub: HubServer, original_files: dict[str, bytes], data_dir: Path) -> HubServer:
-    """The Hub with both original repositories at their pinned commits."""
-    layouts = json.loads((data_dir / "original-layouts.json").read_text())
-    names = [name for name, model in MODELS.items() if model.file is not None]
-    checkpoint = original_files["stellar-b16.safetensors"]
-    files = {f"{name}.safetensors": checkpoint for name in names}
-    config = {"models": {name: layouts[name]["config"] | {"weights": f"{name}.safetensors"} for name in names}}
-    files |= {"config.json": json.dumps(config).encode(), "README.md": b"---\nlicense: mit\n---\n"}
+def published(hub: HubServer, original_files: dict[str, bytes]) -> HubServer:
+    """The Hub with both original repositories at their pinned commits; each model is the tiny one."""
     source = MODELS["stellar-b16"].file
     assert source is not None
+    names = [name for name, model in MODELS.items() if model.file is not None]
+    files = {f"{name}.safetensors": original_files["stellar-b16.safetensors"] for name in names}
+    files["config.json"] = json.dumps({"models": {name: listing(name) for name in names}}).encode()
+    files["README.md"] = b"---\nlicense: mit\n---\n"
     hub.add(source.repository, files, source.revision)
     hub.add(TOKENIZER.repository, {TOKENIZER.name: original_files[TOKENIZER.name]}, TOKENIZER.revision)
     return hub
@@ -97,12 +112,14 @@ def client(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def run(hub: HubServer, tmp_path: Path) -> Run:
-    """Runs a script in a new process whose Hub is `hub`, and returns what it printed.
+    """Runs scripts, one after the other, in one new process whose Hub is `hub`; they must succeed.
 
-    Environment variables are given by keyword; a path is passed on as a global of its name by `paths`.
+    Environment variables are given by keyword; `paths` become globals of the scripts.
     """
 
-    def run_script(script: str, *, paths: dict[str, Path] | None = None, **environment: str) -> str:
+    def run_script(
+        *scripts: str, paths: dict[str, Path] | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
         variables |= {
             "HF_ENDPOINT": hub.endpoint,
@@ -114,7 +131,7 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
         }
         given = "\n".join(f"{name} = {str(path)!r}" for name, path in (paths or {}).items())
         done = subprocess.run(
-            [sys.executable, "-c", "\n".join((IMPATIENT, given, textwrap.dedent(script)))],
+            [sys.executable, "-c", "\n".join((IMPATIENT, given, *map(textwrap.dedent, scripts)))],
             env=variables | environment,
             cwd=tmp_path,
             capture_output=True,
@@ -122,6 +139,6 @@ def run(hub: HubServer, tmp_path: Path) -> Run:
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done
 
     return run_script

@@ -1,10 +1,12 @@
-"""How far bfloat16, float16 and bfloat16 autocast drift from float32, on the photographs of examples/images.
+"""How far lower precisions drift from float32, on the photographs of examples/images.
 
-    python benchmarks/dtype_drift.py
+    python benchmarks/precision.py
 
 For each: the cosine of every token of `S` with its float32 counterpart (mean and lowest over tokens and photographs),
-the share of patches whose strongest token in `L` is the same, and the PSNR of the decoded photographs against the
-float32 decode (mean and lowest). The whole model is in the dtype, but under autocast, where it stays float32.
+the share of patches whose strongest token in `L` is the same, the PSNR of the decoded photographs against the float32
+decode (mean and lowest), and how their PSNR against the photographs themselves changes. The whole model is in the
+dtype, but under autocast, where it stays float32, and with int8 weights (linear layers only, through torchao: the extra
+`quantization`), where activations stay float32.
 """
 
 import argparse
@@ -20,11 +22,23 @@ from torch import Tensor
 from stellar_hub import StellarEncoding, StellarImageProcessor, StellarModel
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
+INT8 = "int8 weights"
 VARIANTS = {
-    "bfloat16": (torch.bfloat16, False),
-    "float16": (torch.float16, False),
-    "bfloat16 autocast": (torch.float32, True),
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "bfloat16 autocast": torch.float32,
+    INT8: torch.float32,
 }
+
+
+def prepare(name: str, source: str, device: str) -> StellarModel:
+    """The model of one variant."""
+    model = StellarModel.from_pretrained(source, dtype=VARIANTS[name]).to(device)
+    if name == INT8:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(model, Int8WeightOnlyConfig())
+    return model
 
 
 def run(model: StellarModel, pixel_values: Tensor, autocast: bool) -> tuple[StellarEncoding, Tensor]:
@@ -47,7 +61,10 @@ def psnr(images: Tensor, expected: Tensor) -> Tensor:
 
 
 def compare(
-    name: str, result: tuple[StellarEncoding, Tensor], expected: tuple[StellarEncoding, Tensor]
+    name: str,
+    result: tuple[StellarEncoding, Tensor],
+    expected: tuple[StellarEncoding, Tensor],
+    photographs: Tensor,
 ) -> dict[str, str | float]:
     """One row of the table."""
     (encoding, images), (expected_encoding, expected_images) = result, expected
@@ -61,6 +78,7 @@ def compare(
         "argmax_agreement": float(same.float().mean()),
         "psnr_mean": float(decibels.mean()),
         "psnr_lowest": float(decibels.min()),
+        "psnr_change": float((psnr(images, photographs) - psnr(expected_images, photographs)).mean()),
     }
 
 
@@ -80,16 +98,24 @@ def main() -> int:
     model = StellarModel.from_pretrained(args.model, dtype=torch.float32).to(args.device)
     expected = run(model, pixel_values, autocast=False)
     rows = []
-    for name, (dtype, autocast) in VARIANTS.items():
-        variant = StellarModel.from_pretrained(args.model, dtype=dtype).to(args.device)
-        rows.append(compare(name, run(variant, pixel_values, autocast), expected))
+    for name in VARIANTS:
+        try:
+            variant = prepare(name, args.model, args.device)
+        except ImportError as error:
+            print(f"{name} left out: pip install 'stellar_hub[quantization]' ({error})", file=sys.stderr)
+            continue
+        result = run(variant, pixel_values, autocast="autocast" in name)
+        rows.append(compare(name, result, expected, pixel_values))
     print(f"{args.model}, {len(paths)} photographs, {args.device}, against float32\n")
-    print("| variant | cosine of S, mean | lowest | same argmax of L | PSNR of the decode, dB, mean | lowest |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| variant | cosine of S | lowest | same argmax of L | PSNR to float32, dB, mean | lowest | PSNR change, dB |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
         cosines = f"{row['cosine_mean']:.6f} | {row['cosine_lowest']:.6f}"
         decibels = f"{row['psnr_mean']:.1f} | {row['psnr_lowest']:.1f}"
-        print(f"| {row['variant']} | {cosines} | {row['argmax_agreement']:.2%} | {decibels} |")
+        agreement, change = f"{row['argmax_agreement']:.2%}", f"{row['psnr_change']:+.4f}"
+        print(f"| {row['variant']} | {cosines} | {agreement} | {decibels} | {change} |")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0

@@ -1,0 +1,335 @@
+"""Pushing to a local Hub with the real client, and loading back what was pushed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import stellar_hub.modeling
+import torch
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from torch import Tensor
+
+from stellar_hub.hub.push import licence_of, push
+from tests.hub_server import HubServer
+
+from .conftest import HEADS
+
+CODE = {path.name for path in Path(stellar_hub.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
+REPO = "user/repo"
+
+
+@pytest.fixture(autouse=True)
+def _logged_in(client: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+
+
+class TestPush:
+    def test_push__sends_weights_configuration_processor_card_and_code(
+        self, hub: HubServer, pixel_model: StellarModel
+    ) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        own = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", ".gitattributes"}
+        assert set(hub.files(REPO)) == own | CODE
+
+    def test_push__sends_the_code_as_it_is(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        folder = Path(stellar_hub.modeling.__file__).parent
+        assert all(hub.files(REPO)[name] == (folder / name).read_bytes() for name in CODE)
+
+    def test_push__links_the_code_for_the_auto_classes(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        assert json.loads(hub.files(REPO)["config.json"])["auto_map"] == {
+            "AutoConfig": "configuration_stellar.StellarConfig",
+            "AutoModel": "modeling_stellar.StellarModel",
+        }
+        assert json.loads(hub.files(REPO)["preprocessor_config.json"])["auto_map"] == {
+            "AutoImageProcessor": "image_processing_stellar.StellarImageProcessor"
+        }
+
+    def test_push__writes_the_licence_into_the_card(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        pixel_model.push_to_hub(REPO, license="cc-by-nc-4.0")
+        card = hub.files(REPO)["README.md"].decode()
+        assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
+        assert f'from_pretrained("{REPO}"' in card
+
+    def test_push__is_one_commit_and_returns_its_address(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        url = pixel_model.push_to_hub(REPO, license="mit", commit_message="A model")
+        assert hub.count("/commit/main", "POST") == 1
+        assert url == f"{hub.endpoint}/{REPO}/commit/{hub.repositories[REPO].branches['main']}"
+
+    @pytest.mark.parametrize("head", ["pixel", "vq"])
+    def test_pushed_model__gives_equal_outputs_when_loaded_back(
+        self, build_model: Callable[..., StellarModel], images: Tensor, head: str
+    ) -> None:
+        model = build_model(reconstruction_head=head)
+        model.push_to_hub(REPO, license="mit")
+        loaded = StellarModel.from_pretrained(REPO)
+        with torch.inference_mode():
+            S, L = model.encode(images)
+            again = loaded.encode(images)
+            torch.testing.assert_close(again.semantics, S, rtol=0, atol=0)
+            torch.testing.assert_close(again.localization, L, rtol=0, atol=0)
+            torch.testing.assert_close(loaded.decode(*again), model.decode(S, L), rtol=0, atol=0)
+
+    def test_pushed_model__brings_its_processor_and_configuration(self, pixel_model: StellarModel) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        processor = StellarImageProcessor.from_pretrained(REPO)
+        own = StellarImageProcessor.from_config(pixel_model.config).to_dict()
+        assert processor.to_dict() | own == processor.to_dict()
+        assert StellarConfig.from_pretrained(REPO).image_size == pixel_model.config.image_size
+
+    def test_push__overwrites_an_older_model_of_ours(
+        self, hub: HubServer, build_model: Callable[..., StellarModel]
+    ) -> None:
+        build_model(reconstruction_head="vq").push_to_hub(REPO, license="mit")
+        model = build_model(reconstruction_head="pixel", num_sparse_tokens=2)
+        model.push_to_hub(REPO, license="apache-2.0")
+        loaded = StellarModel.from_pretrained(REPO)
+        assert loaded.config.num_sparse_tokens == 2
+        assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: apache-2.0\n")
+
+    def test_push__of_the_same_model_twice_changes_nothing(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        first = pixel_model.push_to_hub(REPO, license="mit")
+        assert pixel_model.push_to_hub(REPO, license="mit") == first
+
+    def test_push__of_a_model_loaded_back_works(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        StellarModel.from_pretrained(REPO).push_to_hub("user/copy", license="mit")
+        copied, original = hub.files("user/copy"), hub.files(REPO)
+        assert copied["model.safetensors"] == original["model.safetensors"]
+        assert copied["config.json"] == original["config.json"]
+
+    def test_push__to_a_branch_leaves_main_alone(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        before = hub.add(REPO, {"README.md": b""})
+        hub.add(REPO, {"README.md": b""}, branch="v2")
+        pixel_model.push_to_hub(REPO, license="mit", revision="v2")
+        assert hub.repositories[REPO].branches["main"] == before
+        assert "model.safetensors" in hub.files(REPO, "v2")
+
+    def test_push__opens_a_pull_request_on_demand(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.add(REPO, {"README.md": b""})
+        pixel_model.push_to_hub(REPO, license="mit", create_pr=True)
+        assert "model.safetensors" in hub.files(REPO, "refs/pr/1")
+        assert set(hub.files(REPO)) == {"README.md"}
+
+    @pytest.mark.parametrize("private", [None, False, True])
+    def test_push__creates_a_private_repository_on_demand(
+        self, hub: HubServer, pixel_model: StellarModel, private: bool | None
+    ) -> None:
+        pixel_model.push_to_hub(REPO, license="mit", private=private)
+        assert hub.repositories[REPO].private is bool(private)
+
+    def test_private_repository__loads_with_its_token_alone(self, pixel_model: StellarModel, tmp_path: Path) -> None:
+        pixel_model.push_to_hub(REPO, license="mit", private=True)
+        assert StellarModel.from_pretrained(REPO, token="hf_writer") is not None
+        with pytest.raises(OSError, match=f"{REPO} is not a local folder and is not a valid model identifier"):
+            StellarModel.from_pretrained(REPO, token=False, cache_dir=tmp_path / "other")
+
+    def test_push__honours_token(
+        self, hub: HubServer, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("HF_TOKEN")
+        pixel_model.push_to_hub(REPO, license="mit", token="hf_writer")
+        asked = [request for request in hub.requests if "/api/models/" in request.path or "/resolve/" in request.path]
+        assert {request.token for request in asked} == {"hf_writer"}
+
+
+class TestLicence:
+    @pytest.mark.parametrize("licence", [None, "", "  "])
+    def test_push__refuses_an_empty_licence_before_anything_is_sent(
+        self, hub: HubServer, pixel_model: StellarModel, licence: str | None
+    ) -> None:
+        with pytest.raises(ValueError, match="not pushed without a licence: pass license="):
+            pixel_model.push_to_hub(REPO, license=licence)
+        assert not hub.requests
+
+    def test_push__takes_the_licence_of_the_named_model(self, hub: HubServer, published: HubServer) -> None:
+        StellarModel.from_pretrained("stellar-b16", **HEADS).push_to_hub(REPO)
+        assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: mit\n")
+
+    def test_push__takes_the_licence_of_the_embedded_model(self, hub: HubServer) -> None:
+        StellarModel.from_pretrained("stellar-tiny", decoder=False).push_to_hub(REPO)
+        assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: apache-2.0\n")
+
+    def test_push__takes_the_licence_of_a_saved_folder(
+        self, hub: HubServer, pixel_model: StellarModel, tmp_path: Path
+    ) -> None:
+        pixel_model.save_pretrained(tmp_path / "model", license="cc-by-nc-4.0")
+        StellarModel.from_pretrained(tmp_path / "model").push_to_hub(REPO)
+        assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: cc-by-nc-4.0\n")
+
+    def test_push__asks_for_the_licence_of_a_folder_that_states_none(
+        self, pixel_model: StellarModel, tmp_path: Path
+    ) -> None:
+        pixel_model.save_pretrained(tmp_path / "model")
+        with pytest.raises(ValueError, match="not pushed without a licence"):
+            StellarModel.from_pretrained(tmp_path / "model").push_to_hub(REPO)
+
+    def test_push__reports_a_licence_that_the_hub_does_not_know(self, pixel_model: StellarModel) -> None:
+        with pytest.raises(ValueError, match='"license" must be one of mit'):
+            pixel_model.push_to_hub(REPO, license="my-own")
+
+    @pytest.mark.parametrize(
+        ("card", "licence"),
+        [
+            ("---\nlicense: mit\n---\n", "mit"),
+            ('---\nlicense: "mit"\n---\n', "mit"),
+            ("---\nlicense: unknown\n---\n", None),
+            ("---\nlicense:\n- mit\n---\n", None),
+            ("---\nlicense: ''\n---\n", None),
+            ("---\ntags:\n- stellar\n---\nlicense: mit\n", None),
+            ("no head", None),
+        ],
+    )
+    def test_licence_of__reads_the_cards_head(self, tmp_path: Path, card: str, licence: str | None) -> None:
+        (tmp_path / "README.md").write_text(card)
+        assert licence_of(str(tmp_path)) == licence
+
+    @pytest.mark.parametrize(
+        ("name", "licence"), [("stellar-h16", "mit"), ("stellar-tiny", "apache-2.0"), ("user/repo", None), ("", None)]
+    )
+    def test_licence_of__knows_named_models(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, licence: str | None
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")  # of the folder one happens to be in
+        assert licence_of(name) == licence
+
+
+class TestOtherContent:
+    @pytest.mark.parametrize(
+        "files",
+        [
+            {"config.json": b'{"model_type": "vit"}', "model.safetensors": b"0"},
+            {"data.csv": b"1,2"},
+        ],
+    )
+    def test_push__refuses_a_repository_with_other_content(
+        self, hub: HubServer, pixel_model: StellarModel, files: dict[str, bytes]
+    ) -> None:
+        before = hub.add(REPO, files)
+        with pytest.raises(ValueError, match=r"user/repo holds something else \(.*replace=True"):
+            pixel_model.push_to_hub(REPO, license="mit")
+        assert hub.repositories[REPO].branches["main"] == before
+        assert not hub.sent()
+
+    def test_push__overwrites_other_content_when_told_to(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.add(REPO, {"config.json": b'{"model_type": "vit"}', "data.csv": b"1,2"})
+        pixel_model.push_to_hub(REPO, license="mit", replace=True)
+        assert json.loads(hub.files(REPO)["config.json"])["model_type"] == "stellar"
+        assert StellarModel.from_pretrained(REPO).config.hidden_size == pixel_model.config.hidden_size
+
+    @pytest.mark.parametrize("files", [{}, {".gitattributes": b""}, {"README.md": b"soon"}])
+    def test_push__fills_an_empty_repository(
+        self, hub: HubServer, pixel_model: StellarModel, files: dict[str, bytes]
+    ) -> None:
+        hub.add(REPO, files)
+        pixel_model.push_to_hub(REPO, license="mit")
+        assert "model.safetensors" in hub.files(REPO)
+
+    def test_push__looks_at_the_branch_it_pushes_to(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.add(REPO, {"README.md": b""})
+        hub.add(REPO, {"data.csv": b"1,2"}, branch="v2")
+        with pytest.raises(ValueError, match="holds something else"):
+            pixel_model.push_to_hub(REPO, license="mit", revision="v2")
+
+
+class TestRefusedByTheHub:
+    def test_push__without_the_right_to_write_says_what_to_do(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        with pytest.raises(PermissionError, match=r"refuses to write to user/repo \(403\).*`hf auth login`"):
+            pixel_model.push_to_hub(REPO, license="mit", token="hf_reader")
+
+    def test_push__without_a_token_says_what_to_do(
+        self, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("HF_TOKEN")
+        with pytest.raises(PermissionError, match=r"refuses to write to user/repo \(401\).*`hf auth login`"):
+            pixel_model.push_to_hub(REPO, license="mit")
+
+    def test_push__to_somebody_elses_repository_says_what_to_do(
+        self, hub: HubServer, pixel_model: StellarModel
+    ) -> None:
+        hub.add("other/repo", {"README.md": b""})
+        with pytest.raises(PermissionError, match=r"refuses to write to other/repo \(403\).*namespace that is yours"):
+            pixel_model.push_to_hub("other/repo", license="mit")
+
+    def test_push__to_somebody_elses_private_repository_says_what_to_do(
+        self, hub: HubServer, pixel_model: StellarModel
+    ) -> None:
+        hub.add("other/repo", {"data.csv": b""})
+        hub.repositories["other/repo"].private = True
+        with pytest.raises(PermissionError, match=r"refuses to write to other/repo"):
+            pixel_model.push_to_hub("other/repo", license="mit")
+
+    def test_push__to_a_branch_that_does_not_exist_is_named(self, pixel_model: StellarModel) -> None:
+        with pytest.raises(OSError, match=r"did not take user/repo: .*Revision Not Found"):
+            pixel_model.push_to_hub(REPO, license="mit", revision="nope")
+
+    def test_push__says_that_the_hub_is_down(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.refuses = "/"
+        with pytest.raises(OSError, match=rf"{hub.endpoint} did not take user/repo: .*503"):
+            pixel_model.push_to_hub(REPO, license="mit")
+
+    def test_push__says_that_a_file_did_not_get_through(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.refuses = "/storage/"
+        with pytest.raises(OSError, match=rf"{hub.endpoint} did not take user/repo: .*503"):
+            pixel_model.push_to_hub(REPO, license="mit")
+        assert "model.safetensors" not in hub.files(REPO)
+
+    def test_push__says_that_there_is_no_network(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.close()
+        with pytest.raises(OSError, match=rf"{hub.endpoint} did not take user/repo: .*refused"):
+            pixel_model.push_to_hub(REPO, license="mit")
+
+    def test_push__says_that_it_is_offline(
+        self, hub: HubServer, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(OSError, match=r"did not take user/repo: .*HF_HUB_OFFLINE"):
+            pixel_model.push_to_hub(REPO, license="mit")
+        assert not hub.requests
+
+
+class TestDryRun:
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_dry_run__sends_nothing_and_lists_the_files(
+        self, hub: HubServer, pixel_model: StellarModel, exists: bool
+    ) -> None:
+        if exists:
+            hub.add(REPO, {"README.md": b""})
+        done = push(pixel_model, REPO, licence="mit", dry_run=True)
+        assert not hub.sent()
+        assert (REPO in hub.repositories) is exists
+        assert set(done.files) == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} | CODE
+        assert done.files["model.safetensors"] > 4 * sum(tensor.numel() for tensor in pixel_model.parameters())
+        assert done.url == f"{hub.endpoint}/{REPO}"
+
+    def test_dry_run__lists_what_a_push_then_sends(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        promised = push(pixel_model, REPO, licence="mit", dry_run=True).files
+        pushed = push(pixel_model, REPO, licence="mit").files
+        held = {name: len(content) for name, content in hub.files(REPO).items() if name != ".gitattributes"}
+        assert promised == pushed == held
+
+    def test_dry_run__refuses_what_a_push_would(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.add(REPO, {"data.csv": b"1,2"})
+        with pytest.raises(ValueError, match="holds something else"):
+            push(pixel_model, REPO, licence="mit", dry_run=True)
+        with pytest.raises(ValueError, match="without a licence"):
+            push(pixel_model, REPO, dry_run=True)
+
+    def test_dry_run__is_reached_from_the_model(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        assert pixel_model.push_to_hub(REPO, license="mit", dry_run=True) == f"{hub.endpoint}/{REPO}"
+        assert not hub.sent()
+
+
+class TestModel:
+    def test_push_to_hub__refuses_unknown_keywords(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        with pytest.raises(TypeError, match="licence_name"):
+            pixel_model.push_to_hub(REPO, license="mit", licence_name="mine")
+        assert not hub.requests
+
+    def test_save_pretrained__refuses_to_push(self, hub: HubServer, pixel_model: StellarModel, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"call push_to_hub\(repo_id, license=\)"):
+            pixel_model.save_pretrained(tmp_path / "model", push_to_hub=True)
+        assert not hub.requests

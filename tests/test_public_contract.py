@@ -1,0 +1,55 @@
+"""What pushed repositories and people's scripts rely on: a change here is a change of the interface, so make it knowingly.
+
+Public names, command-line flags, configuration fields and state-dict keys are pinned. Adding is fine (add it here
+too); renaming or removing breaks checkpoints or scripts that exist.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import stellar_hub
+import typer
+from stellar_hub.cli.main import app
+from stellar_hub.modeling import StellarConfig, StellarModel
+
+PINNED = Path(__file__).parent / "data" / "public_contract.json"
+
+
+def public_names() -> list[str]:
+    return sorted(stellar_hub.__all__)
+
+
+def command_line() -> dict[str, list[str]]:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return {
+        name: sorted(option for parameter in command.params for option in parameter.opts)
+        for name, command in sorted(commands.items())
+    }
+
+
+def config_fields() -> list[str]:
+    return sorted(StellarConfig.__annotations__)
+
+
+def state_dict_keys(build_model: Callable[..., StellarModel]) -> dict[str, list[str]]:
+    options = {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "layer_scale_init_value": 0.1}
+    return {head: sorted(build_model(reconstruction_head=head, **options).state_dict()) for head in ("vq", "pixel")}
+
+
+@pytest.fixture
+def contract(build_model: Callable[..., StellarModel]) -> dict[str, object]:
+    """The interface as it is."""
+    return {
+        "public_names": public_names(),
+        "command_line": command_line(),
+        "config_fields": config_fields(),
+        "state_dict_keys": state_dict_keys(build_model),
+    }
+
+
+@pytest.mark.parametrize("part", ["public_names", "command_line", "config_fields", "state_dict_keys"])
+def test_interface__is_the_pinned_one(contract: dict[str, object], part: str) -> None:
+    """To change it: `python -m pytest tests/test_public_contract.py` shows the difference; edit the file by hand."""
+    assert contract[part] == json.loads(PINNED.read_text())[part]
