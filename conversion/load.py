@@ -1,7 +1,7 @@
 """Original checkpoint files in, a model out."""
 
 import os
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from stellar_hub.conversion.convert import convert_original
 from stellar_hub.conversion.layout import DECODER_PARTS, TOKENIZER_PREFIX
@@ -16,6 +16,7 @@ DECODING_PREFIXES = ("decoder.", *DECODER_PARTS, TOKENIZER_PREFIX)
 BASE_PREFIX = "stellar."
 
 
+@overload
 def load_original(
     path: str | os.PathLike[str],
     *,
@@ -23,8 +24,30 @@ def load_original(
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
     decoder: bool = True,
-    cls: type[ModelT] = StellarModel,  # type: ignore[assignment]
-) -> ModelT:
+) -> StellarModel: ...
+
+
+@overload
+def load_original(
+    path: str | os.PathLike[str],
+    *,
+    vqgan: str | os.PathLike[str] | None = None,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+    decoder: bool = True,
+    cls: type[ModelT],
+) -> ModelT: ...
+
+
+def load_original(
+    path: str | os.PathLike[str],
+    *,
+    vqgan: str | os.PathLike[str] | None = None,
+    num_attention_heads: int | None = None,
+    decoder_num_attention_heads: int | None = None,
+    decoder: bool = True,
+    cls: type[StellarPreTrainedModel] = StellarModel,
+) -> StellarPreTrainedModel:
     """Load an original STELLAR checkpoint.
 
     Args:

@@ -30,7 +30,7 @@ def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTran
             raise FileNotFoundError(f"no such file with weights for {name}: {pretrained}")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": os.fspath(pretrained)}}
     try:
-        backbone = timm.create_model(name, num_classes=0, **options)
+        backbone: Any = timm.create_model(name, num_classes=0, **options)
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
@@ -42,7 +42,7 @@ def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTran
     return backbone
 
 
-def why_not_plain(backbone: nn.Module) -> list[str]:
+def why_not_plain(backbone: Any) -> list[str]:
     """What the encoder has no place for, in words; empty for a model that fits."""
     if type(backbone) is not VisionTransformer:
         kinds = {"Eva": "rotary position embeddings", "Swin": "attention in windows"}
@@ -68,14 +68,13 @@ def why_not_plain(backbone: nn.Module) -> list[str]:
     return reasons
 
 
-def why_not_plain_block(block: nn.Module) -> list[str]:
+def why_not_plain_block(block: Any) -> list[str]:
     """The same for a block; all blocks of a ViT are alike."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return [f"other blocks ({type(block).__name__})"]
     checks = {
         "a gated or otherwise different MLP": type(block.mlp) is not Mlp,
-        "an activation other than exact GELU": type(getattr(block.mlp, "act", None)) is not nn.GELU
-        or block.mlp.act.approximate != "none",
+        "an activation other than exact GELU": getattr(getattr(block.mlp, "act", None), "approximate", "") != "none",
         "norms inside attention or MLP": any(
             not isinstance(module, nn.Identity)
             for module in (block.attn.q_norm, block.attn.norm, getattr(block.mlp, "norm", nn.Identity()))
@@ -89,7 +88,7 @@ def why_not_plain_block(block: nn.Module) -> list[str]:
 
 def backbone_fields(backbone: VisionTransformer) -> dict[str, Any]:
     """The fields of `StellarConfig` that describe a plain ViT."""
-    block = backbone.blocks[0]
+    block: Any = backbone.blocks[0]
     side = backbone.patch_embed.patch_size[0]
     scale = block.ls1.gamma if isinstance(block.ls1, LayerScale) else None
     return {
@@ -111,7 +110,8 @@ def backbone_weights(backbone: VisionTransformer) -> dict[str, Tensor]:
     difference is an affine map per channel, which goes into the patch projection exactly.
     """
     weights = {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
-    mean, std = (backbone.pretrained_cfg.get(name) for name in ("mean", "std"))
+    trained_with: dict[str, Any] = dict(backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on the module
+    mean, std = trained_with.get("mean"), trained_with.get("std")
     kernel, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
     if mean and std and (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
         weights[kernel], weights[bias] = fold_normalization(weights[kernel], weights[bias], mean, std)

@@ -1,6 +1,7 @@
 """The image processor: pictures of any kind to `pixel_values` in [0, 1], and `L`'s maps back onto the picture."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -85,7 +86,9 @@ class StellarImageProcessor(TorchvisionBackend):
         For the published files, which bring none, it follows from the model's size.
         """
         if published_config(pretrained_model_name_or_path) is not None:
-            return cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path), **kwargs)
+            derived = cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path))
+            # By way of the dictionary: keywords that are no settings, such as a token, must not stay in the processor.
+            return cls.from_dict(derived.to_dict(), **kwargs)
         return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
@@ -98,6 +101,26 @@ class StellarImageProcessor(TorchvisionBackend):
             "patch_size": config.patch_size,
         }
         return cls(**(options | kwargs))
+
+    def __call__(self, images: ImageSource | Sequence[ImageSource], *args: Any, **kwargs: Any) -> BatchFeature:
+        """Prepare one picture or several.
+
+        Args:
+            images: Paths, PIL images, arrays or tensors; one, a list, or a batch of rank 4.
+            *args: None are taken.
+            **kwargs: Any setting of the processor for this call, and `return_tensors="pt"`. Without it, pictures that
+                come out in one size are stacked all the same.
+
+        Returns:
+            `pixel_values`, `(B, 3, H, W)` in [0, 1]; with `return_geometry=True` also `original_sizes`, `(B, 2)`, and
+            `crop_boxes`, `(B, 4)`: top, left, bottom, right in the original's pixels.
+
+        Raises:
+            FileNotFoundError: if a path does not exist.
+            TypeError: if something is no picture, or its values are of a wrong type.
+            ValueError: if a picture cannot be read (it is named), values are out of range, or settings do not fit.
+        """
+        return super().__call__(images, *args, **kwargs)  # type: ignore[arg-type]  # it takes paths too
 
     def fetch_images(self, images: Any) -> Any:
         """Paths are opened by `process_image`; here nothing is fetched."""

@@ -62,7 +62,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FourierPositionCode):
             init.normal_(module.frequencies, std=1.0)
         elif isinstance(module, LayerScale):
-            init.constant_(module.gamma, self.config.layer_scale_init_value)
+            init.constant_(module.gamma, float(self.config.layer_scale_init_value or 0))
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         for module in self.modules():
@@ -166,6 +166,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         *args: Any,
         license: str | None = None,
         name: str | None = None,
+        base_model: str | None = None,
         metrics: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -178,6 +179,7 @@ class StellarPreTrainedModel(PreTrainedModel):
             *args: As for `transformers.PreTrainedModel.save_pretrained`.
             license: Of the weights, as the Hub spells it; None leaves it open in the card.
             name: What the card calls the model; None takes the folder's name.
+            base_model: Repository the weights derive from, for the card.
             metrics: Numbers for the card.
             **kwargs: As for `transformers.PreTrainedModel.save_pretrained`; `push_to_hub` is a method of its own.
 
@@ -192,7 +194,8 @@ class StellarPreTrainedModel(PreTrainedModel):
             StellarImageProcessor.from_config(self.config).save_pretrained(folder)
         card = folder / "README.md"
         if license or metrics or not card.exists():
-            text = model_card(self.config, name or folder.absolute().name, licence=license, metrics=metrics)
+            heading = name or folder.absolute().name
+            text = model_card(self.config, heading, licence=license, base_model=base_model, metrics=metrics)
             write_atomically(card, text.encode())
 
     def push_to_hub(

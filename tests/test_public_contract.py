@@ -1,4 +1,4 @@
-"""What pushed repositories and people's scripts rely on: a change here is a change of the interface, so make it knowingly.
+"""What pushed repositories and people's scripts rely on: a change here changes the interface, so make it knowingly.
 
 Public names, command-line flags, configuration fields and state-dict keys are pinned. Adding is fine (add it here
 too); renaming or removing breaks checkpoints or scripts that exist.
@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import stellar_hub
 import typer
-from stellar_hub.cli.main import app
 from stellar_hub.modeling import StellarConfig, StellarModel
+
+import stellar_hub
+from stellar_hub.cli.main import app
 
 PINNED = Path(__file__).parent / "data" / "public_contract.json"
 

@@ -30,16 +30,26 @@ class Pushed(NamedTuple):
     files: dict[str, int]
 
 
-def licence_of(name_or_path: str) -> str | None:
+def licence_of(name_or_path: str | None) -> str | None:
     """The licence of the weights a model was loaded from, where it is on record."""
     if name_or_path in MODELS:
         return MODELS[name_or_path].licence.lower()
-    card = Path(name_or_path) / "README.md"
+    card = Path(name_or_path or "") / "README.md"
     if not name_or_path or not card.is_file():
         return None
     head = CARD_HEAD.match(card.read_text(errors="replace"))
     line = LICENCE_LINE.search(head[1]) if head else None
     return line[1] if line and line[1] != "unknown" else None
+
+
+def base_model_of(name_or_path: str | None) -> str | None:
+    """The repository of the weights a model was loaded from, for its card; None for a folder or the embedded model."""
+    if not name_or_path or Path(name_or_path).exists():
+        return None
+    if name_or_path in MODELS:
+        file = MODELS[name_or_path].file
+        return file.repository if file else None
+    return name_or_path
 
 
 def push(
@@ -67,7 +77,7 @@ def push(
         commit_message: Its message.
         create_pr: Whether to open a pull request instead.
         dry_run: Whether to stop before anything is created or sent.
-        replace: Whether a repository that holds something else may be overwritten.
+        replace: Whether what the repository holds may be overwritten, its other files being deleted.
 
     Raises:
         ValueError: if no licence is given or on record, or the repository holds another kind of model.
@@ -82,7 +92,9 @@ def push(
         )
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, license=licence, name=repo_id)
+        model.save_pretrained(
+            folder, license=licence, name=repo_id, base_model=base_model_of(model.config.name_or_path)
+        )
         files = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
         try:
             if not replace:
@@ -96,6 +108,7 @@ def push(
                 commit_message=commit_message,
                 revision=revision,
                 create_pr=create_pr,
+                delete_patterns="*" if replace else None,
             )
         except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, of a file that broke off
             if isinstance(error, OSError) and error.errno is not None:

@@ -10,7 +10,7 @@ import torch
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from torch import Tensor
 
-from stellar_hub.hub.push import licence_of, push
+from stellar_hub.hub.push import base_model_of, licence_of, push
 from tests.hub_server import HubServer
 
 from .conftest import HEADS
@@ -218,6 +218,7 @@ class TestOtherContent:
         hub.add(REPO, {"config.json": b'{"model_type": "vit"}', "data.csv": b"1,2"})
         pixel_model.push_to_hub(REPO, license="mit", replace=True)
         assert json.loads(hub.files(REPO)["config.json"])["model_type"] == "stellar"
+        assert "data.csv" not in hub.files(REPO)
         assert StellarModel.from_pretrained(REPO).config.hidden_size == pixel_model.config.hidden_size
 
     @pytest.mark.parametrize("files", [{}, {".gitattributes": b""}, {"README.md": b"soon"}])
@@ -333,3 +334,18 @@ class TestModel:
         with pytest.raises(ValueError, match=r"call push_to_hub\(repo_id, license=\)"):
             pixel_model.save_pretrained(tmp_path / "model", push_to_hub=True)
         assert not hub.requests
+
+
+class TestBaseModel:
+    @pytest.mark.parametrize(
+        ("name", "repository"),
+        [
+            ("stellar-b16", "microsoft/STELLAR"),
+            ("user/fine-tuned", "user/fine-tuned"),
+            ("stellar-tiny", None),
+            ("", None),
+            (None, None),
+        ],
+    )
+    def test_base_model_of__is_the_repository_of_the_weights(self, name: str | None, repository: str | None) -> None:
+        assert base_model_of(name) == repository
