@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint format clean
+.PHONY: help demo test test-fast test-lowest lint format clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,9 @@ demo: $(VENV)/installed  ## install, then encode and decode the photographs of e
 
 test: $(VENV)/installed-dev  ## install what tests need, then run all tests that need no GPU and no network
 	$(BIN)/python -m pytest -q -m "not gpu and not network"
+
+test-lowest:  ## the suite with the oldest dependencies that are declared, in .venv-lowest
+	bash .ci/lower_bounds
 
 test-fast: $(VENV)/installed-dev  ## the same without the slow tests
 	$(BIN)/python -m pytest -q -m "not gpu and not network and not slow"

@@ -113,7 +113,9 @@ class StellarConfig(PreTrainedConfig):
         fields = published_config(pretrained_model_name_or_path)
         if fields is not None:
             return cls.from_dict(fields, **kwargs)
-        return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
+        # Not through super(), whose `from_pretrained` drops the token in transformers 5.17.
+        config_dict, unused = cls.get_config_dict(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
+        return cls.from_dict(config_dict, **unused)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:

@@ -1,6 +1,7 @@
 """What all STELLAR models share: initialization, loading that leaves nothing out, saving, pushing."""
 
 # No `from __future__ import annotations` here: transformers reads the class annotation `config` at run time.
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,10 +21,13 @@ from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
+from .load_report import one_line, without_table
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import model_card
 from .position_code import FourierPositionCode
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
+
+logger = logging.getLogger(__name__)
 
 PRETRAINING_KEYS = [
     r"^clustering_head\.",
@@ -117,9 +121,10 @@ class StellarPreTrainedModel(PreTrainedModel):
         if decoder is not None:
             kwargs = cls._with_decoder(name, decoder, kwargs)
         try:
-            loaded: Any = super().from_pretrained(
-                name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-            )
+            with without_table():
+                loaded: Any = super().from_pretrained(
+                    name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+                )
         except SafetensorError as error:
             raise ValueError(
                 f"the weights of {str(pretrained_model_name_or_path)!r} are damaged or cut short: {error}"
@@ -130,6 +135,8 @@ class StellarPreTrainedModel(PreTrainedModel):
         for module in model.modules():
             if isinstance(module, MaskGitVQGANEncoder | MaskGitVQGANDecoder):
                 module.requires_grad_(False)  # loading makes new parameters, which would be trainable
+        report_name = model.config.name_or_path or cls.__name__
+        logger.info(one_line(report_name, len(model.state_dict()), original is not None, model.config.use_decoder))
         return (model, info) if want_info else model
 
     @classmethod

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from stellar_hub.modeling import StellarConfig, StellarModel
 from torch import Tensor
-from transformers import AutoModel, ViTConfig
+from transformers import AutoModel, PreTrainedModel, ViTConfig
 
 Altered = Callable[..., Path]
 
@@ -337,8 +337,15 @@ class TestLogCapture:
     def test_capture__sees_a_report_where_there_is_one(
         self, pixel_folder: Path, altered: Altered, transformers_log: pytest.LogCaptureFixture
     ) -> None:
-        # What the tests above rely on when they find nothing.
+        # What the tests above rely on when they find nothing: loaded by transformers alone, there is a table.
+        path = altered(pixel_folder, lambda tensors: tensors.pop("encoder.sparse_tokens"))
+        PreTrainedModel.from_pretrained.__func__(StellarModel, path)
+        assert any("LOAD REPORT" in message for message in transformers_log.messages)
+
+    def test_error__is_not_preceded_by_the_table(
+        self, pixel_folder: Path, altered: Altered, transformers_log: pytest.LogCaptureFixture
+    ) -> None:
         path = altered(pixel_folder, lambda tensors: tensors.pop("encoder.sparse_tokens"))
         with pytest.raises(ValueError, match="missing"):
             StellarModel.from_pretrained(path)
-        assert any("REPORT" in message for message in transformers_log.messages)
+        assert not any("LOAD REPORT" in message for message in transformers_log.messages)

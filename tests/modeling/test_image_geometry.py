@@ -94,7 +94,14 @@ class TestParts:
 
     @pytest.mark.parametrize(
         ("size", "expected"),
-        [((300, 400), (256, 341)), ((400, 300), (341, 256)), ((7, 7), (256, 256)), ((256, 999), (256, 999))],
+        [
+            ((300, 400), (256, 341)),  # 341.3
+            ((400, 300), (341, 256)),
+            ((300, 500), (256, 426)),  # 426.7
+            ((500, 300), (426, 256)),
+            ((7, 7), (256, 256)),
+            ((256, 999), (256, 999)),
+        ],
     )
     def test_longer_side__is_rounded_down(self, size: tuple[int, int], expected: tuple[int, int]) -> None:
         assert shortest_edge_size(size, 256) == expected
