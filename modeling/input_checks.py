@@ -117,7 +117,10 @@ def resolve_grid_size(num_patches: int, grid_size: tuple[int, int] | None) -> tu
         ValueError: if it is not given and the count is no square, or it is no pair that multiplies to the count.
     """
     if grid_size is None:
-        side = math.isqrt(num_patches)
+        # Counting up, as `math.isqrt` cannot be traced by torch.compile once sizes vary; a side is rarely above 64.
+        side = 1
+        while side * side < num_patches:
+            side += 1
         if side * side != num_patches:
             raise ValueError(
                 f"{num_patches} patches are not a square grid; pass grid_size=(h, w) "

@@ -528,6 +528,16 @@ class TestCompile:
             decode = torch.compile(model.decode, backend="eager", fullgraph=True)
             assert_same(decode(*expected), model.decode(*expected))
 
+    def test_encode_and_decode__stay_one_graph_when_the_size_changes(self, model: StellarModel) -> None:
+        encode = torch.compile(model.encode, backend="eager", fullgraph=True)
+        decode = torch.compile(model.decode, backend="eager", fullgraph=True)
+        with torch.no_grad():
+            for side in (32, 48, 64):
+                images = torch.rand(2, 3, side, side)
+                expected = model.encode(images)
+                assert_same(encode(images).semantics, expected.semantics)
+                assert_same(decode(*expected), model.decode(*expected))
+
     def test_wrong_shape__is_still_refused(self, pixel_model: StellarModel) -> None:
         encode = torch.compile(pixel_model.encode, backend="eager")
         with pytest.raises(ValueError, match="the height of pixel_values, 30"):
