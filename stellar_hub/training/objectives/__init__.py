@@ -1,5 +1,6 @@
 """Objectives: pure functions of tensors, which know no configuration, loop or logger."""
 
 from stellar_hub.training.objectives.koleo import koleo_loss
+from stellar_hub.training.objectives.sinkhorn import sinkhorn_assign
 
-__all__ = ["koleo_loss"]
+__all__ = ["koleo_loss", "sinkhorn_assign"]
