@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,17 +55,20 @@ def write_onnx(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], p
     except ImportError as error:
         raise ImportError(f"exporting to ONNX needs the extra: pip install 'stellar_hub[onnx]' ({error})") from error
     batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(
-        graph,
-        inputs,
-        path,
-        dynamo=True,
-        input_names=names,
-        output_names=OUTPUT_NAMES[type(graph)],
-        dynamic_shapes=tuple({0: batch} for _ in inputs),
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Both inputs of the decoder share the batch axis, which torch remarks upon.
+        warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")
+        torch.onnx.export(
+            graph,
+            inputs,
+            path,
+            dynamo=True,
+            input_names=names,
+            output_names=OUTPUT_NAMES[type(graph)],
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            external_data=False,
+            verbose=False,
+        )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
