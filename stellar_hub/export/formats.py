@@ -19,6 +19,7 @@ Runner = Callable[..., tuple[Tensor, ...]]
 EXAMPLE_BATCH = 2
 CHECKED_BATCHES = (1, 3)
 TOLERANCE = 1e-4
+ONE_FILE_BYTES = 10**9  # a protobuf file ends at 2 GiB; weights above this go into a file beside it
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_onnx(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], p
             input_names=names,
             output_names=OUTPUT_NAMES[type(graph)],
             dynamic_shapes=tuple({0: batch} for _ in inputs),
-            external_data=False,
+            external_data=num_bytes(graph) > ONE_FILE_BYTES,
             verbose=False,
         )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -134,6 +135,11 @@ def export_graphs(model: StellarModel, folder: Path, fmt: str, height: int, widt
     path = folder / f"decoder{suffix}"
     run = write(decoder, encode(EXAMPLE_BATCH), ["semantics", "localization"], path)
     return [*graphs, ExportedGraph(path.name, compare(decoder, run, encode))]
+
+
+def num_bytes(module: nn.Module) -> int:
+    """Size of a module's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def example_images(batch_size: int, height: int, width: int) -> Tensor:

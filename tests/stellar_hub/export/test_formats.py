@@ -36,6 +36,15 @@ def test_onnx__agrees_with_the_model(model: StellarModel, tmp_path: Path) -> Non
     assert max(graph.largest_difference for graph in graphs) < 1e-4
 
 
+@pytest.mark.slow
+def test_onnx__of_a_large_model_keeps_its_weights_beside_the_graph(
+    build_model: Callable[..., StellarModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stellar_hub.export.formats.ONE_FILE_BYTES", 0)
+    export_model(build_model(use_decoder=False), tmp_path / "out", "onnx")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"encoder.onnx", "encoder.onnx.data"}
+
+
 def test_export__of_features_only_writes_the_encoder_alone(
     build_model: Callable[..., StellarModel], tmp_path: Path
 ) -> None:
