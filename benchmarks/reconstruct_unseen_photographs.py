@@ -37,7 +37,7 @@ def measure(model: StellarModel, processor: StellarImageProcessor, folder: Path)
         pixel_values = processor(path, return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             reconstruction = model.decode(*model.encode(pixel_values))
-        mean_color = pixel_values.mean(dim=(2, 3), keepdim=True)
+        mean_color = pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
         rows.append(Row(path.name, psnr(reconstruction, pixel_values), psnr(mean_color, pixel_values)))
     return rows
 
