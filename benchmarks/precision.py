@@ -102,7 +102,7 @@ def main() -> int:
         try:
             variant = prepare(name, args.model, args.device)
         except ImportError as error:
-            print(f"{name} left out: pip install 'stellar_hub[quantization]' ({error})", file=sys.stderr)
+            print(f"{name} left out: pip install '.[quantization]' ({error})", file=sys.stderr)
             continue
         result = run(variant, pixel_values, autocast="autocast" in name)
         rows.append(compare(name, result, expected, pixel_values))

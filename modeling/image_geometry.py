@@ -5,6 +5,9 @@ from typing import Literal
 
 Fit = Literal["crop", "aspect", "pad"]
 
+# Attention costs the square of the number of patches; beyond this a picture takes minutes and gigabytes.
+MAX_ASPECT = 16
+
 
 @dataclass(frozen=True)
 class ImageGeometry:
@@ -91,7 +94,16 @@ def shortest_edge_size(original_size: tuple[int, int], shortest_edge: int) -> tu
 
 
 def aspect_size(original_size: tuple[int, int], shortest_edge: int, patch_size: int) -> tuple[int, int]:
-    """The size nearest to this shortest side and the same aspect whose sides are multiples of the patch."""
+    """The size nearest to this shortest side and the same aspect whose sides are multiples of the patch.
+
+    Raises:
+        ValueError: if the picture is so long that it would become a huge number of patches.
+    """
+    if max(original_size) > MAX_ASPECT * min(original_size):
+        raise ValueError(
+            f"a picture of {original_size[0]} x {original_size[1]} pixels is too long for fit='aspect' (at most "
+            f"{MAX_ASPECT} times as long as wide): use fit='pad' or 'crop', or cut it up"
+        )
     scale = shortest_edge / min(original_size)
     height, width = (max(1, round(side * scale / patch_size)) * patch_size for side in original_size)
     return height, width

@@ -85,17 +85,17 @@ def pil_to_rgb(picture: Image.Image, name: str = "the picture") -> Tensor:
 def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:
     """Grey of 16 or 32 bits, or float: integers are read as 16-bit, floats as [0, 1]."""
     if values.dtype.kind == "f":
-        return array_to_rgb(values)
+        return array_to_rgb(values, name)
     if values.min(initial=0) < 0 or values.max(initial=0) > MAX_16_BIT:
         raise ValueError(
             f"{name} holds integers from {values.min()} to {values.max()}, which fit neither 8 nor 16 bits; "
             "scale them to [0, 1] floats first"
         )
-    return array_to_rgb(values.astype(np.uint16))
+    return array_to_rgb(values.astype(np.uint16), name)
 
 
-def array_to_rgb(values: np.ndarray | Tensor) -> Tensor:
-    """An array or tensor, grey or with 1 to 4 channels, to `(3, H, W)`, uint8 or float32."""
+def array_to_rgb(values: np.ndarray | Tensor, name: str = "the image") -> Tensor:
+    """An array or tensor, grey or with 1 to 4 channels, to `(3, H, W)`, uint8 or float32; `name` stands in errors."""
     from_numpy = isinstance(values, np.ndarray)
     if isinstance(values, np.ndarray) and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
@@ -114,7 +114,7 @@ def array_to_rgb(values: np.ndarray | Tensor) -> Tensor:
     if 0 in tensor.shape:
         raise ValueError(f"the image is empty, shape {shape}")
     if tensor.is_floating_point():
-        check_value_range(tensor, name="the image")
+        check_value_range(tensor, name)
     return flatten_channels(tensor)
 
 

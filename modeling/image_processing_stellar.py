@@ -102,12 +102,11 @@ class StellarImageProcessor(TorchvisionBackend):
         }
         return cls(**(options | kwargs))
 
-    def __call__(self, images: ImageSource | Sequence[ImageSource], *args: Any, **kwargs: Any) -> BatchFeature:
+    def __call__(self, images: ImageSource | Sequence[ImageSource], **kwargs: Any) -> BatchFeature:
         """Prepare one picture or several.
 
         Args:
             images: Paths, PIL images, arrays or tensors; one, a list, or a batch of rank 4.
-            *args: None are taken.
             **kwargs: Any setting of the processor for this call, and `return_tensors="pt"`. Without it, pictures that
                 come out in one size are stacked all the same.
 
@@ -120,7 +119,7 @@ class StellarImageProcessor(TorchvisionBackend):
             TypeError: if something is no picture, or its values are of a wrong type.
             ValueError: if a picture cannot be read (it is named), values are out of range, or settings do not fit.
         """
-        return super().__call__(images, *args, **kwargs)  # type: ignore[arg-type]  # it takes paths too
+        return super().__call__(images, **kwargs)  # type: ignore[arg-type]  # it takes paths too
 
     def fetch_images(self, images: Any) -> Any:
         """Paths are opened by `process_image`; here nothing is fetched."""

@@ -152,7 +152,7 @@ class StellarPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _check_loading(cls, model: PreTrainedModel, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:
-        missing = sorted(key for key in info["missing_keys"] if cls._must_be_loaded(key))
+        missing = sorted(info["missing_keys"])
         lines = [f"missing: {key}" for key in missing]
         lines += [f"unexpected: {key}" for key in sorted(info["unexpected_keys"])]
         if not tolerate_shapes:
@@ -247,10 +247,6 @@ class StellarPreTrainedModel(PreTrainedModel):
             create_pr=create_pr,
             **kwargs,
         )
-
-    @classmethod
-    def _must_be_loaded(cls, key: str) -> bool:
-        return True
 
 
 __all__ = ["StellarPreTrainedModel"]

@@ -49,7 +49,7 @@ def convert(
     )
     temporary = output.absolute().with_name(f".{output.name}.{uuid.uuid4().hex}.part")
     try:
-        save_and_compare(model, temporary)
+        save_and_compare(model, temporary, output.name)
         os.replace(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,8 +64,8 @@ def convert(
     typer.echo(f'Load it with StellarModel.from_pretrained("{output}").')
 
 
-def save_and_compare(model: "StellarModel", folder: Path) -> None:
-    """Save model and processor, load them again, and compare on a random picture, bit by bit.
+def save_and_compare(model: "StellarModel", folder: Path, name: str) -> None:
+    """Save model and processor, load them again, and compare on a random picture, bit by bit; `name` is for the card.
 
     Raises:
         ValueError: if the outputs differ.
@@ -74,7 +74,7 @@ def save_and_compare(model: "StellarModel", folder: Path) -> None:
 
     from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
-    model.save_pretrained(folder, save_original_format=False)
+    model.save_pretrained(folder, save_original_format=False, name=name)
     StellarImageProcessor.from_config(model.config).save_pretrained(folder)
     again = StellarModel.from_pretrained(folder)
     side = model.config.image_size

@@ -1,5 +1,7 @@
 """`stellar-hub demo`: the whole story on the photographs that come with the package; needs no network."""
 
+import shutil
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,4 +25,5 @@ def demo(output: Output = Path("demo"), device: Device = "auto", debug: Debug = 
     )
     typer.echo("turns them into 16 tokens (S) and a map for each (L), and decodes these back.")
     visualize(images=[photographs], output=output, fit=FitOption.crop, device=device, overwrite=True, debug=debug)
-    typer.echo(f"Look at {output.resolve()}. Your own: stellar-hub visualize PHOTO --output {output}")
+    program = "stellar-hub" if shutil.which("stellar-hub") else sys.argv[0]
+    typer.echo(f"Look at {output.resolve()}. Your own: {program} visualize PHOTO --output {output}")

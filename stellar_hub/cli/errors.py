@@ -9,9 +9,20 @@ import typer
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
+# The library's errors name keywords; on the command line these are options. The longer name comes first.
+OPTIONS = {
+    "decoder_num_attention_heads=": "--decoder-num-attention-heads",
+    "num_attention_heads=": "--num-attention-heads",
+    "license=": "--license",
+    "vqgan=": "--vqgan",
+}
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line, its type in front where there is no message."""
     message = " ".join(str(error).split())
+    for keyword, option in OPTIONS.items():
+        message = message.replace(keyword, option)
     return message or type(error).__name__
 
 

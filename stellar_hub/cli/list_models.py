@@ -1,5 +1,7 @@
 """`stellar-hub list`: the models there are."""
 
+from pathlib import Path
+
 import typer
 
 from stellar_hub.cli.errors import reports_errors
@@ -14,7 +16,7 @@ def list_models(debug: Debug = False) -> None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    from stellar_hub.registry import MODELS, TOKENIZER, HubFile
+    from stellar_hub.registry import EMBEDDED_FOLDER, MODELS, TOKENIZER, HubFile
 
     def place(file: HubFile | None) -> str:
         if file is None:
@@ -24,7 +26,7 @@ def list_models(debug: Debug = False) -> None:
 
     rows = [("name", "MB", "licence", "model", "where")]
     for model in MODELS.values():
-        size = str(model.file.megabytes) if model.file else "8"
+        size = str(model.file.megabytes if model.file else round(folder_bytes(EMBEDDED_FOLDER / model.name) / 1e6))
         rows.append((model.name, size, model.licence, f"{model.architecture}: {model.notes}", place(model.file)))
     rows.append(("(tokenizer)", str(TOKENIZER.megabytes), TOKENIZER.licence, "decodes for vq models", place(TOKENIZER)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -34,3 +36,8 @@ def list_models(debug: Debug = False) -> None:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         typer.echo("  ".join(cells).rstrip())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())

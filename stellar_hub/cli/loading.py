@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,4 +43,6 @@ def load_model(
     logging.disable_progress_bar()
     target = choose_device(device)
     model = StellarModel.from_pretrained(name, decoder=decoder).to(target)
+    if Path(name).is_file():  # an original checkpoint brings no processor
+        return model, StellarImageProcessor.from_config(model.config, fit=fit)
     return model, StellarImageProcessor.from_pretrained(name, fit=fit)

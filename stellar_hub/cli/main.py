@@ -44,7 +44,7 @@ for command in (encode, reconstruct, visualize, convert, push, export, doctor):
 
 
 def main() -> None:
-    """Entry point; exits with 0 (done), 1 (failed) or 2 (wrong usage)."""
+    """Entry point; exits with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
     app()
 
 

@@ -50,8 +50,8 @@ def plan_outputs(sources: list[Path], folder: Path, suffix: str, overwrite: bool
         )
     existing = [path for path in outputs if path.exists()]
     if existing and not overwrite:
-        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise FileExistsError(f"{existing[0]}{others} exist already: pass --overwrite or another --output")
+        what = f"{existing[0]} and {len(existing) - 1} more exist" if len(existing) > 1 else f"{existing[0]} exists"
+        raise FileExistsError(f"{what} already: pass --overwrite or another --output")
     folder.mkdir(parents=True, exist_ok=True)
     return outputs
 
@@ -65,7 +65,7 @@ def for_each(sources: list[Path], outputs: list[Path], work: Callable[[Path, Pat
     from tqdm import tqdm
 
     failed = 0
-    progress = tqdm(total=len(sources), unit="picture", disable=len(sources) < 2, leave=False)
+    progress = tqdm(total=len(sources), unit="picture", disable=True if len(sources) < 2 else None, leave=False)
     with progress:
         for source, output in zip(sources, outputs, strict=True):
             try:

@@ -40,7 +40,7 @@ def reconstruct(
 
     def work(source: Path, target: Path) -> str:
         if source.suffix == ".safetensors":
-            write_png(decode_file(network, source), target)
+            write_png(decode_file(network, source, model), target)
             return f"{source} -> {target}"
         pixel_values = processor(source, return_tensors="pt")["pixel_values"]
         grid_size = network.grid_size(*pixel_values.shape[-2:])
@@ -53,8 +53,12 @@ def reconstruct(
     for_each(sources, outputs, work, debug)
 
 
-def decode_file(model: "StellarModel", source: Path) -> "Tensor":
-    """The first picture of a saved encoding, `(3, H, W)` in [0, 1]; its grid is in the file's metadata."""
+def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
+    """The picture of a saved encoding, `(3, H, W)` in [0, 1]; its grid and model are in the file's metadata.
+
+    Raises:
+        ValueError: if it holds several images, or was made by a model of another name.
+    """
     import torch
     from safetensors import safe_open
 
@@ -62,7 +66,14 @@ def decode_file(model: "StellarModel", source: Path) -> "Tensor":
 
     encoding = StellarEncoding.load(source).to(model.device)
     with safe_open(source, framework="pt") as file:
-        grid = json.loads((file.metadata() or {}).get("grid_size", "null"))
+        metadata = file.metadata() or {}
+    grid = json.loads(metadata.get("grid_size", "null"))
+    if encoding.semantics.shape[0] != 1:
+        raise ValueError(f"{source} holds {encoding.semantics.shape[0]} images, this command decodes files of one")
+    if Path(metadata.get("model", name)).name != Path(name).name:
+        raise ValueError(
+            f"{source} was encoded by {metadata['model']}, not by {name}: pass --model {metadata['model']}"
+        )
     with torch.inference_mode():
         return model.decode(*encoding, grid_size=grid)[0].float().cpu()
 

@@ -54,7 +54,7 @@ def write_onnx(graph: nn.Module, inputs: tuple[Tensor, ...], names: list[str], p
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter needs it, and says so less clearly)
     except ImportError as error:
-        raise ImportError(f"exporting to ONNX needs the extra: pip install 'stellar_hub[onnx]' ({error})") from error
+        raise ImportError(f"exporting to ONNX needs the extra: pip install '.[onnx]' in the clone ({error})") from error
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         # Both inputs of the decoder share the batch axis, which torch remarks upon.

@@ -76,7 +76,7 @@ def push(
         revision: Branch.
         commit_message: Its message.
         create_pr: Whether to open a pull request instead.
-        dry_run: Whether to stop before anything is created or sent.
+        dry_run: Whether to stop before anything is created or sent; a Hub that cannot be reached is no error then.
         replace: Whether what the repository holds may be overwritten, its other files being deleted.
 
     Raises:
@@ -113,6 +113,9 @@ def push(
         except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, of a file that broke off
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault
+            if dry_run and not isinstance(error, HfHubHTTPError):
+                # Without a network it says what would be sent, and cannot say whether the Hub would take it.
+                return Pushed(f"{api.endpoint}/{repo_id} (not reached)", files)
             raise refusal(repo_id, api.endpoint, error) from error
     return Pushed(str(done.commit_url), files)
 

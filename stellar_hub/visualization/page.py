@@ -13,7 +13,7 @@ from stellar_hub.evaluation.psnr import psnr
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.image_geometry import ImageGeometry
 from stellar_hub.modeling.image_loading import ImageSource, load_rgb
-from stellar_hub.modeling.localization_maps import overlay_assignment, overlay_token, to_pil, token_colors
+from stellar_hub.modeling.localization_maps import as_float, overlay_assignment, overlay_token, to_pil, token_colors
 from stellar_hub.visualization.canvas import FAINT, Canvas, shorten
 
 MARGIN = 28
@@ -22,6 +22,7 @@ LARGE = 384
 COLUMNS = 8
 HEADING = 66
 CAPTION = 34
+BARS = (128, 128, 128)  # what the processor pads with
 SMALL_CAPTION = 44
 
 
@@ -86,7 +87,10 @@ def seen_region(picture: Tensor, plan: ImageGeometry) -> Image.Image:
     """The part of the original that the model saw, in the original's own resolution up to the panel's."""
     top, left, bottom, right = plan.crop_box
     box = (round(left), round(top), round(right), round(bottom))
-    return to_pil(picture.float() / 255 if picture.dtype == torch.uint8 else picture).crop(box)
+    original = to_pil(as_float(picture))
+    region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), BARS)
+    region.paste(original, (-box[0], -box[1]))
+    return region
 
 
 def panel_size(aspect: float, side: int) -> tuple[int, int]:
@@ -143,8 +147,8 @@ def explanation(localization: Tensor) -> str:
     """What the small pictures show; how high the maps rise says how sharp they are."""
     peaks = localization.max(dim=0).values
     return (
-        f"each token's map L, from its lowest value (dim) to its highest (bright; {peaks.min():.2f} to "
-        f"{peaks.max():.2f} here), and its share of the area"
+        f"each token's map L, dim where it is lowest, bright at its peak (peaks: {peaks.min():.2f} to "
+        f"{peaks.max():.2f}); below, its share of the area: the mean of its map"
     )
 
 

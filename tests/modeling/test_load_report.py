@@ -25,7 +25,8 @@ def test_without_table__holds_back_the_table_alone(transformers_log: pytest.LogC
         logger.warning("StellarModel LOAD REPORT from: x")
         logger.warning("something else")
     logger.warning("LOAD REPORT after")
-    assert transformers_log.messages == ["something else", "LOAD REPORT after"]
+    # Where the variable CI is set, transformers' logger propagates, and a message is captured twice.
+    assert list(dict.fromkeys(transformers_log.messages)) == ["something else", "LOAD REPORT after"]
 
 
 def test_from_pretrained__reports_in_one_line_when_asked(

@@ -28,6 +28,8 @@ def test_convert__gives_a_folder_that_loads_with_equal_outputs(
         )
     assert StellarImageProcessor.from_pretrained(output).crop_size["height"] == 32
     assert [path.name for path in tmp_path.iterdir()] == ["converted"]
+    assert "# converted\n" in (output / "README.md").read_text()
+    assert not any(b".part" in path.read_bytes() for path in output.glob("*.md"))
 
 
 def test_convert__without_the_tokenizer_says_that_it_cannot_decode(
@@ -41,7 +43,7 @@ def test_convert__without_the_tokenizer_says_that_it_cannot_decode(
 def test_convert__names_the_argument_that_is_missing(command: Command, golden_dir: Path, tmp_path: Path) -> None:
     result = command("convert", golden_dir / "original-pixel.safetensors", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "pass num_attention_heads=" in result.stderr
+    assert "pass --num-attention-heads" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -67,7 +68,7 @@ def test_encode__does_not_replace_files_unless_told(
     arguments = ["encode", pictures / "wide.png", "-o", target.parent, "-m", model_folder]
     refused = command(*arguments)
     assert refused.exit_code == 1
-    assert "exist already: pass --overwrite" in refused.stderr
+    assert "exists already: pass --overwrite" in refused.stderr
     assert target.read_text() == "precious"
     assert command(*arguments, "--overwrite").exit_code == 0
     assert StellarEncoding.load(target).semantics.shape[0] == 1
@@ -133,3 +134,21 @@ def test_commands__leave_nothing_half_written_when_the_disk_is_full(
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_encode__names_the_file_whose_values_are_out_of_range(
+    command: Command, model_folder: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((40, 40), 200, dtype=np.float32)).save(tmp_path / "wide_range.tiff")
+    result = command("encode", tmp_path / "wide_range.tiff", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 1
+    assert "wide_range.tiff must lie in [0, 1]" in result.stderr
+
+
+def test_encode__refuses_a_picture_too_long_for_fit_aspect(
+    command: Command, model_folder: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (9000, 3)).save(tmp_path / "strip.png")
+    result = command("encode", tmp_path / "strip.png", "-o", tmp_path / "out", "-m", model_folder, "--fit", "aspect")
+    assert result.exit_code == 1
+    assert "too long for fit='aspect'" in result.stderr

@@ -37,6 +37,14 @@ def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, cal
     assert "would be pushed to https://hub/user/name" in result.stdout
 
 
+def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) -> None:
+    # The suite runs with HF_HUB_OFFLINE=1.
+    result = command("push", model_folder, "user/name", "--license", "mit", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "model.safetensors" in result.stdout
+    assert "user/name (not reached)" in result.stdout
+
+
 def test_push__refuses_to_go_without_a_licence(command: Command, model_folder: Path) -> None:
     result = command("push", model_folder, "user/name")
     assert result.exit_code == 1

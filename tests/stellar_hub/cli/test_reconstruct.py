@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from torch import Tensor
 
 from .conftest import Command
 
@@ -40,11 +42,28 @@ def test_reconstruct__names_a_damaged_encoding(command: Command, model_folder: P
 def test_reconstruct__with_a_features_only_model_says_what_is_missing(
     command: Command, model_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    from stellar_hub.modeling import StellarImageProcessor, StellarModel
-
     model = StellarModel.from_pretrained(model_folder, decoder=False)
     model.save_pretrained(tmp_path / "features")
     StellarImageProcessor.from_config(model.config).save_pretrained(tmp_path / "features")
     result = command("reconstruct", pictures, "-o", tmp_path / "out", "-m", tmp_path / "features")
     assert result.exit_code == 1
     assert "load it with decoder=False" in result.stderr
+
+
+def test_reconstruct__refuses_codes_of_another_model(
+    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    command("encode", pictures / "wide.png", "-o", tmp_path / "codes", "-m", model_folder)
+    model_folder.rename(tmp_path / "other")
+    result = command("reconstruct", tmp_path / "codes", "-o", tmp_path / "out", "-m", tmp_path / "other")
+    assert result.exit_code == 1
+    assert f"was encoded by {model_folder}, not by {tmp_path / 'other'}" in result.stderr
+
+
+def test_reconstruct__refuses_a_file_of_several_images(
+    command: Command, pixel_model: StellarModel, images: Tensor, model_folder: Path, tmp_path: Path
+) -> None:
+    pixel_model.encode(images).save(tmp_path / "two.safetensors")
+    result = command("reconstruct", tmp_path / "two.safetensors", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 1
+    assert "two.safetensors holds 2 images" in result.stderr
