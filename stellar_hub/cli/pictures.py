@@ -7,8 +7,7 @@ from pathlib import Path
 import typer
 
 from stellar_hub.cli.errors import one_line
-
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from stellar_hub.data.picture_files import SUFFIXES
 
 
 def find_files(paths: Iterable[Path], suffixes: set[str] = SUFFIXES) -> list[Path]:

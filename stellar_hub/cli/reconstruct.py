@@ -31,7 +31,8 @@ def reconstruct(
     import torch
 
     from stellar_hub.cli.loading import load_model
-    from stellar_hub.cli.pictures import SUFFIXES, find_files, for_each, plan_outputs
+    from stellar_hub.cli.pictures import find_files, for_each, plan_outputs
+    from stellar_hub.data.picture_files import SUFFIXES
     from stellar_hub.visualization.page import reconstruction_psnr
 
     sources = find_files(images, SUFFIXES | {".safetensors"})
