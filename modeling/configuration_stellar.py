@@ -45,7 +45,25 @@ class StellarConfig(PreTrainedConfig):
         num_prototypes: Prototypes `K` of each clustering head (pretraining only).
         prototype_dim: Width of a prototype (pretraining only).
         prototype_hidden_size: Hidden width of the clustering heads' MLP (pretraining only).
-        teacher_momentum: Momentum of the EMA teacher, None for no teacher (pretraining only).
+        teacher_momentum: Momentum of the EMA teacher, None for no teacher (pretraining only, as all that follows).
+        teacher_momentum_schedule: "constant", or "cosine" from `teacher_momentum` to 1 over the run.
+        reconstruction_weight: Weight of the reconstruction loss; None means 0.05 for "vq" and 10 for "pixel" heads, 0
+            switches reconstruction off.
+        koleo_weight: Weight of KoLeo, which spreads an image's tokens; 0 switches it off.
+        mask_ratio: Share of the patches hidden in masked views; None switches masked views off.
+        mask_strategy: Which patches are kept: "uniform" noise, "focal" (around a random centre with
+            `focal_probability`, else uniform), or "block" (one square).
+        focal_probability: Share of masked views that are focal.
+        use_matching: Whether tokens are matched to target tokens by optimal transport; else by their order.
+        use_cls_head: Whether cls has a clustering head of its own; local views need it.
+        use_local_views: Whether small local views are encoded.
+        use_global_align: Whether a second global view is encoded unmasked, each view predicting the other.
+        sinkhorn_temp: Temperature of the scores that are assigned to prototypes.
+        sinkhorn_num_iters: Iterations of the assignment.
+        sinkhorn_scale: Power of its column sums; below 1 prototypes are balanced less.
+        prototype_temp: Temperature of the predicted distribution over prototypes.
+        matching_epsilon: Weight of the entropy when tokens are matched.
+        matching_num_iters: Iterations of the matching.
 
     Raises:
         StrictDataclassFieldValidationError: if a value has the wrong type.
@@ -98,6 +116,22 @@ class StellarConfig(PreTrainedConfig):
     prototype_dim: int = 256
     prototype_hidden_size: int = 2048
     teacher_momentum: float | int | None = None
+    teacher_momentum_schedule: Literal["constant", "cosine"] = "constant"
+    reconstruction_weight: float | int | None = None
+    koleo_weight: float | int = 0.1
+    mask_ratio: float | int | None = 0.8
+    mask_strategy: Literal["focal", "uniform", "block"] = "focal"
+    focal_probability: float | int = 0.5
+    use_matching: bool = True
+    use_cls_head: bool = True
+    use_local_views: bool = True
+    use_global_align: bool = False
+    sinkhorn_temp: float | int = 0.06
+    sinkhorn_num_iters: int = 3
+    sinkhorn_scale: float | int = 1.0
+    prototype_temp: float | int = 0.12
+    matching_epsilon: float | int = 0.1
+    matching_num_iters: int = 5
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:
@@ -152,6 +186,8 @@ class StellarConfig(PreTrainedConfig):
             "num_prototypes",
             "prototype_dim",
             "prototype_hidden_size",
+            "sinkhorn_num_iters",
+            "matching_num_iters",
         )
         for name in counts:
             if getattr(self, name) < 1:
@@ -159,7 +195,8 @@ class StellarConfig(PreTrainedConfig):
         for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("spatial_temp", "layer_norm_eps"):
+        temperatures = ("spatial_temp", "sinkhorn_temp", "prototype_temp")
+        for name in (*temperatures, "layer_norm_eps", "matching_epsilon", "sinkhorn_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
@@ -197,6 +234,22 @@ class StellarConfig(PreTrainedConfig):
         """The EMA momentum is a weight between 0 and 1."""
         if self.teacher_momentum is not None and not 0 <= self.teacher_momentum <= 1:
             raise ValueError(f"teacher_momentum must be None or within [0, 1], got {self.teacher_momentum}")
+
+    def validate_pretraining(self) -> None:
+        """Switches and weights of pretraining are in range and fit each other."""
+        if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be None (no masked views) or within [0, 1), got {self.mask_ratio}")
+        if not 0 <= self.focal_probability <= 1:
+            raise ValueError(f"focal_probability must be within [0, 1], got {self.focal_probability}")
+        for name in ("reconstruction_weight", "koleo_weight"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if self.use_local_views and not self.use_cls_head:
+            raise ValueError(
+                "use_local_views=True needs use_cls_head=True, as local views are compared by their cls alone; "
+                "set use_local_views=False"
+            )
 
 
 __all__ = ["StellarConfig"]

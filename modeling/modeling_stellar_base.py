@@ -74,6 +74,12 @@ class StellarPreTrainedModel(PreTrainedModel):
                 module.grad_checkpointing = enable
                 module.gradient_checkpointing = enable  # what transformers asks for
 
+    def freeze_untrained(self) -> None:
+        """Take gradients from what is never trained: the tokenizer."""
+        for module in self.modules():
+            if isinstance(module, MaskGitVQGANEncoder | MaskGitVQGANDecoder):
+                module.requires_grad_(False)
+
     def get_input_embeddings(self) -> None:
         """None: images have no embedding table."""
         return None
@@ -132,9 +138,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         model, info = loaded
         model.config.name_or_path = str(pretrained_model_name_or_path or "")
         cls._check_loading(model, info, str(pretrained_model_name_or_path), tolerate_shapes)
-        for module in model.modules():
-            if isinstance(module, MaskGitVQGANEncoder | MaskGitVQGANDecoder):
-                module.requires_grad_(False)  # loading makes new parameters, which would be trainable
+        model.freeze_untrained()  # loading makes new parameters, which would be trainable
         report_name = model.config.name_or_path or cls.__name__
         logger.info(one_line(report_name, len(model.state_dict()), original is not None, model.config.use_decoder))
         return (model, info) if want_info else model

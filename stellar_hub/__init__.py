@@ -21,10 +21,12 @@ if TYPE_CHECKING:
         StellarModelOutput,
     )
     from stellar_hub.registry import list_models
+    from stellar_hub.training import StellarForPreTraining
 
 _HOME = {
     "StellarConfig": "stellar_hub.modeling",
     "StellarEncoding": "stellar_hub.modeling",
+    "StellarForPreTraining": "stellar_hub.training",
     "StellarImageProcessor": "stellar_hub.modeling",
     "StellarModel": "stellar_hub.modeling",
     "StellarModelOutput": "stellar_hub.modeling",
@@ -34,6 +36,7 @@ _HOME = {
 __all__ = [
     "StellarConfig",
     "StellarEncoding",
+    "StellarForPreTraining",
     "StellarImageProcessor",
     "StellarModel",
     "StellarModelOutput",

@@ -34,13 +34,13 @@ def sinkhorn_assign(scores: Tensor, num_iters: int = 3, scale: float = 1.0) -> T
         raise ValueError(
             f"scores must have shape (rows, K) and num_iters be at least 1, got {tuple(scores.shape)} and {num_iters}"
         )
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    largest = over_processes(column_max(scores), dist.ReduceOp.MAX)
-    mass = torch.exp(scores - largest + SHIFT)
+    working = torch.promote_types(scores.dtype, torch.float32)
+    largest = over_processes(column_max(scores).to(working), dist.ReduceOp.MAX)
+    mass = (scores - largest).add_(SHIFT).exp_()  # the one buffer: all that follows is in place
     for _ in range(num_iters):
-        column_sum = over_processes(mass.sum(dim=0), dist.ReduceOp.SUM)
-        mass = mass / (column_sum + EPS).pow(scale)
-        mass = mass / (mass.sum(dim=1, keepdim=True) + EPS)
+        column_sum = over_processes(mass.sum(dim=0), dist.ReduceOp.SUM).add_(EPS)
+        mass.div_(column_sum if scale == 1 else column_sum.pow_(scale))
+        mass.div_(mass.sum(dim=1, keepdim=True).add_(EPS))
     return mass
 
 

@@ -1,0 +1,228 @@
+"""Cross-entropy of scores over prototypes against soft assignments, in little memory.
+
+The clustering losses of STELLAR (arXiv 2602.01905). With thousands of rows and 16384 prototypes each `(N, K)` tensor
+takes a gigabyte, and the formula written out keeps five of them. Here value and gradients are made together, chunk of
+rows by chunk of rows, as fused linear cross-entropies do (Hsu et al. 2024, arXiv 2410.10989): no `(N, K)` tensor ever
+exists, and nothing is computed twice.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from transformers.utils.generic import maybe_autocast
+
+# Scores of one chunk, in float32. Measured (benchmarks/prototype_loss.py --chunk-sizes): a quarter of it costs 10 to
+# 15% of the time, four times as much gains nothing.
+CHUNK_BYTES = 32 * 2**20
+
+
+class LossAndGradients(NamedTuple):
+    """The loss, and its gradient for each of the two operands that wants one."""
+
+    loss: Tensor
+    embeddings: Tensor | None
+    prototypes: Tensor | None
+
+
+def prototype_scores(embeddings: Tensor, prototypes: Tensor) -> Tensor:
+    """Scores of all rows, `embeddings @ prototypes.T`, in at least float32 also under autocast.
+
+    Args:
+        embeddings: `(N, p)`.
+        prototypes: `(K, p)`.
+
+    Returns:
+        `(N, K)`.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+    """
+    check_operands(embeddings, prototypes)
+    with maybe_autocast(device_type=embeddings.device.type, enabled=False):
+        working = working_dtype(embeddings, prototypes)
+        return embeddings.to(working) @ prototypes.to(working).T
+
+
+@torch.compiler.disable  # traced, the loop over chunks would be unrolled
+def prototype_loss(
+    embeddings: Tensor,
+    prototypes: Tensor,
+    assignment: Tensor,
+    target_index: Tensor | None = None,
+    *,
+    temperature: float = 0.12,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Mean over rows of `-sum_k a_k log_softmax(scores / temperature)_k`, with `a = assignment[target_index[row]]`.
+
+    Computed in at least float32, also under autocast. Rows of the assignment need not sum to 1. The gradients are made
+    with the value, so that `backward` only scales them; it can be differentiated once.
+
+    Args:
+        embeddings: `(N, p)`; their scores are `embeddings @ prototypes.T`.
+        prototypes: `(K, p)`.
+        assignment: `(M, K)`, non-negative, what `sinkhorn_assign` gives. Takes no gradient.
+        target_index: int64 `(N,)` in [0, M): the row of the assignment that each embedding shall predict. Rows are
+            gathered chunk by chunk. By default embedding `i` predicts row `i`, and `M = N`.
+        temperature: Divides the scores, above 0.
+        chunk_size: Rows at a time. By default as many as have scores of 32 MB.
+
+    Returns:
+        The loss, a scalar; 0 if there are no rows.
+
+    Raises:
+        ValueError: if shapes do not fit each other, `target_index` is not int64, or a number is out of its range.
+            Values of `target_index` are left to the indexing itself: a check would wait for the device.
+    """
+    check_operands(embeddings, prototypes)
+    check_targets(embeddings, prototypes, assignment, target_index)
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
+    if chunk_size is None:
+        chunk_size = default_chunk_size(prototypes.shape[0])
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1 (or None: what fills 32 MB), got {chunk_size}")
+    with maybe_autocast(device_type=embeddings.device.type, enabled=False):
+        working = working_dtype(embeddings, prototypes)
+        loss: Tensor = PrototypeLoss.apply(
+            embeddings.to(working),
+            prototypes.to(working),
+            assignment,
+            target_index,
+            temperature,
+            chunk_size,
+            torch.is_grad_enabled(),  # it is always off inside `forward`, whatever the caller's mode
+        )
+        return loss
+
+
+class PrototypeLoss(Function):
+    """`loss_and_gradients` for autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        prototypes: Tensor,
+        assignment: Tensor,
+        target_index: Tensor | None,
+        temperature: float,
+        chunk_size: int,
+        differentiable: bool,
+    ) -> Tensor:
+        """The loss; keeps the gradients, which are no larger than the operands."""
+        wanted = [differentiable and needed for needed in ctx.needs_input_grad[:2]]
+        result = loss_and_gradients(
+            embeddings, prototypes, assignment, target_index, temperature, chunk_size, wanted[0], wanted[1]
+        )
+        ctx.save_for_backward(result.embeddings, result.prototypes)
+        return result.loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """The kept gradients times that of the loss."""
+        # `once_differentiable` would miss the common case, a gradient of the loss that is the constant 1: second
+        # derivatives would silently lack this term.
+        if torch.is_grad_enabled():
+            raise RuntimeError("prototype_loss can be differentiated once only: leave out create_graph=True")
+        gradients = [None if kept is None else kept * grad_outputs[0] for kept in ctx.saved_tensors]
+        return (*gradients, None, None, None, None, None)
+
+
+def loss_and_gradients(
+    embeddings: Tensor,
+    prototypes: Tensor,
+    assignment: Tensor,
+    target_index: Tensor | None,
+    temperature: float,
+    chunk_size: int,
+    for_embeddings: bool,
+    for_prototypes: bool,
+) -> LossAndGradients:
+    """The loss of `prototype_loss` and the gradients asked for, in the dtype of the operands, which must be one.
+
+    Three buffers of a chunk's size are held: the scores, which turn in place into their own gradient, the gathered rows
+    of the assignment, and the product of both.
+    """
+    num_rows, num_prototypes = embeddings.shape[0], prototypes.shape[0]
+    losses = embeddings.new_zeros(num_rows)
+    scale = 1 / (temperature * max(num_rows, 1))
+    grad_embeddings = torch.zeros_like(embeddings) if for_embeddings else None
+    grad_prototypes = torch.zeros_like(prototypes) if for_prototypes else None
+    scores_buffer = embeddings.new_empty(min(chunk_size, num_rows), num_prototypes)
+    product_buffer = torch.empty_like(scores_buffer)
+    targets_buffer = None if target_index is None else torch.empty_like(scores_buffer, dtype=assignment.dtype)
+    for start in range(0, num_rows, chunk_size):
+        rows = slice(start, start + chunk_size)
+        part = embeddings[rows]
+        scores = torch.mm(part / temperature, prototypes.T, out=scores_buffer[: len(part)])
+        targets = target_rows(assignment, target_index, rows, targets_buffer).to(scores.dtype)
+        losses[rows], grad_scores = row_losses(scores, targets, product_buffer[: len(part)])
+        if grad_embeddings is not None:
+            grad_embeddings[rows].addmm_(grad_scores, prototypes, alpha=scale)
+        if grad_prototypes is not None:
+            grad_prototypes.addmm_(grad_scores.T, part, alpha=scale)
+    return LossAndGradients(losses.sum() / max(num_rows, 1), grad_embeddings, grad_prototypes)
+
+
+def row_losses(scores: Tensor, targets: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each row, `(rows,)`, and its gradient for the scores, `(rows, K)`, which overwrites the scores.
+
+    With `m` the largest score of a row, the loss is `sum_k a_k log(sum_j e^(x_j - m)) - sum_k a_k (x_k - m)`, and its
+    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a` is 1, but for rows whose Sinkhorn mass vanished. The contents
+    of `product`, `(rows, K)`, are overwritten.
+    """
+    mass = targets.sum(dim=1, keepdim=True)
+    scores -= scores.amax(dim=1, keepdim=True)
+    expected = torch.mul(targets, scores, out=product).sum(dim=1, keepdim=True)
+    total = scores.exp_().sum(dim=1, keepdim=True)
+    losses = mass * total.log() - expected
+    return losses[:, 0], scores.mul_(mass / total).sub_(targets)
+
+
+def target_rows(assignment: Tensor, target_index: Tensor | None, rows: slice, buffer: Tensor | None) -> Tensor:
+    """The rows of the assignment for one chunk: a view, or gathered into the buffer."""
+    if target_index is None or buffer is None:
+        return assignment[rows]
+    index = target_index[rows]
+    return torch.index_select(assignment, 0, index, out=buffer[: len(index)])
+
+
+def default_chunk_size(num_prototypes: int) -> int:
+    """Rows whose scores fill `CHUNK_BYTES` in float32; at least 1."""
+    return max(1, CHUNK_BYTES // (4 * num_prototypes))
+
+
+def working_dtype(embeddings: Tensor, prototypes: Tensor) -> torch.dtype:
+    """The wider dtype of the two, and at least float32."""
+    return torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
+
+
+def check_operands(embeddings: Tensor, prototypes: Tensor) -> None:
+    """Raise unless there is `(N, p)` and `(K, p)`."""
+    shapes = tuple(embeddings.shape), tuple(prototypes.shape)
+    if embeddings.ndim != 2 or prototypes.ndim != 2 or shapes[0][1] != shapes[1][1] or shapes[1][0] < 1:
+        raise ValueError(
+            f"embeddings and prototypes must have shapes (N, p) and (K, p) with K >= 1, got {shapes[0]} and {shapes[1]}"
+        )
+
+
+def check_targets(embeddings: Tensor, prototypes: Tensor, assignment: Tensor, target_index: Tensor | None) -> None:
+    """Raise unless there is an assignment `(M, K)`, and an int64 index `(N,)` or `M = N`."""
+    num_rows, num_prototypes = embeddings.shape[0], prototypes.shape[0]
+    if assignment.ndim != 2 or assignment.shape[1] != num_prototypes:
+        raise ValueError(f"assignment must have shape (M, K) with K = {num_prototypes}, got {tuple(assignment.shape)}")
+    if target_index is None:
+        if assignment.shape[0] != num_rows:
+            raise ValueError(
+                f"without target_index the assignment must have a row for each of the {num_rows} embeddings, "
+                f"got {assignment.shape[0]}: pass target_index to say which row belongs to which"
+            )
+    elif target_index.shape != (num_rows,) or target_index.dtype != torch.int64:
+        raise ValueError(
+            f"target_index must be int64 with shape ({num_rows},), one for each embedding, "
+            f"got {target_index.dtype} with shape {tuple(target_index.shape)}"
+        )
