@@ -10,6 +10,7 @@ from stellar_hub.cli.export import export
 from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.push import push
 from stellar_hub.cli.reconstruct import reconstruct
+from stellar_hub.cli.train import train
 from stellar_hub.cli.visualize import visualize
 from stellar_hub.version import __version__
 
@@ -39,7 +40,7 @@ def root(
 
 app.command()(demo)
 app.command("list")(list_models)
-for command in (encode, reconstruct, visualize, convert, push, export, doctor):
+for command in (encode, reconstruct, visualize, train, convert, push, export, doctor):
     app.command()(command)
 
 

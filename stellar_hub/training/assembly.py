@@ -1,0 +1,180 @@
+"""From a recipe to the parts of a run: accelerator, data, sizes."""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from stellar_hub.data.crops import ViewSettings
+from stellar_hub.data.multi_crop import MultiCropDataset, collate_samples
+from stellar_hub.data.photometric import PhotometricSettings
+from stellar_hub.data.sampling import ResumableBatchSampler
+from stellar_hub.data.sources import PictureFolders
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.input_checks import nearest_multiples
+from stellar_hub.training.masking import draw_kept_patches
+from stellar_hub.training.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.recipe import Recipe, RunRecipe
+from stellar_hub.training.stop_request import reset_in_worker
+
+LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's, as published
+
+
+def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Accelerator:
+    """accelerate, with the recipe's precision; "auto" is bfloat16 on GPUs that have it, else float32.
+
+    Raises:
+        ImportError: if a tracker is not installed.
+    """
+    for tracker in recipe.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise ImportError(f"run.trackers names {tracker}, which is not installed: pip install {tracker}")
+    precision = recipe.precision
+    if precision == "auto":
+        on_gpu = torch.cuda.is_available() and not cpu and torch.cuda.is_bf16_supported()
+        precision = "bf16" if on_gpu else "fp32"
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=precision if precision in ("bf16", "fp16") else "no",
+        log_with=list(recipe.trackers) or None,
+        project_dir=str(output),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+
+
+def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
+    """Fill in the sizes of views that follow from the model, and check that they are whole patches.
+
+    Raises:
+        ValueError: if a side is no multiple of the patch, naming the nearest that are; or fewer global views are asked
+            for than are read.
+    """
+    data, patch = recipe.data, config.patch_size
+    image_size = data.image_size or config.image_size
+    local_size = data.local_size or max(1, round(image_size * LOCAL_SHARE / patch)) * patch
+    for name, size in (("image_size", image_size), ("local_size", local_size)):
+        if size % patch:
+            allowed = " or ".join(str(multiple) for multiple in nearest_multiples(size, patch))
+            raise ValueError(f"data.{name} {size} is not a multiple of the patch size {patch}; nearest: {allowed}")
+    if (config.teacher_momentum is not None or config.use_global_align) and data.num_global_views < 2:
+        raise ValueError(
+            f"data.num_global_views is {data.num_global_views}, but teacher_momentum and use_global_align read global "
+            "view 1: set it to 2 or more"
+        )
+    num_local_views = data.num_local_views if config.use_local_views else 0
+    sizes = {"image_size": image_size, "local_size": local_size, "num_local_views": num_local_views}
+    return dataclasses.replace(recipe, data=dataclasses.replace(data, **sizes))
+
+
+@dataclass(frozen=True)
+class KeptPatches:
+    """Draws the patches that masked views keep, `(num_views, kept)`, from a sample's generator."""
+
+    num_views: int
+    grid_size: tuple[int, int]
+    mask_ratio: float
+    strategy: Any
+    focal_probability: float
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        options = (self.num_views, self.grid_size, self.mask_ratio, self.strategy, self.focal_probability)
+        return draw_kept_patches(*options, generator=generator)
+
+
+def kept_patches_of(recipe: Recipe, config: StellarConfig) -> KeptPatches | None:
+    """How a recipe's samples draw their kept patches; None where nothing is masked."""
+    if config.mask_ratio is None:
+        return None
+    assert recipe.data.image_size is not None
+    side = recipe.data.image_size // config.patch_size
+    strategy, probability = config.mask_strategy, config.focal_probability
+    return KeptPatches(recipe.data.num_global_views, (side, side), config.mask_ratio, strategy, probability)
+
+
+def photometric_of(recipe: Recipe) -> PhotometricSettings:
+    """The recipe's photometric augmentation."""
+    return PhotometricSettings(**asdict(recipe.augmentation))
+
+
+def build_loader(
+    recipe: Recipe,
+    source: PictureFolders,
+    config: StellarConfig,
+    accelerator: Accelerator,
+    num_batches: int,
+    start_batch: int,
+) -> DataLoader[dict[str, Any]]:
+    """Batches of this process, from `start_batch` on; the same whatever the number of workers and processes.
+
+    Raises:
+        ValueError: if the batch does not divide among the processes.
+    """
+    views = [field.name for field in dataclasses.fields(ViewSettings) if field.name != "aspect_ratio"]
+    settings = ViewSettings(**{name: getattr(recipe.data, name) for name in views})
+    kept = kept_patches_of(recipe, config)
+    dataset = MultiCropDataset(source, settings, photometric_of(recipe), recipe.run.seed, kept)
+    sampler = ResumableBatchSampler(
+        len(source),
+        recipe.optimization.batch_size,
+        recipe.run.seed,
+        num_batches,
+        start_batch,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=recipe.data.num_workers,
+        collate_fn=collate_samples,
+        pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=reset_in_worker,
+    )
+
+
+def warnings_at_start(recipe: Recipe, reference_batch_size: int, num_pictures: int, num_processes: int) -> list[str]:
+    """What should be known before the time is spent, in sentences."""
+    optimization = recipe.optimization
+    batch, found = optimization.batch_size, []
+    if batch * 4 < reference_batch_size:
+        found.append(
+            f"the batch is {batch}, the recipe was made for {reference_batch_size}: prototypes are balanced over one "
+            "batch, so that many of them get no share; lower model.config.num_prototypes and the learning rate with it"
+        )
+    if optimization.gradient_accumulation_steps > 1:
+        found.append(
+            "gradient accumulation does not enlarge what prototypes are balanced over: that is one forward's "
+            f"batch of {batch}"
+        )
+    if num_pictures < batch:
+        found.append(f"there are {num_pictures} pictures for a batch of {batch}: it holds some more than once")
+    threads = os.cpu_count() or 1
+    if recipe.data.num_workers * num_processes > threads:
+        found.append(f"{recipe.data.num_workers} data workers for each of {num_processes} processes, on {threads} cores")
+    return found
+
+
+def compile_blocks(model: StellarForPreTraining) -> None:
+    """Compile the transformer blocks one by one: quick, and names in the state dict stay as they are."""
+    for part in (model.stellar.encoder, model.stellar.decoder, getattr(model.teacher, "encoder", None)):
+        for block in part.blocks if part is not None else ():
+            block.compile(dynamic=True)
+
+
+def batches_of_steps(loader: DataLoader[dict[str, Any]], per_step: int) -> Iterator[list[dict[str, Any]]]:
+    """Group batches into those of one optimizer step."""
+    group: list[dict[str, Any]] = []
+    for batch in loader:
+        group.append(batch)
+        if len(group) == per_step:
+            yield group
+            group = []

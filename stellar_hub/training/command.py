@@ -1,0 +1,60 @@
+"""What the options of `stellar-hub train` amount to."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from transformers.utils import logging
+
+from stellar_hub.training.loop import Stopped
+from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe_file import load_recipe
+from stellar_hub.training.run_folder import recipe_of_run
+from stellar_hub.training.train import train
+
+
+def train_by_options(
+    output: Path,
+    data: Sequence[Path],
+    recipe_name: str | None,
+    init: str | None,
+    overrides: Sequence[str],
+    resume: str | None,
+    cpu: bool,
+) -> Path | None:
+    """Train, and return the model's folder.
+
+    Raises:
+        typer.Exit: with 128 plus the signal's number, if a signal ended the run after its checkpoint was saved.
+        ValueError: if options do not fit each other; and what `train` raises.
+    """
+    recipe, reference = chosen_recipe(output, recipe_name, overrides, resume)
+    if data:
+        repeats = recipe.data.repeats if len(recipe.data.repeats) == len(data) else ()
+        folders = tuple(str(folder) for folder in data)
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=folders, repeats=repeats))
+    if init is not None:
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, init=init))
+    if not recipe.data.folders:
+        raise ValueError("no pictures are given: pass --data FOLDER")
+    logging.disable_progress_bar()
+    try:
+        return train(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference)
+    except Stopped as stopped:
+        typer.echo(str(stopped), err=True)
+        raise typer.Exit(128 + stopped.signal_number) from None
+
+
+def chosen_recipe(
+    output: Path, name: str | None, overrides: Sequence[str], resume: str | None
+) -> tuple[Recipe, int | None]:
+    """The recipe asked for, and the batch it was made for; a resumed run brings its own."""
+    if name is not None:
+        return load_recipe(name, overrides), load_recipe(name).optimization.batch_size
+    if resume is None:
+        raise ValueError("no recipe is given: pass --recipe, such as --recipe finetune")
+    if overrides:
+        raise ValueError("--set changes a recipe: pass --recipe too")
+    folder = output if resume == "auto" else Path(resume).absolute().parents[1]
+    return recipe_of_run(folder), None

@@ -1,0 +1,264 @@
+"""A run with all its parts: put together from a recipe, begun or resumed."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from stellar_hub.data.multi_crop import PictureSource
+from stellar_hub.data.sources import PictureFolders
+from stellar_hub.modeling import StellarImageProcessor
+from stellar_hub.training.assembly import (
+    batches_of_steps,
+    build_accelerator,
+    build_loader,
+    compile_blocks,
+    photometric_of,
+    resolve_sizes,
+    warnings_at_start,
+)
+from stellar_hub.training.checkpoints import Checkpoints, read_state
+from stellar_hub.training.health import check_finite
+from stellar_hub.training.initialization import initialize
+from stellar_hub.training.journal import Journal
+from stellar_hub.training.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.optimization import build_optimizer, build_schedule, count_steps
+from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe_file import save_recipe, to_dict
+from stellar_hub.training.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, check_same_run, find_start
+from stellar_hub.training.run_state import load_run
+from stellar_hub.training.step import StepResult, Stepper
+from stellar_hub.version import __version__
+
+NUM_FIXED_IMAGES = 6
+FIXED_IMAGE_TRIES = 60
+
+
+@dataclass
+class Run:
+    """The parts of a run.
+
+    Attributes:
+        recipe: With sizes resolved.
+        output: Its folder.
+        accelerator: accelerate.
+        model: The model itself, unwrapped.
+        stepper: Does the steps.
+        loader: This process's batches from `start_step` on.
+        checkpoints: Where checkpoints are kept.
+        journal: `metrics.jsonl`.
+        fixed_images: `(N, 3, H, W)`, for pictures.
+        num_steps: Of the whole run.
+        start_step: Steps that are done already.
+        facts: Of the data, for checkpoints.
+        notes: Sentences to say at the start.
+        skipped: Pictures that could not be read, and the number of each.
+        started: When this process began.
+    """
+
+    recipe: Recipe
+    output: Path
+    accelerator: Accelerator
+    model: StellarForPreTraining
+    stepper: Stepper
+    loader: Any
+    checkpoints: Checkpoints
+    journal: Journal
+    fixed_images: Tensor
+    num_steps: int
+    start_step: int
+    facts: dict[str, Any]
+    notes: list[str]
+    skipped: dict[str, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and shows."""
+        return self.accelerator.is_main_process
+
+    def batches(self) -> Iterator[list[dict[str, Any]]]:
+        """The batches of each step that is left."""
+        return batches_of_steps(self.loader, self.recipe.optimization.gradient_accumulation_steps)
+
+    def check(self, step: int, result: StepResult) -> None:
+        """Raise NonFiniteLossError if a step's numbers are not finite."""
+        check_finite(step, result, self.checkpoints.latest(), scaled=self.accelerator.scaler is not None)
+
+    def agree(self, signal_number: int | None, done: int) -> int | None:
+        """The signal that any process has received; asked every `log_every` steps where there are several."""
+        if self.accelerator.num_processes == 1:
+            return signal_number
+        if done % self.recipe.run.log_every:
+            return None
+        numbers = torch.tensor([signal_number or 0], device=self.accelerator.device)
+        return int(self.accelerator.gather(numbers).max()) or None
+
+    def card_facts(self, done: int) -> dict[str, object]:
+        """What the model's card says of the run."""
+        optimization = self.recipe.optimization
+        seconds = time.monotonic() - self.started
+        return {
+            "steps": f"{done} of {self.num_steps}",
+            "images seen": done * optimization.batch_size * optimization.gradient_accumulation_steps,
+            "pictures in the data": self.facts["num_pictures"],
+            "pictures that could not be read": len(self.skipped) or None,
+            "began from": self.recipe.model.init,
+            "device": f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
+            "precision": self.accelerator.mixed_precision if self.accelerator.mixed_precision != "no" else "float32",
+            "time": f"{seconds / 60:.1f} minutes" + (f" since step {self.start_step}" if self.start_step else ""),
+            "library": f"stellar_hub {__version__}, torch {torch.__version__}",
+        }
+
+
+def build_run(
+    recipe: Recipe,
+    output: str | os.PathLike[str],
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    cpu: bool = False,
+    reference_batch_size: int | None = None,
+) -> Run:
+    """Put a run together, and load the checkpoint it goes on from.
+
+    Args:
+        recipe: The recipe.
+        output: The run's folder.
+        resume: None begins; "auto" goes on from the newest checkpoint, if there is one; a path from that one.
+        cpu: Whether to stay on the CPU where there is a GPU.
+        reference_batch_size: What the recipe was made for; a batch far below is said.
+
+    Raises:
+        OSError: if a folder, checkpoint or weight file cannot be had, or `output` holds a run not to be resumed.
+        ValueError: if the recipe does not fit model, data or number of processes, or a checkpoint is of another run.
+        ImportError: if a tracker is not installed.
+    """
+    output = Path(output)
+    checkpoints = Checkpoints(output / CHECKPOINTS_FOLDER, recipe.run.keep_checkpoints)
+    start = find_start(output, resume, checkpoints)
+    source = PictureFolders.scan(recipe.data.folders, recipe.data.repeats)
+    accelerator = build_accelerator(recipe.run, output, cpu)
+    set_seed(recipe.run.seed)
+    model = initialize(recipe.model)
+    recipe = resolve_sizes(recipe, model.config)
+    facts = {"fingerprint": source.fingerprint(), "num_pictures": len(source)}
+    if start is not None:
+        check_same_run(start, recipe, facts, model.config.to_dict())
+    stepper, num_steps = build_stepper(recipe, accelerator, model, len(source))
+    step = 0 if start is None else int(read_state(start)["step"])
+    per_step = recipe.optimization.gradient_accumulation_steps
+    loader = build_loader(recipe, source, model.config, accelerator, num_steps * per_step, step * per_step)
+    if start is not None:
+        bare_optimizer = stepper.optimizer.optimizer
+        load_run(start, model, bare_optimizer, accelerator.scaler, accelerator.process_index)
+    run = Run(
+        recipe=recipe,
+        output=output,
+        accelerator=accelerator,
+        model=model,
+        stepper=stepper,
+        loader=loader,
+        checkpoints=checkpoints,
+        journal=Journal(output / "metrics.jsonl"),
+        fixed_images=fixed_images(source, model),
+        num_steps=num_steps,
+        start_step=step,
+        facts=facts,
+        notes=notes_at_start(recipe, reference_batch_size, len(source), accelerator, model, num_steps, step),
+    )
+    begin_folder(run)
+    return run
+
+
+def build_stepper(
+    recipe: Recipe, accelerator: Accelerator, model: StellarForPreTraining, num_samples: int
+) -> tuple[Stepper, int]:
+    """Optimizer, schedule and wrapped model, and the number of steps."""
+    if recipe.run.precision == "fp64":
+        model.double()
+    if recipe.run.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if recipe.run.compile:
+        compile_blocks(model)
+    num_steps = count_steps(recipe.optimization, num_samples)
+    optimizer = build_optimizer(model, recipe.optimization)
+    schedule = build_schedule(optimizer, recipe.optimization, num_steps)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    stepper = Stepper(
+        accelerator,
+        wrapped,
+        model,
+        prepared,
+        schedule,
+        photometric_of(recipe),
+        recipe.optimization.clip_norm,
+        num_steps,
+        torch.float64 if recipe.run.precision == "fp64" else torch.float32,
+    )
+    return stepper, num_steps
+
+
+def notes_at_start(
+    recipe: Recipe,
+    reference_batch_size: int | None,
+    num_pictures: int,
+    accelerator: Accelerator,
+    model: StellarForPreTraining,
+    num_steps: int,
+    step: int,
+) -> list[str]:
+    """What is said before the first step."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    precision = accelerator.mixed_precision if accelerator.mixed_precision != "no" else recipe.run.precision
+    first = (
+        f"{'from' if not step else 'going on from'} step {step} to {num_steps}: {num_pictures} pictures, batch "
+        f"{recipe.optimization.batch_size} on {accelerator.num_processes} x {accelerator.device.type}, {precision}, "
+        f"{trained / 1e6:.1f} M parameters in training"
+    )
+    reference = reference_batch_size or recipe.optimization.batch_size
+    rest = warnings_at_start(recipe, reference, num_pictures, accelerator.num_processes)
+    return [first, *(f"note: {sentence}" for sentence in rest)]
+
+
+def fixed_images(source: PictureSource, model: StellarForPreTraining) -> Tensor:
+    """The first few readable pictures, spread over the source, as the model sees them at evaluation.
+
+    Raises:
+        ValueError: if none of those tried can be read.
+    """
+    processor = StellarImageProcessor.from_config(model.config)
+    count = len(source)
+    tries = dict.fromkeys(round(index * (count - 1) / max(1, FIXED_IMAGE_TRIES - 1)) for index in range(FIXED_IMAGE_TRIES))
+    spread = [*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]
+    images: dict[str, Tensor] = {}
+    problems = []
+    for path in dict.fromkeys(str(source[index]) for index in spread):
+        try:
+            images[path] = processor(path, return_tensors="pt")["pixel_values"]
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+        if len(images) == NUM_FIXED_IMAGES:
+            break
+    if not images:
+        raise ValueError(f"none of {len(problems)} pictures tried can be read; the first: {problems[0]}")
+    return torch.cat(list(images.values()))
+
+
+def begin_folder(run: Run) -> None:
+    """Make the run's folder; after a resume, forget what the journal has of steps that are to be done again."""
+    if run.is_main:
+        run.output.mkdir(parents=True, exist_ok=True)
+        run.checkpoints.remove_partial()
+        save_recipe(run.recipe, run.output / RECIPE_FILE)
+        run.journal.truncate_after(run.start_step)
+    run.accelerator.wait_for_everyone()
+    if run.recipe.run.trackers:
+        flat = {f"{section}.{key}": str(value) for section, keys in to_dict(run.recipe).items() for key, value in keys.items()}
+        run.accelerator.init_trackers("stellar_hub", config=flat)

@@ -1,0 +1,88 @@
+"""The folder of a run: what may be written there, and where a run goes on."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stellar_hub.training.checkpoints import Checkpoints, read_state
+from stellar_hub.training.differences import differences, refuse_other_recipe
+from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe_file import load_recipe
+
+RECIPE_FILE = "recipe.yaml"
+CHECKPOINTS_FOLDER = "checkpoints"
+PICTURES_FOLDER = "pictures"
+
+
+def find_start(output: Path, resume: str | os.PathLike[str] | None, checkpoints: Checkpoints) -> Path | None:
+    """The checkpoint to go on from, or None to begin.
+
+    Args:
+        output: The run's folder.
+        resume: None refuses a folder that holds a run; "auto" takes its newest checkpoint, if there is one; a path is
+            that checkpoint.
+        checkpoints: The folder's.
+
+    Raises:
+        FileExistsError: if the folder holds a run that is not to be resumed, or is a file.
+        FileNotFoundError: if the checkpoint does not exist.
+    """
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"--output {output} is a file; name a folder")
+    if resume is None:
+        if (output / RECIPE_FILE).exists():
+            raise FileExistsError(
+                f"{output} holds a run already: go on with it (--resume auto), or name another --output"
+            )
+        return None
+    if str(resume) == "auto":
+        return checkpoints.latest()
+    read_state(Path(resume))
+    return Path(resume)
+
+
+def recipe_of_run(output: Path) -> Recipe:
+    """The recipe a run was started with.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+    """
+    path = output / RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{output} holds no run to resume ({RECIPE_FILE} is missing): pass --recipe to begin one")
+    return load_recipe(path)
+
+
+def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another recipe, other data or another architecture.
+
+    Args:
+        checkpoint: The checkpoint's folder; the recipe of its run lies two folders up.
+        recipe: The recipe now, sizes resolved.
+        facts: Of the data now: "fingerprint", "num_pictures".
+        config: The model's configuration now.
+
+    Raises:
+        ValueError: naming each difference.
+    """
+    state = read_state(checkpoint)
+    before = checkpoint.parents[1] / RECIPE_FILE
+    if before.is_file():
+        refuse_other_recipe(load_recipe(before), recipe)
+    lines = [f"data: {line}" for line in differences({name: state[name] for name in facts}, facts)]
+    lines += [f"model: {line}" for line in differences(state["config"], config)]
+    if lines:
+        raise ValueError(
+            f"{checkpoint} cannot be resumed, as something else has changed:\n  "
+            + "\n  ".join(lines)
+            + "\nBegin anew with another --output; --init takes the checkpoint's weights"
+        )
+
+
+def check_space(folder: Path, needed: int) -> str | None:
+    """A sentence where the disk has less room than the checkpoints of a run need; None where it has."""
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return f"the disk of {folder} has {free / 1e9:.1f} GB left, the run's checkpoints need {needed / 1e9:.1f} GB"

@@ -1,0 +1,44 @@
+"""Ending a run on request: the step at hand is finished, a checkpoint saved."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Turns the first SIGTERM or Ctrl-C into a request; a second Ctrl-C interrupts at once.
+
+    Attributes:
+        signal_number: The signal received, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._receive)
+            except ValueError:  # not the main thread: whoever started it deals with signals
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+def reset_in_worker(worker_id: int) -> None:
+    """Give a data worker its own behaviour again: it leaves Ctrl-C to its parent, and ends on SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
