@@ -243,7 +243,7 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"focal_probability must be within [0, 1], got {self.focal_probability}")
         for name in ("reconstruction_weight", "koleo_weight"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:  # `not`, as NaN is neither
                 raise ValueError(f"{name} must not be negative, got {value}")
         if self.use_local_views and not self.use_cls_head:
             raise ValueError(

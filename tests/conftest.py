@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a tiny STELLAR with either head, pictures, and the folders of reference data."""
+"""Fixtures for all tests: a tiny STELLAR with either head, for pretraining too, pictures, and reference data."""
 
 import copy
 import os
@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import torch
 from stellar_hub.modeling import StellarConfig, StellarModel
-from torch import Tensor
+from torch import Tensor, nn
 
 # Models are tiny: more threads would only wait for each other, for seconds where the cores are busy.
 torch.set_num_threads(1)
@@ -38,26 +38,49 @@ TINY = {
     "tokenizer_num_res_blocks": 1,
     "tokenizer_embed_dim": 32,
 }
+# Forward and backward of the whole objective take some hundredths of a second.
+TINY_PRETRAINING = TINY | {
+    "decoder_num_hidden_layers": 1,
+    "reconstruction_head": "pixel",
+    "num_prototypes": 16,
+    "prototype_dim": 12,
+    "prototype_hidden_size": 20,
+    "mask_ratio": 0.5,
+}
 SEED = 0
 # Initialization gives weights of 0.02 and all-zero biases: nearly constant outputs. Twice that, with biases, is closer
 # to trained weights, and shows mistakes.
 GAIN = 2.0
 
 
+@torch.no_grad()
+def liven(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter += 0.1 * torch.randn_like(parameter)
+        elif name.endswith(".bias"):
+            parameter += 0.02 * torch.randn_like(parameter)
+        elif "sparse_tokens" not in name:
+            parameter *= GAIN
+
+
+@torch.no_grad()
 def build(**options: Any) -> StellarModel:
     torch.manual_seed(SEED)
     model = StellarModel(StellarConfig(**(TINY | options)))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter += 0.1 * torch.randn_like(parameter)
-            elif name.endswith(".bias"):
-                parameter += 0.02 * torch.randn_like(parameter)
-            elif "sparse_tokens" not in name:
-                parameter *= GAIN
-        if model.config.reconstruction_head == "pixel" and model.decoder is not None:
-            model.decoder.head.bias += 0.5  # pictures around mid-grey, as from a trained decoder
+    liven(model)
+    if model.config.reconstruction_head == "pixel" and model.decoder is not None:
+        model.decoder.head.bias += 0.5  # pictures around mid-grey, as from a trained decoder
     return model.eval()
+
+
+def build_for_pretraining(**options: Any) -> Any:
+    from stellar_hub.training import StellarForPreTraining  # no other test pays for it
+
+    torch.manual_seed(SEED)
+    model = StellarForPreTraining(StellarConfig(**(TINY_PRETRAINING | options)))
+    liven(model)
+    return model.train()
 
 
 @pytest.fixture
@@ -70,6 +93,15 @@ def tiny_options() -> dict[str, Any]:
 def build_model() -> Callable[..., StellarModel]:
     """Builds a tiny model with changed options, seeded, in evaluation mode: `build_model(patch_size=4)`."""
     return build
+
+
+@pytest.fixture(scope="session")
+def build_pretraining_model() -> Callable[..., Any]:
+    """Builds a tiny `StellarForPreTraining`, seeded, in training mode; a teacher differs from the model.
+
+    `build_pretraining_model(mask_ratio=None)`; the default is a "pixel" head, and no teacher.
+    """
+    return build_for_pretraining
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +138,18 @@ def model(request: pytest.FixtureRequest) -> StellarModel:
 def images() -> Tensor:
     """Two random images, `(2, 3, 32, 32)` in [0, 1]."""
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def views() -> dict[str, Tensor]:
+    """A batch for pretraining: two images, three global and two local views each, noise; not to be changed."""
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "pixel_values": torch.rand(2, 3, 32, 32, generator=generator),
+        "global_views": torch.rand(2, 3, 3, 32, 32, generator=generator),
+        "local_views": torch.rand(2, 2, 3, 16, 16, generator=generator),
+        "kept_patches": torch.rand(6, 16, generator=generator).argsort(dim=1)[:, :8],
+    }
 
 
 @pytest.fixture(scope="session")

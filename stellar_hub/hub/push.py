@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,6 +65,7 @@ def push(
     create_pr: bool = False,
     dry_run: bool = False,
     replace: bool = False,
+    finish: Callable[[Path], None] | None = None,
 ) -> Pushed:
     """Save the model with processor, code and card, and upload the folder in one commit.
 
@@ -78,6 +80,7 @@ def push(
         create_pr: Whether to open a pull request instead.
         dry_run: Whether to stop before anything is created or sent; a Hub that cannot be reached is no error then.
         replace: Whether what the repository holds may be overwritten, its other files being deleted.
+        finish: Adds to the saved folder before it is sent: a section to the card, pictures beside it.
 
     Raises:
         ValueError: if no licence is given or on record, or the repository holds another kind of model.
@@ -95,6 +98,8 @@ def push(
         model.save_pretrained(
             folder, license=licence, name=repo_id, base_model=base_model_of(model.config.name_or_path)
         )
+        if finish is not None:
+            finish(Path(folder))
         files = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
         try:
             if not replace:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,7 +25,7 @@ from stellar_hub.modeling.input_checks import nearest_multiples
 from stellar_hub.training.masking import draw_kept_patches
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.recipe import Recipe, RunRecipe
-from stellar_hub.training.stop_request import reset_in_worker
+from stellar_hub.training.stop_request import leave_to_parent
 
 LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's, as published
 
@@ -34,6 +35,7 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
 
     Raises:
         ImportError: if a tracker is not installed.
+        ValueError: if a launcher started several processes that accelerate does not bring together.
     """
     for tracker in recipe.trackers:
         if importlib.util.find_spec(tracker) is None:
@@ -42,13 +44,31 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
     if precision == "auto":
         on_gpu = torch.cuda.is_available() and not cpu and torch.cuda.is_bf16_supported()
         precision = "bf16" if on_gpu else "fp32"
-    return Accelerator(
+    # accelerate keeps device and precision for the whole process and refuses others: a notebook trains more than once.
+    in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    AcceleratorState._reset_state(reset_partial_state=not in_group)
+    accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precision if precision in ("bf16", "fp16") else "no",
         log_with=list(recipe.trackers) or None,
         project_dir=str(output),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+    check_together(accelerator, int(os.environ.get("WORLD_SIZE", "1")))
+    return accelerator
+
+
+def check_together(accelerator: Accelerator, num_launched: int) -> None:
+    """Refuse processes that a launcher started together but that would train alone, all into the same folder.
+
+    Raises:
+        ValueError: if there are such.
+    """
+    if accelerator.num_processes < num_launched:
+        raise ValueError(
+            f"{num_launched} processes were launched, but each would train alone, as there are no GPUs: pass --cpu to "
+            "train together on the CPU, or launch one"
+        )
 
 
 def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
@@ -86,6 +106,7 @@ class KeptPatches:
     focal_probability: float
 
     def __call__(self, generator: torch.Generator) -> Tensor:
+        """Draw for one sample."""
         options = (self.num_views, self.grid_size, self.mask_ratio, self.strategy, self.focal_probability)
         return draw_kept_patches(*options, generator=generator)
 
@@ -137,7 +158,7 @@ def build_loader(
         num_workers=recipe.data.num_workers,
         collate_fn=collate_samples,
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=reset_in_worker,
+        worker_init_fn=leave_to_parent,
     )
 
 
@@ -159,7 +180,8 @@ def warnings_at_start(recipe: Recipe, reference_batch_size: int, num_pictures: i
         found.append(f"there are {num_pictures} pictures for a batch of {batch}: it holds some more than once")
     threads = os.cpu_count() or 1
     if recipe.data.num_workers * num_processes > threads:
-        found.append(f"{recipe.data.num_workers} data workers for each of {num_processes} processes, on {threads} cores")
+        workers = recipe.data.num_workers
+        found.append(f"{workers} data workers for each of {num_processes} processes, on {threads} cores")
     return found
 
 

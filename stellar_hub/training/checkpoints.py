@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 STEP_FOLDER = re.compile(r"step-(\d+)")
 STATE_FILE = "run_state.json"
 
@@ -57,10 +59,13 @@ class Checkpoints:
         If writing fails, what was written goes and earlier checkpoints stay as they are.
 
         Args:
-            step: Its step; an existing one is replaced.
+            step: Its step; an existing one is replaced, and later ones go: a run that went back writes them anew.
             write: Writes this process's files into the folder it is given.
             is_main: Whether this is the process that makes and renames folders.
             barrier: Waits for all processes.
+
+        Raises:
+            OSError: if it cannot be written, for instance because the disk is full.
         """
         partial, final = self.partial(step), self.path(step)
         if is_main:
@@ -72,22 +77,42 @@ class Checkpoints:
             barrier()
             if is_main:
                 sync_folder(partial)
-                if final.exists():
-                    shutil.rmtree(final)
-                os.replace(partial, final)
+                self.put_in_place(partial, final)
                 sync(self.folder)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            # safetensors and torch.save have errors of their own for a disk that is full.
+            if isinstance(error, OSError | RuntimeError | SafetensorError):
+                raise OSError(f"no checkpoint of step {step} could be written to {self.folder}: {error}") from error
             raise
         if is_main:
-            self.rotate()
+            self.rotate(step)
         barrier()
         return final
 
-    def rotate(self) -> None:
-        """Remove all but the newest."""
-        for step in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(step))
+    def put_in_place(self, partial: Path, final: Path) -> None:
+        """Rename a whole folder to its final name; one that bears it already goes when that has worked."""
+        aside = final.with_name(f".{final.name}.old.part")
+        if final.exists():
+            os.replace(final, aside)
+        try:
+            os.replace(partial, final)
+        except BaseException:
+            if aside.exists():
+                os.replace(aside, final)
+            raise
+        if aside.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def rotate(self, step: int) -> None:
+        """Remove what is later than `step`, and of the others all but the newest."""
+        earlier = [other for other in self.steps() if other <= step]
+        kept = earlier[-self.keep :]
+        for other in self.steps():
+            if other not in kept:
+                # Under a hidden name first: removed half, it would look like a whole one.
+                os.replace(self.path(other), self.partial(other))
+                shutil.rmtree(self.partial(other))
 
     def remove_partial(self) -> None:
         """Remove what a killed run left half-written."""
@@ -119,8 +144,13 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / STATE_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint of a run: it has no {STATE_FILE}")
+        raise FileNotFoundError(
+            f"{folder} is no checkpoint of a run: it has no {STATE_FILE}; name one such as RUN/checkpoints/step-000100"
+        )
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise ValueError(f"{path} is damaged: it does not say which step it is of")
+    return state

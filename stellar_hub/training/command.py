@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 from transformers.utils import logging
 
+from stellar_hub.training.checkpoints import read_state
 from stellar_hub.training.loop import Stopped
 from stellar_hub.training.recipe import Recipe
 from stellar_hub.training.recipe_file import load_recipe
@@ -56,5 +57,7 @@ def chosen_recipe(
         raise ValueError("no recipe is given: pass --recipe, such as --recipe finetune")
     if overrides:
         raise ValueError("--set changes a recipe: pass --recipe too")
-    folder = output if resume == "auto" else Path(resume).absolute().parents[1]
-    return recipe_of_run(folder), None
+    if resume == "auto":
+        return recipe_of_run(output), None
+    read_state(Path(resume))
+    return recipe_of_run(Path(resume).absolute().parents[1]), None

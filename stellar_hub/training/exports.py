@@ -1,19 +1,23 @@
-"""What a run gives away: the model for inference, with a card that says how it was made."""
+"""What a run gives away: the model for inference, with a card that says how it was made; and the same on the Hub."""
 
 import io
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from stellar_hub.hub.push import push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.training.curves import draw_curves
 from stellar_hub.training.journal import read
-from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe import Recipe, RunRecipe
 from stellar_hub.training.recipe_file import to_dict
 from stellar_hub.training.recipe_yaml import write_yaml
-from stellar_hub.training.training_card import training_section, write_training_card
+from stellar_hub.training.training_card import section_of, training_section, write_training_card
 
 MODEL_FOLDER = "model"
 CURVES_FILE = "curves.png"
@@ -39,30 +43,62 @@ def export_model(
 
     Returns:
         The folder, which `StellarModel.from_pretrained` loads.
+
+    Raises:
+        OSError: if it cannot be written; an earlier one stays.
     """
-    records = read(output / JOURNAL_FILE)
+    journal = output / JOURNAL_FILE
+    records = read(journal) if journal.exists() else []
     curves = io.BytesIO()
     if records:
         draw_curves(records).save(curves, format="PNG")
         write_atomically(output / CURVES_FILE, curves.getvalue())
-    final, partial, old = output / MODEL_FOLDER, output / f".{MODEL_FOLDER}.part", output / f".{MODEL_FOLDER}.old"
-    for leftover in (partial, old):
+    final, part, old = output / MODEL_FOLDER, output / f".{MODEL_FOLDER}.part", output / f".{MODEL_FOLDER}.old"
+    if old.exists() and not final.exists():
+        os.replace(old, final)  # a run was killed between the two names
+    for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        model.save_pretrained(partial, name=output.absolute().name, license=recipe.run.license)
+        model.save_pretrained(part, name=output.absolute().name, license=recipe.run.license)
         for name, data in ((CURVES_FILE, curves.getvalue()), (PICTURE_FILE, picture)):
             if data:
-                write_atomically(partial / name, data)
+                write_atomically(part / name, data)
         last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
         section = training_section(write_yaml(to_dict(recipe)), facts, last, bool(records), picture is not None)
-        write_training_card(partial, section)
+        write_training_card(part, section)
         if final.exists():
             os.replace(final, old)
-        os.replace(partial, final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.replace(part, final)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not final.exists():
             os.replace(old, final)
+        if isinstance(error, SafetensorError):  # the disk's fault, but no OSError
+            raise OSError(f"the model could not be written to {final}: {error}") from error
         raise
     shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
+    """Push the model to `recipe.push_to_hub`, with the pictures and the training section of OUTPUT/model.
+
+    Raises:
+        OSError: if it is not pushed, and why; OUTPUT/model is there all the same.
+    """
+    assert recipe.push_to_hub is not None
+    folder = output / MODEL_FOLDER
+    try:
+        push(model, recipe.push_to_hub, licence=recipe.license, private=True, finish=partial(add_training, folder))
+    except (ValueError, OSError) as error:
+        raise OSError(f"{error}; the model is whole in {folder}, and --resume auto pushes it again") from error
+
+
+def add_training(source: Path, target: Path) -> None:
+    """Bring what a card says of the training, and the pictures it shows, from one saved model's folder to another's."""
+    section = section_of((source / "README.md").read_text(encoding="utf-8"))
+    if section is not None:
+        write_training_card(target, section)
+    for name in (CURVES_FILE, PICTURE_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

@@ -1,6 +1,10 @@
 """What a run begins from: random weights, another ViT's, or a checkpoint."""
 
 import logging
+from collections.abc import Mapping
+
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from torch import Tensor
 
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.training.modeling_pretraining import OPTIONAL_PARTS, StellarForPreTraining
@@ -10,6 +14,7 @@ from stellar_hub.training.tokenizer import load_tokenizer
 logger = logging.getLogger(__name__)
 
 TIMM_PREFIX = "timm:"
+TOKENIZER_PART = "stellar.tokenizer"
 
 
 def initialize(recipe: ModelRecipe) -> StellarForPreTraining:
@@ -27,14 +32,17 @@ def initialize(recipe: ModelRecipe) -> StellarForPreTraining:
             "this recipe does not say what to begin from: pass --init with a checkpoint's name or path, "
             "timm:NAME, or random"
         )
-    if recipe.init == "random":
-        model, new = StellarForPreTraining(StellarConfig(**recipe.config)), [*OPTIONAL_PARTS, "stellar.tokenizer"]
-    elif recipe.init.startswith(TIMM_PREFIX):
-        model, new = from_timm(recipe)
-    else:
-        model, new = from_checkpoint(recipe)
+    try:
+        if recipe.init == "random":
+            model, new = StellarForPreTraining(StellarConfig(**recipe.config)), [*OPTIONAL_PARTS, TOKENIZER_PART]
+        elif recipe.init.startswith(TIMM_PREFIX):
+            model, new = from_timm(recipe)
+        else:
+            model, new = from_checkpoint(recipe)
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(f"model.config does not fit {recipe.init}: {error.__cause__ or error}") from error
     if model.tokenizer_encoder is not None and "tokenizer_encoder" in new:
-        load_tokenizer(model, recipe.vqgan, keep_decoder="stellar.tokenizer" not in new)
+        load_tokenizer(model, recipe.vqgan, keep_decoder=TOKENIZER_PART not in new)
     return model.float().train()
 
 
@@ -42,11 +50,16 @@ def from_timm(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
     """A plain ViT's weights in the encoder, everything else new."""
     assert recipe.init is not None
     name = recipe.init.removeprefix(TIMM_PREFIX)
-    base = StellarModel.from_backbone(name, **{"use_tokenizer": True, **recipe.config})
+    try:
+        base = StellarModel.from_backbone(name, **{"use_tokenizer": True, **recipe.config})
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise ValueError(f"the weights of {name} do not fit model.config: {error}") from error
     model = StellarForPreTraining(base.config)
     model.stellar.load_state_dict(base.state_dict())
     model.copy_to_teacher()
-    return model, [*OPTIONAL_PARTS, "stellar.tokenizer"]
+    return model, [*OPTIONAL_PARTS, TOKENIZER_PART]
 
 
 def from_checkpoint(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
@@ -58,24 +71,52 @@ def from_checkpoint(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[st
         return source, new
     model = StellarForPreTraining(type(source.config).from_dict({**source.config.to_dict(), **recipe.config}))
     found, wanted = source.state_dict(), model.state_dict()
-    for part in OPTIONAL_PARTS:
-        names = [name for name in wanted if name.startswith(f"{part}.")]
-        if part not in new and any(name not in found or found[name].shape != wanted[name].shape for name in names):
-            new.append(part)
+    new += [part for part in OPTIONAL_PARTS if part not in new and not same_shapes(part, found, wanted)]
+    if model.tokenizer_encoder is not None and not any(name.startswith(f"{TOKENIZER_PART}.") for name in found):
+        new.append(TOKENIZER_PART)
     new_prefixes = tuple(f"{part}." for part in new)
-    taken = {name: tensor for name, tensor in found.items() if name in wanted and not name.startswith(new_prefixes)}
-    problems = [
-        f"{name}: {tuple(found[name].shape) if name in found else 'missing'} in {recipe.init}, "
-        f"{tuple(tensor.shape)} by model.config"
-        for name, tensor in wanted.items()
-        if not name.startswith(new_prefixes) and (name not in taken or taken[name].shape != tensor.shape)
-    ]
-    if problems:
-        raise ValueError("the checkpoint does not fit model.config:\n  " + "\n  ".join(problems))
-    model.load_state_dict(taken, strict=False)
-    if "teacher" in new and model.teacher is not None:
+    found = {name: tensor for name, tensor in found.items() if not name.startswith(new_prefixes)}
+    check_fit(found, {name: wanted[name] for name in wanted if not name.startswith(new_prefixes)}, recipe.init)
+    model.load_state_dict({name: found[name] for name in found if name in wanted}, strict=False)
+    if "teacher" in new:
         model.copy_to_teacher()
-    heads = [part for part in new if any(name.startswith(f"{part}.") for name in wanted)]
+    # The tokenizer's encoder is loaded next.
+    anew = [part for part in OPTIONAL_PARTS if part in new and part != "tokenizer_encoder"]
+    heads = [part for part in anew if getattr(model, part) is not None]
     if heads:
         logger.warning("%s: %s begin anew under model.config", recipe.init, ", ".join(heads))
     return model, new
+
+
+def same_shapes(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors of a part that are wanted are found, in the same shapes."""
+    names = [name for name in wanted if name.startswith(f"{part}.")]
+    return all(name in found and found[name].shape == wanted[name].shape for name in names)
+
+
+def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Every tensor is there and fits; only parts that the configuration leaves out as a whole may be left over.
+
+    Raises:
+        ValueError: naming each tensor that is not so, with its shapes.
+    """
+    parts = {part_of(name) for name in wanted}
+    leftover = [name for name in found if name not in wanted and part_of(name) in parts]
+    problems = [
+        f"{name}: {shape_of(name, found)} in {source}, {shape_of(name, wanted)} by model.config"
+        for name in [*wanted, *leftover]
+        if shape_of(name, found) != shape_of(name, wanted)
+    ]
+    if problems:
+        raise ValueError("the checkpoint does not fit model.config:\n  " + "\n  ".join(problems))
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a tensor belongs to: "stellar.encoder", "teacher.encoder", "clustering_head", ..."""
+    first, second = name.split(".")[:2]
+    return f"{first}.{second}" if first in ("stellar", "teacher") else first
+
+
+def shape_of(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """The shape of a tensor in words."""
+    return str(tuple(tensors[name].shape)) if name in tensors else "missing"

@@ -13,7 +13,6 @@ import torch
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.training.collapse_meters import collapse_meters
 from stellar_hub.training.exports import export_model
-from stellar_hub.training.health import check_finite
 from stellar_hub.training.pictures import draw_progress_picture
 from stellar_hub.training.progress import RunProgress
 from stellar_hub.training.run import Run
@@ -69,9 +68,7 @@ def timed(batches: Iterator[list[dict[str, Any]]]) -> Iterator[tuple[list[dict[s
         yield group, time.perf_counter() - started, started
 
 
-def after_step(
-    run: Run, progress: RunProgress, done: int, result: StepResult, waited: float, started: float
-) -> None:
+def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, waited: float, started: float) -> None:
     """Journal, picture, checkpoint and export, each when it is due; `done` steps are done."""
     settings = run.recipe.run
     values: dict[str, float] = {}
@@ -88,8 +85,10 @@ def after_step(
         write_atomically(path, picture_of(run, done))
     if done % settings.save_every == 0 and done < run.num_steps:
         save(run, done, result)
-    if settings.export_every and done % settings.export_every == 0 and run.is_main:
-        export(run, done)
+    if settings.export_every and done % settings.export_every == 0 and done < run.num_steps:
+        run.check(done, result)
+        if run.is_main:
+            export(run, done)
 
 
 def due(done: int, every: int, total: int) -> bool:
@@ -111,9 +110,9 @@ def measure(run: Run, result: StepResult) -> dict[str, float]:
 
 
 def save(run: Run, done: int, result: StepResult) -> None:
-    """Write a checkpoint after `done` steps, if all is well and it is not there yet."""
+    """Write a checkpoint after `done` steps, if all is well and this run has not just written it."""
     run.check(done, result)
-    if done in run.checkpoints.steps():
+    if done == run.saved_step:
         return
     facts = {**run.facts, "step": done, "config": run.model.config.to_dict()}
 
@@ -123,6 +122,7 @@ def save(run: Run, done: int, result: StepResult) -> None:
         write_random_state(folder, run.accelerator.process_index)
 
     run.checkpoints.save(done, write, is_main=run.is_main, barrier=run.accelerator.wait_for_everyone)
+    run.saved_step = done
 
 
 def picture_of(run: Run, done: int) -> bytes:
@@ -143,6 +143,3 @@ def report_skipped(run: Run, progress: RunProgress, batches: list[dict[str, Any]
         if entry not in run.skipped:
             run.skipped[entry] = len(run.skipped) + 1
             progress.note(f"skipped picture {run.skipped[entry]}: {entry}")
-
-
-__all__ = ["Stopped", "check_finite", "run_loop"]

@@ -53,7 +53,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
         config: The architecture and every switch of the objective.
     """
 
-    # A model of this class is trained on, not shipped: its folder carries no code for other processes.
+    # A model of this class is trained on, not shipped: its folder carries no code of the model.
     _auto_class = None
 
     def __init__(self, config: StellarConfig):
@@ -102,9 +102,12 @@ class StellarForPreTraining(StellarPreTrainedModel):
         return {f"stellar.encoder.{name}" for name in ("cls_token", "sparse_tokens", "pos_embed")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the encoder's layers, from the input up; everything else is above them. timm's hook."""
+        """Patterns of the encoder's layers, from the input up; everything else is above them. timm's hook.
+
+        timm reads captured groups as numbers of layers.
+        """
         return {
-            "stem": r"^stellar\.encoder\.(cls_token|pos_embed|sparse_tokens|patch_embed)",
+            "stem": r"^stellar\.encoder\.(?:cls_token|pos_embed|sparse_tokens|patch_embed)",
             "blocks": [(r"^stellar\.encoder\.blocks\.(\d+)", None)],
         }
 
@@ -341,8 +344,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
             return pixel_loss(prediction, pixel_values)
         if self.tokenizer_encoder is None or self.stellar.tokenizer is None:
             raise ValueError(
-                "a 'vq' model needs its tokenizer to be trained: load it with vqgan=, or switch reconstruction off "
-                "with reconstruction_weight=0"
+                "a 'vq' model needs its tokenizer to be trained: set use_tokenizer=True (a recipe's model.config; its "
+                "model.vqgan names the file), or switch reconstruction off with reconstruction_weight=0"
             )
         codebook = self.stellar.tokenizer.codebook.weight
         return code_loss(prediction, target_codes(self.tokenizer_encoder, codebook, pixel_values, grid))

@@ -15,9 +15,10 @@ def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe) ->
     """The optimizer over all trainable parameters.
 
     Norms, biases, tokens and position embeddings are not decayed. With `layer_decay` each encoder block learns slower
-    than the one above it.
+    than the one above it. The recipe's betas go to optimizers that have two.
     """
-    options: dict[str, Any] = {"betas": tuple(recipe.betas)} if get_optimizer_info(recipe.optimizer).has_betas else {}
+    info = get_optimizer_info(recipe.optimizer)
+    options: dict[str, Any] = {"betas": tuple(recipe.betas)} if info.has_betas and info.num_betas == 2 else {}
     return create_optimizer_v2(
         model,
         opt=recipe.optimizer,
@@ -37,9 +38,10 @@ def count_steps(recipe: OptimizationRecipe, num_samples: int) -> int:
 
 
 def build_schedule(optimizer: Optimizer, recipe: OptimizationRecipe, num_steps: int) -> CosineLRScheduler:
-    """Linear warm-up from 0, then a cosine to `final_learning_rate` at the last step; `step_update(step)` sets it.
+    """Linear warm-up from 0, then a cosine to `final_learning_rate`; `step_update(step)` sets it.
 
-    It has no state of its own: the step says everything.
+    Step 0 is done with a learning rate of 0 where there is a warm-up; the final one is that of step `num_steps`, one
+    past the last. It has no state of its own: the step says everything.
     """
     warmup = min(round(recipe.warmup_fraction * num_steps), num_steps - 1)
     return CosineLRScheduler(

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from timm.optim import get_optimizer_info, list_optimizers
 
 from stellar_hub.modeling import StellarConfig
-from stellar_hub.training.recipe_checks import fit_annotations, refuse_unknown, require, require_probability
+from stellar_hub.training.recipe_checks import (
+    did_you_mean,
+    fit_annotations,
+    refuse_unknown,
+    require,
+    require_probability,
+)
 
 MAX_SEED = 2**32 - 1
 
@@ -136,10 +143,10 @@ class OptimizationRecipe:
     """How weights are changed.
 
     Attributes:
-        optimizer: "adamw".
+        optimizer: One of `optimizers()`: "adamw", "sgd", "lamb", "lion", ...
         learning_rate: The highest, reached at the end of the warm-up; per step, not scaled by the batch size.
         weight_decay: Decoupled weight decay.
-        betas: AdamW's two, the decay rates of its running means.
+        betas: AdamW's two, the decay rates of its running means; an optimizer with none or three keeps its own.
         layer_decay: Factor of the learning rate from each block to the one below; None for the same in all.
         clip_norm: Largest norm of the gradient of all weights; None does not clip.
         batch_size: Pictures of one forward, over all processes; clusters are assigned over these.
@@ -165,6 +172,7 @@ class OptimizationRecipe:
 
     def __post_init__(self) -> None:
         fit_annotations(self, "optimization")
+        self._check_optimizer()
         self._check_length()
         for name in ("batch_size", "gradient_accumulation_steps"):
             require(getattr(self, name) >= 1, f"optimization.{name}", getattr(self, name), "at least 1")
@@ -178,6 +186,11 @@ class OptimizationRecipe:
         decay, norm = self.layer_decay, self.clip_norm
         require(decay is None or 0 < decay <= 1, "optimization.layer_decay", decay, "within (0, 1], or null")
         require(norm is None or norm > 0, "optimization.clip_norm", norm, "above 0, or null for no clipping")
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer not in optimizers():
+            hint = did_you_mean(self.optimizer.lower(), optimizers()) or f"; known: {', '.join(optimizers())}"
+            raise ValueError(f"optimization.optimizer must be one of timm's, got {self.optimizer!r}{hint}")
 
     def _check_length(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -196,7 +209,7 @@ class RunRecipe:
 
     Attributes:
         seed: Of all that is drawn at random: weights, order of pictures, views.
-        precision: "fp32", "bf16", "fp16", or "auto" for what suits the device.
+        precision: "fp32", "bf16", "fp16", "fp64" (slow, for numerical checks), or "auto" for what suits the device.
         gradient_checkpointing: Whether blocks are computed again in the backward pass, for less memory and more time.
         compile: Whether the model goes through `torch.compile`.
         log_every: Steps between two lines of the journal.
@@ -205,8 +218,9 @@ class RunRecipe:
         picture_every: Steps between two pictures of what the model sees; 0 for none.
         export_every: Steps between two exports of the model for inference; 0 exports only at the end.
         trackers: Where the journal also goes: "tensorboard", "wandb".
-        push_to_hub: Repository "user/name" that the model is pushed to at the end; None for none.
-        license: Of the weights, for their card; None leaves it open.
+        push_to_hub: Repository "user/name" that the model is pushed to at the end, a new one being private; None for
+            none.
+        license: Of the weights, for their card, as the Hub spells it; None leaves it open, but for a push.
     """
 
     seed: int
@@ -231,6 +245,9 @@ class RunRecipe:
             require(getattr(self, name) >= 0, f"run.{name}", getattr(self, name), "at least 0")
         for name in ("push_to_hub", "license"):
             require(getattr(self, name) != "", f"run.{name}", "", "a name, or null")
+        licensed = self.push_to_hub is None or bool((self.license or "").strip())
+        allowed = "given with push_to_hub, as the Hub spells it (mit, apache-2.0, cc-by-nc-4.0, other, ...)"
+        require(licensed, "run.license", self.license, allowed)
 
 
 @dataclass(frozen=True)
@@ -258,6 +275,12 @@ SECTIONS: dict[str, type] = typing.get_type_hints(Recipe)
 def section_keys(section: type) -> list[str]:
     """The keys of a section, in their order."""
     return [field.name for field in dataclasses.fields(section)]
+
+
+def optimizers() -> list[str]:
+    """Names of timm's optimizers, sorted; without those of second order, as the losses can be derived once only."""
+    names = [str(name) for name in list_optimizers()]
+    return [name for name in names if not get_optimizer_info(name).second_order]
 
 
 def config_fields() -> list[str]:

@@ -32,9 +32,9 @@ from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.optimization import build_optimizer, build_schedule, count_steps
 from stellar_hub.training.recipe import Recipe
 from stellar_hub.training.recipe_file import save_recipe, to_dict
-from stellar_hub.training.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, check_same_run, find_start
+from stellar_hub.training.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, check_same_run, check_space, find_start
 from stellar_hub.training.run_state import load_run
-from stellar_hub.training.step import StepResult, Stepper
+from stellar_hub.training.step import Stepper, StepResult
 from stellar_hub.version import __version__
 
 NUM_FIXED_IMAGES = 6
@@ -60,6 +60,7 @@ class Run:
         facts: Of the data, for checkpoints.
         notes: Sentences to say at the start.
         skipped: Pictures that could not be read, and the number of each.
+        saved_step: The last step this process wrote a checkpoint of, or None.
         started: When this process began.
     """
 
@@ -75,8 +76,9 @@ class Run:
     num_steps: int
     start_step: int
     facts: dict[str, Any]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
+    saved_step: int | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -171,8 +173,8 @@ def build_run(
         num_steps=num_steps,
         start_step=step,
         facts=facts,
-        notes=notes_at_start(recipe, reference_batch_size, len(source), accelerator, model, num_steps, step),
     )
+    run.notes = notes_at_start(run, reference_batch_size)
     begin_folder(run)
     return run
 
@@ -205,26 +207,23 @@ def build_stepper(
     return stepper, num_steps
 
 
-def notes_at_start(
-    recipe: Recipe,
-    reference_batch_size: int | None,
-    num_pictures: int,
-    accelerator: Accelerator,
-    model: StellarForPreTraining,
-    num_steps: int,
-    step: int,
-) -> list[str]:
+def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     """What is said before the first step."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    precision = accelerator.mixed_precision if accelerator.mixed_precision != "no" else recipe.run.precision
+    settings, accelerator, step = run.recipe.run, run.accelerator, run.start_step
+    trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+    precision = "fp32" if settings.precision == "auto" else settings.precision
+    precision = accelerator.mixed_precision if accelerator.mixed_precision != "no" else precision
     first = (
-        f"{'from' if not step else 'going on from'} step {step} to {num_steps}: {num_pictures} pictures, batch "
-        f"{recipe.optimization.batch_size} on {accelerator.num_processes} x {accelerator.device.type}, {precision}, "
-        f"{trained / 1e6:.1f} M parameters in training"
+        f"{'from' if not step else 'going on from'} step {step} to {run.num_steps}: {run.facts['num_pictures']} "
+        f"pictures, batch {run.recipe.optimization.batch_size} on {accelerator.num_processes} x "
+        f"{accelerator.device.type}, {precision}, {trained / 1e6:.1f} M parameters in training"
     )
-    reference = reference_batch_size or recipe.optimization.batch_size
-    rest = warnings_at_start(recipe, reference, num_pictures, accelerator.num_processes)
-    return [first, *(f"note: {sentence}" for sentence in rest)]
+    reference = reference_batch_size or run.recipe.optimization.batch_size
+    rest = warnings_at_start(run.recipe, reference, run.facts["num_pictures"], accelerator.num_processes)
+    # The weights, and AdamW's two means of those in training; a new checkpoint is there before an old one goes.
+    size = sum(tensor.nbytes for tensor in run.model.state_dict().values()) + 2 * 4 * trained
+    space = check_space(run.output, size * (settings.keep_checkpoints + 1 - len(run.checkpoints.steps())))
+    return [first, *(f"note: {sentence}" for sentence in [*rest, *([space] if space else [])])]
 
 
 def fixed_images(source: PictureSource, model: StellarForPreTraining) -> Tensor:
@@ -235,7 +234,8 @@ def fixed_images(source: PictureSource, model: StellarForPreTraining) -> Tensor:
     """
     processor = StellarImageProcessor.from_config(model.config)
     count = len(source)
-    tries = dict.fromkeys(round(index * (count - 1) / max(1, FIXED_IMAGE_TRIES - 1)) for index in range(FIXED_IMAGE_TRIES))
+    step = (count - 1) / (FIXED_IMAGE_TRIES - 1)
+    tries = dict.fromkeys(round(index * step) for index in range(FIXED_IMAGE_TRIES))
     spread = [*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]
     images: dict[str, Tensor] = {}
     problems = []
@@ -260,5 +260,6 @@ def begin_folder(run: Run) -> None:
         run.journal.truncate_after(run.start_step)
     run.accelerator.wait_for_everyone()
     if run.recipe.run.trackers:
-        flat = {f"{section}.{key}": str(value) for section, keys in to_dict(run.recipe).items() for key, value in keys.items()}
+        sections = to_dict(run.recipe).items()
+        flat = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
         run.accelerator.init_trackers("stellar_hub", config=flat)

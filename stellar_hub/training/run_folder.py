@@ -7,7 +7,7 @@ from typing import Any
 
 from stellar_hub.training.checkpoints import Checkpoints, read_state
 from stellar_hub.training.differences import differences, refuse_other_recipe
-from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe import Recipe, config_fields
 from stellar_hub.training.recipe_file import load_recipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -21,25 +21,28 @@ def find_start(output: Path, resume: str | os.PathLike[str] | None, checkpoints:
     Args:
         output: The run's folder.
         resume: None refuses a folder that holds a run; "auto" takes its newest checkpoint, if there is one; a path is
-            that checkpoint.
+            that checkpoint, of this run or, in a new folder, of another.
         checkpoints: The folder's.
 
     Raises:
         FileExistsError: if the folder holds a run that is not to be resumed, or is a file.
         FileNotFoundError: if the checkpoint does not exist.
+        ValueError: if it is damaged.
     """
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"--output {output} is a file; name a folder")
-    if resume is None:
-        if (output / RECIPE_FILE).exists():
-            raise FileExistsError(
-                f"{output} holds a run already: go on with it (--resume auto), or name another --output"
-            )
-        return None
     if str(resume) == "auto":
         return checkpoints.latest()
-    read_state(Path(resume))
-    return Path(resume)
+    start = None if resume is None else Path(resume)
+    if start is not None:
+        read_state(start)
+    inside = start is not None and start.resolve().parent == checkpoints.folder.resolve()
+    if not inside and ((output / RECIPE_FILE).exists() or checkpoints.steps()):
+        raise FileExistsError(
+            f"{output} holds {'a' if start is None else 'another'} run already: go on with it (--resume auto), or name "
+            "another --output"
+        )
+    return start
 
 
 def recipe_of_run(output: Path) -> Recipe:
@@ -50,7 +53,7 @@ def recipe_of_run(output: Path) -> Recipe:
     """
     path = output / RECIPE_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{output} holds no run to resume ({RECIPE_FILE} is missing): pass --recipe to begin one")
+        raise FileNotFoundError(f"{output} holds no run to resume (no {RECIPE_FILE}): pass --recipe to begin one")
     return load_recipe(path)
 
 
@@ -67,11 +70,14 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
         ValueError: naming each difference.
     """
     state = read_state(checkpoint)
-    before = checkpoint.parents[1] / RECIPE_FILE
+    before = checkpoint.absolute().parents[1] / RECIPE_FILE
     if before.is_file():
         refuse_other_recipe(load_recipe(before), recipe)
-    lines = [f"data: {line}" for line in differences({name: state[name] for name in facts}, facts)]
-    lines += [f"model: {line}" for line in differences(state["config"], config)]
+    lines = [f"data: {line}" for line in differences({name: state.get(name) for name in facts}, facts)]
+    # The rest of a configuration is transformers': saving alone changes some of that.
+    own = config_fields()
+    before_and_now = ({name: of[name] for name in own if name in of} for of in (state.get("config", {}), config))
+    lines += [f"model: {line}" for line in differences(*before_and_now)]
     if lines:
         raise ValueError(
             f"{checkpoint} cannot be resumed, as something else has changed:\n  "
@@ -81,8 +87,14 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
 
 
 def check_space(folder: Path, needed: int) -> str | None:
-    """A sentence where the disk has less room than the checkpoints of a run need; None where it has."""
-    free = shutil.disk_usage(folder).free
+    """A sentence where the disk has less room than the checkpoints of a run need; None where it has.
+
+    Args:
+        folder: The run's; need not be there yet.
+        needed: Bytes.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free >= needed:
         return None
     return f"the disk of {folder} has {free / 1e9:.1f} GB left, the run's checkpoints need {needed / 1e9:.1f} GB"

@@ -1,7 +1,10 @@
 """What a checkpoint holds: weights, optimizer, gradient scaler, random states, position in the data."""
 
+import errno
 import json
+import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from stellar_hub.version import __version__
 
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
+# What reading a file that was cut short or overwritten, or that has other contents, ends in.
+DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError)
 
 
 def random_state_file(process_index: int) -> str:
@@ -66,25 +71,52 @@ def write_random_state(folder: Path, process_index: int) -> None:
     torch.save(random_state(), folder / random_state_file(process_index))
 
 
-def load_run(
-    folder: Path, model: StellarForPreTraining, optimizer: Optimizer, scaler: Any, process_index: int
-) -> None:
+def load_run(folder: Path, model: StellarForPreTraining, optimizer: Optimizer, scaler: Any, process_index: int) -> None:
     """Restore everything in place.
 
     Raises:
-        ValueError: if a file is damaged, or the weights do not fit.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, or does not fit the model.
     """
-    try:
-        incompatible = model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
-        state = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"the checkpoint {folder} is damaged or does not fit the model: {error}") from error
-    wrong = [*incompatible.missing_keys, *incompatible.unexpected_keys]
-    if wrong:
-        raise ValueError(f"the checkpoint {folder} does not fit the model: {', '.join(wrong[:5])}")
-    optimizer.load_state_dict(state["optimizer"])
-    if scaler is not None and state["scaler"] is not None:
-        scaler.load_state_dict(state["scaler"])
+    restore(folder / WEIGHTS_FILE, load_file, model.load_state_dict)
+
+    def restore_optimizer(state: dict[str, Any]) -> None:
+        optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None and state["scaler"] is not None:
+            scaler.load_state_dict(state["scaler"])
+
+    restore(folder / OPTIMIZER_FILE, load_torch, restore_optimizer)
     own = folder / random_state_file(process_index)
     if own.is_file():  # else the run goes on with more processes; no draw of the objective depends on these
-        restore_random_state(torch.load(own, map_location="cpu", weights_only=True))
+        restore(own, load_torch, restore_random_state)
+
+
+def restore(file: Path, read: Callable[[Path], Any], take: Callable[[Any], object]) -> None:
+    """Hand over what a file holds.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if it is damaged, or not what is expected.
+    """
+    try:
+        take(read(file))
+    except DAMAGED as error:
+        raise ValueError(
+            f"{file} is damaged, or does not fit the model: {error}; --resume goes on from another checkpoint too"
+        ) from error
+
+
+def load_torch(file: Path) -> Any:
+    """What `torch.save` wrote, tensors on the CPU; nothing but data is unpickled.
+
+    Raises:
+        ValueError: if it is something else. torch's own advice, to unpickle whatever it is, is kept from the user.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("it holds other things than the tensors and numbers that torch.save wrote") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place beyond the end of a file that was cut short
+            raise
+        raise ValueError("it was cut short") from error

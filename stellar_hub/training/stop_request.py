@@ -30,7 +30,8 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: it was not Python that set it, and cannot be Python that sets it back
+                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
@@ -38,7 +39,7 @@ class StopRequest:
         self.signal_number = number
 
 
-def reset_in_worker(worker_id: int) -> None:
-    """Give a data worker its own behaviour again: it leaves Ctrl-C to its parent, and ends on SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def leave_to_parent(worker_id: int) -> None:
+    """Let a data worker ignore both signals, which often reach the whole group: its parent still needs batches."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -5,12 +5,12 @@ import os
 import torch
 
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
-from stellar_hub.conversion.vqgan_layout import vqgan_sources
+from stellar_hub.conversion.vqgan_layout import DECODER_TARGET, ENCODER_TARGET, vqgan_sources
 from stellar_hub.hub.download import fetch
 from stellar_hub.registry import TOKENIZER
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 
-CODEBOOK = "stellar.tokenizer.codebook.weight"
+CODEBOOK = f"{DECODER_TARGET}.codebook.weight"
 
 
 def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] | None, *, keep_decoder: bool) -> None:
@@ -19,8 +19,8 @@ def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] |
     Args:
         model: The model; changed in place.
         vqgan: The original file; None fetches the published one through the Hub client.
-        keep_decoder: Whether the model's own pixel decoder came from a checkpoint: its codebook must then be the
-            file's, as its codes are.
+        keep_decoder: Whether the model's own pixel decoder came from a checkpoint. It then stays as it is, and its
+            codebook must be the file's, as the codes are.
 
     Raises:
         OSError: if the file cannot be had.
@@ -39,4 +39,6 @@ def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] |
         raise ValueError(f"{path} is not the tokenizer of this model: {', '.join(misshapen[:5])} have other shapes")
     if keep_decoder and not torch.equal(own[CODEBOOK].cpu(), weights[CODEBOOK].to(own[CODEBOOK].dtype)):
         raise ValueError(f"{path} is another tokenizer than the model's: the codebooks differ")
+    if keep_decoder:
+        weights = {target: tensor for target, tensor in weights.items() if target.startswith(f"{ENCODER_TARGET}.")}
     model.load_state_dict(weights, strict=False)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from stellar_hub.training.exports import MODEL_FOLDER
+from stellar_hub.training.exports import MODEL_FOLDER, push_export
 from stellar_hub.training.loop import export, run_loop
 from stellar_hub.training.recipe import Recipe
 from stellar_hub.training.run import build_run
@@ -43,8 +43,8 @@ def train(
         run_loop(run)
         if run.is_main:
             export(run, run.num_steps)
-            if run.recipe.run.push_to_hub:
-                run.model.stellar.push_to_hub(run.recipe.run.push_to_hub, license=run.recipe.run.license)
+            if run.recipe.run.push_to_hub is not None:
+                push_export(run.output, run.model.stellar, run.recipe.run)
         run.accelerator.wait_for_everyone()
     finally:
         if run.recipe.run.trackers:

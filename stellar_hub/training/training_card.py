@@ -88,6 +88,12 @@ def write_training_card(folder: str | os.PathLike[str], section: str) -> None:
     write_atomically(path, with_section(card, section, path).encode())
 
 
+def section_of(card: str) -> str | None:
+    """What stands between a card's markers; None without them."""
+    start, end = card.find(OPENING), card.rfind(CLOSING)
+    return card[start + len(OPENING) : end].strip() if 0 <= start < end else None
+
+
 def with_section(card: str, section: str, path: str | os.PathLike[str] = "the card") -> str:
     """The card with the section between its markers: where an earlier one stood, or before limits and licence.
 

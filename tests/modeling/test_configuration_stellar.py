@@ -39,7 +39,24 @@ class TestDefaults:
             "tokenizer_embed_dim": 256,
             "num_prototypes": 16384,
             "prototype_dim": 256,
+            "prototype_hidden_size": 2048,
             "teacher_momentum": None,
+            "teacher_momentum_schedule": "constant",
+            "reconstruction_weight": None,
+            "koleo_weight": 0.1,
+            "mask_ratio": 0.8,
+            "mask_strategy": "focal",
+            "focal_probability": 0.5,
+            "use_matching": True,
+            "use_cls_head": True,
+            "use_local_views": True,
+            "use_global_align": False,
+            "sinkhorn_temp": 0.06,
+            "sinkhorn_num_iters": 3,
+            "sinkhorn_scale": 1.0,
+            "prototype_temp": 0.12,
+            "matching_epsilon": 0.1,
+            "matching_num_iters": 5,
         }
         assert {name: getattr(config, name) for name in published} == published
         assert config.model_type == "stellar"
@@ -71,6 +88,23 @@ class TestValidation:
             ("tokenizer_channel_mult", 4),
             ("tokenizer_channel_mult", ["1"]),
             ("teacher_momentum", "0.996"),
+            ("teacher_momentum_schedule", "linear"),
+            ("teacher_momentum_schedule", None),
+            ("reconstruction_weight", "10"),
+            ("koleo_weight", None),
+            ("mask_ratio", "0.8"),
+            ("mask_strategy", "random"),
+            ("focal_probability", None),
+            ("use_matching", 1),
+            ("use_cls_head", "yes"),
+            ("use_local_views", None),
+            ("use_global_align", 0),
+            ("sinkhorn_temp", None),
+            ("sinkhorn_num_iters", 3.0),
+            ("sinkhorn_scale", "1"),
+            ("prototype_temp", None),
+            ("matching_epsilon", "0.1"),
+            ("matching_num_iters", None),
         ],
     )
     def test_wrong_type__names_the_field(self, name: str, value: object) -> None:
@@ -96,6 +130,8 @@ class TestValidation:
             "num_prototypes",
             "prototype_dim",
             "prototype_hidden_size",
+            "sinkhorn_num_iters",
+            "matching_num_iters",
         ],
     )
     @pytest.mark.parametrize("value", [0, -1])
@@ -129,6 +165,18 @@ class TestValidation:
             ({"tokenizer_hidden_channels": 48}, "tokenizer_hidden_channels must be a multiple of 32, .* got 48"),
             ({"teacher_momentum": 1.5}, r"teacher_momentum must be None or within \[0, 1\], got 1\.5"),
             ({"teacher_momentum": -0.1}, r"teacher_momentum must be None or within \[0, 1\], got -0\.1"),
+            ({"sinkhorn_temp": 0}, "sinkhorn_temp must be above 0, got 0"),
+            ({"prototype_temp": float("nan")}, "prototype_temp must be above 0, got nan"),
+            ({"matching_epsilon": 0.0}, r"matching_epsilon must be above 0, got 0\.0"),
+            ({"sinkhorn_scale": -1}, "sinkhorn_scale must be above 0, got -1"),
+            ({"mask_ratio": 1}, r"mask_ratio must be None \(no masked views\) or within \[0, 1\), got 1"),
+            ({"mask_ratio": -0.1}, r"mask_ratio must be None .* within \[0, 1\), got -0\.1"),
+            ({"mask_ratio": float("nan")}, r"mask_ratio must be None .* within \[0, 1\), got nan"),
+            ({"focal_probability": 1.1}, r"focal_probability must be within \[0, 1\], got 1\.1"),
+            ({"reconstruction_weight": -1}, "reconstruction_weight must not be negative, got -1"),
+            ({"koleo_weight": -0.1}, r"koleo_weight must not be negative, got -0\.1"),
+            ({"koleo_weight": float("nan")}, "koleo_weight must not be negative, got nan"),
+            ({"use_cls_head": False}, "use_local_views=True needs use_cls_head=True, .*; set use_local_views=False"),
         ],
     )
     def test_values_that_do_not_fit__are_named(self, options: dict[str, Any], message: str) -> None:
@@ -150,6 +198,14 @@ class TestValidation:
             {"decoder_num_hidden_layers": 0},
             {"tokenizer_channel_mult": (1, 2)},
             {"num_sparse_tokens": 1},
+            {"mask_ratio": None},
+            {"mask_ratio": 0},
+            {"focal_probability": 0, "mask_strategy": "uniform"},
+            {"focal_probability": 1, "mask_strategy": "block"},
+            {"reconstruction_weight": 0, "koleo_weight": 0},
+            {"use_cls_head": False, "use_local_views": False},
+            {"sinkhorn_scale": 0.8, "sinkhorn_num_iters": 1, "matching_num_iters": 1},
+            {"teacher_momentum": 0.996, "teacher_momentum_schedule": "cosine"},
         ],
     )
     def test_allowed_edges__pass(self, options: dict[str, Any]) -> None:
@@ -162,7 +218,9 @@ class TestValidation:
 class TestFiles:
     @pytest.fixture
     def config(self, tiny_options: dict[str, Any]) -> StellarConfig:
-        return StellarConfig(**tiny_options, reconstruction_head="pixel", teacher_momentum=0.99)
+        return StellarConfig(
+            **tiny_options, reconstruction_head="pixel", teacher_momentum=0.99, mask_ratio=None, koleo_weight=0.2
+        )
 
     def test_save_and_load__gives_an_equal_configuration(self, tmp_path: Path, config: StellarConfig) -> None:
         config.save_pretrained(tmp_path)

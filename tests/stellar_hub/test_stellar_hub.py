@@ -38,7 +38,8 @@ def test_unknown_attribute__is_an_attribute_error() -> None:
 
 def test_inference__never_imports_training() -> None:
     code = (
-        "import sys, stellar_hub.modeling, stellar_hub.conversion, stellar_hub.visualization; "
+        "import sys, stellar_hub; stellar_hub.StellarModel; stellar_hub.list_models; "
+        "import stellar_hub.modeling, stellar_hub.conversion, stellar_hub.visualization, stellar_hub.cli.main; "
         "print([name for name in sys.modules if name.startswith('stellar_hub.training')])"
     )
     assert run(code) == "[]"

@@ -7,6 +7,7 @@ applied within each image as in STELLAR (arXiv 2602.01905).
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.utils.generic import maybe_autocast
 
 EPS = 1e-8
 
@@ -14,7 +15,7 @@ EPS = 1e-8
 def koleo_loss(tokens: Tensor) -> Tensor:
     """Mean of `-log` of half the distance of each token to its nearest other token of the same image.
 
-    Computed in at least float32; the choice of the nearest token takes no gradient.
+    Computed in at least float32, also under autocast; the choice of the nearest token takes no gradient.
 
     Args:
         tokens: `(B, r, d)`, `r >= 2`; normalized here.
@@ -29,7 +30,7 @@ def koleo_loss(tokens: Tensor) -> Tensor:
         raise ValueError(f"tokens must have shape (B, r, d) with r >= 2, got {tuple(tokens.shape)}")
     tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
     tokens = F.normalize(tokens, dim=-1, eps=EPS)
-    with torch.no_grad():
+    with torch.no_grad(), maybe_autocast(device_type=tokens.device.type, enabled=False):
         similarity = tokens @ tokens.transpose(1, 2)  # (B, r, r)
         similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
         nearest = similarity.argmax(dim=-1, keepdim=True)  # (B, r, 1)

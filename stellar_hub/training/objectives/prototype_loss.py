@@ -46,7 +46,6 @@ def prototype_scores(embeddings: Tensor, prototypes: Tensor) -> Tensor:
         return embeddings.to(working) @ prototypes.to(working).T
 
 
-@torch.compiler.disable  # traced, the loop over chunks would be unrolled
 def prototype_loss(
     embeddings: Tensor,
     prototypes: Tensor,
@@ -85,6 +84,20 @@ def prototype_loss(
         chunk_size = default_chunk_size(prototypes.shape[0])
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1 (or None: what fills 32 MB), got {chunk_size}")
+    loss: Tensor = untraced_loss(embeddings, prototypes, assignment, target_index, temperature, chunk_size)
+    return loss
+
+
+@torch.compiler.disable  # traced, the loop over chunks would be unrolled
+def untraced_loss(
+    embeddings: Tensor,
+    prototypes: Tensor,
+    assignment: Tensor,
+    target_index: Tensor | None,
+    temperature: float,
+    chunk_size: int,
+) -> Tensor:
+    """`prototype_loss` of operands that were checked."""
     with maybe_autocast(device_type=embeddings.device.type, enabled=False):
         working = working_dtype(embeddings, prototypes)
         loss: Tensor = PrototypeLoss.apply(

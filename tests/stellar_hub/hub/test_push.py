@@ -324,6 +324,27 @@ class TestDryRun:
         assert not hub.sent()
 
 
+class TestFinish:
+    def test_finish__adds_to_what_is_sent(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        def finish(folder: Path) -> None:
+            card = folder / "README.md"
+            card.write_text(card.read_text() + "\nMore of it.\n")
+            (folder / "curves.png").write_bytes(b"picture")
+
+        done = push(pixel_model, REPO, licence="mit", finish=finish)
+        assert done.files["curves.png"] == 7
+        assert hub.files(REPO)["curves.png"] == b"picture"
+        assert hub.files(REPO)["README.md"].endswith(b"More of it.\n")
+
+    def test_finish__that_fails_sends_nothing(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        def finish(folder: Path) -> None:
+            raise ValueError("no card")
+
+        with pytest.raises(ValueError, match="no card"):
+            push(pixel_model, REPO, licence="mit", finish=finish)
+        assert not hub.requests
+
+
 class TestModel:
     def test_push_to_hub__refuses_unknown_keywords(self, hub: HubServer, pixel_model: StellarModel) -> None:
         with pytest.raises(TypeError, match="licence_name"):

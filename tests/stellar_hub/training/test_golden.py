@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from stellar_hub.conversion import convert_original
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
-from stellar_hub.training import StellarForPreTraining
 from torch import Tensor
+
+from stellar_hub.training import StellarForPreTraining
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 EXPECTED = load_file(GOLDEN / "expected.safetensors")
@@ -38,9 +39,7 @@ def build(kind: str) -> StellarForPreTraining:
         tensors = load_file(GOLDEN / "original-pixel.safetensors")
         tensors |= load_file(GOLDEN / "original-teacher.safetensors")
         vqgan = None
-    config, converted = convert_original(
-        tensors, vqgan=vqgan, num_attention_heads=3, decoder_num_attention_heads=4
-    )
+    config, converted = convert_original(tensors, vqgan=vqgan, num_attention_heads=3, decoder_num_attention_heads=4)
     config.mask_ratio = 0.75
     return StellarForPreTraining.from_pretrained(None, config=config, state_dict=converted).train()
 
@@ -49,13 +48,21 @@ def values_of(kind: str) -> dict[str, Tensor]:
     model = build(kind)
     if model.teacher is not None:
         model.update_teacher()
-    out = model(
-        EXPECTED["image"], EXPECTED["global_views"], EXPECTED["local_views"], EXPECTED[f"{kind}.ids_keep"]
-    )
+    out = model(EXPECTED["image"], EXPECTED["global_views"], EXPECTED["local_views"], EXPECTED[f"{kind}.ids_keep"])
     out.loss.backward()
-    values = {f"{kind}.{name}": getattr(out, TERMS.get(name, name)) for name in (
-        "VQ-CE", "MSE", "total", "koleo_loss", "clustering_loss", "cls_clustering_loss", "mask_loss", "cls_loss"
-    )}
+    values = {
+        f"{kind}.{name}": getattr(out, TERMS.get(name, name))
+        for name in (
+            "VQ-CE",
+            "MSE",
+            "total",
+            "koleo_loss",
+            "clustering_loss",
+            "cls_clustering_loss",
+            "mask_loss",
+            "cls_loss",
+        )
+    }
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     values |= {f"{kind}.grad.{theirs}": gradients[ours] for theirs, ours in PARAMETERS.items()}
     values[f"{kind}.grad.{QUERY_BIAS}"] = gradients["stellar.encoder.blocks.0.attn.qkv.bias"][:48]

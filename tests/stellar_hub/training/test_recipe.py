@@ -71,9 +71,9 @@ WRONG_TYPES: list[tuple[str, str, Any, str]] = [
     ("optimization", "learning_rate", "1e-4", r"optimization\.learning_rate must be a number, got '1e-4'"),
     ("optimization", "learning_rate", float("nan"), r"optimization\.learning_rate must be finite, got nan"),
     ("optimization", "clip_norm", float("inf"), r"optimization\.clip_norm must be finite, got inf"),
-    ("optimization", "optimizer", "sgd", r"optimization\.optimizer must be one of adamw, got 'sgd'"),
-    ("run", "precision", "fp8", r"run\.precision must be one of auto, fp32, bf16, fp16, got 'fp8'"),
-    ("run", "precision", ["bf16"], r"run\.precision must be one of auto, fp32, bf16, fp16, got \['bf16'\]"),
+    ("optimization", "optimizer", None, r"optimization\.optimizer must be a string, got None"),
+    ("run", "precision", "fp8", r"run\.precision must be one of auto, fp32, bf16, fp16, fp64, got 'fp8'"),
+    ("run", "precision", ["bf16"], r"run\.precision must be one of auto, fp32, bf16, fp16, fp64, got \['bf16'\]"),
     ("run", "trackers", ["mlflow"], r"run\.trackers\[0\] must be one of tensorboard, wandb, got 'mlflow'"),
     ("run", "license", False, r"run\.license must be a string, got False"),  # YAML reads `no` so
 ]
@@ -88,7 +88,7 @@ def test_fields__refuse_other_types(section: str, key: str, value: Any, message:
 OUT_OF_RANGE: list[tuple[str, str, Any, str]] = [
     ("model", "init", "", 'must be "random", "timm:NAME", a checkpoint or null'),
     ("data", "folders", [""], "must be paths, none of them empty"),
-    ("data", "repeats", [1], "must be empty or a number >= 1 for each of the 0 folders"),
+    ("data", "repeats", [0], "must be empty or a number >= 1 for each of the 0 folders"),
     ("data", "image_size", 0, "must be at least 1, or null"),
     ("data", "local_size", -8, "must be at least 1, or null"),
     ("data", "num_global_views", 0, "must be at least 1"),
@@ -120,6 +120,7 @@ OUT_OF_RANGE: list[tuple[str, str, Any, str]] = [
     ("run", "picture_every", -1, "must be at least 0"),
     ("run", "export_every", -1, "must be at least 0"),
     ("run", "push_to_hub", "", "must be a name, or null"),
+    ("run", "license", "", "must be a name, or null"),
 ]
 
 
@@ -140,13 +141,46 @@ def test_fields__refuse_values_out_of_range_and_say_what_is_allowed(
         ("augmentation", {"brightness": 0, "hue": 0.5, "blur_sigma": [1, 1], "blur_kernel_size": 1}),
         ("optimization", {"layer_decay": 1, "clip_norm": None, "betas": [0, 0], "final_learning_rate": 1e-3}),
         ("optimization", {"epochs": 1, "steps": None, "warmup_fraction": 0, "weight_decay": 0}),
-        ("run", {"seed": 2**32 - 1, "picture_every": 0, "trackers": ["wandb", "tensorboard"], "push_to_hub": "a/b"}),
+        ("run", {"seed": 2**32 - 1, "picture_every": 0, "trackers": ["wandb", "tensorboard"]}),
+        ("run", {"push_to_hub": "a/b", "license": "mit"}),
     ],
 )
 def test_fields__accept_the_ends_of_their_ranges(section: str, values: dict[str, Any]) -> None:
     for key, value in values.items():
         kept = getattr(change(section, **values), key)
         assert kept == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize("licence", [None, " "])
+def test_license__is_asked_for_before_a_run_that_pushes(licence: str | None) -> None:
+    message = r"run\.license must be given with push_to_hub, as the Hub spells it \(mit, .*, got "
+    with pytest.raises(ValueError, match=message):
+        change("run", push_to_hub="user/name", license=licence)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lion", "muon"])
+def test_optimizer__may_be_any_of_timms(name: str) -> None:
+    assert change("optimization", optimizer=name).optimizer == name
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("adammw", "; did you mean 'adamw'"),
+        ("AdamW", "; did you mean 'adamw'"),
+        ("lookahead_adamw", "; known: .*adamw, .*sgd"),
+        ("", "; known: .*adamw, .*sgd"),
+        ("adahessian", ""),  # of second order
+    ],
+)
+def test_optimizer__that_is_unknown_is_refused_with_close_ones(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=rf"^optimization\.optimizer must be one of timm's, got '{name}'{hint}"):
+        change("optimization", optimizer=name)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16", "fp64"])
+def test_precision__may_be_any_of_these(precision: str) -> None:
+    assert change("run", precision=precision).precision == precision
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(None, None), (3, 100)])

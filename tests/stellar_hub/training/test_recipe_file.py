@@ -120,7 +120,7 @@ def test_own_recipes__start_length_and_cost() -> None:
     assert (tiny.optimization.epochs is None, finetune.optimization.steps is None) == (True, True)
     assert (finetune.data.image_size, finetune.data.local_size) == (None, None)
     assert (finetune.data.num_global_views, finetune.data.num_local_views) == (4, 4)
-    assert (tiny.run.precision, finetune.run.precision) == ("auto", "auto")
+    assert (tiny.run.precision, finetune.run.precision) == ("bf16", "auto")
 
 
 def test_load__applies_overrides() -> None:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.model_card import model_card
 
-from stellar_hub.training.training_card import CLOSING, OPENING, training_section, with_section, write_training_card
+from stellar_hub.training.training_card import (
+    CLOSING,
+    OPENING,
+    section_of,
+    training_section,
+    with_section,
+    write_training_card,
+)
 
 RECIPE = "run:\n  seed: 0\n"
 
@@ -120,3 +127,12 @@ def test_write_training_card__leaves_the_old_card_if_writing_fails(
 def test_with_section__is_the_same_done_twice(text: str, card: str) -> None:
     once = with_section(card, f"## Training\n{text}{CLOSING}{text}")
     assert with_section(once, f"## Training\n{text}{CLOSING}{text}") == once
+
+
+@pytest.mark.parametrize("card", ["", "# A model\n", f"# A model\n{OPENING}\n## Training\n", CLOSING + OPENING])
+def test_section_of__is_none_without_both_markers(card: str) -> None:
+    assert section_of(card) is None
+
+
+def test_section_of__is_what_was_put_there() -> None:
+    assert section_of(with_section("# A model\n\n## Licence\n", section())) == section().strip()

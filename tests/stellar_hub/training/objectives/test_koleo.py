@@ -42,3 +42,10 @@ def test_koleo_loss__is_computed_in_float32_for_bfloat16() -> None:
 def test_koleo_loss__refuses_tokens_without_a_neighbour(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(B, r, d\) with r >= 2"):
         koleo_loss(torch.ones(shape))
+
+
+def test_koleo_loss__is_the_same_under_autocast() -> None:
+    tokens = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = koleo_loss(tokens)  # in bfloat16 other tokens would be the nearest
+    torch.testing.assert_close(found, koleo_loss(tokens), rtol=0, atol=0)

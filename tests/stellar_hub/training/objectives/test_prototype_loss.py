@@ -1,5 +1,7 @@
 """The prototype loss, against its formula written out."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given
@@ -31,7 +33,7 @@ def operands(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Leaves, an assignment whose first row has lost its mass and whose second half of it, and repeated targets."""
+    """Leaves, an assignment whose first row lost its mass and whose second row half of it, and repeated targets."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(num_rows, width, generator=generator).to(dtype).requires_grad_()
     prototypes = torch.randn(num_prototypes, width, generator=generator).to(dtype).requires_grad_()
@@ -135,7 +137,8 @@ def test_prototype_loss__makes_only_the_gradients_that_are_wanted(fixed: str, mo
     expected = formula(embeddings, prototypes, assignment).detach()
     embeddings.requires_grad_(fixed not in ("embeddings", "both"))
     prototypes.requires_grad_(fixed not in ("prototypes", "both"))
-    with torch.set_grad_enabled(fixed != "no_grad"), torch.inference_mode(fixed == "inference"):
+    modes = {"no_grad": torch.no_grad(), "inference": torch.inference_mode()}
+    with modes.get(fixed, nullcontext()):
         loss = prototype_loss(embeddings, prototypes, assignment)
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=0)
     wanted = {"embeddings": [prototypes], "prototypes": [embeddings]}.get(fixed, [])

@@ -45,6 +45,15 @@ def test_sinkhorn_assign__leaves_its_argument_alone_and_passes_no_gradient() -> 
     torch.testing.assert_close(scores.detach(), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.8])
+def test_sinkhorn_assign__is_computed_in_float32_for_bfloat16(scale: float) -> None:
+    scores = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    before = scores.clone()
+    assignment = sinkhorn_assign(scores, scale=scale)
+    torch.testing.assert_close(assignment, sinkhorn_assign(scores.float(), scale=scale), rtol=0, atol=0)
+    torch.testing.assert_close(scores, before, rtol=0, atol=0)
+
+
 def test_sinkhorn_assign__of_one_row_is_finite() -> None:
     assignment = sinkhorn_assign(torch.randn(1, 16) / TEMPERATURE)
     torch.testing.assert_close(assignment.sum(dim=1), torch.ones(1), rtol=1e-5, atol=0)

@@ -1,0 +1,147 @@
+"""A tiny recipe and a folder of drawn pictures: a run with them takes a second or two on one core."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from stellar_hub.data.scenes import draw_scene
+from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe_file import from_dict, to_dict
+from stellar_hub.training.recipe_overrides import apply_overrides
+from tests.stellar_hub.hub.conftest import cache, client, hub  # noqa: F401  # fixtures: a Hub, and a client of it
+
+NUM_PICTURES = 6
+
+
+def tiny_recipe_values() -> dict[str, dict[str, Any]]:
+    """Values of a recipe of four steps for a tiny pixel model; a fresh copy. Folders are to be filled in."""
+    return {
+        "model": {
+            "init": "random",
+            "config": {
+                "hidden_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "image_size": 32,
+                "patch_size": 8,
+                "num_sparse_tokens": 4,
+                "decoder_hidden_size": 32,
+                "decoder_num_hidden_layers": 1,
+                "decoder_num_attention_heads": 4,
+                "reconstruction_head": "pixel",
+                "use_tokenizer": False,
+                "num_prototypes": 16,
+                "prototype_dim": 16,
+                "prototype_hidden_size": 32,
+                "mask_ratio": 0.5,
+            },
+            "vqgan": None,
+        },
+        "data": {
+            "folders": [],
+            "repeats": [],
+            "image_size": 32,
+            "local_size": 16,
+            "num_global_views": 2,
+            "num_local_views": 2,
+            "global_area": [0.36, 1.0],
+            "local_area": [0.06, 0.36],
+            "flip_probability": 0.5,
+            "num_workers": 0,
+        },
+        "augmentation": {
+            "global_views": True,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
+            "jitter_probability": 0.8,
+            "grayscale_probability": 0.2,
+            "blur_probability": 0.5,
+            "blur_sigma": [0.1, 2.0],
+            "blur_kernel_size": 5,
+        },
+        "optimization": {
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "weight_decay": 0.04,
+            "betas": [0.9, 0.999],
+            "layer_decay": None,
+            "clip_norm": 3.0,
+            "batch_size": 4,
+            "gradient_accumulation_steps": 1,
+            "epochs": None,
+            "steps": 4,
+            "warmup_fraction": 0.0,
+            "final_learning_rate": 1e-5,
+        },
+        "run": {
+            "seed": 0,
+            "precision": "fp32",
+            "gradient_checkpointing": False,
+            "compile": False,
+            "log_every": 2,
+            "save_every": 2,
+            "keep_checkpoints": 2,
+            "picture_every": 0,
+            "export_every": 0,
+            "trackers": [],
+            "push_to_hub": None,
+            "license": None,
+        },
+    }
+
+
+def draw_pictures(folder: Path, count: int = NUM_PICTURES) -> Path:
+    """Fill a folder with drawn scenes of 48 by 64 pixels, `picture-0.png` and so on; the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        picture = Image.fromarray(draw_scene(index, 64).image[:48])
+        picture.save(folder / f"picture-{index}.png")
+    return folder
+
+
+def recipe_for(folder: Path, *overrides: str) -> Recipe:
+    """The tiny recipe for the pictures of a folder, with some values replaced, as by `--set`."""
+    values = tiny_recipe_values()
+    values["data"]["folders"] = [str(folder)]
+    return from_dict(apply_overrides(values, overrides))
+
+
+def changed(recipe: Recipe, *overrides: str) -> Recipe:
+    """A recipe with some values replaced, as by `--set`."""
+    return from_dict(apply_overrides(to_dict(recipe), overrides))
+
+
+def journal_of(output: Path) -> list[dict[str, Any]]:
+    """The lines of a run's journal."""
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes meanwhile: writing fails in the middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A folder with six small pictures."""
+    return draw_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def tiny_recipe(picture_folder: Path) -> Recipe:
+    """The tiny recipe for `picture_folder`: four steps, a checkpoint after two."""
+    return recipe_for(picture_folder)

@@ -1,0 +1,229 @@
+"""Two processes over gloo are one: losses, weights, pictures; and what happens when one of them is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from stellar_hub.training.checkpoints import Checkpoints, read_state
+from stellar_hub.training.recipe_file import save_recipe
+from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
+from tests.training_processes import (
+    PATIENCE,
+    Training,
+    different,
+    final_weights,
+    free_port,
+    largest_difference,
+    last_step,
+    measured,
+    pictures_read,
+)
+
+pytestmark = pytest.mark.slow
+
+NUM_PICTURES = 10
+STEPS = 10
+BATCH = 4
+SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.05")
+ADAMW = ("optimization.optimizer=adamw", "optimization.learning_rate=1e-3", "run.precision=fp64")
+TEACHER = ("model.config.teacher_momentum=0.9",)
+# Optimizer and precision, teacher, and how far two processes may be from one: float32 is as exact as its sums, which
+# AdamW blows up where gradients are near zero.
+VARIANTS = {
+    "sgd": (SGD, 1e-5),
+    "sgd-teacher": (SGD + TEACHER, 1e-5),
+    "adamw": (ADAMW, 1e-9),
+    "adamw-teacher": (ADAMW + TEACHER, 1e-9),
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of as many pictures as are not a multiple of the batch."""
+    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", NUM_PICTURES)
+
+
+def write_recipe(path: Path, pictures: Path, *overrides: str, steps: int = STEPS) -> Path:
+    """The tiny recipe with every step journaled."""
+    always = (f"optimization.steps={steps}", f"optimization.batch_size={BATCH}", "run.log_every=1")
+    save_recipe(recipe_for(pictures, *always, *overrides), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path
+) -> tuple[Path, Path, float]:
+    """The folders of a run in one process and of the same in two, and how far they may be apart."""
+    overrides, tolerance = VARIANTS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = write_recipe(folder / "recipe.yaml", pictures, *overrides, "run.save_every=100")
+    for name, count in (("one", 1), ("two", 2)):
+        with Training(folder / name, "--recipe", recipe, num_processes=count) as training:
+            assert training.wait() == [0] * count, training.log()
+    return folder / "one", folder / "two", tolerance
+
+
+def test_two_processes__measure_what_one_measures(pair: tuple[Path, Path, float]) -> None:
+    one, two, tolerance = pair
+    alone, together = measured(one), measured(two)
+    assert [record["step"] for record in together] == list(range(1, STEPS + 1))
+    names = [name for name in alone[0] if name.endswith("loss") or name in ("assignment_entropy", "learning_rate")]
+    for name in names:
+        torch.testing.assert_close(
+            torch.tensor([record[name] for record in together], dtype=torch.float64),
+            torch.tensor([record[name] for record in alone], dtype=torch.float64),
+            rtol=0,
+            # The meter is computed in float32.
+            atol=max(tolerance, 1e-6) if name == "assignment_entropy" else tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+def test_two_processes__end_with_the_weights_of_one(pair: tuple[Path, Path, float]) -> None:
+    one, two, tolerance = pair
+    weights = final_weights(one)
+    assert largest_difference(final_weights(two), weights) < tolerance
+
+
+def test_two_processes__read_the_pictures_of_one(pair: tuple[Path, Path, float]) -> None:
+    one, two, _ = pair
+    alone, first, second = pictures_read(one), pictures_read(two, 0), pictures_read(two, 1)
+    assert len(alone) == STEPS
+    assert {step: first[step] + second[step] for step in first} == alone
+    assert {len(names) for names in [*first.values(), *second.values()]} == {BATCH // 2}
+
+
+def test_two_processes__read_each_picture_once_per_epoch(pair: tuple[Path, Path, float]) -> None:
+    _, two, _ = pair
+    first, second = pictures_read(two, 0), pictures_read(two, 1)
+    stream = [name for step in range(STEPS) for name in first[step] + second[step]]
+    epochs = [stream[start : start + NUM_PICTURES] for start in range(0, len(stream), NUM_PICTURES)]
+    assert len(epochs) == STEPS * BATCH // NUM_PICTURES
+    assert all(set(Counter(epoch).values()) == {1} and len(epoch) == NUM_PICTURES for epoch in epochs)
+
+
+def test_training__moves_weights_by_far_more_than_the_tolerance(pair: tuple[Path, Path, float]) -> None:
+    one, _, _ = pair
+    losses = [record["loss"] for record in measured(one)]
+    assert max(losses) - min(losses) > 1e-2
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The folder of a run in two processes that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    recipe = write_recipe(folder / "recipe.yaml", pictures, *TEACHER, "run.save_every=4", steps=16)
+    with Training(folder / "run", "--recipe", recipe, num_processes=2) as training:
+        assert training.wait() == [0, 0], training.log()
+    return folder / "run"
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)], ids=["all", "one"])
+def test_sigterm__stops_both_processes_after_a_checkpoint(undisturbed: Path, tmp_path: Path, ranks: tuple[int]) -> None:
+    output = tmp_path / "run"
+    workers = () if len(ranks) == 1 else ("--set", "data.num_workers=1")
+    with Training(output, "--recipe", undisturbed / "recipe.yaml", *workers, num_processes=2) as training:
+        training.wait_for_step(5)
+        training.signal(signal.SIGTERM, ranks)
+        assert training.wait() == [143, 143], training.log()
+        assert training.survivors() == []
+    stopped = last_step(output)
+    assert 5 <= stopped < 16
+    assert Checkpoints(output / "checkpoints", keep=2).steps()[-1] == stopped
+    with Training(output, "--resume", "auto", num_processes=2) as training:
+        assert training.wait() == [0, 0], training.log()
+    assert different(final_weights(output), final_weights(undisturbed)) == []
+    assert measured(output) == measured(undisturbed)
+    assert [pictures_read(output, rank) for rank in (0, 1)] == [pictures_read(undisturbed, rank) for rank in (0, 1)]
+
+
+def test_run_begun_alone__goes_on_in_two_processes(pictures: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", pictures, *ADAMW, *TEACHER)
+    with Training(tmp_path / "alone", "--recipe", recipe) as training:
+        assert training.wait() == [0], training.log()
+    with Training(tmp_path / "run", "--recipe", recipe) as training:
+        training.wait_for_step(3)
+        training.signal(signal.SIGTERM)
+        assert training.wait() == [143], training.log()
+    with Training(tmp_path / "run", "--resume", "auto", num_processes=2) as training:
+        assert training.wait() == [0, 0], training.log()
+    assert largest_difference(final_weights(tmp_path / "run"), final_weights(tmp_path / "alone")) < 1e-9
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU they find each other")
+def test_processes_that_would_train_alone__are_refused(pictures: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", pictures)
+    with Training(tmp_path / "run", "--recipe", recipe, num_processes=2, cpu=False) as training:
+        assert training.wait() == [1, 1], training.log()
+        assert training.log().count("error: 2 processes were launched, but each would train alone") == 2
+        assert "pass --cpu" in training.log()
+    assert not (tmp_path / "run").exists()
+
+
+@contextmanager
+def launched(output: Path, *options: str | Path) -> Iterator[psutil.Process]:
+    """The command in two processes under a launcher, as users start it; in a session of its own."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    command = [sys.executable, *launcher, "-m", "stellar_hub.training", "--cpu", "--output", output, *options]
+    with open(output.with_name("launched.txt"), "wb") as log:
+        process = psutil.Popen(
+            list(map(str, command)),
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    family = []
+    try:
+        yield process
+        family = process.children(recursive=True) if process.is_running() else []
+    finally:
+        for member in [*family, process]:
+            if member.is_running():
+                member.kill()
+        process.wait()
+
+
+def test_process_that_dies__ends_the_launch_and_leaves_the_checkpoint(pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    recipe = write_recipe(tmp_path / "recipe.yaml", pictures, "run.save_every=2", steps=100_000)
+    with launched(output, "--recipe", recipe) as launcher:
+        wait_for_step(output, 5, launcher)
+        family = launcher.children(recursive=True)
+        second = next(member for member in family if member.environ().get("RANK") == "1")
+        second.kill()
+        killed = time.monotonic()
+        assert launcher.wait(60) != 0
+        assert time.monotonic() - killed < 60
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert alive == []
+    checkpoint = Checkpoints(output / "checkpoints", keep=2).latest()
+    assert checkpoint is not None
+    assert not list(checkpoint.parent.glob(".*"))
+    done = read_state(checkpoint)["step"]
+    with Training(output, "--resume", "auto", num_processes=2) as training:
+        training.wait_until(lambda: f"going on from step {done} " in training.log())
+        training.wait_for_step(done + 3)
+
+
+def wait_for_step(output: Path, step: int, launcher: psutil.Process) -> None:
+    """Look until the journal has a step."""
+    end = time.monotonic() + PATIENCE
+    while last_step(output) < step:
+        log = output.with_name("launched.txt").read_text()
+        assert launcher.is_running(), log
+        assert launcher.status() != psutil.STATUS_ZOMBIE, log
+        assert time.monotonic() < end, log
+        time.sleep(0.1)

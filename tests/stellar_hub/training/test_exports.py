@@ -1,0 +1,204 @@
+"""The model a run gives away: whole or as it was before, its card saying how it was made, on the Hub too."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stellar_hub.modeling import StellarModel
+from torch import Tensor
+
+from stellar_hub.training import exports as module
+from stellar_hub.training.exports import add_training, export_model, push_export
+from stellar_hub.training.journal import Journal
+from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.training_card import section_of
+from tests.hub_server import HubServer
+from tests.stellar_hub.training.conftest import changed, files_up_to, recipe_for
+
+PNG = b"\x89PNG\r\n\x1a\n picture"
+FACTS = {"steps": "4 of 4", "device": "1 x cpu", "pictures that could not be read": None}
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """The tiny recipe with a licence."""
+    return recipe_for(Path("pictures"), "run.license=mit")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A run's folder with a journal of three lines."""
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    for step in (1, 2, 4):
+        Journal(folder / "metrics.jsonl").write(step, {"loss": 8.0 / step, "token_cosine": 0.25})
+    return folder
+
+
+def export(output: Path, model: StellarModel, recipe: Recipe, picture: bytes | None = PNG) -> Path:
+    return export_model(output, model, recipe, FACTS, picture)
+
+
+def hidden(output: Path) -> list[str]:
+    return [path.name for path in output.iterdir() if path.name.startswith(".")]
+
+
+class TestExport:
+    def test_export__loads_and_encodes_alike(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe, images: Tensor
+    ) -> None:
+        folder = export(output, pixel_model, recipe)
+        assert folder == output / "model"
+        loaded = StellarModel.from_pretrained(folder)
+        with torch.inference_mode():
+            expected = pixel_model.encode(images).semantics
+            torch.testing.assert_close(loaded.encode(images).semantics, expected, rtol=0, atol=0)
+
+    def test_card__says_how_the_model_was_made(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        card = (export(output, pixel_model, recipe) / "README.md").read_text()
+        assert card.startswith("---\nlicense: mit\n")
+        assert "my-run" in card
+        section = section_of(card)
+        assert section is not None
+        assert "| steps | 4 of 4 |" in section
+        assert "could not be read" not in section
+        assert "| loss, total | 2 |" in section
+        assert "learning_rate: 0.001" in section
+        assert "(curves.png)" in section
+        assert "(reconstructions.png)" in section
+
+    def test_pictures__lie_beside_the_card(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        folder = export(output, pixel_model, recipe)
+        assert (folder / "reconstructions.png").read_bytes() == PNG
+        curves = (folder / "curves.png").read_bytes()
+        assert curves.startswith(b"\x89PNG")
+        assert (output / "curves.png").read_bytes() == curves
+
+    def test_journal_and_picture__may_be_missing(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        (output / "metrics.jsonl").unlink()
+        folder = export(output, pixel_model, recipe, picture=None)
+        assert not list(folder.glob("*.png"))
+        assert ".png" not in (section_of((folder / "README.md").read_text()) or "")
+
+    def test_export__replaces_an_earlier_one_as_a_whole(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe
+    ) -> None:
+        (export(output, pixel_model, recipe) / "left over.txt").touch()
+        with torch.no_grad():
+            pixel_model.encoder.cls_token.zero_()
+        folder = export(output, pixel_model, recipe)
+        assert not (folder / "left over.txt").exists()
+        assert not StellarModel.from_pretrained(folder).encoder.cls_token.any()
+        assert hidden(output) == []
+
+
+class TestFailure:
+    @pytest.fixture(autouse=True)
+    def _earlier(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        export(output, pixel_model, recipe)
+
+    def check_earlier(self, output: Path) -> None:
+        assert hidden(output) == []
+        assert StellarModel.from_pretrained(output / "model").encoder.cls_token.any()
+        assert section_of((output / "model" / "README.md").read_text())
+
+    @pytest.mark.parametrize("size", [40_000, 100_000])  # curves fit, weights do not
+    def test_full_disk__leaves_the_earlier_one(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe, size: int
+    ) -> None:
+        with files_up_to(size), pytest.raises(OSError, match=rf"{output / 'model'}|File too large"):
+            export(output, pixel_model, recipe)
+        self.check_earlier(output)
+
+    @pytest.mark.parametrize("failing", ["write_training_card", "write_yaml"])
+    def test_failure_half_way__leaves_the_earlier_one(
+        self,
+        output: Path,
+        pixel_model: StellarModel,
+        recipe: Recipe,
+        monkeypatch: pytest.MonkeyPatch,
+        failing: str,
+    ) -> None:
+        def fail(*arguments: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(module, failing, fail)
+        with pytest.raises(OSError, match="No space left"):
+            export(output, pixel_model, recipe)
+        self.check_earlier(output)
+
+    def test_failed_rename__puts_the_earlier_one_back(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def replace(source: Any, target: Any) -> None:
+            if Path(source).name == ".model.part":
+                raise OSError(errno.EIO, "Input/output error")
+            os.rename(source, target)
+
+        monkeypatch.setattr(module.os, "replace", replace)
+        with pytest.raises(OSError, match="Input/output"):
+            export(output, pixel_model, recipe)
+        self.check_earlier(output)
+
+    def test_killed_between_two_names__loses_nothing(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (output / "model").rename(output / ".model.old")
+        (output / ".model.part").mkdir()
+
+        def fail(*arguments: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(module, "write_training_card", fail)
+        with pytest.raises(OSError, match="No space left"):
+            export(output, pixel_model, recipe)
+        self.check_earlier(output)
+
+
+class TestPush:
+    @pytest.fixture(autouse=True)
+    def _logged_in(self, client: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_writer")
+
+    def test_push__brings_the_training_to_the_hub(
+        self,
+        hub: HubServer,
+        output: Path,
+        pixel_model: StellarModel,
+        recipe: Recipe,
+    ) -> None:
+        folder = export(output, pixel_model, recipe)
+        push_export(output, pixel_model, changed(recipe, "run.push_to_hub=user/mine").run)
+        files = hub.files("user/mine")
+        card = files["README.md"].decode()
+        assert card.startswith("---\nlicense: mit\n")
+        assert 'from_pretrained("user/mine"' in card
+        assert section_of(card) == section_of((folder / "README.md").read_text())
+        for name in ("curves.png", "reconstructions.png", "model.safetensors"):
+            assert files[name] == (folder / name).read_bytes()
+        assert hub.repositories["user/mine"].private
+
+    def test_push__that_the_hub_refuses_says_where_the_model_is(
+        self,
+        hub: HubServer,
+        output: Path,
+        pixel_model: StellarModel,
+        recipe: Recipe,
+    ) -> None:
+        hub.add("user/mine", {"data.csv": b"1,2"})
+        export(output, pixel_model, recipe)
+        message = rf"holds something else.*; the model is whole in {output / 'model'}, and --resume auto pushes it"
+        with pytest.raises(OSError, match=message):
+            push_export(output, pixel_model, changed(recipe, "run.push_to_hub=user/mine").run)
+        assert not hub.sent()
+
+    def test_add_training__leaves_a_card_without_one_alone(self, pixel_model: StellarModel, tmp_path: Path) -> None:
+        pixel_model.save_pretrained(tmp_path / "plain")
+        pixel_model.save_pretrained(tmp_path / "target")
+        before = (tmp_path / "target" / "README.md").read_text()
+        add_training(tmp_path / "plain", tmp_path / "target")
+        assert (tmp_path / "target" / "README.md").read_text() == before
+        assert not list((tmp_path / "target").glob("*.png"))

@@ -1,0 +1,164 @@
+"""A run put together: what it says at the start, what it begins with, and what a refused one leaves behind."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from stellar_hub.modeling import StellarImageProcessor
+
+from stellar_hub.data.sources import PictureFolders
+from stellar_hub.training import run as module
+from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe_file import load_recipe
+from stellar_hub.training.run import NUM_FIXED_IMAGES, Run, build_run, fixed_images
+from tests.stellar_hub.training.conftest import changed, draw_pictures, recipe_for
+
+
+@pytest.fixture
+def run(tiny_recipe: Recipe, tmp_path: Path) -> Run:
+    """A run of the tiny recipe, before its first step."""
+    return build_run(tiny_recipe, tmp_path / "run", cpu=True)
+
+
+class TestBuild:
+    def test_folder__has_the_recipe_with_its_sizes(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
+        build_run(changed(tiny_recipe, "data.image_size=null", "local_size=null"), tmp_path / "deep" / "run", cpu=True)
+        data = load_recipe(tmp_path / "deep" / "run" / "recipe.yaml").data
+        assert (data.image_size, data.local_size) == (32, 16)
+
+    def test_model__is_that_of_the_seed(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
+        weights = [
+            build_run(changed(tiny_recipe, f"seed={seed}"), tmp_path / name, cpu=True).model.state_dict()
+            for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        ]
+        torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+        name = "stellar.encoder.blocks.0.attn.qkv.weight"
+        assert (weights[0][name] - weights[2][name]).abs().max() > 0
+
+    def test_first_note__says_what_will_be_done(self, run: Run) -> None:
+        assert run.notes[0].startswith("from step 0 to 4: 6 pictures, batch 4 on 1 x cpu, fp32, 0.1 M parameters")
+        assert len(run.notes) == 1
+
+    @pytest.mark.parametrize(("precision", "said"), [("auto", "fp32"), ("fp32", "fp32"), ("fp64", "fp64")])
+    def test_first_note__says_the_precision_that_is_used(
+        self, tiny_recipe: Recipe, tmp_path: Path, precision: str, said: str
+    ) -> None:
+        found = build_run(changed(tiny_recipe, f"precision={precision}"), tmp_path / "run", cpu=True)
+        assert f"cpu, {said}, " in found.notes[0]
+
+    def test_further_notes__warn(self, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "check_space", lambda folder, needed: f"{needed} bytes are too much")
+        recipe = recipe_for(picture_folder, "batch_size=8", "gradient_accumulation_steps=2")
+        notes = build_run(recipe, tmp_path / "run", cpu=True, reference_batch_size=64).notes
+        assert [note.split()[0] for note in notes[1:]] == ["note:"] * 4
+        assert "the recipe was made for 64" in notes[1]
+        assert "gradient accumulation" in notes[2]
+        assert "there are 6 pictures for a batch of 8" in notes[3]
+        assert "bytes are too much" in notes[4]
+
+    def test_space__asked_for_is_that_of_the_checkpoints(
+        self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[int] = []
+        monkeypatch.setattr(module, "check_space", lambda folder, needed: asked.append(needed))
+        model = build_run(tiny_recipe, tmp_path / "run", cpu=True).model
+        size = 4 * sum(parameter.numel() for parameter in model.parameters())
+        # Weights and two means, for two that are kept and one that is being written.
+        assert asked[0] == pytest.approx(3 * 3 * size, rel=0.05)
+
+    @pytest.mark.parametrize("override", ["data.folders=[]", "local_size=20", "model.init=nowhere"])
+    def test_refused_run__leaves_nothing_behind(self, tiny_recipe: Recipe, tmp_path: Path, override: str) -> None:
+        with pytest.raises((ValueError, OSError)):
+            build_run(changed(tiny_recipe, override), tmp_path / "run", cpu=True)
+        assert not (tmp_path / "run").exists()
+
+
+class TestFixedImages:
+    def images_of(self, run: Run, folder: Path) -> Any:
+        return fixed_images(PictureFolders.scan([folder]), run.model)
+
+    def test_images__are_as_the_model_sees_them(self, run: Run, picture_folder: Path) -> None:
+        assert run.fixed_images.shape == (NUM_FIXED_IMAGES, 3, 32, 32)
+        processor = StellarImageProcessor.from_config(run.model.config)
+        expected = processor(picture_folder / "picture-0.png", return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(run.fixed_images[0], expected)
+
+    def test_images__are_spread_over_many(self, run: Run, tmp_path: Path) -> None:
+        folder = tmp_path / "many"
+        folder.mkdir()
+        for index in range(120):
+            Image.new("RGB", (32, 32), (2 * index, 0, 0)).save(folder / f"{index:03d}.png")
+        red = (self.images_of(run, folder)[:, 0, 0, 0] * 255 / 2).round().int().tolist()
+        assert len(red) == NUM_FIXED_IMAGES
+        assert red[0] == 0
+        assert red[-1] > 90
+        assert red == sorted(red)
+
+    def test_images__are_fewer_where_there_are_fewer(self, run: Run, tmp_path: Path) -> None:
+        assert self.images_of(run, draw_pictures(tmp_path / "one", 1)).shape == (1, 3, 32, 32)
+
+    def test_images__are_others_where_some_cannot_be_read(self, run: Run, tmp_path: Path) -> None:
+        folder = draw_pictures(tmp_path / "some", 9)
+        for index in (0, 4, 8):
+            (folder / f"picture-{index}.png").write_bytes(b"damaged")
+        assert self.images_of(run, folder).shape == (6, 3, 32, 32)
+
+    def test_images__of_which_none_can_be_read_are_an_error(self, run: Run, tmp_path: Path) -> None:
+        folder = tmp_path / "none"
+        folder.mkdir()
+        for index in range(3):
+            (folder / f"{index}.png").write_bytes(b"damaged")
+        message = rf"none of 3 pictures tried can be read; the first: {folder / '0.png'}"
+        with pytest.raises(ValueError, match=message):
+            self.images_of(run, folder)
+
+
+class TestAgree:
+    def agree(self, received: int | None, done: int, *others: int) -> int | None:
+        """What a process of several finds, whose `log_every` is 2."""
+        gathered = torch.tensor([received or 0, *others])
+        accelerator = SimpleNamespace(
+            num_processes=1 + len(others), device=torch.device("cpu"), gather=lambda numbers: gathered
+        )
+        run: Any = SimpleNamespace(accelerator=accelerator, recipe=SimpleNamespace(run=SimpleNamespace(log_every=2)))
+        return Run.agree(run, received, done)
+
+    def test_one_process__stops_at_once(self) -> None:
+        assert self.agree(15, 1) == 15
+        assert self.agree(None, 2) is None
+
+    def test_several__stop_together_when_they_ask_each_other(self) -> None:
+        assert self.agree(15, 1, 0) is None
+        assert self.agree(15, 2, 0) == 15
+        assert self.agree(None, 2, 2) == 2
+        assert self.agree(None, 2, 0) is None
+
+
+class TestCardFacts:
+    def test_facts__say_what_the_run_was(self, run: Run) -> None:
+        facts = run.card_facts(3)
+        assert facts["steps"] == "3 of 4"
+        assert facts["images seen"] == 12
+        assert facts["pictures in the data"] == 6
+        assert facts["pictures that could not be read"] is None
+        assert facts["began from"] == "random"
+        assert facts["device"] == "1 x cpu"
+        assert facts["precision"] == "float32"
+        assert "since" not in str(facts["time"])
+        run.skipped["a.png: damaged"] = 1
+        run.start_step = 2
+        assert run.card_facts(3)["pictures that could not be read"] == 1
+        assert str(run.card_facts(3)["time"]).endswith("minutes since step 2")
+
+
+def test_half_written_checkpoint__goes_when_the_run_goes_on(run: Run, tiny_recipe: Recipe) -> None:
+    run.checkpoints.partial(2).mkdir(parents=True)
+    (run.checkpoints.partial(2) / "model.safetensors").touch()
+    build_run(tiny_recipe, run.output, resume="auto", cpu=True)
+    assert list(run.checkpoints.folder.iterdir()) == []
+    shutil.rmtree(run.checkpoints.folder)
+    build_run(tiny_recipe, run.output, resume="auto", cpu=True)

@@ -1,0 +1,192 @@
+"""A step: teacher, gradients that are the mean over its batches, clipping, update."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from stellar_hub.modeling import StellarConfig
+from torch import Tensor
+from torch.optim import SGD
+
+from stellar_hub.data.sources import PictureFolders
+from stellar_hub.training.assembly import build_accelerator, build_loader, photometric_of
+from stellar_hub.training.device_batch import to_device
+from stellar_hub.training.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.optimization import build_schedule
+from stellar_hub.training.output import StellarPreTrainingOutput
+from stellar_hub.training.step import TERMS, Stepper, mean_terms
+from stellar_hub.training.teacher import cosine_momentum
+from tests.stellar_hub.training.conftest import draw_pictures, recipe_for, tiny_recipe_values
+
+NUM_STEPS = 4
+
+
+def build(**options: Any) -> StellarForPreTraining:
+    torch.manual_seed(0)
+    return StellarForPreTraining(StellarConfig(**(tiny_recipe_values()["model"]["config"] | options))).train()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures."""
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def accelerator(folder: Path) -> Accelerator:
+    """accelerate on the CPU, in float32."""
+    return build_accelerator(recipe_for(folder).run, folder, cpu=True)
+
+
+@pytest.fixture(scope="module")
+def batches(folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Three batches of two pictures."""
+    config = StellarConfig(**tiny_recipe_values()["model"]["config"])
+    return list(
+        build_loader(recipe_for(folder, "batch_size=2"), PictureFolders.scan([folder]), config, accelerator, 3, 0)
+    )
+
+
+class Recorded(SGD):
+    """Plain gradient descent that keeps the gradients, rates and weights of each update."""
+
+    def __init__(self, model: StellarForPreTraining):
+        self.named = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        self.gradients: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+        super().__init__(self.named.values(), lr=1e-3)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.gradients.append(
+            {name: tensor.grad.clone() for name, tensor in self.named.items() if tensor.grad is not None}
+        )
+        self.rates.append(self.param_groups[0]["lr"])
+        super().step(closure)
+
+
+def stepper_of(
+    folder: Path, accelerator: Accelerator, clip_norm: float | None = None, **options: Any
+) -> tuple[Stepper, Recorded]:
+    recipe, model = recipe_for(folder), build(**options)
+    optimizer = Recorded(model)
+    schedule = build_schedule(optimizer, recipe.optimization, NUM_STEPS)
+    stepper = Stepper(accelerator, model, model, optimizer, schedule, photometric_of(recipe), clip_norm, NUM_STEPS)
+    return stepper, optimizer
+
+
+def gradients_of(folder: Path, batch: dict[str, Any]) -> tuple[dict[str, Tensor], StellarPreTrainingOutput]:
+    """By autograd, without any of the code at test."""
+    model = build()
+    output = model(**to_device(batch, torch.device("cpu"), photometric_of(recipe_for(folder))))
+    output.loss.backward()
+    return {name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None}, output
+
+
+def norm_of(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
+
+
+def test_one_batch__gives_its_gradient_and_losses(
+    folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]]
+) -> None:
+    stepper, optimizer = stepper_of(folder, accelerator)
+    result = stepper.step(0, batches[:1])
+    expected, output = gradients_of(folder, batches[0])
+    torch.testing.assert_close(optimizer.gradients[0], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result.gradient_norm, norm_of(expected), rtol=1e-5, atol=0)
+    assert set(result.losses) == set(TERMS)
+    for name, value in result.losses.items():
+        torch.testing.assert_close(value, getattr(output, name).detach(), rtol=1e-5, atol=1e-6)
+        assert not value.requires_grad
+    assert result.paths == batches[0]["paths"]
+
+
+def test_accumulation__is_the_mean_of_the_batches_gradients(
+    folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]]
+) -> None:
+    stepper, optimizer = stepper_of(folder, accelerator)
+    result = stepper.step(0, batches[:2])
+    (first, of_first), (second, of_second) = (gradients_of(folder, batch) for batch in batches[:2])
+    expected = {name: (first[name] + second[name]) / 2 for name in first}
+    torch.testing.assert_close(optimizer.gradients[0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.gradient_norm, norm_of(expected), rtol=1e-4, atol=0)
+    assert len(optimizer.gradients) == 1
+    for name, value in result.losses.items():
+        mean = (getattr(of_first, name) + getattr(of_second, name)).detach() / 2
+        torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-6)
+    assert result.paths == batches[0]["paths"] + batches[1]["paths"]
+
+
+def test_gradients__begin_at_zero_in_every_step(
+    folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]]
+) -> None:
+    stepper, optimizer = stepper_of(folder, accelerator)
+    optimizer.param_groups[0]["initial_lr"] = 0.0
+    stepper.schedule.base_values = [0.0]
+    stepper.schedule.lr_min = 0.0
+    for step in range(2):  # nothing learnt in between
+        stepper.step(step, batches[:1])
+    torch.testing.assert_close(optimizer.gradients[1], optimizer.gradients[0], rtol=1e-5, atol=1e-7)
+
+
+def test_clipping__shortens_the_gradient_and_not_what_is_reported(
+    folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]]
+) -> None:
+    free, without = stepper_of(folder, accelerator)
+    clipped, optimizer = stepper_of(folder, accelerator, clip_norm=0.5)
+    norm = free.step(0, batches[:1]).gradient_norm
+    assert norm > 0.5
+    torch.testing.assert_close(clipped.step(0, batches[:1]).gradient_norm, norm, rtol=1e-5, atol=0)
+    torch.testing.assert_close(norm_of(without.gradients[0]), norm, rtol=1e-5, atol=0)
+    torch.testing.assert_close(norm_of(optimizer.gradients[0]), torch.tensor(0.5), rtol=1e-4, atol=0)
+
+
+def test_learning_rate__is_that_of_the_step(
+    folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]]
+) -> None:
+    stepper, optimizer = stepper_of(folder, accelerator)
+    for step in (0, 2):
+        stepper.step(step, batches[:1])
+    middle = 1e-5 + (1e-3 - 1e-5) / 2
+    assert optimizer.rates == pytest.approx([1e-3, middle])
+
+
+class TestTeacher:
+    @pytest.mark.parametrize("schedule", ["constant", "cosine"])
+    def test_teacher__moves_before_the_forward_by_the_momentum_of_the_step(
+        self, folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]], schedule: str
+    ) -> None:
+        options = {"teacher_momentum": 0.5, "teacher_momentum_schedule": schedule}
+        stepper, _ = stepper_of(folder, accelerator, **options)
+        model = stepper.bare
+        assert model.teacher is not None
+        stepper.step(0, batches[:1])
+        student = model.stellar.encoder.sparse_tokens.detach().clone()
+        teacher = model.teacher.encoder.sparse_tokens.clone()
+        assert (student - teacher).abs().max() > 0
+        stepper.step(1, batches[:1])
+        momentum = 0.5 if schedule == "constant" else cosine_momentum(0.5, 1 / NUM_STEPS)
+        expected = momentum * teacher + (1 - momentum) * student
+        torch.testing.assert_close(model.teacher.encoder.sparse_tokens.data, expected, rtol=0, atol=1e-7)
+
+    def test_teacher__moves_once_whatever_the_batches(
+        self, folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stepper, _ = stepper_of(folder, accelerator, teacher_momentum=0.5)
+        moved: list[float] = []
+        monkeypatch.setattr(stepper.bare, "update_teacher", moved.append)
+        stepper.step(0, batches)
+        assert moved == [0.5]
+
+    def test_without_a_teacher__there_is_nothing_to_move(self, folder: Path, accelerator: Accelerator) -> None:
+        stepper_of(folder, accelerator)[0].update_teacher(0)
+
+
+def test_mean_terms__leave_out_what_is_switched_off() -> None:
+    first = StellarPreTrainingOutput(loss=torch.tensor(1.0, requires_grad=True), mask_loss=torch.tensor(2.0))
+    second = StellarPreTrainingOutput(loss=torch.tensor(2.0, requires_grad=True), mask_loss=torch.tensor(6.0))
+    found = mean_terms([first, second])
+    assert {name: float(value) for name, value in found.items()} == {"loss": 1.5, "mask_loss": 4.0}
+    assert not found["loss"].requires_grad
