@@ -99,27 +99,42 @@ def _speckles(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndar
     return np.clip(0.5 + noise[: u.shape[0], : u.shape[1]], 0.0, 1.0)
 
 
-_TEXTURES: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray], ...] = (
-    _plain,
-    _gradient,
-    _stripes,
-    _checks,
-    _dots,
-    _speckles,
-)
+def _rings(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _wave(rng.uniform(9.0, 14.0) * np.hypot(u, v), rng.uniform(1.0, 3.0))
 
 
-def paint_texture(u: np.ndarray, v: np.ndarray, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paints a random texture in the frame of an object.
+def _zigzag(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    folded = np.abs(np.mod(rng.uniform(1.2, 2.0) * v, 2.0) - 1.0)
+    return _wave(rng.uniform(8.0, 12.0) * (u + 0.8 * folded), rng.uniform(1.0, 3.0))
+
+
+TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]] = {
+    "plain": _plain,
+    "gradient": _gradient,
+    "stripes": _stripes,
+    "checks": _checks,
+    "dots": _dots,
+    "speckles": _speckles,
+    "rings": _rings,
+    "zigzag": _zigzag,
+}
+_RANDOM_TEXTURES = (_plain, _gradient, _stripes, _checks, _dots, _speckles)
+
+
+def paint_texture(
+    u: np.ndarray, v: np.ndarray, color: np.ndarray, rng: np.random.Generator, name: str | None = None
+) -> np.ndarray:
+    """Paints a texture in the frame of an object.
 
     Args:
         u: Rotated coordinate of shape `(height, width)`, about [-1, 1] within the object.
         v: The coordinate at right angles to `u`, same shape.
         color: Main colour of shape `(3,)`.
         rng: Source of randomness.
+        name: A member of `TEXTURES`; None picks one of the first six.
 
     Returns:
         Colours of shape `(height, width, 3)`, float32 in [0, 1].
     """
-    texture = _TEXTURES[int(rng.integers(len(_TEXTURES)))]
+    texture = _RANDOM_TEXTURES[int(rng.integers(len(_RANDOM_TEXTURES)))] if name is None else TEXTURES[name]
     return _mix(color, vary_color(color, rng), texture(u, v, rng).astype(np.float32))

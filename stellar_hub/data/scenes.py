@@ -6,7 +6,9 @@ fall-off and grain). Everything follows from the seed.
 
 from __future__ import annotations
 
+import colorsys
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -15,7 +17,20 @@ from stellar_hub.data.scene_backgrounds import paint_background, pixel_grid
 from stellar_hub.data.scene_shapes import SCENE_CLASSES, draw_coverage
 from stellar_hub.data.scene_textures import paint_texture, pick_color
 
-__all__ = ["SCENE_CLASSES", "Scene", "draw_scene"]
+__all__ = ["CLASS_LOOKS", "SCENE_CLASSES", "Looks", "Scene", "draw_scene"]
+
+Looks = Literal["outline", "texture", "color"]
+# What the objects of a class look like where classes have looks: a texture, and a hue in turns of the colour circle.
+CLASS_LOOKS = {
+    "circle": ("dots", 0.0),
+    "ellipse": ("speckles", 0.09),
+    "rectangle": ("checks", 0.16),
+    "triangle": ("stripes", 0.33),
+    "star": ("gradient", 0.47),
+    "ring": ("plain", 0.58),
+    "crescent": ("rings", 0.72),
+    "cross": ("zigzag", 0.86),
+}
 
 _OVERSAMPLING = 2  # painting happens at this multiple of the final size; outlines at twice that
 _MIN_VISIBLE = 0.5  # every object keeps this fraction of its area in sight
@@ -43,13 +58,15 @@ class _Shape:
     small_coverage: np.ndarray  # the same at the size of the scene
 
 
-def draw_scene(seed: int, size: int = 64, max_objects: int = 4) -> Scene:
+def draw_scene(seed: int, size: int = 64, max_objects: int = 4, *, looks: Looks = "outline") -> Scene:
     """Draws one scene.
 
     Args:
         seed: Non-negative; the same seed (with the same other arguments) gives the same scene.
         size: Height and width in pixels, at least 8.
         max_objects: The scene holds between 1 and this many objects.
+        looks: What the objects of a class have in common: their "outline" alone, their "texture" too, or "color", which
+            is outline, texture and hue (`CLASS_LOOKS`). The rest is drawn at random.
 
     Returns:
         The scene, with an image of shape `(size, size, 3)` and masks of shape `(num_objects, size, size)`.
@@ -63,13 +80,15 @@ def draw_scene(seed: int, size: int = 64, max_objects: int = 4) -> Scene:
         raise ValueError(f"size must be at least 8 pixels, got {size}")
     if max_objects < 1:
         raise ValueError(f"max_objects must be at least 1, got {max_objects}")
+    if looks not in get_args(Looks):
+        raise ValueError(f"looks must be one of {', '.join(get_args(Looks))}, got {looks!r}")
     rng = np.random.default_rng(seed)
     shapes, masks = _place_shapes(rng, size, num_objects=int(rng.integers(1, max_objects + 1)))
     background = paint_background(rng, size)  # smooth enough not to need oversampling
     canvas = background.repeat(_OVERSAMPLING, axis=0).repeat(_OVERSAMPLING, axis=1)
     light = rng.uniform(0.0, 2.0 * np.pi)
     for shape in shapes:
-        _paint_shape(canvas, shape, light, rng)
+        _paint_shape(canvas, shape, light, rng, looks)
     return Scene(_develop(canvas, rng), masks, tuple(shape.name for shape in shapes))
 
 
@@ -122,7 +141,7 @@ def _visible_masks(covers: np.ndarray) -> np.ndarray:
     return in_sight > 0.5
 
 
-def _paint_shape(canvas: np.ndarray, shape: _Shape, light: float, rng: np.random.Generator) -> None:
+def _paint_shape(canvas: np.ndarray, shape: _Shape, light: float, rng: np.random.Generator, looks: Looks) -> None:
     """Paints shadow, texture and shading of one shape into `canvas` `(painted_size, painted_size, 3)`."""
     size = len(canvas)
     _cast_shadow(canvas, shape, light, strength=rng.uniform(0.15, 0.6))
@@ -136,7 +155,10 @@ def _paint_shape(canvas: np.ndarray, shape: _Shape, light: float, rng: np.random
     cos, sin = np.float32(np.cos(shape.angle)), np.float32(np.sin(shape.angle))
     alpha = shape.coverage[box][..., None]
     behind = canvas[box][::4, ::4].mean(axis=(0, 1))
-    colors = paint_texture(cos * x + sin * y, cos * y - sin * x, _standing_out(behind, rng), rng)
+    texture, hue = CLASS_LOOKS[shape.name]
+    color = _typical_color(hue, rng) if looks == "color" else _standing_out(behind, rng)
+    name = None if looks == "outline" else texture
+    colors = paint_texture(cos * x + sin * y, cos * y - sin * x, color, rng, name)
     toward = np.float32(np.cos(light)) * x + np.float32(np.sin(light)) * y  # (h, w), largest toward the light
     roundness = np.float32(rng.uniform(0.0, 0.35))
     shade = 1.0 + roundness * toward - 0.6 * roundness * np.clip(x * x + y * y, 0.0, 1.5)
@@ -151,6 +173,12 @@ def _standing_out(behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             break
         color = pick_color(rng)
     return color
+
+
+def _typical_color(hue: float, rng: np.random.Generator) -> np.ndarray:
+    """Picks a colour `(3,)` about a hue, from pale to deep and from dark to bright."""
+    turn, saturation, value = rng.normal(hue, 0.015) % 1.0, rng.uniform(0.45, 0.95), rng.uniform(0.4, 0.95)
+    return np.array(colorsys.hsv_to_rgb(turn, saturation, value), dtype=np.float32)
 
 
 def _cast_shadow(canvas: np.ndarray, shape: _Shape, light: float, strength: float) -> None:

@@ -1,0 +1,201 @@
+"""Memory and time of `prototype_loss`, against its formula written out.
+
+    python benchmarks/prototype_loss.py
+
+The formula gathers the targets for all rows, and leaves the gradients to autograd. Both make value and gradients for
+the embeddings and the prototypes, with Sinkhorn assignments as targets, eight embeddings to each. They take turns;
+reported is the median time. Memory is the highest resident memory (`VmHWM`; Linux) of a fresh process above what it
+had with the operands in place and after a tiny run, or on CUDA the highest of the allocator's. The result is included.
+
+With `--check` it exits with 1 unless ours takes at most a third of the memory, no more time, and gives the same.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stellar_hub.training.objectives import prototype_loss, prototype_scores, sinkhorn_assign
+
+MOST_MEMORY = 1 / 3  # of the formula's
+MOST_TIME = 1.0
+MOST_ERROR = 1e-5  # relative, of the value and of the gradients' norm
+TEMPERATURE = 0.12
+SINKHORN_TEMPERATURE = 0.06
+VIEWS = 8
+DEFAULT_ROWS = {"cpu": 4096, "cuda": 18432}  # on CUDA the tokens of a published step: 128 images, 16 tokens, 9 views
+FORMULA = "formula"
+
+
+class Operands(NamedTuple):
+    """What the loss takes: `(N, p)`, `(K, p)`, `(M, K)` and `(N,)`."""
+
+    embeddings: Tensor
+    prototypes: Tensor
+    assignment: Tensor
+    target_index: Tensor
+
+
+class Result(NamedTuple):
+    """What the loss gives, and its gradients."""
+
+    loss: Tensor
+    embeddings: Tensor
+    prototypes: Tensor
+
+
+def make_operands(rows: int, num_prototypes: int, width: int, device: str) -> Operands:
+    """Random normalized embeddings of views, and assignments of the clean ones."""
+    generator = torch.Generator().manual_seed(0)
+    num_targets = -(-rows // VIEWS)
+    prototypes = torch.randn(num_prototypes, width, generator=generator).to(device)
+    embeddings = F.normalize(torch.randn(rows + num_targets, width, generator=generator), dim=1).to(device)
+    assignment = sinkhorn_assign(prototype_scores(embeddings[rows:], prototypes).div_(SINKHORN_TEMPERATURE))
+    target_index = torch.randint(num_targets, (rows,), generator=generator).to(device)
+    return Operands(embeddings[:rows].clone().requires_grad_(), prototypes.requires_grad_(), assignment, target_index)
+
+
+def formula_loss(operands: Operands) -> Tensor:
+    """The definition, as one would write it."""
+    scores = operands.embeddings @ operands.prototypes.T / TEMPERATURE
+    targets = operands.assignment[operands.target_index]
+    return -(targets * F.log_softmax(scores, dim=-1)).sum(dim=-1).mean()
+
+
+def loss_of(variant: str) -> Callable[[Operands], Tensor]:
+    """The loss called "formula", or ours called by its chunk size, "0" for its default."""
+    if variant == FORMULA:
+        return formula_loss
+    return lambda operands: prototype_loss(*operands, temperature=TEMPERATURE, chunk_size=int(variant) or None)
+
+
+def run(variant: str, operands: Operands) -> Result:
+    """Value and gradients."""
+    loss = loss_of(variant)(operands)
+    result = Result(loss.detach(), *torch.autograd.grad(loss, operands[:2]))
+    if loss.is_cuda:
+        torch.cuda.synchronize()
+    return result
+
+
+def resident(kind: str) -> int:
+    """Bytes of this process's resident memory now (`VmRSS`) or at its highest (`VmHWM`)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
+
+
+def peak_memory(variant: str, rows: int, num_prototypes: int, width: int, device: str) -> int:
+    """Bytes that value and gradients take at most, besides the operands."""
+    run(variant, make_operands(4, 16, 8, device))
+    operands = make_operands(rows, num_prototypes, width, device)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(variant, operands)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # sets the highest to what it is now
+    before = resident("VmRSS")
+    run(variant, operands)
+    return resident("VmHWM") - before
+
+
+def measure_apart(variant: str, args: argparse.Namespace) -> int:
+    """`peak_memory` in a fresh process."""
+    sizes = [f"--{name}={getattr(args, name)}" for name in ("rows", "prototypes", "width", "device", "threads")]
+    command = [sys.executable, __file__, *sizes, "--measure", variant]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def interleaved_seconds(variants: Sequence[str], operands: Operands, repeats: int) -> dict[str, float]:
+    """Median time of each variant, after one run that is not counted; they take turns."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    for _ in range(repeats + 1):
+        for variant in variants:
+            start = time.perf_counter()
+            run(variant, operands)
+            seconds[variant].append(time.perf_counter() - start)
+    return {variant: statistics.median(taken[1:]) for variant, taken in seconds.items()}
+
+
+def relative_error(actual: Result, expected: Result) -> float:
+    """The largest of the relative errors (in norm) of the value and the gradients."""
+    errors = [(a - b).norm() / b.norm() for a, b in zip(actual, expected, strict=True)]
+    return float(torch.stack(errors).max())
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, str | float | bool]]:
+    """One row for the formula, one for each chunk size of ours."""
+    variants = [FORMULA, *map(str, args.chunk_sizes)]
+    peaks = {variant: measure_apart(variant, args) for variant in variants}
+    operands = make_operands(args.rows, args.prototypes, args.width, args.device)
+    seconds = interleaved_seconds(variants, operands, args.repeats)
+    expected = run(FORMULA, operands)
+    rows: list[dict[str, str | float | bool]] = []
+    for variant in variants:
+        row: dict[str, str | float | bool] = {
+            "variant": {FORMULA: FORMULA, "0": "ours"}.get(variant, f"ours, chunks of {variant}"),
+            "peak_mb": peaks[variant] / 1e6,
+            "memory_ratio": peaks[variant] / max(peaks[FORMULA], 1),
+            "seconds": seconds[variant],
+            "time_ratio": seconds[variant] / seconds[FORMULA],
+            "error": relative_error(run(variant, operands), expected),
+        }
+        bars = (row["memory_ratio"], MOST_MEMORY), (row["time_ratio"], MOST_TIME), (row["error"], MOST_ERROR)
+        rows.append(row | {"meets_the_bars": variant == FORMULA or all(float(value) <= bar for value, bar in bars)})
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, str | float | bool]], args: argparse.Namespace) -> None:
+    """Markdown."""
+    print(f"{args.rows} rows, {args.prototypes} prototypes of width {args.width}, float32, {args.device}\n")
+    print("| variant | peak, MB | of the formula's | time, s | of the formula's | relative difference |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        memory, seconds = (f"{row['peak_mb']:.0f} | {row['memory_ratio']:.2f}", f"{row['seconds']:.3f}")
+        print(f"| {row['variant']} | {memory} | {seconds} | {row['time_ratio']:.2f} | {row['error']:.1e} |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, help=f"embeddings; by default {DEFAULT_ROWS}")
+    parser.add_argument("--prototypes", type=int, default=16384, help="by default %(default)s")
+    parser.add_argument("--width", type=int, default=256, help="of embeddings and prototypes, by default %(default)s")
+    parser.add_argument("--chunk-sizes", type=int, nargs="+", default=[0], help="0 for the default")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--repeats", type=int, default=7, help="of the timing")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
+    parser.add_argument("--measure", metavar="VARIANT", help=argparse.SUPPRESS)  # the fresh process
+    args = parser.parse_args()
+    args.rows = args.rows or DEFAULT_ROWS[args.device]
+    return args
+
+
+def main() -> int:
+    """Compare, print, check."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    if args.measure:
+        print(peak_memory(args.measure, args.rows, args.prototypes, args.width, args.device))
+        return 0
+    rows = compare(args)
+    print_table(rows, args)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0 if all(row["meets_the_bars"] for row in rows) or not args.check else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
