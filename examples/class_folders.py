@@ -1,0 +1,131 @@
+"""A folder of class folders (`cats/1.jpg`, `dogs/2.png`, ...) as a data set, for `finetune_classification.py`."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from stellar_hub import StellarImageProcessor
+from stellar_hub.data.picture_files import SUFFIXES, find_pictures
+
+MIN_CROP_AREA = 0.35  # of the picture; smaller crops too often show nothing of what the picture is labelled for
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Pictures and what they show."""
+
+    paths: list[Path]
+    labels: list[int]  # indices into `classes`
+    classes: list[str]  # sorted
+
+    @classmethod
+    def read(cls, folder: Path, classes: list[str] | None = None) -> Self:
+        """List the pictures of `folder`/CLASS/, at any depth below it.
+
+        Args:
+            folder: Holds one folder per class; names that start with "." are skipped.
+            classes: The classes that may occur; None takes those of the folder.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: if it holds no class folder, one without pictures, fewer than two of them (where `classes` is
+                None) or one that is not among `classes`.
+        """
+        pictures = list_classes(folder)
+        if classes is None and len(pictures) < 2:
+            raise ValueError(f"{folder} holds one class, {next(iter(pictures))!r}: at least two are needed")
+        classes = sorted(pictures) if classes is None else classes
+        unknown = sorted(set(pictures) - set(classes))
+        if unknown:
+            raise ValueError(
+                f"{folder} holds classes that the training folder does not: {', '.join(unknown)}; "
+                f"the classes are {', '.join(classes)}"
+            )
+        labelled = [(path, classes.index(name)) for name, paths in pictures.items() for path in paths]
+        return cls([path for path, _ in labelled], [label for _, label in labelled], classes)
+
+    def num_in_majority(self, test: "ClassFolders") -> int:
+        """How many of the pictures in `test` always answering with the most frequent class gets right."""
+        majority, _ = Counter(self.labels).most_common(1)[0]
+        return test.labels.count(majority)
+
+
+def list_classes(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of each class, by the name of its folder; errors as for `ClassFolders.read`."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not inside:
+        raise ValueError(f"{folder} holds no class folders: pictures are looked for in {folder / 'CLASS'}")
+    pictures = {path.name: find_or_none(path) for path in inside}
+    empty = [name for name, paths in pictures.items() if not paths]
+    if len(empty) == len(pictures):
+        raise ValueError(f"no pictures in the class folders of {folder}; looked for {', '.join(sorted(SUFFIXES))}")
+    if empty:
+        raise ValueError(f"classes with no pictures in {folder}: {', '.join(empty)}; fill or remove these folders")
+    return pictures
+
+
+def find_or_none(folder: Path) -> list[Path]:
+    """The pictures below a folder, of which there may be none."""
+    try:
+        return [folder / name for name in find_pictures(folder)]
+    except ValueError:
+        return []
+
+
+class LabelledPictures(Dataset[tuple[Tensor, int]]):
+    """Pairs of a view `(3, H, W)` and a label.
+
+    Args:
+        folders: Pictures and labels.
+        view: Makes of a path what the model is shown.
+    """
+
+    def __init__(self, folders: ClassFolders, view: Callable[[Path], Tensor]):
+        self.folders = folders
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.folders.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.view(self.folders.paths[index]), self.folders.labels[index]
+
+
+def augmented_pictures(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledPictures:
+    """Random crops, perhaps mirrored, of the processor's size, `(3, H, W)` uint8: a quarter of the bytes to move."""
+    augmentation = v2.Compose(
+        [
+            v2.ToDtype(torch.uint8, scale=True),
+            v2.RandomResizedCrop(
+                (processor.crop_size["height"], processor.crop_size["width"]),
+                scale=(MIN_CROP_AREA, 1.0),
+                interpolation=v2.InterpolationMode.BICUBIC,
+                antialias=True,
+            ),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    return LabelledPictures(folders, partial(_augment, processor, augmentation))
+
+
+def prepared_pictures(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledPictures:
+    """Pictures as the processor prepares them, `(3, H, W)` in [0, 1]: as whoever loads the result will."""
+    return LabelledPictures(folders, partial(_prepare, processor))
+
+
+def _augment(processor: StellarImageProcessor, augmentation: v2.Compose, path: Path) -> Tensor:
+    return augmentation(processor.process_image(path))
+
+
+def _prepare(processor: StellarImageProcessor, path: Path) -> Tensor:
+    return processor(path)["pixel_values"][0]

@@ -1,0 +1,219 @@
+"""Fine-tune a classifier on folders of pictures, one folder per class.
+
+    python examples/finetune_classification.py --train TRAIN --test TEST --model stellar-b16 --output OUTPUT
+    accelerate launch examples/finetune_classification.py ...   # several GPUs
+    ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 examples/finetune_classification.py ...   # processes on a CPU
+
+The classifier is a LayerNorm and a linear layer on the mean of the sparse tokens. `--mode` says what is trained: "full"
+the encoder and the classifier, "frozen" the classifier alone, "lora" the classifier and low-rank updates of the
+attention, which are merged into the weights at the end. OUTPUT then holds the encoder, for
+`StellarModel.from_pretrained(OUTPUT)`, and the classifier; `load_classifier(OUTPUT)` of `stellar_classifier.py` reads
+both. `L` is not trained: it is computed from the new tokens with the projections of before.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import parse_flag_from_env, set_seed
+from class_folders import ClassFolders, LabelledPictures, augmented_pictures, prepared_pictures
+from stellar_classifier import StellarClassifier, build_classifier, import_peft, save_classifier
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from stellar_hub import StellarImageProcessor, StellarModel
+
+LEARNING_RATES = {"full": 1e-4, "frozen": 1e-2, "lora": 1e-3}
+WARMUP_SHARE = 0.1
+REPORT_EVERY = 10  # steps; reading the loss waits for the device
+
+
+def make_accelerator(precision: str, batch_size: int, seed: int) -> Accelerator:
+    """The processes that were launched; a batch is split among them, so that their number does not change its size.
+
+    Raises:
+        ValueError: if the batch cannot be split evenly.
+    """
+    use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    if precision == "auto":
+        on_gpu = not use_cpu and torch.cuda.is_available()
+        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=seed),
+    )
+    if batch_size % accelerator.num_processes:
+        raise ValueError(f"--batch-size {batch_size} must be a multiple of the {accelerator.num_processes} processes")
+    # Another seed in each process, or all would draw the same crops; DDP and the sampler take care of what is shared.
+    set_seed(seed, device_specific=True)
+    return accelerator
+
+
+def train(
+    accelerator: Accelerator, classifier: nn.Module, optimizer: Any, loader: Any, args: argparse.Namespace
+) -> None:
+    """All epochs, the learning rate going up for a tenth of the steps, then down along a cosine.
+
+    Raises:
+        RuntimeError: if the loss is not finite.
+    """
+    steps = args.epochs * len(loader)
+    warmup = round(WARMUP_SHARE * steps)
+    schedule = CosineLRScheduler(
+        optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_lr_init=1e-6, warmup_prefix=True
+    )
+    num_pictures = args.epochs * len(loader.dataset)
+    progress = tqdm(total=num_pictures, unit=" images", desc=args.mode, disable=not accelerator.is_main_process)
+    classifier.train()
+    for step, (pixel_values, labels) in enumerate(batch for _ in range(args.epochs) for batch in loader):
+        schedule.step(step)
+        loss = F.cross_entropy(classifier(pixel_values), labels)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(classifier.parameters(), args.clip_norm)
+        optimizer.step()
+        if step % REPORT_EVERY == 0 or step == steps - 1:
+            if not torch.isfinite(loss):
+                raise RuntimeError(f"the loss is {loss.item()} at step {step}: lower --learning-rate")
+            progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+        progress.update(min(len(labels) * accelerator.num_processes, num_pictures - progress.n))
+    progress.close()
+
+
+@torch.no_grad()
+def num_right(accelerator: Accelerator, classifier: nn.Module, loader: Any) -> int:
+    """How many pictures are classified correctly, over all processes."""
+    classifier.eval()
+    right = seen = 0
+    for pixel_values, labels in loader:
+        # A last batch that does not split evenly is filled up with pictures of the first; this leaves them out again.
+        predicted, labels = accelerator.gather_for_metrics((classifier(pixel_values).argmax(dim=1), labels))
+        right += int((predicted == labels).sum())
+        seen += len(labels)
+    assert seen == len(loader.dataset), f"{seen} of {len(loader.dataset)} pictures were counted"
+    return right
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """What can be said before anything is loaded.
+
+    Raises:
+        FileExistsError: if OUTPUT holds something and may not be written to.
+        ImportError: if `--mode lora` finds no peft.
+        ValueError: if a number is out of its range, or options do not go together.
+    """
+    for name in ("epochs", "batch_size", "lora_rank"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.learning_rate is not None and args.learning_rate <= 0:
+        raise ValueError(f"--learning-rate must be above 0, got {args.learning_rate}")
+    if args.layer_decay is not None and args.mode != "full":
+        raise ValueError(f"--layer-decay goes with --mode full, got --mode {args.mode}")
+    if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
+        raise ValueError(f"--layer-decay must lie in (0, 1], got {args.layer_decay}")
+    if args.output.exists() and not args.output.is_dir():
+        raise FileExistsError(f"--output {args.output} is a file; name a folder")
+    if args.output.exists() and any(args.output.iterdir()) and not args.overwrite:
+        raise FileExistsError(f"{args.output} is not empty: pass --overwrite or another --output")
+    if args.mode == "lora":
+        import_peft()
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--train", type=Path, required=True, help="folder with a folder of pictures for each class")
+    add("--test", type=Path, required=True, help="the same, for measuring")
+    add("--output", type=Path, required=True, help="folder for the result")
+    add("--overwrite", action="store_true", help="write to OUTPUT even if it is not empty")
+    add("--model", default="stellar-tiny", help="name, folder or repository (default: %(default)s)")
+    add("--mode", choices=sorted(LEARNING_RATES), default="full", help="what is trained (default: %(default)s)")
+    add("--epochs", type=int, default=20, help="passes through TRAIN (default: %(default)s)")
+    add("--batch-size", type=int, default=64, help="pictures per step, over all processes (default: %(default)s)")
+    add("--learning-rate", type=float, help=f"peak rate (default: {LEARNING_RATES})")
+    add("--weight-decay", type=float, default=0.05, help="of AdamW (default: %(default)s)")
+    add("--layer-decay", type=float, help="factor on the rate from block to block downwards (default: none)")
+    add("--lora-rank", type=int, default=8, help="rank of the updates (default: %(default)s)")
+    add("--clip-norm", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
+    add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help='"auto" is bf16 on a GPU')
+    add("--workers", type=int, default=4, help="processes that read pictures (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def load(args: argparse.Namespace, num_classes: int) -> tuple[StellarImageProcessor, StellarClassifier]:
+    """The processor, and the classifier with a new head, in float32 whatever the checkpoint is saved in."""
+    disable_progress_bar()
+    processor = StellarImageProcessor.from_pretrained(args.model)
+    model = StellarModel.from_pretrained(args.model, decoder=False, dtype=torch.float32)
+    return processor, build_classifier(model, num_classes, args.mode, args.lora_rank)
+
+
+def prepare(
+    accelerator: Accelerator,
+    classifier: StellarClassifier,
+    datasets: Sequence[LabelledPictures],
+    args: argparse.Namespace,
+) -> tuple[Any, ...]:
+    """Classifier, optimizer and both data sets' loaders, as accelerate wraps them."""
+    optimizer = create_optimizer_v2(
+        classifier,
+        opt="adamw",
+        lr=args.learning_rate or LEARNING_RATES[args.mode],
+        weight_decay=args.weight_decay,
+        layer_decay=args.layer_decay,
+    )
+    options: dict[str, Any] = {
+        "batch_size": args.batch_size,
+        "num_workers": args.workers,
+        "persistent_workers": args.workers > 0,
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    loaders = [DataLoader(dataset, shuffle=not index, **options) for index, dataset in enumerate(datasets)]
+    return accelerator.prepare(classifier, optimizer, *loaders)
+
+
+def table(rows: dict[str, int], total: int) -> str:
+    """Name, share and number of the pictures that are right, one row each."""
+    width = max(map(len, rows)) + 2
+    lines = [f"{'':{width}}{'test accuracy':>15}{'right':>16}"]
+    lines += [f"{name:{width}}{right / total:>15.1%}{f'{right} of {total}':>16}" for name, right in rows.items()]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    args = parse_arguments(arguments)
+    try:
+        check_arguments(args)
+        training = ClassFolders.read(args.train)
+        test = ClassFolders.read(args.test, training.classes)
+        accelerator = make_accelerator(args.precision, args.batch_size, args.seed)
+        processor, classifier = load(args, len(training.classes))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    datasets = (augmented_pictures(training, processor), prepared_pictures(test, processor))
+    prepared, optimizer, loader, test_loader = prepare(accelerator, classifier, datasets, args)
+    train(accelerator, prepared, optimizer, loader, args)
+    right = num_right(accelerator, prepared, test_loader)
+    if accelerator.is_main_process:
+        save_classifier(classifier, processor, training.classes, right / len(test.paths), args.output)
+        rows = {f"{args.model}, {args.mode}": right, "majority class": training.num_in_majority(test)}
+        print(f"\n{table(rows, len(test.paths))}\n\nwrote {args.output}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+r"""Make the checkpoint that comes inside the package from a training run of its recipe.
+
+    python examples/draw_scenes.py --count 6000 --max-objects 3 --looks color --output outputs/scenes
+    stellar-hub train --recipe stellar-tiny --data outputs/scenes --data examples/training_photographs \
+        --output outputs/stellar-tiny
+    python examples/pack_stellar_tiny.py outputs/stellar-tiny stellar_hub/checkpoints/stellar-tiny
+
+Weights become float16 (the position code's frequencies excepted), code that the package has anyway is left out, and
+what the packed weights compute for one image is recorded for `stellar-hub doctor`. The section on training in the
+checkpoint's card is replaced by the run's; the rest of the card stays.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from stellar_hub.modeling.atomic_write import write_atomically
+
+from stellar_hub import StellarImageProcessor, StellarModel
+from stellar_hub.training.journal import read
+from stellar_hub.training.training_card import section_of, with_section
+
+PICTURES = ("curves.png", "reconstructions.png")
+
+
+def pack_weights(source: Path, output: Path) -> None:
+    """Configuration, processor and float16 weights, without code."""
+    model = StellarModel.from_pretrained(source)
+    weights = {
+        name: tensor if "position_code" in name else tensor.half() for name, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(output, state_dict=weights)
+    StellarImageProcessor.from_config(model.config).save_pretrained(output)
+    for copied in output.glob("*.py"):
+        copied.unlink()
+    for name in ("config.json", "preprocessor_config.json"):
+        content = json.loads((output / name).read_text())
+        content.pop("auto_map", None)
+        write_atomically(output / name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def record_golden_values(output: Path) -> None:
+    """What the packed weights compute for one image of noise."""
+    model = StellarModel.from_pretrained(output)
+    side = model.config.image_size
+    pixel_values = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        encoding = model.encode(pixel_values)
+    save_file({"pixel_values": pixel_values, **encoding._asdict()}, output / "golden.safetensors")
+
+
+def update_card(run: Path, output: Path) -> None:
+    """The run's section on training, and its pictures."""
+    section = section_of((run / "model" / "README.md").read_text(encoding="utf-8"))
+    if section is None:
+        raise SystemExit(f"pack_stellar_tiny: the card of {run / 'model'} has no section on training")
+    card = output / "README.md"
+    write_atomically(card, with_section(card.read_text(encoding="utf-8"), section).encode())
+    for name in PICTURES:
+        shutil.copyfile(run / "model" / name, output / name)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the finished run")
+    parser.add_argument("output", type=Path, help="folder of the checkpoint, with its card")
+    args = parser.parse_args()
+    if not (args.output / "README.md").is_file():
+        raise SystemExit(f"pack_stellar_tiny: {args.output} has no README.md, the card to put the training into")
+    pack_weights(args.run / "model", args.output)
+    record_golden_values(args.output)
+    update_card(args.run, args.output)
+    last = read(args.run / "metrics.jsonl")[-1]
+    write_atomically(args.output / "training.json", (json.dumps(last, indent=2) + "\n").encode())
+    print(f"packed {args.run} into {args.output}")
+
+
+if __name__ == "__main__":
+    main()
