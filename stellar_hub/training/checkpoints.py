@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 STEP_FOLDER = re.compile(r"step-(\d+)")
 STATE_FILE = "run_state.json"
+# torch.save's RuntimeError for a full disk names its source file. Others are not of the disk: a data worker that dies
+# raises one wherever the main thread happens to be.
+TORCH_SAVE = "inline_container"
 
 
 class Checkpoints:
@@ -81,8 +84,7 @@ class Checkpoints:
                 sync(self.folder)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            # safetensors and torch.save have errors of their own for a disk that is full.
-            if isinstance(error, OSError | RuntimeError | SafetensorError):
+            if isinstance(error, OSError | SafetensorError) or TORCH_SAVE in str(error):
                 raise OSError(f"no checkpoint of step {step} could be written to {self.folder}: {error}") from error
             raise
         if is_main:

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 NUM_PICTURES = 10
 STEPS = 10
 BATCH = 4
-SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.05")
+SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01")
 ADAMW = ("optimization.optimizer=adamw", "optimization.learning_rate=1e-3", "run.precision=fp64")
 TEACHER = ("model.config.teacher_momentum=0.9",)
 # Optimizer and precision, teacher, and how far two processes may be from one: float32 is as exact as its sums, which
@@ -83,7 +83,7 @@ def test_two_processes__measure_what_one_measures(pair: tuple[Path, Path, float]
         torch.testing.assert_close(
             torch.tensor([record[name] for record in together], dtype=torch.float64),
             torch.tensor([record[name] for record in alone], dtype=torch.float64),
-            rtol=0,
+            rtol=tolerance,  # the whole loss is about 60, where float32 has steps of 4e-6
             # The meter is computed in float32.
             atol=max(tolerance, 1e-6) if name == "assignment_entropy" else tolerance,
             msg=lambda text, name=name: f"{name}: {text}",
