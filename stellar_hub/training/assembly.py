@@ -27,6 +27,7 @@ from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.recipe import Recipe, RunRecipe
 from stellar_hub.training.stop_request import leave_to_parent
 
+MOST_WORKERS = 8  # per training process, where the recipe leaves it to the machine
 LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's, as published
 
 
@@ -155,7 +156,7 @@ def build_loader(
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=recipe.data.num_workers,
+        num_workers=num_data_workers(recipe, accelerator.num_processes),
         collate_fn=collate_samples,
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=leave_to_parent,
@@ -178,11 +179,27 @@ def warnings_at_start(recipe: Recipe, reference_batch_size: int, num_pictures: i
         )
     if num_pictures < batch:
         found.append(f"there are {num_pictures} pictures for a batch of {batch}: it holds some more than once")
-    threads = os.cpu_count() or 1
-    if recipe.data.num_workers * num_processes > threads:
-        workers = recipe.data.num_workers
-        found.append(f"{workers} data workers for each of {num_processes} processes, on {threads} cores")
+    workers, local = num_data_workers(recipe, num_processes), local_processes(num_processes)
+    if workers * local > max(num_cores(), local):
+        found.append(f"{workers} data workers for each of {local} processes, on {num_cores()} cores")
     return found
+
+
+def num_data_workers(recipe: Recipe, num_processes: int) -> int:
+    """Processes that read pictures, for each training process."""
+    if recipe.data.num_workers is not None:
+        return recipe.data.num_workers
+    return min(MOST_WORKERS, max(1, num_cores() // local_processes(num_processes)))
+
+
+def local_processes(num_processes: int) -> int:
+    """How many of the group's processes share this machine; launchers say so where there are several machines."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+
+
+def num_cores() -> int:
+    """Cores this process may use; containers and job schedulers often give fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compile_blocks(model: StellarForPreTraining) -> None:

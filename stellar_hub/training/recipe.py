@@ -64,7 +64,8 @@ class DataRecipe:
         global_area: Smallest and largest share of the picture's area that a global view covers.
         local_area: The same of a local view.
         flip_probability: Probability that a view is mirrored.
-        num_workers: Processes that read pictures, per training process; 0 reads in the training process.
+        num_workers: Processes that read pictures, per training process; 0 reads in the training process, None takes as
+            many as there are cores, up to 8. What is trained does not depend on it.
     """
 
     folders: tuple[str, ...]
@@ -76,7 +77,7 @@ class DataRecipe:
     global_area: tuple[float, float]
     local_area: tuple[float, float]
     flip_probability: float
-    num_workers: int
+    num_workers: int | None
 
     def __post_init__(self) -> None:
         fit_annotations(self, "data")
@@ -94,7 +95,8 @@ class DataRecipe:
             low, high = getattr(self, name)
             require(0 < low <= high <= 1, f"data.{name}", [low, high], "two ascending shares within (0, 1]")
         require_probability("data.flip_probability", self.flip_probability)
-        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "at least 0")
+        workers = self.num_workers
+        require(workers is None or workers >= 0, "data.num_workers", workers, "at least 0, or null")
 
 
 @dataclass(frozen=True)

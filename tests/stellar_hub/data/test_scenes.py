@@ -1,7 +1,10 @@
+import colorsys
+from typing import Any
+
 import numpy as np
 import pytest
 
-from stellar_hub.data.scenes import SCENE_CLASSES, Scene, draw_scene
+from stellar_hub.data.scenes import CLASS_LOOKS, SCENE_CLASSES, Looks, Scene, draw_scene
 
 SEEDS = range(40)
 
@@ -59,11 +62,42 @@ class TestDrawScene:
             ({"seed": -1}, "seed must not be negative, got -1"),
             ({"seed": 0, "size": 7}, "size must be at least 8 pixels, got 7"),
             ({"seed": 0, "max_objects": 0}, "max_objects must be at least 1, got 0"),
+            ({"seed": 0, "looks": "hue"}, "looks must be one of outline, texture, color, got 'hue'"),
         ],
     )
-    def test_bad_argument__raises(self, arguments: dict[str, int], message: str) -> None:
+    def test_bad_argument__raises(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             draw_scene(**arguments)
+
+
+class TestLooks:
+    def test_looks__are_given_to_every_class_and_all_differ(self) -> None:
+        assert set(CLASS_LOOKS) == set(SCENE_CLASSES)
+        textures, hues = zip(*CLASS_LOOKS.values(), strict=True)
+        assert len(set(textures)) == len(set(hues)) == len(SCENE_CLASSES)
+
+    @pytest.mark.parametrize("looks", ["outline", "texture", "color"])
+    def test_looks__move_no_object(self, looks: Looks) -> None:
+        for seed in range(8):
+            plain, scene = draw_scene(seed, 48), draw_scene(seed, 48, looks=looks)
+            assert scene.classes == plain.classes
+            np.testing.assert_array_equal(scene.masks, plain.masks)
+            assert looks == "outline" or (scene.image != plain.image).any()
+
+    def test_color__gives_the_objects_of_a_class_one_hue(self) -> None:
+        near, far = _hue_errors("color"), _hue_errors("outline")
+        assert np.median(near) < 0.04 < 0.15 < np.median(far)
+
+
+def _hue_errors(looks: Looks) -> list[float]:
+    """How far the objects of drawn scenes are from the hue of their class, in turns of the colour circle."""
+    errors = []
+    for seed in range(60):
+        scene = draw_scene(seed, 64, 1, looks=looks)
+        red, green, blue = scene.image[scene.masks[0]].mean(axis=0) / 255.0
+        difference = abs(colorsys.rgb_to_hsv(red, green, blue)[0] - CLASS_LOOKS[scene.classes[0]][1])
+        errors.append(min(difference, 1.0 - difference))
+    return errors
 
 
 def _edge_contrast(scene: Scene) -> float:

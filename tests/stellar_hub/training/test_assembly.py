@@ -184,10 +184,28 @@ class TestWarnings:
         assert found == "there are 3 pictures for a batch of 4: it holds some more than once"
 
     def test_many_workers__for_few_cores(self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module.os, "cpu_count", lambda: 4)
+        monkeypatch.setattr(module, "num_cores", lambda: 4)
         assert warnings_at_start(changed(recipe, "num_workers=2"), 4, 6, 2) == []
         (found,) = warnings_at_start(changed(recipe, "num_workers=2"), 4, 6, 3)
         assert found == "2 data workers for each of 3 processes, on 4 cores"
+
+    @pytest.mark.parametrize(
+        ("cores", "num_processes", "expected"), [(1, 1, 1), (2, 1, 2), (4, 2, 2), (2, 8, 1), (64, 1, 8), (64, 16, 4)]
+    )
+    def test_open_number_of_workers__is_what_the_machine_has(
+        self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, cores: int, num_processes: int, expected: int
+    ) -> None:
+        monkeypatch.setattr(module, "num_cores", lambda: cores)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        open_number = changed(recipe, "num_workers=null", "batch_size=16")
+        assert module.num_data_workers(open_number, num_processes) == expected
+        assert warnings_at_start(open_number, 16, 16, num_processes) == []
+
+    def test_workers__are_counted_per_machine(self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "num_cores", lambda: 8)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        assert module.num_data_workers(changed(recipe, "num_workers=null"), num_processes=16) == 2
+        assert warnings_at_start(changed(recipe, "num_workers=2"), 4, 6, num_processes=16) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"teacher_momentum": 0.9}, {"use_decoder": False}])
