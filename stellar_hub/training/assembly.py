@@ -92,8 +92,8 @@ def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
             "view 1: set it to 2 or more"
         )
     num_local_views = data.num_local_views if config.use_local_views else 0
-    sizes = {"image_size": image_size, "local_size": local_size, "num_local_views": num_local_views}
-    return dataclasses.replace(recipe, data=dataclasses.replace(data, **sizes))
+    resolved = dataclasses.replace(data, image_size=image_size, local_size=local_size, num_local_views=num_local_views)
+    return dataclasses.replace(recipe, data=resolved)
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,10 @@ class StellarForPreTraining(StellarPreTrainedModel):
         Raises:
             ValueError: if there is no teacher, or the momentum is out of range.
         """
-        if self.teacher is None:
+        own = self.config.teacher_momentum
+        if self.teacher is None or own is None:
             raise ValueError("this model has no teacher: set teacher_momentum in its configuration, such as 0.996")
-        momentum = self.config.teacher_momentum if momentum is None else momentum
+        momentum = own if momentum is None else momentum
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must be within [0, 1], got {momentum}")
         self.teacher.follow(self._student(), momentum)

@@ -99,9 +99,9 @@ class Stepper:
     def update_teacher(self, step: int) -> None:
         """Move the teacher, if there is one, by the momentum of this step."""
         config = self.bare.config
-        if self.bare.teacher is None:
-            return
         momentum = config.teacher_momentum
+        if momentum is None:
+            return
         if config.teacher_momentum_schedule == "cosine":
             momentum = cosine_momentum(momentum, step / self.num_steps)
         self.bare.update_teacher(momentum)
