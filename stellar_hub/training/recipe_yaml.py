@@ -11,6 +11,8 @@ import yaml
 
 FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
+UNUSUAL_LINE_END = re.compile("[\\x85\\u2028\\u2029]")
+
 
 class _Loader(yaml.SafeLoader):
     """Safe loader with YAML 1.2's floats, no dates, and no repeated keys."""
@@ -43,6 +45,15 @@ for _speaker in (_Loader, _Dumper):
 _Dumper.add_representer(
     list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 )
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # PyYAML leaves the rarer line ends as they are in other styles, and reads them back as spaces.
+    style = '"' if UNUSUAL_LINE_END.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def read_yaml(text: str, source: str) -> Any:

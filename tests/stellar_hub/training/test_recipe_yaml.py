@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stellar_hub.training.recipe_yaml import read_yaml, write_yaml
@@ -38,6 +38,8 @@ def test_write__keeps_text_that_looks_like_something_else(text: str) -> None:
 
 
 @given(VALUES)
+@example({"\x85": None})
+@example({"\u2028 a\x85": ["\u2029"]})
 def test_write_and_read__give_the_value_back(value: Any) -> None:
     assert read_yaml(write_yaml(value), "here") == value
 
