@@ -1,6 +1,7 @@
 """Errors of commands: one line for the user, a traceback only on request, exit code 1."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ def one_line(error: BaseException) -> str:
     """An error's message on one line, its type in front where there is no message."""
     message = " ".join(str(error).split())
     for keyword, option in OPTIONS.items():
-        message = message.replace(keyword, option)
+        message = re.sub(rf"(?<![\w.]){keyword}", option, message)  # not "run.license=", which is a recipe's
     return message or type(error).__name__
 
 

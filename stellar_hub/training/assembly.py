@@ -24,11 +24,12 @@ from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.input_checks import nearest_multiples
 from stellar_hub.training.masking import draw_kept_patches
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.recipe import Recipe, RunRecipe
+from stellar_hub.training.recipe import Recipe, RunRecipe, config_fields
 from stellar_hub.training.stop_request import leave_to_parent
 
 MOST_WORKERS = 8  # per training process, where the recipe leaves it to the machine
-LOCAL_SHARE = 96 / 224  # of a local view's side in a global one's, as published
+LOCAL_SHARE = (96, 224)  # sides of a local and a global view, as published
+PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_HPU")
 
 
 def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Accelerator:
@@ -43,7 +44,7 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
             raise ImportError(f"run.trackers names {tracker}, which is not installed: pip install {tracker}")
     precision = recipe.precision
     if precision == "auto":
-        on_gpu = torch.cuda.is_available() and not cpu and torch.cuda.is_bf16_supported()
+        on_gpu = torch.cuda.is_available() and not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if on_gpu else "fp32"
     # accelerate keeps device and precision for the whole process and refuses others: a notebook trains more than once.
     in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -63,8 +64,14 @@ def check_together(accelerator: Accelerator, num_launched: int) -> None:
     """Refuse processes that a launcher started together but that would train alone, all into the same folder.
 
     Raises:
-        ValueError: if there are such.
+        ValueError: if there are such, or the launcher's settings ask for sharded training.
     """
+    kind = accelerator.distributed_type.value
+    if kind not in PLAIN:
+        raise ValueError(
+            f"accelerate is set up for {kind}, but this trainer keeps the whole model in each process: choose plain "
+            "data parallelism, with `accelerate config` or `accelerate launch --multi_gpu`"
+        )
     if accelerator.num_processes < num_launched:
         raise ValueError(
             f"{num_launched} processes were launched, but each would train alone, as there are no GPUs: pass --cpu to "
@@ -81,7 +88,7 @@ def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
     """
     data, patch = recipe.data, config.patch_size
     image_size = data.image_size or config.image_size
-    local_size = data.local_size or max(1, round(image_size * LOCAL_SHARE / patch)) * patch
+    local_size = data.local_size or max(1, image_size * LOCAL_SHARE[0] // (LOCAL_SHARE[1] * patch)) * patch
     for name, size in (("image_size", image_size), ("local_size", local_size)):
         if size % patch:
             allowed = " or ".join(str(multiple) for multiple in nearest_multiples(size, patch))
@@ -94,6 +101,13 @@ def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
     num_local_views = data.num_local_views if config.use_local_views else 0
     resolved = dataclasses.replace(data, image_size=image_size, local_size=local_size, num_local_views=num_local_views)
     return dataclasses.replace(recipe, data=resolved)
+
+
+def resolve_config(recipe: Recipe, config: StellarConfig) -> Recipe:
+    """State the whole configuration, as the model has it: what a default or a checkpoint gave is then written down."""
+    values = config.to_dict()
+    own = {name: values[name] for name in config_fields()}
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, config=own))
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,8 @@ def warnings_at_start(recipe: Recipe, reference_batch_size: int, num_pictures: i
     if batch * 4 < reference_batch_size:
         found.append(
             f"the batch is {batch}, the recipe was made for {reference_batch_size}: prototypes are balanced over one "
-            "batch, so that many of them get no share; lower model.config.num_prototypes and the learning rate with it"
+            "batch, so that each picture is spread over many of them and its targets say little; lower "
+            "model.config.num_prototypes, and the learning rate with it"
         )
     if optimization.gradient_accumulation_steps > 1:
         found.append(

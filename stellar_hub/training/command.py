@@ -1,7 +1,9 @@
 """What the options of `stellar-hub train` amount to."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from logging import getLogger
 from pathlib import Path
 
 import typer
@@ -24,15 +26,27 @@ def train_by_options(
     resume: str | None,
     cpu: bool,
 ) -> Path | None:
-    """Train, and return the model's folder.
+    """Train.
+
+    Returns:
+        The model's folder; None in all processes but the first.
 
     Raises:
         typer.Exit: with 128 plus the signal's number, if a signal ended the run after its checkpoint was saved.
         ValueError: if options do not fit each other; and what `train` raises.
     """
     recipe, reference = chosen_recipe(output, recipe_name, overrides, resume)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if not is_main:  # one process says it for all
+        getLogger("stellar_hub").setLevel("ERROR")
     if data:
-        repeats = recipe.data.repeats if len(recipe.data.repeats) == len(data) else ()
+        repeats, asked = recipe.data.repeats, any("repeats" in override.partition("=")[0] for override in overrides)
+        if len(repeats) not in (0, len(data)) and not asked:
+            if is_main:
+                typer.echo(
+                    f"note: data.repeats {list(repeats)} is not for {len(data)} folders: each comes once", err=True
+                )
+            repeats = ()
         folders = tuple(str(folder) for folder in data)
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=folders, repeats=repeats))
     if init is not None:
@@ -41,10 +55,12 @@ def train_by_options(
         raise ValueError("no pictures are given: pass --data FOLDER")
     logging.disable_progress_bar()
     try:
-        return train(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference)
+        model = train(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference)
     except Stopped as stopped:
-        typer.echo(str(stopped), err=True)
+        if is_main:
+            typer.echo(str(stopped), err=True)
         raise typer.Exit(128 + stopped.signal_number) from None
+    return model if is_main else None
 
 
 def chosen_recipe(

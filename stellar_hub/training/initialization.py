@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor
@@ -44,6 +45,26 @@ def initialize(recipe: ModelRecipe) -> StellarForPreTraining:
     if model.tokenizer_encoder is not None and "tokenizer_encoder" in new:
         load_tokenizer(model, recipe.vqgan, keep_decoder=TOKENIZER_PART not in new)
     return model.float().train()
+
+
+def initialize_resumed(checkpoint: Path, recipe: ModelRecipe) -> StellarForPreTraining:
+    """Build the model of a run that goes on, for its checkpoint's weights to be loaded into.
+
+    Args:
+        checkpoint: The checkpoint's folder.
+        recipe: With the configuration wanted now, whole or in parts; where it differs, `check_same_run` says so.
+
+    Raises:
+        ValueError: if the checkpoint has no readable configuration.
+    """
+    try:
+        config = StellarConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint} is damaged: {error}") from error
+    try:
+        return StellarForPreTraining(type(config).from_dict({**config.to_dict(), **recipe.config})).float().train()
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(f"model.config does not fit {checkpoint}: {error.__cause__ or error}") from error
 
 
 def from_timm(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.training.collapse_meters import collapse_meters
@@ -47,10 +48,11 @@ def run_loop(run: Run) -> None:
             # A step's numbers are looked at when the next one begins: the device has them by then.
             if previous is not None:
                 run.check(step, previous)
-            report_skipped(run, progress, batches)
+            run.unshared += [entry for batch in batches for entry in batch["skipped"]]
             previous = run.stepper.step(step, batches)
             after_step(run, progress, step + 1, previous, waited, started)
-            stop = run.agree(request.signal_number, step + 1)
+            announce_skipped(run, progress)
+            stop = run.agree(request.signal_number)
             if stop is not None:
                 save(run, step + 1, previous)
                 raise Stopped(stop, step + 1)
@@ -74,6 +76,8 @@ def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, w
     values: dict[str, float] = {}
     if due(done, settings.log_every, run.num_steps):
         values = measure(run, result)
+    if values or run.accelerator.num_processes == 1:
+        share_skipped(run)
     facts = progress.update(done, values, waited, time.perf_counter() - started)
     if values and run.is_main:
         run.journal.write(done, values | facts)
@@ -114,7 +118,8 @@ def save(run: Run, done: int, result: StepResult) -> None:
     run.check(done, result)
     if done == run.saved_step:
         return
-    facts = {**run.facts, "step": done, "config": run.model.config.to_dict()}
+    share_skipped(run)
+    facts = {**run.facts, "step": done, "config": run.model.config.to_dict(), "skipped": list(run.skipped)}
 
     def write(folder: Any) -> None:
         if run.is_main:
@@ -137,9 +142,15 @@ def export(run: Run, done: int) -> None:
     export_model(run.output, run.model.stellar, run.recipe, run.card_facts(done), picture_of(run, done))
 
 
-def report_skipped(run: Run, progress: RunProgress, batches: list[dict[str, Any]]) -> None:
-    """Name pictures that could not be read, each once, and count them."""
-    for entry in (entry for batch in batches for entry in batch["skipped"]):
-        if entry not in run.skipped:
-            run.skipped[entry] = len(run.skipped) + 1
-            progress.note(f"skipped picture {run.skipped[entry]}: {entry}")
+def share_skipped(run: Run) -> None:
+    """Count the pictures that any process could not read, each once; all processes call it in the same steps."""
+    for entry in gather_object(run.unshared):
+        run.skipped.setdefault(entry, len(run.skipped) + 1)
+    run.unshared = []
+
+
+def announce_skipped(run: Run, progress: RunProgress) -> None:
+    """Name those that were not named yet."""
+    for entry in list(run.skipped)[run.announced :]:
+        progress.note(f"skipped picture {run.skipped[entry]}: {entry}")
+    run.announced = len(run.skipped)

@@ -58,7 +58,7 @@ class DataRecipe:
         folders: Folders with pictures; empty in a recipe whose pictures are given with the run.
         repeats: How often each folder's pictures come per epoch; empty for once each.
         image_size: Side of a global view in pixels; None for the model's own.
-        local_size: Side of a local view in pixels; None for 96/224 of `image_size`, rounded to whole patches.
+        local_size: Side of a local view in pixels; None for 96/224 of `image_size`, rounded down to whole patches.
         num_global_views: Global views V per picture.
         num_local_views: Local views V' per picture; 0 for none.
         global_area: Smallest and largest share of the picture's area that a global view covers.

@@ -1,5 +1,6 @@
 """A run with all its parts: put together from a recipe, begun or resumed."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -21,12 +22,13 @@ from stellar_hub.training.assembly import (
     build_loader,
     compile_blocks,
     photometric_of,
+    resolve_config,
     resolve_sizes,
     warnings_at_start,
 )
 from stellar_hub.training.checkpoints import Checkpoints, read_state
 from stellar_hub.training.health import check_finite
-from stellar_hub.training.initialization import initialize
+from stellar_hub.training.initialization import initialize, initialize_resumed
 from stellar_hub.training.journal import Journal
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.optimization import build_optimizer, build_schedule, count_steps
@@ -59,7 +61,9 @@ class Run:
         start_step: Steps that are done already.
         facts: Of the data, for checkpoints.
         notes: Sentences to say at the start.
-        skipped: Pictures that could not be read, and the number of each.
+        skipped: Pictures that could not be read so far, by any process, and the number of each.
+        announced: How many of these were named.
+        unshared: Those of this process that the others do not know of yet.
         saved_step: The last step this process wrote a checkpoint of, or None.
         started: When this process began.
     """
@@ -78,6 +82,8 @@ class Run:
     facts: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
+    announced: int = 0
+    unshared: list[str] = field(default_factory=list)
     saved_step: int | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -94,12 +100,13 @@ class Run:
         """Raise NonFiniteLossError if a step's numbers are not finite."""
         check_finite(step, result, self.checkpoints.latest(), scaled=self.accelerator.scaler is not None)
 
-    def agree(self, signal_number: int | None, done: int) -> int | None:
-        """The signal that any process has received; asked every `log_every` steps where there are several."""
+    def agree(self, signal_number: int | None) -> int | None:
+        """The signal that any process has received.
+
+        Asked in every step: launchers kill their processes some seconds after SIGTERM, and a step may take long.
+        """
         if self.accelerator.num_processes == 1:
             return signal_number
-        if done % self.recipe.run.log_every:
-            return None
         numbers = torch.tensor([signal_number or 0], device=self.accelerator.device)
         return int(self.accelerator.gather(numbers).max()) or None
 
@@ -148,13 +155,16 @@ def build_run(
     source = PictureFolders.scan(recipe.data.folders, recipe.data.repeats)
     accelerator = build_accelerator(recipe.run, output, cpu)
     set_seed(recipe.run.seed)
-    model = initialize(recipe.model)
-    recipe = resolve_sizes(recipe, model.config)
+    # A checkpoint brings its own weights: what the run began from may be gone by now.
+    model = initialize(recipe.model) if start is None else initialize_resumed(start, recipe.model)
+    recipe = resolve_config(resolve_sizes(recipe, model.config), model.config)
     facts = {"fingerprint": source.fingerprint(), "num_pictures": len(source)}
     if start is not None:
         check_same_run(start, recipe, facts, model.config.to_dict())
     stepper, num_steps = build_stepper(recipe, accelerator, model, len(source))
-    step = 0 if start is None else int(read_state(start)["step"])
+    state = {"step": 0} if start is None else read_state(start)
+    step = int(state["step"])
+    check_same_folder(accelerator, output, step)
     per_step = recipe.optimization.gradient_accumulation_steps
     loader = build_loader(recipe, source, model.config, accelerator, num_steps * per_step, step * per_step)
     if start is not None:
@@ -173,7 +183,9 @@ def build_run(
         num_steps=num_steps,
         start_step=step,
         facts=facts,
+        skipped={entry: number for number, entry in enumerate(state.get("skipped", ()), start=1)},
     )
+    run.announced = len(run.skipped)
     run.notes = notes_at_start(run, reference_batch_size)
     begin_folder(run)
     return run
@@ -259,7 +271,32 @@ def begin_folder(run: Run) -> None:
         save_recipe(run.recipe, run.output / RECIPE_FILE)
         run.journal.truncate_after(run.start_step)
     run.accelerator.wait_for_everyone()
+    if not (run.output / RECIPE_FILE).is_file():
+        raise FileNotFoundError(
+            f"process {run.accelerator.process_index} does not see {run.output / RECIPE_FILE}, which process 0 has "
+            "written: --output must lie on a disk that all machines share"
+        )
     if run.recipe.run.trackers:
         sections = to_dict(run.recipe).items()
         flat = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
-        run.accelerator.init_trackers("stellar_hub", config=flat)
+        run.accelerator.init_trackers("stellar_hub", config=flat, init_kwargs={"wandb": wandb_options(run.output)})
+
+
+def check_same_folder(accelerator: Accelerator, output: Path, step: int) -> None:
+    """Refuse processes that would go on from different steps, as they do not see the same folder.
+
+    Raises:
+        ValueError: if they do, in every process.
+    """
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes see different checkpoints in {output}, those of steps {', '.join(map(str, steps))}: "
+            "--output must lie on a disk that all machines share"
+        )
+
+
+def wandb_options(output: Path) -> dict[str, str]:
+    """Name of the run, and the id under which a resumed one goes on with its curves: a hash of the folder's path."""
+    identity = hashlib.blake2b(os.fsencode(output.absolute()), digest_size=8).hexdigest()
+    return {"name": output.absolute().name, "id": identity, "resume": "allow"}

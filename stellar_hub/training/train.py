@@ -41,11 +41,12 @@ def train(
     run = build_run(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference_batch_size)
     try:
         run_loop(run)
+        run.accelerator.wait_for_everyone()
+        # No process waits for the first one from here on: an upload may take longer than a collective is allowed to.
         if run.is_main:
             export(run, run.num_steps)
             if run.recipe.run.push_to_hub is not None:
                 push_export(run.output, run.model.stellar, run.recipe.run)
-        run.accelerator.wait_for_everyone()
     finally:
         if run.recipe.run.trackers:
             run.accelerator.end_training()

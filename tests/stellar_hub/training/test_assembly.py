@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import DistributedType
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from stellar_hub.modeling import StellarConfig
@@ -63,10 +64,17 @@ class TestAccelerator:
             assert accelerator.mixed_precision == mixed
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_sharded_training__is_refused(kind: str) -> None:
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType(kind), num_processes=2)
+    with pytest.raises(ValueError, match=rf"accelerate is set up for {kind}, .* choose plain data parallelism"):
+        module.check_together(accelerator, 2)
+
+
 class TestSizes:
     @pytest.mark.parametrize(
         ("image_size", "patch_size", "local_size"),
-        [(224, 16, 96), (224, 14, 98), (64, 8, 24), (32, 8, 16), (16, 16, 16)],
+        [(224, 16, 96), (224, 14, 84), (64, 8, 24), (32, 8, 8), (16, 16, 16)],
     )
     def test_sizes__follow_from_the_model(
         self, recipe: Recipe, image_size: int, patch_size: int, local_size: int

@@ -1,5 +1,6 @@
 """What the options of `stellar-hub train` amount to."""
 
+import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,28 @@ class TestOptions:
         for folders in ([Path("a"), Path("b")], [Path("a")]):
             run(tmp_path, data=folders, recipe_name="stellar-tiny")
         assert [call["recipe"].data.repeats for call in calls] == [(1, 35), ()]
+
+    def test_repeats__that_do_not_fit_are_left_out_with_a_note(
+        self, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(tmp_path, data=[Path("a")], recipe_name="stellar-tiny")
+        assert capsys.readouterr().err == "note: data.repeats [1, 35] is not for 1 folders: each comes once\n"
+
+    def test_repeats__that_are_asked_for_must_fit(self, calls: Calls, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"data\.repeats must be empty or a number >= 1 for each of the 2 folders"):
+            run(tmp_path, data=[Path("a"), Path("b")], recipe_name="finetune", overrides=["data.repeats=[1, 2, 3]"])
+        assert calls == []
+
+    def test_folder__is_named_by_the_first_process_only(
+        self, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RANK", "1")
+        level = logging.getLogger("stellar_hub").level
+        try:
+            assert run(tmp_path, data=[Path("a")], recipe_name="finetune") is None
+        finally:
+            logging.getLogger("stellar_hub").setLevel(level)
+        assert len(calls) == 1
 
     def test_recipes_own_values__stay_without_options(self, calls: Calls, tmp_path: Path) -> None:
         recipe = recipe_for(Path("pictures"), "init=stellar-tiny", "model.config={}")

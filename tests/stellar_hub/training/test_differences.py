@@ -93,7 +93,7 @@ def test_may_change__holds_keys_that_exist() -> None:
     [
         ("learning_rate=2e-3", "optimization.learning_rate: 0.001 in the run, 0.002 now"),
         ("mask_ratio=null", "model.config.mask_ratio: 0.6 in the run, null now"),
-        ("initializer_range=0.5", "model.config.initializer_range: not set in the run, 0.5 now"),
+        ("initializer_range=0.5", "model.config.initializer_range: 0.02 in the run, 0.5 now"),
         ("seed=1", "run.seed: 0 in the run, 1 now"),
         ("precision=bf16", 'run.precision: "auto" in the run, "bf16" now'),
         ("steps=10", "optimization.steps: 3000 in the run, 10 now"),

@@ -162,6 +162,20 @@ def test_run_begun_alone__goes_on_in_two_processes(pictures: Path, tmp_path: Pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU they find each other")
+def test_picture__that_only_the_second_process_cannot_read_is_named_by_the_first(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures", 3)
+    (pictures / "damaged.png").write_bytes(b"no picture")
+    recipe = write_recipe(tmp_path / "recipe.yaml", pictures, steps=6)
+    with Training(tmp_path / "run", "--recipe", recipe, num_processes=2) as training:
+        assert training.wait() == [0, 0], training.log()
+    readers = [sum("damaged" in str(path) for path in pictures_read(tmp_path / "run", rank)) for rank in (0, 1)]
+    assert training.log(0).count("skipped picture 1: ") == 1, readers
+    assert "skipped picture" not in training.log(1)
+    assert "| pictures that could not be read | 1 |" in (tmp_path / "run" / "model" / "README.md").read_text()
+    for sentence in ("the model is in", "begin anew"):
+        assert sentence not in training.log(1)
+
+
 def test_processes_that_would_train_alone__are_refused(pictures: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", pictures)
     with Training(tmp_path / "run", "--recipe", recipe, num_processes=2, cpu=False) as training:

@@ -245,6 +245,15 @@ class TestSkippedPictures:
             assert sum(str(picture_folder / name) in line for line in lines) == 1
         assert "| pictures that could not be read | 2 |" in (folder / "README.md").read_text()
 
+    def test_damaged_pictures__are_remembered_by_a_resumed_run(
+        self, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (picture_folder / "damaged.png").write_bytes(b"no picture")
+        train(recipe_for(picture_folder, "steps=8"), tmp_path / "run", cpu=True)
+        again = train(recipe_for(picture_folder, "steps=8"), tmp_path / "run", resume="auto", cpu=True)
+        assert capsys.readouterr().err.count("skipped picture") == 1
+        assert "| pictures that could not be read | 1 |" in (again / "README.md").read_text()
+
 
 @pytest.mark.parametrize(("done", "expected"), [(1, True), (2, False), (3, True), (6, True), (7, False), (8, True)])
 def test_due__first_last_and_every_so_many(done: int, expected: bool) -> None:

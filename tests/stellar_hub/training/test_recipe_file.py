@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stellar_hub.modeling import StellarConfig
 
 from stellar_hub.registry import MODELS
-from stellar_hub.training.recipe import SECTIONS, Recipe
+from stellar_hub.training.recipe import SECTIONS, Recipe, config_fields
 from stellar_hub.training.recipe_file import from_dict, load_recipe, recipe_names, save_recipe, to_dict
 from stellar_hub.training.recipe_yaml import write_yaml
 
@@ -112,6 +112,18 @@ def test_published__timm_knows_the_weights_it_starts_from(name: str) -> None:
     prefix, _, model = str(load_recipe(name).model.init).partition(":")
     assert prefix == "timm"
     assert model in timm.list_models(model, pretrained=True)
+
+
+@pytest.mark.parametrize("name", [*PAPER, "stellar-tiny"])
+def test_shipped__states_the_whole_configuration(name: str) -> None:
+    config = load_recipe(name).model.config
+    assert list(config) == config_fields()
+    head_weight = 10 if config["reconstruction_head"] == "pixel" else 0.05
+    assert config["reconstruction_weight"] == head_weight
+    rest = {key for key in config if key != "reconstruction_weight"}
+    if name == "b16":
+        default = StellarConfig().to_dict()
+        assert {key: config[key] for key in rest} == {key: default[key] for key in rest}
 
 
 def test_own_recipes__start_length_and_cost() -> None:

@@ -12,9 +12,17 @@ from stellar_hub.modeling import StellarImageProcessor
 
 from stellar_hub.data.sources import PictureFolders
 from stellar_hub.training import run as module
-from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipe import Recipe, config_fields
 from stellar_hub.training.recipe_file import load_recipe
-from stellar_hub.training.run import NUM_FIXED_IMAGES, Run, build_run, fixed_images
+from stellar_hub.training.run import (
+    NUM_FIXED_IMAGES,
+    Run,
+    begin_folder,
+    build_run,
+    check_same_folder,
+    fixed_images,
+    wandb_options,
+)
 from tests.stellar_hub.training.conftest import changed, draw_pictures, recipe_for
 
 
@@ -28,7 +36,13 @@ class TestBuild:
     def test_folder__has_the_recipe_with_its_sizes(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
         build_run(changed(tiny_recipe, "data.image_size=null", "local_size=null"), tmp_path / "deep" / "run", cpu=True)
         data = load_recipe(tmp_path / "deep" / "run" / "recipe.yaml").data
-        assert (data.image_size, data.local_size) == (32, 16)
+        assert (data.image_size, data.local_size) == (32, 8)
+
+    def test_folder__has_the_recipe_with_the_whole_configuration(self, run: Run) -> None:
+        saved = load_recipe(run.output / "recipe.yaml").model.config
+        assert list(saved) == config_fields()
+        assert saved == {name: run.model.config.to_dict()[name] for name in saved}
+        assert load_recipe(run.output / "recipe.yaml") == run.recipe
 
     def test_model__is_that_of_the_seed(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
         weights = [
@@ -118,24 +132,42 @@ class TestFixedImages:
 
 
 class TestAgree:
-    def agree(self, received: int | None, done: int, *others: int) -> int | None:
-        """What a process of several finds, whose `log_every` is 2."""
+    def agree(self, received: int | None, *others: int) -> int | None:
+        """What a process of several finds."""
         gathered = torch.tensor([received or 0, *others])
         accelerator = SimpleNamespace(
             num_processes=1 + len(others), device=torch.device("cpu"), gather=lambda numbers: gathered
         )
-        run: Any = SimpleNamespace(accelerator=accelerator, recipe=SimpleNamespace(run=SimpleNamespace(log_every=2)))
-        return Run.agree(run, received, done)
+        run: Any = SimpleNamespace(accelerator=accelerator)
+        return Run.agree(run, received)
 
     def test_one_process__stops_at_once(self) -> None:
-        assert self.agree(15, 1) == 15
-        assert self.agree(None, 2) is None
+        assert self.agree(15) == 15
+        assert self.agree(None) is None
 
-    def test_several__stop_together_when_they_ask_each_other(self) -> None:
-        assert self.agree(15, 1, 0) is None
-        assert self.agree(15, 2, 0) == 15
-        assert self.agree(None, 2, 2) == 2
-        assert self.agree(None, 2, 0) is None
+    def test_several__stop_together(self) -> None:
+        assert self.agree(15, 0) == 15
+        assert self.agree(None, 2) == 2
+        assert self.agree(None, 0) is None
+
+
+class TestFolder:
+    def test_processes__that_see_other_checkpoints_are_refused(self, tmp_path: Path) -> None:
+        accelerator: Any = SimpleNamespace(device=torch.device("cpu"), gather=lambda step: torch.tensor([200, 0]))
+        with pytest.raises(ValueError, match=r"see different checkpoints .*, those of steps 200, 0: --output must lie"):
+            check_same_folder(accelerator, tmp_path, 200)
+
+    def test_process__that_does_not_see_the_recipe_is_refused(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Run, "is_main", False)
+        (run.output / "recipe.yaml").unlink()
+        with pytest.raises(FileNotFoundError, match=r"process 0 does not see .*recipe\.yaml.* all machines share"):
+            begin_folder(run)
+
+    def test_wandb__goes_on_under_the_id_of_the_folder(self, tmp_path: Path) -> None:
+        first, again = wandb_options(tmp_path / "a"), wandb_options(tmp_path / "a")
+        assert first == again
+        assert (first["name"], first["resume"]) == ("a", "allow")
+        assert wandb_options(tmp_path / "b")["id"] != first["id"]
 
 
 class TestCardFacts:

@@ -156,6 +156,20 @@ class TestResume:
         assert (copied / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
         assert "going on from step 4 to 4" in capsys.readouterr().err
 
+    def test_auto__needs_nothing_of_what_the_run_began_from(
+        self, finished: Path, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        source = shutil.copytree(finished / "checkpoints" / "step-000002", tmp_path / "start")
+        begun = changed(recipe, f"init={source}")
+        train(begun, tmp_path / "run", cpu=True)
+        expected = load_file(tmp_path / "run" / "model" / "model.safetensors")
+        shutil.rmtree(source)
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000004")
+        train(begun, tmp_path / "run", resume="auto", cpu=True)
+        torch.testing.assert_close(
+            load_file(tmp_path / "run" / "model" / "model.safetensors"), expected, rtol=0, atol=0
+        )
+
     def test_path__goes_back_and_writes_anew_what_is_later(self, copied: Path, finished: Path, recipe: Recipe) -> None:
         (copied / STEP_4 / "optimizer.pt").write_bytes(b"damaged")
         with pytest.raises(ValueError, match=rf"{copied / STEP_4}.*is damaged(.|\n)*--resume goes on from another"):
@@ -182,7 +196,7 @@ class TestResume:
         ("override", "difference"),
         [
             ("num_hidden_layers=3", "model.config.num_hidden_layers: 2 in the run, 3 now"),
-            ("koleo_weight=0.5", "model.config.koleo_weight: not set in the run, 0.5 now"),
+            ("koleo_weight=0.5", "model.config.koleo_weight: 0.1 in the run, 0.5 now"),
             ("learning_rate=2e-3", "optimization.learning_rate: 0.001 in the run, 0.002 now"),
             ("steps=5", "optimization.steps: 4 in the run, 5 now"),
             ("seed=1", "run.seed: 0 in the run, 1 now"),
