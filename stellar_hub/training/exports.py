@@ -64,7 +64,7 @@ def export_model(
             if data:
                 write_atomically(part / name, data)
         last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
-        section = training_section(write_yaml(to_dict(recipe)), facts, last, bool(records), picture is not None)
+        section = training_section(write_yaml(without_paths(recipe)), facts, last, bool(records), picture is not None)
         write_training_card(part, section)
         if final.exists():
             os.replace(final, old)
@@ -78,6 +78,21 @@ def export_model(
         raise
     shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:
+    """A recipe for everyone to read: of absolute paths, which tell of one's machine, the last part only."""
+    values = to_dict(recipe)
+    model, data = values["model"], values["data"]
+    for key in ("init", "vqgan"):
+        model[key] = last_part(model[key])
+    data["folders"] = [last_part(folder) for folder in data["folders"]]
+    return values
+
+
+def last_part(path: str | None) -> str | None:
+    """The name of a file or folder given by an absolute path; anything else as it is."""
+    return os.path.basename(os.path.normpath(path)) if path is not None and os.path.isabs(path) else path
 
 
 def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:

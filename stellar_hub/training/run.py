@@ -27,6 +27,7 @@ from stellar_hub.training.assembly import (
     warnings_at_start,
 )
 from stellar_hub.training.checkpoints import Checkpoints, read_state
+from stellar_hub.training.exports import last_part
 from stellar_hub.training.health import check_finite
 from stellar_hub.training.initialization import initialize, initialize_resumed
 from stellar_hub.training.journal import Journal
@@ -119,7 +120,7 @@ class Run:
             "images seen": done * optimization.batch_size * optimization.gradient_accumulation_steps,
             "pictures in the data": self.facts["num_pictures"],
             "pictures that could not be read": len(self.skipped) or None,
-            "began from": self.recipe.model.init,
+            "began from": last_part(self.recipe.model.init),
             "device": f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
             "precision": self.accelerator.mixed_precision if self.accelerator.mixed_precision != "no" else "float32",
             "time": f"{seconds / 60:.1f} minutes" + (f" since step {self.start_step}" if self.start_step else ""),

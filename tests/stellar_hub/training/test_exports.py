@@ -57,6 +57,15 @@ class TestExport:
             expected = pixel_model.encode(images).semantics
             torch.testing.assert_close(loaded.encode(images).semantics, expected, rtol=0, atol=0)
 
+    def test_card__tells_no_absolute_path(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe, tmp_path: Path
+    ) -> None:
+        private = changed(recipe, f"data.folders=[{tmp_path / 'mine'}/, photos/b]", f"init={tmp_path / 'start'}")
+        card = (export(output, pixel_model, private) / "README.md").read_text()
+        assert str(tmp_path) not in card
+        assert "folders: [mine, photos/b]" in card
+        assert "init: start\n" in card
+
     def test_card__says_how_the_model_was_made(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
         card = (export(output, pixel_model, recipe) / "README.md").read_text()
         assert card.startswith("---\nlicense: mit\n")
