@@ -163,7 +163,7 @@ def build_run(
     if start is not None:
         check_same_run(start, recipe, facts, model.config.to_dict())
     stepper, num_steps = build_stepper(recipe, accelerator, model, len(source))
-    state = {"step": 0} if start is None else read_state(start)
+    state: dict[str, Any] = {"step": 0} if start is None else read_state(start)
     step = int(state["step"])
     check_same_folder(accelerator, output, step)
     per_step = recipe.optimization.gradient_accumulation_steps
