@@ -122,7 +122,7 @@ class TestNewParts:
     def test_stellar_tiny__loads_with_new_heads(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, LOGGER):
             model = StellarForPreTraining.from_pretrained("stellar-tiny")
-        assert caplog.messages == ["stellar-tiny has no clustering_head, cls_clustering_head: they begin anew"]
+        assert caplog.messages == ["stellar-tiny has no clustering_head, cls_clustering_head, teacher: they begin anew"]
         assert_equal_states(model.stellar.state_dict(), StellarModel.from_pretrained("stellar-tiny").state_dict())
 
     def test_teacher__is_left_out_where_the_configuration_has_none(self, saved: Path) -> None:
