@@ -9,7 +9,13 @@ from stellar_hub.cli.errors import reports_errors
 from stellar_hub.cli.options import Debug
 
 Data = Annotated[
-    list[Path] | None, typer.Option("--data", help="Folder of pictures, nested or not; several are put together.")
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="Folder of pictures, list (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or hub:OWNER/NAME; "
+        "several are put together.",
+    ),
 ]
 RecipeName = Annotated[
     str | None,

@@ -1,8 +1,7 @@
 """The data set of pretraining: a picture's global and local views, and all that is drawn for them."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +11,9 @@ from stellar_hub.data.crops import ViewSettings, draw_views
 from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
 from stellar_hub.data.sample_seed import replacement_generator, sample_generator
 from stellar_hub.data.sampling import SampleKey
-from stellar_hub.modeling.image_loading import load_rgb
+from stellar_hub.data.sources import PictureSource, read_picture
 
 MAX_TRIES = 100  # pictures tried in the place of one that cannot be read
-
-
-class PictureSource(Protocol):
-    """A sequence of picture files, such as `PictureFolders` or a list of paths."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> str | Path: ...
 
 
 class MultiCropDataset(Dataset[dict[str, Any]]):
@@ -38,7 +29,7 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
     - `skipped`: pictures that could not be read, each as "path: reason". Another one took their place.
 
     Args:
-        source: The picture files.
+        source: The pictures.
         views: How views are cropped.
         photometric: How they are changed; None leaves all as they are.
         seed: The run's seed.
@@ -96,9 +87,10 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         skipped: list[str] = []
         tries = [index]
         while tries:
-            path = str(self.source[tries.pop(0)])
+            picture = self.source[tries.pop(0)]
+            path = str(picture)
             try:
-                return as_bytes(load_rgb(path)), path, skipped
+                return as_bytes(read_picture(picture)), path, skipped
             except (ValueError, OSError) as error:
                 skipped.append(f"{path}: {str(error).removeprefix(path).strip(' :')}")
             if len(skipped) == 1:

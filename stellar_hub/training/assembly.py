@@ -19,7 +19,7 @@ from stellar_hub.data.crops import ViewSettings
 from stellar_hub.data.multi_crop import MultiCropDataset, collate_samples
 from stellar_hub.data.photometric import PhotometricSettings
 from stellar_hub.data.sampling import ResumableBatchSampler
-from stellar_hub.data.sources import PictureFolders
+from stellar_hub.data.sources import PictureSource
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.input_checks import nearest_multiples
 from stellar_hub.training.masking import draw_kept_patches
@@ -143,7 +143,7 @@ def photometric_of(recipe: Recipe) -> PhotometricSettings:
 
 def build_loader(
     recipe: Recipe,
-    source: PictureFolders,
+    source: PictureSource,
     config: StellarConfig,
     accelerator: Accelerator,
     num_batches: int,

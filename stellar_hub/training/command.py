@@ -19,7 +19,7 @@ from stellar_hub.training.train import train
 
 def train_by_options(
     output: Path,
-    data: Sequence[Path],
+    data: Sequence[str],
     recipe_name: str | None,
     init: str | None,
     overrides: Sequence[str],
@@ -44,15 +44,15 @@ def train_by_options(
         if len(repeats) not in (0, len(data)) and not asked:
             if is_main:
                 typer.echo(
-                    f"note: data.repeats {list(repeats)} is not for {len(data)} folders: each comes once", err=True
+                    f"note: data.repeats {list(repeats)} is not for {len(data)} sources: each comes once", err=True
                 )
             repeats = ()
-        folders = tuple(str(folder) for folder in data)
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, folders=folders, repeats=repeats))
+        sources = tuple(data)
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, sources=sources, repeats=repeats))
     if init is not None:
         recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, init=init))
-    if not recipe.data.folders:
-        raise ValueError("no pictures are given: pass --data FOLDER")
+    if not recipe.data.sources:
+        raise ValueError("no pictures are given: pass --data FOLDER, a list, tar files or tables")
     logging.disable_progress_bar()
     try:
         model = train(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference)

@@ -20,7 +20,7 @@ MAY_CHANGE = frozenset(
         "run.push_to_hub",
         "run.license",
         "data.num_workers",
-        "data.folders",
+        "data.sources",
     }
 )
 

@@ -86,7 +86,7 @@ def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:
     model, data = values["model"], values["data"]
     for key in ("init", "vqgan"):
         model[key] = last_part(model[key])
-    data["folders"] = [last_part(folder) for folder in data["folders"]]
+    data["sources"] = [last_part(source) for source in data["sources"]]
     return values
 
 

@@ -55,7 +55,8 @@ class DataRecipe:
     """The pictures, and the views that are cut of them.
 
     Attributes:
-        folders: Folders with pictures; empty in a recipe whose pictures are given with the run.
+        sources: Folders with pictures, lists, tars or tables, as `open_source` takes them; empty in a recipe whose
+            pictures are given with the run.
         repeats: How often each folder's pictures come per epoch; empty for once each.
         image_size: Side of a global view in pixels; None for the model's own.
         local_size: Side of a local view in pixels; None for 96/224 of `image_size`, rounded down to whole patches.
@@ -68,7 +69,7 @@ class DataRecipe:
             many as there are cores, up to 8. What is trained does not depend on it.
     """
 
-    folders: tuple[str, ...]
+    sources: tuple[str, ...]
     repeats: tuple[int, ...]
     image_size: int | None
     local_size: int | None
@@ -81,10 +82,10 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         fit_annotations(self, "data")
-        require(all(self.folders), "data.folders", list(self.folders), "paths, none of them empty")
-        counted = len(self.repeats) in (0, len(self.folders)) or not self.folders
+        require(all(self.sources), "data.sources", list(self.sources), "paths or names, none of them empty")
+        counted = len(self.repeats) in (0, len(self.sources)) or not self.sources
         fits = counted and all(count >= 1 for count in self.repeats)
-        allowed = f"empty or a number >= 1 for each of the {len(self.folders)} folders"
+        allowed = f"empty or a number >= 1 for each of the {len(self.sources)} sources"
         require(fits, "data.repeats", list(self.repeats), allowed)
         for name in ("image_size", "local_size"):
             size = getattr(self, name)

@@ -29,7 +29,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
     Args:
         name_or_path: One of `recipe_names()`, else a YAML file, or a run's folder, whose `recipe.yaml` is read.
         overrides: "section.key=value", the value written as in YAML: "optimization.learning_rate=1e-4",
-            "model.config.mask_ratio=0.6", "data.folders=[a, b]". The section may be left out where only one has such
+            "model.config.mask_ratio=0.6", "data.sources=[a, b]". The section may be left out where only one has such
             a key. Later ones win; giving one of `epochs` and `steps` sets the other to null.
 
     Raises:

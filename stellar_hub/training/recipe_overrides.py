@@ -18,7 +18,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     """A copy of nested `values` with "section.key=value" applied.
 
     Values are written as in YAML: "optimization.learning_rate=1e-4", "model.config.mask_ratio=0.6",
-    "data.folders=[a, b]". The section may be left out where only one place has such a key. Later ones win; giving one
+    "data.sources=[a, b]". The section may be left out where only one place has such a key. Later ones win; giving one
     of `epochs` and `steps` sets the other to null.
 
     Raises:

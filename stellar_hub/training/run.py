@@ -13,8 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from stellar_hub.data.multi_crop import PictureSource
-from stellar_hub.data.sources import PictureFolders
+from stellar_hub.data.sources import PictureSource, open_sources, read_picture
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.training.assembly import (
     batches_of_steps,
@@ -153,7 +152,7 @@ def build_run(
     output = Path(output)
     checkpoints = Checkpoints(output / CHECKPOINTS_FOLDER, recipe.run.keep_checkpoints)
     start = find_start(output, resume, checkpoints)
-    source = PictureFolders.scan(recipe.data.folders, recipe.data.repeats)
+    source = open_sources(recipe.data.sources, recipe.data.repeats)
     accelerator = build_accelerator(recipe.run, output, cpu)
     set_seed(recipe.run.seed)
     # A checkpoint brings its own weights: what the run began from may be gone by now.
@@ -188,6 +187,7 @@ def build_run(
     )
     run.announced = len(run.skipped)
     run.notes = notes_at_start(run, reference_batch_size)
+    run.notes += [f"note: pictures may be missing: {entry}" for entry in source.damaged]
     begin_folder(run)
     return run
 
@@ -252,9 +252,9 @@ def fixed_images(source: PictureSource, model: StellarForPreTraining) -> Tensor:
     spread = [*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]
     images: dict[str, Tensor] = {}
     problems = []
-    for path in dict.fromkeys(str(source[index]) for index in spread):
+    for picture in dict.fromkeys(source[index] for index in spread):
         try:
-            images[path] = processor(path, return_tensors="pt")["pixel_values"]
+            images[str(picture)] = processor(read_picture(picture), return_tensors="pt")["pixel_values"]
         except (ValueError, OSError) as error:
             problems.append(str(error))
         if len(images) == NUM_FIXED_IMAGES:

@@ -31,7 +31,7 @@ def picture_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
     """The tiny recipe, without its pictures."""
-    save_recipe(recipe_for(Path("pictures"), "data.folders=[]"), tmp_path / "tiny.yaml")
+    save_recipe(recipe_for(Path("pictures"), "data.sources=[]"), tmp_path / "tiny.yaml")
     return tmp_path / "tiny.yaml"
 
 

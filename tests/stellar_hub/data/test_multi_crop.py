@@ -16,7 +16,7 @@ from stellar_hub.data.multi_crop import MAX_TRIES, MultiCropDataset, as_bytes, c
 from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
 from stellar_hub.data.sample_seed import sample_generator
 from stellar_hub.data.sampling import ResumableBatchSampler
-from stellar_hub.data.sources import PictureFolders
+from stellar_hub.data.sources import open_sources
 
 VIEWS = ViewSettings(16, 8, 3, 2, (0.36, 1.0), (0.06, 0.36), 0.5)
 PHOTOMETRIC = PhotometricSettings(True, 0.4, 0.4, 0.2, 0.1, 0.8, 0.2, 0.5, (0.1, 2.0), 9)
@@ -51,7 +51,7 @@ def damaged_folder(folder: Path) -> Path:
 
 def dataset_of(folder: Path, **options: Any) -> MultiCropDataset:
     arguments: dict[str, Any] = {"views": VIEWS, "photometric": PHOTOMETRIC, "seed": 0, "draw_kept": draw_kept}
-    return MultiCropDataset(PictureFolders.scan([folder]), **(arguments | options))
+    return MultiCropDataset(open_sources([folder]), **(arguments | options))
 
 
 def batches_of(dataset: MultiCropDataset, num_workers: int, **options: Any) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ class TestDamagedPictures:
 
     def test_damaged__tries_end(self, tmp_path: Path) -> None:
         (tmp_path / "0.png").write_bytes(b"")
-        source = PictureFolders.scan([tmp_path], repeats=[10 * MAX_TRIES])
+        source = open_sources([tmp_path], repeats=[10 * MAX_TRIES])
         with pytest.raises(ValueError, match=f"none of {MAX_TRIES + 1} pictures could be read"):
             MultiCropDataset(source, VIEWS, None, seed=0)[0, 1]
 

@@ -44,7 +44,7 @@ def tiny_recipe_values() -> dict[str, dict[str, Any]]:
             "vqgan": None,
         },
         "data": {
-            "folders": [],
+            "sources": [],
             "repeats": [],
             "image_size": 32,
             "local_size": 16,
@@ -110,7 +110,7 @@ def draw_pictures(folder: Path, count: int = NUM_PICTURES) -> Path:
 def recipe_for(folder: Path, *overrides: str) -> Recipe:
     """The tiny recipe for the pictures of a folder, with some values replaced, as by `--set`."""
     values = tiny_recipe_values()
-    values["data"]["folders"] = [str(folder)]
+    values["data"]["sources"] = [str(folder)]
     return from_dict(apply_overrides(values, overrides))
 
 

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from stellar_hub.modeling import StellarConfig
 
-from stellar_hub.data.sources import PictureFolders
+from stellar_hub.data.sources import open_sources
 from stellar_hub.training import assembly as module
 from stellar_hub.training.assembly import (
     KeptPatches,
@@ -137,7 +137,7 @@ class TestKeptPatches:
 
 def loader_of(folder: Path, *overrides: str, process: int = 0, processes: int = 1, start: int = 0) -> Any:
     accelerator: Any = SimpleNamespace(process_index=process, num_processes=processes, device=torch.device("cpu"))
-    return build_loader(recipe_for(folder, *overrides), PictureFolders.scan([folder]), config(), accelerator, 5, start)
+    return build_loader(recipe_for(folder, *overrides), open_sources([folder]), config(), accelerator, 5, start)
 
 
 class TestLoader:

@@ -50,36 +50,36 @@ class TestOptions:
     def test_options__change_the_named_recipe(self, calls: Calls, tmp_path: Path) -> None:
         folder = run(
             tmp_path / "run",
-            data=[Path("a"), Path("b")],
+            data=["a", "b"],
             recipe_name="finetune",
             init="stellar-tiny",
             overrides=["batch_size=8"],
         )
         assert folder == tmp_path / "run" / "model"
         (call,) = calls
-        assert call["recipe"].data.folders == ("a", "b")
+        assert call["recipe"].data.sources == ("a", "b")
         assert call["recipe"].model.init == "stellar-tiny"
         assert call["recipe"].optimization.batch_size == 8
         assert (call["output"], call["resume"], call["cpu"]) == (tmp_path / "run", None, True)
 
     def test_reference__is_the_batch_of_the_recipe_before_it_is_changed(self, calls: Calls, tmp_path: Path) -> None:
-        run(tmp_path, data=[Path("a")], recipe_name="b16", overrides=["batch_size=8"])
+        run(tmp_path, data=["a"], recipe_name="b16", overrides=["batch_size=8"])
         assert calls[0]["reference_batch_size"] == load_recipe("b16").optimization.batch_size > 8
 
     def test_repeats__stay_where_there_are_as_many_folders(self, calls: Calls, tmp_path: Path) -> None:
-        for folders in ([Path("a"), Path("b")], [Path("a")]):
+        for folders in (["a", "b"], ["a"]):
             run(tmp_path, data=folders, recipe_name="stellar-tiny")
         assert [call["recipe"].data.repeats for call in calls] == [(1, 35), ()]
 
     def test_repeats__that_do_not_fit_are_left_out_with_a_note(
         self, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run(tmp_path, data=[Path("a")], recipe_name="stellar-tiny")
-        assert capsys.readouterr().err == "note: data.repeats [1, 35] is not for 1 folders: each comes once\n"
+        run(tmp_path, data=["a"], recipe_name="stellar-tiny")
+        assert capsys.readouterr().err == "note: data.repeats [1, 35] is not for 1 sources: each comes once\n"
 
     def test_repeats__that_are_asked_for_must_fit(self, calls: Calls, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"data\.repeats must be empty or a number >= 1 for each of the 2 folders"):
-            run(tmp_path, data=[Path("a"), Path("b")], recipe_name="finetune", overrides=["data.repeats=[1, 2, 3]"])
+        with pytest.raises(ValueError, match=r"data\.repeats must be empty or a number >= 1 for each of the 2 sources"):
+            run(tmp_path, data=["a", "b"], recipe_name="finetune", overrides=["data.repeats=[1, 2, 3]"])
         assert calls == []
 
     def test_folder__is_named_by_the_first_process_only(
@@ -88,7 +88,7 @@ class TestOptions:
         monkeypatch.setenv("RANK", "1")
         level = logging.getLogger("stellar_hub").level
         try:
-            assert run(tmp_path, data=[Path("a")], recipe_name="finetune") is None
+            assert run(tmp_path, data=["a"], recipe_name="finetune") is None
         finally:
             logging.getLogger("stellar_hub").setLevel(level)
         assert len(calls) == 1
@@ -113,7 +113,7 @@ class TestOptions:
 
         monkeypatch.setattr(module, "train", stop)
         with pytest.raises(typer.Exit) as caught:
-            run(tmp_path, data=[Path("a")], recipe_name="finetune")
+            run(tmp_path, data=["a"], recipe_name="finetune")
         assert caught.value.exit_code == 128 + number
         assert capsys.readouterr().err == "stopped at step 7, checkpoint saved; --resume auto goes on\n"
 

@@ -69,7 +69,7 @@ def test_refuse__lets_the_same_recipe_go_on() -> None:
         "run.push_to_hub=a/b",
         "run.license=mit",
         "data.num_workers=7",
-        "data.folders=[elsewhere]",
+        "data.sources=[elsewhere]",
     ],
 )
 def test_refuse__lets_change_what_does_not_change_the_result(override: str) -> None:

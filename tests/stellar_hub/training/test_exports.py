@@ -60,10 +60,10 @@ class TestExport:
     def test_card__tells_no_absolute_path(
         self, output: Path, pixel_model: StellarModel, recipe: Recipe, tmp_path: Path
     ) -> None:
-        private = changed(recipe, f"data.folders=[{tmp_path / 'mine'}/, photos/b]", f"init={tmp_path / 'start'}")
+        private = changed(recipe, f"data.sources=[{tmp_path / 'mine'}/, photos/b]", f"init={tmp_path / 'start'}")
         card = (export(output, pixel_model, private) / "README.md").read_text()
         assert str(tmp_path) not in card
-        assert "folders: [mine, photos/b]" in card
+        assert "sources: [mine, photos/b]" in card
         assert "init: start\n" in card
 
     def test_card__says_how_the_model_was_made(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from stellar_hub.modeling import StellarConfig
 from stellar_hub.training.recipe import SECTIONS, Recipe, config_fields, section_keys
 from stellar_hub.training.recipe_file import load_recipe
 
-TINY = load_recipe("stellar-tiny", ["learning_rate=1e-3", "steps=3000", "folders=[]", "repeats=[]"])
+TINY = load_recipe("stellar-tiny", ["learning_rate=1e-3", "steps=3000", "sources=[]", "repeats=[]"])
 
 
 def change(section: str, **values: Any) -> Any:
@@ -41,8 +41,8 @@ def test_recipe__cannot_be_changed() -> None:
 
 
 def test_fields__make_lists_tuples_and_whole_numbers_floats() -> None:
-    data = change("data", folders=["a", "b"], repeats=[1, 2], global_area=[1, 1])
-    assert (data.folders, data.repeats, data.global_area) == (("a", "b"), (1, 2), (1.0, 1.0))
+    data = change("data", sources=["a", "b"], repeats=[1, 2], global_area=[1, 1])
+    assert (data.sources, data.repeats, data.global_area) == (("a", "b"), (1, 2), (1.0, 1.0))
     assert all(isinstance(share, float) for share in data.global_area)
     rate = change("optimization", learning_rate=1).learning_rate
     assert (rate, type(rate)) == (1.0, float)
@@ -59,8 +59,8 @@ WRONG_TYPES: list[tuple[str, str, Any, str]] = [
     ("model", "init", 3, r"model\.init must be a string, got 3"),
     ("model", "config", [1], r"model\.config must be a mapping, got \[1\]"),
     ("model", "vqgan", False, r"model\.vqgan must be a string, got False"),
-    ("data", "folders", "pictures", r"data\.folders must be a list, written \[a, b\], got 'pictures'"),
-    ("data", "folders", [3], r"data\.folders\[0\] must be a string, got 3"),
+    ("data", "sources", "pictures", r"data\.sources must be a list, written \[a, b\], got 'pictures'"),
+    ("data", "sources", [3], r"data\.sources\[0\] must be a string, got 3"),
     ("data", "num_global_views", 2.0, r"data\.num_global_views must be a whole number, got 2\.0"),
     ("data", "num_global_views", True, r"data\.num_global_views must be a whole number, got True"),
     ("data", "num_workers", "all", r"data\.num_workers must be a whole number, got .all."),
@@ -87,8 +87,8 @@ def test_fields__refuse_other_types(section: str, key: str, value: Any, message:
 
 OUT_OF_RANGE: list[tuple[str, str, Any, str]] = [
     ("model", "init", "", 'must be "random", "timm:NAME", a checkpoint or null'),
-    ("data", "folders", [""], "must be paths, none of them empty"),
-    ("data", "repeats", [0], "must be empty or a number >= 1 for each of the 0 folders"),
+    ("data", "sources", [""], "must be paths or names, none of them empty"),
+    ("data", "repeats", [0], "must be empty or a number >= 1 for each of the 0 sources"),
     ("data", "image_size", 0, "must be at least 1, or null"),
     ("data", "local_size", -8, "must be at least 1, or null"),
     ("data", "num_global_views", 0, "must be at least 1"),
@@ -136,7 +136,7 @@ def test_fields__refuse_values_out_of_range_and_say_what_is_allowed(
     ("section", "values"),
     [
         ("model", {"init": None, "config": {}, "vqgan": "tokenizer.bin"}),
-        ("data", {"folders": ["a", "b"], "repeats": [1, 3], "image_size": None, "local_size": None}),
+        ("data", {"sources": ["a", "b"], "repeats": [1, 3], "image_size": None, "local_size": None}),
         ("data", {"num_global_views": 1, "num_local_views": 0, "num_workers": None, "local_area": [1.0, 1.0]}),
         ("augmentation", {"brightness": 0, "hue": 0.5, "blur_sigma": [1, 1], "blur_kernel_size": 1}),
         ("optimization", {"layer_decay": 1, "clip_norm": None, "betas": [0, 0], "final_learning_rate": 1e-3}),

@@ -34,7 +34,7 @@ class TestShipped:
 
     def test_shipped__leaves_pictures_and_destination_to_the_user(self, name: str) -> None:
         recipe = load_recipe(name)
-        assert recipe.data.folders == ()
+        assert recipe.data.sources == ()
         assert (recipe.run.push_to_hub, recipe.run.license, recipe.run.trackers) == (None, None, ())
 
     def test_shipped__global_and_local_views_are_whole_patches(self, name: str) -> None:
@@ -136,8 +136,8 @@ def test_own_recipes__start_length_and_cost() -> None:
 
 
 def test_load__applies_overrides() -> None:
-    recipe = load_recipe("finetune", ["model.init=stellar-b16", "data.folders=[here]", "mask_ratio=0.6", "steps=10"])
-    assert (recipe.model.init, recipe.data.folders) == ("stellar-b16", ("here",))
+    recipe = load_recipe("finetune", ["model.init=stellar-b16", "data.sources=[here]", "mask_ratio=0.6", "steps=10"])
+    assert (recipe.model.init, recipe.data.sources) == ("stellar-b16", ("here",))
     assert recipe.model.config == {"mask_ratio": 0.6}
     assert (recipe.optimization.epochs, recipe.optimization.steps) == (None, 10)
 
@@ -267,7 +267,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         tiny.model, init=draw(TEXTS.filter(lambda text: text != "random")), config={"koleo_weight": draw(PROBABILITIES)}
     )
     data = dataclasses.replace(
-        tiny.data, folders=folders, repeats=draw(st.sampled_from([(), (2,) * len(folders)])), local_area=(low, high)
+        tiny.data, sources=folders, repeats=draw(st.sampled_from([(), (2,) * len(folders)])), local_area=(low, high)
     )
     run = dataclasses.replace(tiny.run, seed=draw(st.integers(0, 2**32 - 1)), license=draw(st.none() | TEXTS))
     return dataclasses.replace(tiny, model=model, data=data, run=run)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from stellar_hub.modeling import StellarImageProcessor
 
-from stellar_hub.data.sources import PictureFolders
+from stellar_hub.data.sources import open_sources
 from stellar_hub.training import run as module
 from stellar_hub.training.recipe import Recipe, config_fields
 from stellar_hub.training.recipe_file import load_recipe
@@ -84,7 +84,7 @@ class TestBuild:
         # Weights and two means, for two that are kept and one that is being written.
         assert asked[0] == pytest.approx(3 * 3 * size, rel=0.05)
 
-    @pytest.mark.parametrize("override", ["data.folders=[]", "local_size=20", "model.init=nowhere"])
+    @pytest.mark.parametrize("override", ["data.sources=[]", "local_size=20", "model.init=nowhere"])
     def test_refused_run__leaves_nothing_behind(self, tiny_recipe: Recipe, tmp_path: Path, override: str) -> None:
         with pytest.raises((ValueError, OSError)):
             build_run(changed(tiny_recipe, override), tmp_path / "run", cpu=True)
@@ -93,7 +93,7 @@ class TestBuild:
 
 class TestFixedImages:
     def images_of(self, run: Run, folder: Path) -> Any:
-        return fixed_images(PictureFolders.scan([folder]), run.model)
+        return fixed_images(open_sources([folder]), run.model)
 
     def test_images__are_as_the_model_sees_them(self, run: Run, picture_folder: Path) -> None:
         assert run.fixed_images.shape == (NUM_FIXED_IMAGES, 3, 32, 32)

@@ -122,7 +122,7 @@ class TestCheckSameRun:
         check_same_run(Path(), recipe, FACTS, CONFIG)
 
     def test_what_may_change__may(self, checkpoint: Path, recipe: Recipe) -> None:
-        other = changed(recipe, "log_every=7", "keep_checkpoints=5", "data.folders=[moved]", "num_workers=2")
+        other = changed(recipe, "log_every=7", "keep_checkpoints=5", "data.sources=[moved]", "num_workers=2")
         check_same_run(checkpoint, other, FACTS, CONFIG)
 
     def test_other_recipe__is_named_value_by_value(self, checkpoint: Path, recipe: Recipe) -> None:

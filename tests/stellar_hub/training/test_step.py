@@ -10,7 +10,7 @@ from stellar_hub.modeling import StellarConfig
 from torch import Tensor
 from torch.optim import SGD
 
-from stellar_hub.data.sources import PictureFolders
+from stellar_hub.data.sources import open_sources
 from stellar_hub.training.assembly import build_accelerator, build_loader, photometric_of
 from stellar_hub.training.device_batch import to_device
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
@@ -44,9 +44,7 @@ def accelerator(folder: Path) -> Accelerator:
 def batches(folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
     """Three batches of two pictures."""
     config = StellarConfig(**tiny_recipe_values()["model"]["config"])
-    return list(
-        build_loader(recipe_for(folder, "batch_size=2"), PictureFolders.scan([folder]), config, accelerator, 3, 0)
-    )
+    return list(build_loader(recipe_for(folder, "batch_size=2"), open_sources([folder]), config, accelerator, 3, 0))
 
 
 class Recorded(SGD):

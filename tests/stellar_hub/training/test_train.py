@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 from stellar_hub.training import run_state
+from stellar_hub.training.exports import without_paths
 from stellar_hub.training.recipe import Recipe
 from stellar_hub.training.recipe_file import load_recipe
+from stellar_hub.training.recipe_yaml import write_yaml
 from stellar_hub.training.train import train
 from stellar_hub.training.training_card import section_of
 from tests.hub_server import HubServer
@@ -55,7 +57,7 @@ class TestFinished:
         folder = train(changed(tiny_recipe, "steps=1"), tmp_path / "run", cpu=True)
         assert folder == tmp_path / "run" / "model"
         model, processor = StellarModel.from_pretrained(folder), StellarImageProcessor.from_pretrained(folder)
-        picture = Path(tiny_recipe.data.folders[0]) / "picture-0.png"
+        picture = Path(tiny_recipe.data.sources[0]) / "picture-0.png"
         encoding = model.encode(processor(picture, return_tensors="pt")["pixel_values"])
         assert encoding.semantics.shape == (1, 4, 48)
 
@@ -64,7 +66,8 @@ class TestFinished:
         assert section is not None
         assert "| steps | 4 of 4 |" in section
         assert "| images seen | 16 |" in section
-        assert (finished / "recipe.yaml").read_text().strip() in section
+        recipe = load_recipe(finished / "recipe.yaml")
+        assert write_yaml(without_paths(recipe)).strip() in section
         for name in ("curves.png", "reconstructions.png"):
             assert f"({name})" in section
             assert (finished / "model" / name).read_bytes().startswith(b"\x89PNG")
@@ -221,7 +224,7 @@ class TestResume:
         else:
             picture.rename(picture_folder / "picture-00.png")
         with pytest.raises(ValueError, match="data: fingerprint: ") as caught:
-            train(changed(recipe, f"data.folders=[{picture_folder}]"), copied, resume="auto", cpu=True)
+            train(changed(recipe, f"data.sources=[{picture_folder}]"), copied, resume="auto", cpu=True)
         assert ("num_pictures: 6 in the run, 7 now" in str(caught.value)) is (change == "one more")
 
     def test_moved_pictures_and_other_habits__are_no_other_run(
@@ -229,7 +232,7 @@ class TestResume:
     ) -> None:
         shutil.rmtree(copied / STEP_4)
         habits = ("save_every=1", "log_every=1", "picture_every=4", "run.license=mit")
-        moved = changed(recipe, f"data.folders=[{picture_folder}]", *habits)
+        moved = changed(recipe, f"data.sources=[{picture_folder}]", *habits)
         train(moved, copied, resume="auto", cpu=True)
         same_weights(copied, finished)
         assert load_recipe(copied) == moved

@@ -1,0 +1,59 @@
+"""Training from every kind of source: the same run wherever the same pictures come from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stellar_hub.training.train import train
+from tests.stellar_hub.data.sources.conftest import write_tar
+from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures, one of them damaged, in a folder, a list and two unequal tars; and a run over the folder."""
+    base = tmp_path_factory.mktemp("sources")
+    pictures = draw_pictures(base / "pictures", 6)
+    (pictures / "picture-1.png").write_bytes(b"damaged")
+    files = sorted(pictures.iterdir())
+    (base / "list.txt").write_text("".join(f"pictures/{file.name}\n" for file in files))
+    for shard, part in enumerate((files[:4], files[4:])):
+        write_tar(base / f"shard-{shard}.tar", {file.name: file.read_bytes() for file in part})
+    train(recipe_for(pictures, "steps=6"), base / "run", cpu=True)
+    return base
+
+
+@pytest.mark.parametrize("name", ["list.txt", "shard-{0..1}.tar"])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_run__has_the_same_weights_bit_for_bit(
+    base: Path, tmp_path: Path, name: str, num_workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_for(base / name, "steps=6", f"num_workers={num_workers}")
+    model = train(recipe, tmp_path / "run", cpu=True)
+    expected = load_file(base / "run" / "model" / "model.safetensors")
+    torch.testing.assert_close(load_file(model / "model.safetensors"), expected, rtol=0, atol=0)
+    skipped = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped picture 1: ")]
+    assert len(skipped) == 1
+    assert "picture-1.png" in skipped[0]
+
+
+def test_tar_that_is_cut_short__is_named_at_the_start(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = tmp_path / "short.tar"
+    whole = (base / "shard-0.tar").read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2])
+    train(recipe_for(tar, "steps=1"), tmp_path / "run", cpu=True)
+    assert f"note: pictures may be missing: {tar}: " in capsys.readouterr().err
+
+
+def test_resume__of_tars_that_changed_is_refused(base: Path, tmp_path: Path) -> None:
+    files = sorted((base / "pictures").iterdir())
+    tar = write_tar(tmp_path / "a.tar", {file.name: file.read_bytes() for file in files})
+    recipe = recipe_for(tar, "steps=4")
+    train(recipe, tmp_path / "run", cpu=True)
+    write_tar(tar, {file.name: file.read_bytes() for file in files[1:]})
+    with pytest.raises(ValueError, match=r"something else has changed:(.|\n)*data: num_pictures: 6 in the run, 5 now"):
+        train(recipe, tmp_path / "run", resume="auto", cpu=True)
