@@ -1,6 +1,9 @@
 """Ending a run on request: the step at hand is finished, a checkpoint saved."""
 
+import multiprocessing
+import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -40,6 +43,23 @@ class StopRequest:
 
 
 def leave_to_parent(worker_id: int) -> None:
-    """Let a data worker ignore both signals, which often reach the whole group: its parent still needs batches."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """Let a data worker ignore both signals, which often reach the whole group: its parent still needs batches.
+
+    SIGTERM from the parent itself ends it, so that the parent can end a worker that hangs. That takes a system that says
+    who sent a signal, and a worker that was forked: one that was spawned has threads which take the signal first.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # of the threads to come too
+    threading.Thread(target=end_with, args=(parent.pid,), daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """Wait for the parent's SIGTERM, and end this process as torch's own workers end on it."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

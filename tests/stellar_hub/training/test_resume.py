@@ -118,7 +118,7 @@ def test_data_worker_that_dies__ends_the_run_with_an_error_to_resume_from(
         workers = training.workers()
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
-        assert training.wait(timeout=30) == [1], training.log()
+        assert training.wait() == [1], training.log()
         assert "error: DataLoader worker" in training.log()
         assert "Traceback" not in training.log()
         training_survivors = training.survivors()

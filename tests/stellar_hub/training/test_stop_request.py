@@ -1,9 +1,12 @@
 """Signals become requests while a run goes, and are what they were when it is over."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -88,3 +91,28 @@ def test_workers__leave_signals_to_their_parent() -> None:
     for number in SIGNALS:
         send(number)
     assert current() == dict.fromkeys(SIGNALS, signal.SIG_IGN)
+
+
+def wait_for_ever(ready: Any) -> None:
+    """A data worker that waits for a lock nobody gives up."""
+    leave_to_parent(0)
+    ready.set()
+    threading.Event().wait()
+
+
+def test_data_worker__that_hangs_obeys_its_parent_alone() -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=wait_for_ever, args=(ready,), daemon=True)
+    worker.start()
+    try:
+        assert ready.wait(60)
+        for number in SIGNALS:
+            subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+        worker.join(0.5)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(20)
+        assert worker.exitcode == 0
+    finally:
+        worker.kill()
