@@ -45,8 +45,8 @@ class StopRequest:
 def leave_to_parent(worker_id: int) -> None:
     """Let a data worker ignore both signals, which often reach the whole group: its parent still needs batches.
 
-    SIGTERM from the parent itself ends it, so that the parent can end a worker that hangs. That takes a system that says
-    who sent a signal, and a worker that was forked: one that was spawned has threads which take the signal first.
+    SIGTERM from the parent itself ends it, so that the parent can end a worker that hangs. That takes a system that
+    says who sent a signal, and a worker that was forked: one that was spawned has threads which take the signal first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
