@@ -4,6 +4,7 @@ The crop's rule is torchvision's `RandomResizedCrop`, drawn from a generator of 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ class ViewSettings:
     global_area: tuple[float, float]  # smallest and largest part of the picture that a view shows, in (0, 1]
     local_area: tuple[float, float]
     flip_probability: float  # of mirroring a view left to right
+    reduced_decoding: bool = False  # whether JPEGs are decoded at a half, ... of their size where that is enough
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width by height of the part shown
 
     def __post_init__(self) -> None:
@@ -60,24 +62,59 @@ def draw_views(image: Tensor, settings: ViewSettings, generator: torch.Generator
     Raises:
         ValueError: if the image is of another type or shape.
     """
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or 0 in image.shape:
-        raise ValueError(f"image must be uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")
-    # Channels last, as pictures come from files: resizing is twice as fast.
-    image = image[None].contiguous(memory_format=torch.channels_last)[0]
+    check_picture(image)
+    global_views, local_views = plan_views(image.shape[1], image.shape[2], settings, generator)
+    return render_views(image, global_views), render_views(image, local_views) if local_views else None
 
-    def draw(count: int, size: int, area: tuple[float, float]) -> Tensor:
-        views = torch.empty(count, 3, size, size, dtype=torch.uint8)
-        for view in views:
-            box = draw_crop_box(image.shape[1], image.shape[2], area, settings.aspect_ratio, generator)
-            flipped = torch.rand((), generator=generator).item() < settings.flip_probability
-            crop = F.resized_crop(image, *box, size=[size, size], interpolation=InterpolationMode.BICUBIC)
-            view.copy_(crop.flip(-1) if flipped else crop)
+
+@dataclass(frozen=True)
+class View:
+    """Which part of a picture a view shows, and how."""
+
+    box: tuple[int, int, int, int]  # top, left, height, width, in pixels of the picture
+    flipped: bool  # left to right, after the crop
+    size: int  # the view's side, in pixels
+
+    def scaled(self, down: float, right: float, height: int, width: int) -> "View":
+        """The same part of the picture at another size: lengths times `down` and `right`, whole and within it."""
+        top, left = min(round(self.box[0] * down), height - 1), min(round(self.box[1] * right), width - 1)
+        box_height = min(max(1, round(self.box[2] * down)), height - top)
+        box_width = min(max(1, round(self.box[3] * right)), width - left)
+        return View((top, left, box_height, box_width), self.flipped, self.size)
+
+
+def plan_views(
+    height: int, width: int, settings: ViewSettings, generator: torch.Generator
+) -> tuple[list[View], list[View]]:
+    """Draw what the views of a picture of this size show: the global and the local ones."""
+
+    def draw(count: int, size: int, area: tuple[float, float]) -> list[View]:
+        views = []
+        for _ in range(count):
+            box = draw_crop_box(height, width, area, settings.aspect_ratio, generator)
+            views.append(View(box, torch.rand((), generator=generator).item() < settings.flip_probability, size))
         return views
 
     global_views = draw(settings.num_global_views, settings.image_size, settings.global_area)
-    if not settings.num_local_views:
-        return global_views, None
     return global_views, draw(settings.num_local_views, settings.local_size, settings.local_area)
+
+
+def render_views(image: Tensor, views: Sequence[View]) -> Tensor:
+    """Cut views of one size out of a picture `(3, H, W)` uint8: `(len(views), 3, size, size)` uint8."""
+    # Channels last, as pictures come from files: resizing is twice as fast.
+    image = image[None].contiguous(memory_format=torch.channels_last)[0]
+    size = views[0].size
+    rendered = torch.empty(len(views), 3, size, size, dtype=torch.uint8)
+    for view, place in zip(views, rendered, strict=True):
+        crop = F.resized_crop(image, *view.box, size=[size, size], interpolation=InterpolationMode.BICUBIC)
+        place.copy_(crop.flip(-1) if view.flipped else crop)
+    return rendered
+
+
+def check_picture(image: Tensor) -> None:
+    """Raise ValueError unless an image is `(3, H, W)` uint8, with pixels."""
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or 0 in image.shape:
+        raise ValueError(f"image must be uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")
 
 
 def draw_crop_box(

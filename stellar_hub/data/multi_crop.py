@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from stellar_hub.data.crops import ViewSettings, draw_views
+from stellar_hub.data.crops import View, ViewSettings, draw_views, plan_views, render_views
 from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
+from stellar_hub.data.reduced_decoding import read_for_views
 from stellar_hub.data.sample_seed import replacement_generator, sample_generator
 from stellar_hub.data.sampling import SampleKey
 from stellar_hub.data.sources import PictureSource, read_picture
+from stellar_hub.data.sources.picture_source import Picture
 
 MAX_TRIES = 100  # pictures tried in the place of one that cannot be read
 
@@ -60,9 +62,7 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         epoch, index = key
-        image, path, skipped = self._load(epoch, index)
-        generator = sample_generator(self.seed, epoch, index)
-        global_views, local_views = draw_views(image, self.views, generator)
+        global_views, local_views, generator, path, skipped = self._load(epoch, index)
         sample: dict[str, Any] = {"global_views": global_views, "path": path, "skipped": skipped}
         if local_views is not None:
             sample["local_views"] = local_views
@@ -82,20 +82,39 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
             parameters[:num_global] = identity_parameters(num_global)
         return parameters
 
-    def _load(self, epoch: int, index: int) -> tuple[Tensor, str, list[str]]:
-        """The picture or, where it cannot be read, another: `(3, H, W)` uint8, its path, and what was skipped."""
+    def _load(self, epoch: int, index: int) -> tuple[Tensor, Tensor | None, torch.Generator, str, list[str]]:
+        """A picture's views, another's where it cannot be read; their generator, its path, and what was skipped."""
         skipped: list[str] = []
         tries = [index]
         while tries:
             picture = self.source[tries.pop(0)]
             path = str(picture)
             try:
-                return as_bytes(read_picture(picture)), path, skipped
+                generator = sample_generator(self.seed, epoch, index)
+                return *self._views_of(picture, generator), generator, path, skipped
             except (ValueError, OSError) as error:
                 skipped.append(f"{path}: {str(error).removeprefix(path).strip(' :')}")
             if len(skipped) == 1:
                 tries = self._replacements(epoch, index)
         raise ValueError(f"none of {len(skipped)} pictures could be read; the first was {skipped[0]}")
+
+    def _views_of(self, picture: Picture, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Global and local views of a picture that can be read."""
+        if not self.views.reduced_decoding:
+            return draw_views(as_bytes(read_picture(picture)), self.views, generator)
+        plans: list[list[View]] = []
+
+        def plan(height: int, width: int) -> list[View]:
+            plans.extend(plan_views(height, width, self.views, generator))
+            return [*plans[0], *plans[1]]
+
+        image, (height, width) = read_for_views(picture, plan)
+        image = as_bytes(image)
+        down, right = image.shape[1] / height, image.shape[2] / width
+        global_views, local_views = (
+            [view.scaled(down, right, image.shape[1], image.shape[2]) for view in views] for views in plans
+        )
+        return render_views(image, global_views), render_views(image, local_views) if local_views else None
 
     def _replacements(self, epoch: int, index: int) -> list[int]:
         others = torch.randperm(len(self.source), generator=replacement_generator(self.seed, epoch, index))

@@ -65,6 +65,8 @@ class DataRecipe:
         global_area: Smallest and largest share of the picture's area that a global view covers.
         local_area: The same of a local view.
         flip_probability: Probability that a view is mirrored.
+        reduced_decoding: Whether JPEGs are decoded at a half, a quarter or an eighth of their size where no view needs
+            more. It saves most of the decoding of large photographs, and changes views by rounding and smoothing.
         num_workers: Processes that read pictures, per training process; 0 reads in the training process, None takes as
             many as there are cores, up to 8. What is trained does not depend on it.
     """
@@ -78,6 +80,7 @@ class DataRecipe:
     global_area: tuple[float, float]
     local_area: tuple[float, float]
     flip_probability: float
+    reduced_decoding: bool
     num_workers: int | None
 
     def __post_init__(self) -> None:

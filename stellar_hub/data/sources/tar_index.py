@@ -49,7 +49,7 @@ def index_tar(path: str | os.PathLike[str]) -> TarIndex:
             if member is None:
                 cut_short = check_end(path, archive.offset)
                 break
-            archive.members = []  # else tarfile keeps them all
+            archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all
             if member.isreg() and is_picture(member.name):
                 if member.offset_data + member.size > size:
                     cut_short = f"{member.name} is cut short"

@@ -53,6 +53,7 @@ def tiny_recipe_values() -> dict[str, dict[str, Any]]:
             "global_area": [0.36, 1.0],
             "local_area": [0.06, 0.36],
             "flip_probability": 0.5,
+            "reduced_decoding": False,
             "num_workers": 0,
         },
         "augmentation": {
