@@ -2,16 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stellar_hub.data.picture_files import find_pictures
 from stellar_hub.data.sources.packed_names import PackedNames
+from stellar_hub.data.sources.picture_source import IndexedSource
 
 
 @dataclass(frozen=True, eq=False)
-class PictureFolder:
+class PictureFolder(IndexedSource[Path]):
     """The pictures below a folder; make it with `PictureFolder.scan`.
 
     A sequence of paths: `len(source)`, `source[index]`.
@@ -34,13 +34,8 @@ class PictureFolder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Path:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+    def _picture(self, index: int) -> Path:
         return self.folder / self.names[index]
-
-    def __iter__(self) -> Iterator[Path]:
-        return (self[index] for index in range(len(self)))
 
     def fingerprint(self) -> str:
         """SHA-256 over relative names and file sizes: the same wherever the folder lies, whatever the files' dates.

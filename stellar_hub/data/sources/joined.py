@@ -2,13 +2,13 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
-from stellar_hub.data.sources.picture_source import Picture, StoredSource
+from stellar_hub.data.sources.picture_source import IndexedSource, Picture, StoredSource
 
 
-class JoinedSources:
+class JoinedSources(IndexedSource[Picture]):
     """The pictures of some sources, one source after the other; one with `repeats` n stands n times in a row.
 
     Args:
@@ -42,15 +42,10 @@ class JoinedSources:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Picture:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+    def _picture(self, index: int) -> Picture:
         which = bisect_right(self._ends, index)
         source = self.sources[which]
         return source[(index - (self._ends[which - 1] if which else 0)) % len(source)]
-
-    def __iter__(self) -> Iterator[Picture]:
-        return (self[index] for index in range(len(self)))
 
     def fingerprint(self) -> str:
         """SHA-256 over the sources' fingerprints and repeats.

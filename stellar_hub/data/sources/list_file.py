@@ -2,15 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from stellar_hub.data.sources.packed_names import PackedNames
+from stellar_hub.data.sources.picture_source import IndexedSource
 
 
 @dataclass(frozen=True, eq=False)
-class PictureList:
+class PictureList(IndexedSource[Path]):
     """The pictures of a list, in its order; make it with `PictureList.read`.
 
     A sequence of paths: `len(source)`, `source[index]`.
@@ -43,13 +43,8 @@ class PictureList:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Path:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+    def _picture(self, index: int) -> Path:
         return self.folder / self.names[index]
-
-    def __iter__(self) -> Iterator[Path]:
-        return (self[index] for index in range(len(self)))
 
     def fingerprint(self) -> str:
         """SHA-256 over the names as they stand in the list: the same wherever it lies with its pictures."""

@@ -1,9 +1,11 @@
 """What a source of pictures is, and reading what it gives."""
 
 import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -23,6 +25,7 @@ class EncodedPicture:
 
 
 Picture = str | Path | EncodedPicture
+PictureT = TypeVar("PictureT", bound=Picture)
 
 
 class PictureSource(Protocol):
@@ -36,6 +39,25 @@ class PictureSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Picture: ...
+
+
+class IndexedSource(ABC, Generic[PictureT]):
+    """What sources have in common: indices are checked, and all pictures can be gone through."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _picture(self, index: int) -> PictureT:
+        """The picture of an index within the length."""
+
+    def __getitem__(self, index: int, /) -> PictureT:
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        return self._picture(index)
+
+    def __iter__(self) -> Iterator[PictureT]:
+        return (self[index] for index in range(len(self)))
 
 
 class StoredSource(PictureSource, Protocol):

@@ -2,17 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.data.sources.picture_source import EncodedPicture
+from stellar_hub.data.sources.picture_source import EncodedPicture, IndexedSource
 
 TABLE_PREFIX = "hub:"
 INSTALL = "tables of pictures are read by the datasets library: pip install 'stellar_hub[datasets]'"
 
 
-class PictureTable:
+class PictureTable(IndexedSource[EncodedPicture]):
     """The pictures of a table's column; make it with `from_hub`, `from_disk` or `from_parquet`.
 
     A sequence of `EncodedPicture`: `len(source)`, `source[index]`. The table stays memory-mapped on the disk.
@@ -72,14 +72,9 @@ class PictureTable:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> EncodedPicture:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+    def _picture(self, index: int) -> EncodedPicture:
         file, data = self._row(index)
         return EncodedPicture(f"{self.name}, row {index}{f' ({file})' if file else ''}", data)
-
-    def __iter__(self) -> Iterator[EncodedPicture]:
-        return (self[index] for index in range(len(self)))
 
     def fingerprint(self) -> str:
         """SHA-256 over every picture's size and, where it has one, name: the same wherever the table lies."""

@@ -7,16 +7,16 @@ sample lost or doubled where tars are of unequal size.
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.data.sources.picture_source import EncodedPicture
+from stellar_hub.data.sources.picture_source import EncodedPicture, IndexedSource
 from stellar_hub.data.sources.tar_index import TarIndex, index_tar
 
 
-class TarShards:
+class TarShards(IndexedSource[EncodedPicture]):
     """The pictures of some tar files, one after the other; make it with `TarShards.scan`.
 
     A sequence of `EncodedPicture`: `len(source)`, `source[index]`.
@@ -59,18 +59,13 @@ class TarShards:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> EncodedPicture:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+    def _picture(self, index: int) -> EncodedPicture:
         shard = bisect_right(self._ends, index)
         place = index - (self._ends[shard - 1] if shard else 0)
         found = self.indices[shard]
         # `pread` has no position that processes with the same descriptor could disturb.
         data = os.pread(self._file(shard), int(found.sizes[place]), int(found.offsets[place]))
         return EncodedPicture(f"{self.paths[shard].name}/{found.names[place]}", data)
-
-    def __iter__(self) -> Iterator[EncodedPicture]:
-        return (self[index] for index in range(len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths, "indices": self.indices}
