@@ -5,7 +5,7 @@ Paper: "STELLAR", arXiv 2602.01905. The ViT blocks are timm's; this file wires t
 
 # No `from __future__ import annotations` here: transformers reads annotations at run time.
 import os
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder, normalize_pixels
 from .factorization import StellarLocalization, low_rank_product
+from .inference_optimization import OptimizationReport, optimize
 from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size
 from .intermediate_layers import collect_intermediates, format_intermediates, take_indices
 from .maskgit_vqgan import MaskGitVQGANDecoder
@@ -206,6 +207,36 @@ class StellarModel(StellarPreTrainedModel):
             return prediction.clamp(0, 1)
         codes = prediction.argmax(dim=-1).unflatten(1, grid)  # (B, h, w)
         return self.tokenizer(codes)
+
+    def optimize_for_inference(
+        self, dtype: torch.dtype | Literal["auto"] | None = None, compile: bool | None = None
+    ) -> OptimizationReport:
+        """Make `encode` and `decode` as fast as this device allows, in place, and say what was done.
+
+        On a CPU, some seconds are spent to try one block packed for oneDNN and with attention in parts; what is faster
+        and gives the same stays. On CUDA blocks are compiled, and the tokenizer works with channels last. The model
+        is for inference afterwards: in evaluation mode, and no weight takes gradients. Call it once the model has its
+        weights and is on its device; it can be saved as before.
+
+        Args:
+            dtype: What to convert the model to. None leaves its precision, so that results stay within rounding of
+                float32; "auto" takes bfloat16 where the device is faster with it.
+            compile: Whether to compile the blocks; None does so on CUDA only, where it pays.
+
+        Returns:
+            What was done, one line each when printed.
+
+        Raises:
+            ValueError: if `dtype` is no floating type.
+
+        Example:
+        ```python
+        >>> model = StellarModel.from_pretrained("stellar-tiny")
+        >>> report = model.optimize_for_inference()  # print it
+
+        ```
+        """
+        return optimize(self, dtype, compile)
 
     def forward_intermediates(
         self,

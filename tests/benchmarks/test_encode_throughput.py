@@ -15,8 +15,10 @@ def test_script__prints_and_writes_what_it_measured(tmp_path: Path) -> None:
     options = ["--batches", "1", "--dtypes", "float32", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
     done = subprocess.run([sys.executable, str(SCRIPT), *options], check=True, stdout=subprocess.PIPE, text=True)
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["model"] for row in rows] == ["stellar-b16", "timm vit_base_patch16_224", "transformers Dinov2-base"]
-    assert rows[1]["speed_per_token"] == 1.0
+    ours = ["stellar-b16", "stellar-b16 optimized"]
+    assert [row["model"] for row in rows] == [*ours, "timm vit_base_patch16_224", "transformers Dinov2, b"]
+    assert rows[2]["speed_per_token"] == 1.0
+    assert "encoder: " in done.stdout  # what was optimized
     for row in rows:
         assert 0 < row["share_of_matrix_rate"] < 2
         assert f"| {row['model']} | float32 | 1 | {row['images_per_second']:.2f} |" in done.stdout

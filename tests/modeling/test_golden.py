@@ -1,5 +1,6 @@
 """The numbers of the authors' implementation (`tests/data/golden`), through `load_original`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.factorization import low_rank_product
+from stellar_hub.modeling.inference_optimization import Variant
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder, nearest_codes
 from torch import Tensor
 
@@ -59,12 +61,12 @@ def tokenizer_values(model: StellarModel, pixel_values: Tensor, logits: Tensor) 
     }
 
 
-@pytest.fixture(scope="module")
-def computed() -> dict[str, Tensor]:
-    """All values of this library, by their names in `expected.safetensors`."""
+def compute(change: Callable[[StellarModel], object]) -> dict[str, Tensor]:
+    """All values of this library, by their names in `expected.safetensors`; models are changed first."""
     image = EXPECTED["image"]
     with torch.no_grad():
         vq = load_original(GOLDEN / "original-vq.safetensors", vqgan=GOLDEN / "vqgan.bin", **HEADS)
+        change(vq)
         values = encoder_values(vq, image, "vq.native")
         for size in ("larger", "smaller", "tall"):
             values |= encoder_values(vq, EXPECTED[f"vq.{size}.image"], f"vq.{size}")
@@ -72,9 +74,28 @@ def computed() -> dict[str, Tensor]:
         values |= tokenizer_values(vq, image, values["vq.head"])
 
         pixel = load_original(GOLDEN / "original-pixel.safetensors", **HEADS)
+        change(pixel)
         values |= encoder_values(pixel, image, "pixel.native") | decoder_values(pixel, image, "pixel")
         values["pixel.recon_loss"] = F.mse_loss(values["pixel.head"], image)
     return values
+
+
+def speed_up(model: StellarModel) -> None:
+    """All that `optimize_for_inference` may choose, whether it is faster here or not."""
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        Variant(packed=True, explicit_attention=True).apply(block)
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[str, Tensor]:
+    """All values of this library."""
+    return compute(lambda model: None)
+
+
+@pytest.fixture(scope="module")
+def computed_fast() -> dict[str, Tensor]:
+    """The same of models made faster."""
+    return compute(speed_up)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,6 +105,11 @@ def test_golden__value_is_the_authors(computed: dict[str, Tensor], name: str) ->
         torch.testing.assert_close(computed[name], expected, rtol=0, atol=0)
     else:
         torch.testing.assert_close(computed[name], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden__value_is_the_authors_also_when_made_faster(computed_fast: dict[str, Tensor], name: str) -> None:
+    test_golden__value_is_the_authors(computed_fast, name)
 
 
 def test_golden__four_input_sizes_are_among_them() -> None:

@@ -1,0 +1,359 @@
+"""Time and memory of a whole training step, against its objective written out naively.
+
+    python benchmarks/training_step.py --check
+    python benchmarks/training_step.py --device cuda --images 128 --precision bfloat16
+
+A step is forward, backward and AdamW's update of the published recipe (8 masked global views, 8 local ones), with
+random weights and pictures. "naive" computes the same loss as one writes it down at first: views padded to one length, hidden
+patches kept out by an attention mask, the targets repeated for each view, scores of all rows against all prototypes
+held for autograd. "naive losses" encodes as ours does, and writes out only what follows. All give the same loss, which
+is checked.
+
+Variants take turns; reported are median times. Memory is the highest resident memory (`VmHWM`; Linux) of a fresh
+process above what it had with model and optimizer in place, or on CUDA the allocator's. "of the matrix rate" is the
+counted floating-point operations over the time, as a share of what a product of two large square matrices reaches. A
+second table says what each part of ours keeps for the backward.
+
+With `--check` it exits with 1 unless ours is at least 1.5 times as fast as "naive", with at most half the memory.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from prototype_loss import resident
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.encoder_stellar import normalize_pixels
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from stellar_hub.training import StellarForPreTraining
+from stellar_hub.training.objectives import koleo_loss, sinkhorn_assign
+from stellar_hub.training.recipe_file import load_recipe
+from stellar_hub.training.views import EncodedViews, encode_views, matched_rows
+
+LEAST_SPEEDUP = 1.5
+MOST_MEMORY = 0.5
+MOST_ERROR = 1e-4  # relative, of the loss in float32
+VARIANTS = ("naive", "naive losses", "ours", "ours, checkpointing")
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
+
+
+class Step:
+    """A model, its optimizer and a batch.
+
+    Args:
+        args: The command line's.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        torch.manual_seed(0)
+        recipe = load_recipe(args.recipe)
+        self.device = args.device
+        self.precision = getattr(torch, args.precision)
+        self.model = StellarForPreTraining(StellarConfig(**recipe.model.config)).train().to(args.device)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5)
+        for parameter in self.trained:  # the optimizer's state is there before memory is measured
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.batch = make_batch(self.model, recipe.data, args.images, args.device)
+
+    def loss(self, variant: str) -> Tensor:
+        """The loss of the batch."""
+        self.model.gradient_checkpointing_disable()
+        if variant.endswith("checkpointing"):
+            self.model.gradient_checkpointing_enable()
+        if variant.startswith("ours"):
+            return self.model(**self.batch).loss
+        return naive_loss(self.model, **self.batch, padded=variant == "naive")
+
+    def run(self, variant: str) -> float:
+        """The whole step; the loss before it."""
+        with self.autocast():
+            loss = self.loss(variant)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision asked for."""
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device, dtype=self.precision, enabled=enabled)
+
+
+def make_batch(model: StellarForPreTraining, data: Any, images: int, device: str) -> dict[str, Tensor]:
+    """Noise for pictures, and which patches are kept."""
+    config, side = model.config, data.image_size or model.config.image_size
+    local = data.local_size or side // 2 // config.patch_size * config.patch_size
+    generator = torch.Generator().manual_seed(0)
+    views = torch.rand(images, data.num_global_views, 3, side, side, generator=generator)
+    batch = {"pixel_values": views[:, 0].clone(), "global_views": views}
+    batch["local_views"] = torch.rand(images, data.num_local_views, 3, local, local, generator=generator)
+    batch["kept_patches"] = model.draw_kept_patches(images * data.num_global_views, side, side, generator=generator)
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def naive_loss(
+    model: StellarForPreTraining,
+    pixel_values: Tensor,
+    global_views: Tensor,
+    local_views: Tensor,
+    kept_patches: Tensor,
+    padded: bool,
+) -> Tensor:
+    """The objective without a teacher, as one writes it down."""
+    config, encoder = model.config, model.stellar.encoder
+    views = global_views.flatten(0, 1)
+    if padded:
+        clean, masked, local = encode_padded(model, pixel_values, views, kept_patches, local_views.flatten(0, 1))
+    else:
+        clean = encode_views(encoder, pixel_values)
+        masked = encode_views(encoder, views, kept_patches)
+        local = encode_views(encoder, local_views.flatten(0, 1))
+    assignment = assign(model.clustering_head, clean.tokens, config)  # (B, r, K)
+    cls_assignment = assign(model.cls_clustering_head, clean.cls_token, config)  # (B, K)
+    num_views = global_views.shape[1]
+    rows = matched_rows(
+        masked.tokens.detach(), clean.tokens.detach(), config.matching_epsilon, config.matching_num_iters, True
+    )
+    repeated = assignment.flatten(0, 1)[rows].unflatten(0, masked.tokens.shape[:2])  # (B V, r, K)
+    clustering = cross_entropy(model.clustering_head, clean.tokens, assignment, config)
+    cls_clustering = cross_entropy(model.cls_clustering_head, clean.cls_token, cls_assignment, config)
+    mask = cross_entropy(model.clustering_head, masked.tokens, repeated, config)
+    cls = cross_entropy(
+        model.cls_clustering_head, masked.cls_token, cls_assignment.repeat_interleave(num_views, 0), config
+    )
+    local_cls = cross_entropy(
+        model.cls_clustering_head,
+        local.cls_token,
+        cls_assignment.repeat_interleave(local_views.shape[1], 0),
+        config,
+    )
+    koleo = config.koleo_weight * (koleo_loss(clean.tokens) + koleo_loss(masked.tokens))
+    localization = model.stellar.localization(clean.patches, clean.tokens)
+    reconstruction = model._reconstruction_loss(clean.tokens, localization, pixel_values)
+    clusters = clustering + cls_clustering + mask + cls + local_cls
+    return clusters + koleo + model.reconstruction_weight * reconstruction
+
+
+def encode_padded(
+    model: StellarForPreTraining, pixel_values: Tensor, views: Tensor, kept_patches: Tensor, local_views: Tensor
+) -> tuple[EncodedViews, EncodedViews, EncodedViews]:
+    """All views as one batch of one length; what is hidden or missing is kept out by a mask."""
+    encoder, num_sparse = model.stellar.encoder, model.config.num_sparse_tokens
+    dtype = encoder.pos_embed.dtype
+    whole = torch.cat([encoder.embed(normalize_pixels(images, dtype)) for images in (pixel_values, views)])
+    local = encoder.embed(normalize_pixels(local_views, dtype))
+    num_images, num_masked, length = len(pixel_values), len(views), whole.shape[1]
+    tokens = torch.cat([whole, F.pad(local, (0, 0, 0, length - local.shape[1]))])
+    visible = torch.zeros(len(tokens), length, dtype=torch.bool, device=tokens.device)
+    visible[:num_images] = True
+    visible[num_images : num_images + num_masked, 0] = True
+    visible[num_images : num_images + num_masked, length - num_sparse :] = True
+    visible[num_images : num_images + num_masked].scatter_(1, kept_patches + 1, True)
+    visible[num_images + num_masked :, : local.shape[1]] = True
+    for block in encoder.blocks:
+        tokens = block(tokens, attn_mask=visible[:, None, None])
+    clean, masked, local = encoder.norm(tokens).split([num_images, num_masked, len(local_views)])
+    of_clean, of_masked = (
+        EncodedViews(part[:, 0], part[:, 1:-num_sparse], part[:, -num_sparse:]) for part in (clean, masked)
+    )
+    return of_clean, of_masked, EncodedViews(local[:, 0], local[:, 1:], local[:, 1:])
+
+
+@torch.no_grad()
+def assign(head: Any, hidden_states: Tensor, config: StellarConfig) -> Tensor:
+    """Assignments to prototypes, `(..., K)`."""
+    scores = head(hidden_states).float().flatten(0, -2) @ head.prototypes.weight.float().T
+    assigned = sinkhorn_assign(scores / config.sinkhorn_temp, config.sinkhorn_num_iters, config.sinkhorn_scale)
+    return assigned.unflatten(0, hidden_states.shape[:-1])
+
+
+def cross_entropy(head: Any, hidden_states: Tensor, assignment: Tensor, config: StellarConfig) -> Tensor:
+    """The loss of rows against their assignments."""
+    scores = head(hidden_states) @ head.prototypes.weight.T / config.prototype_temp
+    return -(assignment * F.log_softmax(scores.float(), dim=-1)).sum(-1).mean()
+
+
+def kept_bytes(make: Callable[[], Any], model: torch.nn.Module) -> int:
+    """Bytes that autograd keeps for the backward of what is made, parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        made = make()  # held until all is counted: no address is used twice
+    del made
+    return sum(kept.values())
+
+
+def kept_by_part(step: Step) -> dict[str, int]:
+    """Bytes each part of ours keeps for the backward."""
+    model, batch, config = step.model, step.batch, step.model.config
+    model.gradient_checkpointing_disable()
+    encoder = model.stellar.encoder
+    with step.autocast():
+        clean = encode_views(encoder, batch["pixel_values"])
+        tokens = clean.tokens.detach().requires_grad_()
+        views = batch["global_views"].flatten(0, 1)
+        masked = torch.randn(len(views), *tokens.shape[1:], device=tokens.device, requires_grad=True)
+        embeddings = model.clustering_head(tokens)
+        targets = model._view_targets(clean, embeddings, model.clustering_head, model.cls_clustering_head)
+        parts: dict[str, Callable[[], Any]] = {
+            "encoder, whole view": lambda: encode_views(encoder, batch["pixel_values"]),
+            "encoder, masked views": lambda: encode_views(encoder, views, batch["kept_patches"]),
+            "encoder, local views": lambda: encode_views(encoder, batch["local_views"].flatten(0, 1)),
+            "decoder and reconstruction": lambda: model._reconstruction_loss(
+                tokens, model.stellar.localization(clean.patches.detach(), tokens), batch["pixel_values"]
+            ),
+            "heads and prototypes, masked views": lambda: model._token_loss(
+                masked, model.clustering_head(masked), targets, matched=True
+            ),
+            "KoLeo, masked views": lambda: config.koleo_weight * koleo_loss(masked),
+        }
+        return {name: kept_bytes(make, model) for name, make in parts.items()}
+
+
+def peak_memory(variant: str, args: argparse.Namespace) -> int:
+    """Bytes that a step takes at most, besides model, optimizer and batch."""
+    step = Step(args)
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step.run(variant)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # sets the highest to what it is now
+    before = resident("VmRSS")
+    step.run(variant)
+    return resident("VmHWM") - before
+
+
+def measure_apart(variant: str, args: argparse.Namespace) -> int:
+    """`peak_memory` in a fresh process."""
+    options = [f"--{name}={getattr(args, name)}" for name in ("recipe", "images", "device", "precision", "threads")]
+    command = [sys.executable, __file__, *options, "--measure", variant]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def matrix_rate(step: Step, repeats: int) -> float:
+    """Floating-point operations per second of a large product, in the step's precision."""
+    side = MATRIX_SIZE[step.device]
+    left = torch.randn(side, side, device=step.device).to(step.precision)
+    seconds = [timed(lambda: left @ left, step.device) for _ in range(repeats + 1)]
+    return 2 * side**3 / statistics.median(seconds[1:])
+
+
+def timed(function: Callable[[], Any], device: str) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """All that is measured."""
+    peaks = {variant: measure_apart(variant, args) for variant in VARIANTS}
+    step = Step(args)
+    kept = kept_by_part(step)
+    with torch.no_grad(), step.autocast():
+        losses = {variant: float(step.loss(variant)) for variant in VARIANTS}
+    operations = {}
+    for variant in VARIANTS:
+        with FlopCounterMode(display=False) as counter:
+            step.run(variant)
+        operations[variant] = counter.get_total_flops()
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for _ in range(args.repeats):
+        for variant in VARIANTS:
+            seconds[variant].append(timed(lambda variant=variant: step.run(variant), args.device))
+    rate = matrix_rate(step, 5)
+    median = {variant: statistics.median(taken) for variant, taken in seconds.items()}
+    rows = [
+        {
+            "variant": variant,
+            "seconds_per_image": median[variant] / args.images,
+            "naive_takes_times_as_long": median["naive"] / median[variant],
+            "peak_mb_per_image": peaks[variant] / 1e6 / args.images,
+            "of_naive_memory": peaks[variant] / peaks["naive"],
+            "gflop_per_image": operations[variant] / 1e9 / args.images,
+            "share_of_matrix_rate": operations[variant] / median[variant] / rate,
+            "loss": losses[variant],
+        }
+        for variant in VARIANTS
+    ]
+    return {"rows": rows, "kept_mb_per_image": {name: size / 1e6 / args.images for name, size in kept.items()}}
+
+
+def print_tables(found: dict[str, Any], args: argparse.Namespace) -> None:
+    """Markdown."""
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"recipe {args.recipe}, {args.images} images, {args.precision}, {where}, torch {torch.__version__}\n")
+    print("| step | s per image | naive takes | MB per image | of naive | GFLOP per image | of the matrix rate |")
+    print("|---|---|---|---|---|---|---|")
+    for row in found["rows"]:
+        print(
+            f"| {row['variant']} | {row['seconds_per_image']:.3g} | {row['naive_takes_times_as_long']:.2f} x "
+            f"| {row['peak_mb_per_image']:.0f} | {row['of_naive_memory']:.2f} | {row['gflop_per_image']:.0f} "
+            f"| {row['share_of_matrix_rate']:.2f} |"
+        )
+    print("\n| kept for the backward by ours | MB per image |\n|---|---|")
+    for name, size in found["kept_mb_per_image"].items():
+        print(f"| {name} | {size:.1f} |")
+
+
+def meets_bars(found: dict[str, Any], precision: str) -> bool:
+    """Whether ours is fast and small enough, and all losses agree."""
+    rows = {row["variant"]: row for row in found["rows"]}
+    ours = rows["ours"]
+    worst = max(abs(row["loss"] / ours["loss"] - 1) for row in rows.values())
+    agree = worst <= (MOST_ERROR if precision == "float32" else 0.01)
+    return agree and ours["naive_takes_times_as_long"] >= LEAST_SPEEDUP and ours["of_naive_memory"] <= MOST_MEMORY
+
+
+def main() -> int:
+    """Compare, print, check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="b16", help="name or file (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2, help="in the batch (default: %(default)s)")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: as torch takes")
+    parser.add_argument("--repeats", type=int, default=3, help="of the timing (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
+    parser.add_argument("--measure", choices=VARIANTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.measure:
+        print(peak_memory(args.measure, args))
+        return 0
+    found = compare(args)
+    print_tables(found, args)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if meets_bars(found, args.precision) or not args.check else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

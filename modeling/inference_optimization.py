@@ -1,0 +1,169 @@
+"""What `StellarModel.optimize_for_inference` does: tries on one block what may be faster, and keeps what is."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from timm.layers import Mlp
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from .packed_linear import PackedLinear, can_pack
+
+ROUNDS = 5
+NUM_IMAGES = 4  # whose tokens a block is tried with: attention's share differs between one image and several
+WORTHWHILE = 0.97  # of the time before; less is noise
+MOST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # relative, of a block's output
+
+
+@dataclass(frozen=True)
+class OptimizationReport:
+    """What was done to a model, one sentence each; printing it shows them line by line."""
+
+    steps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.steps)
+
+    __repr__ = __str__  # what a notebook shows
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run a transformer block."""
+
+    packed: bool  # linear layers packed for oneDNN, with GELU in the product
+    explicit_attention: bool  # two products and a softmax in place of the fused kernel
+
+    def __str__(self) -> str:
+        parts = ["linear layers packed for oneDNN"] * self.packed + ["attention not fused"] * self.explicit_attention
+        return " and ".join(parts) or "as they were"
+
+    def apply(self, block: nn.Module) -> None:
+        """Change a block of timm's in place."""
+        if self.packed:
+            pack_linears(block)
+        for module in block.modules():
+            if self.explicit_attention and isinstance(module, Attention):
+                module.fused_attn = False  # timm's own switch
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Pack all linear layers below a module, in place; a GELU that follows one in an MLP goes into it."""
+    for part in list(module.modules()):
+        fuses = isinstance(part, Mlp) and isinstance(part.act, nn.GELU) and part.act.approximate == "none"
+        for name, child in list(part.named_children()):
+            if isinstance(child, nn.Linear) and can_pack(child.weight):
+                gelu = fuses and name == "fc1"
+                setattr(part, name, PackedLinear(child, gelu=gelu))
+                if gelu:
+                    part.act = nn.Identity()
+
+
+def optimize(model: Any, dtype: torch.dtype | Literal["auto"] | None, compile: bool | None) -> OptimizationReport:
+    """Change a `StellarModel` in place; see its method for what the arguments mean.
+
+    Raises:
+        ValueError: if `dtype` is no floating type.
+    """
+    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f'dtype must be None, "auto" or a floating torch.dtype such as torch.bfloat16, got {dtype!r}')
+    model.eval().requires_grad_(False)
+    parts = {"encoder": model.encoder.blocks}
+    if model.decoder is not None:
+        parts["decoder"] = model.decoder.blocks
+    steps = [choose_dtype(model, dtype)]
+    if model.device.type == "cpu":
+        num_patches = (model.config.image_size // model.config.patch_size) ** 2
+        num_tokens = {"encoder": num_patches + 1 + model.config.num_sparse_tokens, "decoder": num_patches}
+        steps += [optimize_blocks_on_cpu(name, blocks, num_tokens[name]) for name, blocks in parts.items()]
+    elif model.tokenizer is not None:
+        model.tokenizer.to(memory_format=torch.channels_last)
+        steps.append("tokenizer: convolutions with channels last")
+    if model.device.type == "cuda" if compile is None else compile:
+        for blocks in parts.values():
+            compile_blocks(blocks)
+        steps.append("blocks compiled: the first calls with a new kind of input take a while; keep to few image sizes")
+    return OptimizationReport(tuple(steps))
+
+
+def choose_dtype(model: Any, dtype: torch.dtype | Literal["auto"] | None) -> str:
+    """Change the model's dtype as asked; what was done, in words."""
+    before, name = model.dtype, str(model.dtype).removeprefix("torch.")
+    faster = before == torch.float32 and dtype in (None, "auto") and prefers_bfloat16(model.device)
+    if dtype == "auto":
+        dtype = torch.bfloat16 if faster else None
+    if dtype is None or dtype == before:
+        return f"{name}, as it was" + ('; bfloat16 is faster here, and rounds: dtype="auto" takes it' if faster else "")
+    model.to(dtype)
+    return f"{str(dtype).removeprefix('torch.')}; it was {name}"
+
+
+def optimize_blocks_on_cpu(name: str, blocks: nn.ModuleList, num_tokens: int) -> str:
+    """Change blocks that are alike to the fastest variant, measured on the first."""
+    first: Any = blocks[0]
+    weight = first.attn.qkv.weight
+    generator = torch.Generator().manual_seed(0)  # not the global one, whose draws are the user's
+    hidden_states = torch.randn(NUM_IMAGES, num_tokens, weight.shape[1], generator=generator).to(weight.dtype)
+    best, before, after = fastest_variant(first, hidden_states)
+    for block in blocks:
+        best.apply(block)
+    kept = best == Variant(packed=False, explicit_attention=False)
+    timing = f"{1e3 * before:.1f} ms" + ("" if kept else f" to {1e3 * after:.1f} ms")
+    return f"{name}: {best} (a block with {NUM_IMAGES} images: {timing}, {torch.get_num_threads()} threads)"
+
+
+@torch.inference_mode()
+def fastest_variant(block: nn.Module, hidden_states: Tensor) -> tuple[Variant, float, float]:
+    """The variant to choose for a block, and the median seconds of the block as it is and in this variant."""
+    plain = Variant(packed=False, explicit_attention=False)
+    variants = [Variant(packed, explicit) for packed in (False, True) for explicit in (False, True)]
+    expected = block(hidden_states).float()
+    built: dict[Variant, Callable[[], Any]] = {}
+    for variant in variants:
+        changed = copy.deepcopy(block)
+        variant.apply(changed)
+        difference = (changed(hidden_states).float() - expected).norm() / expected.norm()
+        if difference <= MOST_DIFFERENCE.get(hidden_states.dtype, 0):
+            built[variant] = lambda changed=changed: changed(hidden_states)  # type: ignore[misc]
+    seconds = interleaved_medians(built, ROUNDS)
+    best = min(seconds, key=lambda variant: seconds[variant])
+    if seconds[best] > WORTHWHILE * seconds[plain]:
+        best = plain
+    return best, seconds[plain], seconds[best]
+
+
+def interleaved_medians(calls: dict[Variant, Callable[[], Any]], rounds: int) -> dict[Variant, float]:
+    """Median seconds of calls that take turns, after one round that is not counted."""
+    taken: dict[Variant, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile blocks one by one: alike, they share one graph, and names in the state dict stay as they are."""
+    for block in blocks:
+        block.compile(dynamic=True)
+
+
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 a good deal faster than float32; measured on CPUs."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    wide = torch.ones(512, 768)
+    with torch.random.fork_rng(devices=[]):
+        layers = {dtype: PackedLinear(nn.Linear(768, 768).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    calls: Any = {dtype: lambda dtype=dtype: layers[dtype](wide.to(dtype)) for dtype in layers}
+    with torch.inference_mode():
+        seconds: Any = interleaved_medians(calls, ROUNDS)
+    return bool(seconds[torch.bfloat16] < 0.8 * seconds[torch.float32])
