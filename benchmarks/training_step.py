@@ -4,8 +4,8 @@
     python benchmarks/training_step.py --device cuda --images 128 --precision bfloat16
 
 A step is forward, backward and AdamW's update of the published recipe (8 masked global views, 8 local ones), with
-random weights and pictures. "naive" computes the same loss as one writes it down at first: views padded to one length, hidden
-patches kept out by an attention mask, the targets repeated for each view, scores of all rows against all prototypes
+random weights and pictures. "naive" computes the same loss as one writes it down at first: views padded to one length,
+hidden patches kept out by an attention mask, targets repeated for each view, scores of all rows against all prototypes
 held for autograd. "naive losses" encodes as ours does, and writes out only what follows. All give the same loss, which
 is checked.
 

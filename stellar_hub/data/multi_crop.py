@@ -1,19 +1,18 @@
-"""The data set of pretraining: a picture's global and local views, and all that is drawn for them."""
+"""The data set of pretraining: samples by number, whatever becomes of the pictures."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
-from stellar_hub.data.crops import View, ViewSettings, draw_views, plan_views, render_views
-from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.data.reduced_decoding import read_for_views
+from stellar_hub.data.crops import ViewSettings
+from stellar_hub.data.photometric import PhotometricSettings
 from stellar_hub.data.sample_seed import replacement_generator, sample_generator
 from stellar_hub.data.sampling import SampleKey
-from stellar_hub.data.sources import PictureSource, read_picture
-from stellar_hub.data.sources.picture_source import Picture
+from stellar_hub.data.sources import PictureSource
+from stellar_hub.data.view_maker import ViewMaker
 
 MAX_TRIES = 100  # pictures tried in the place of one that cannot be read
 
@@ -21,12 +20,8 @@ MAX_TRIES = 100  # pictures tried in the place of one that cannot be read
 class MultiCropDataset(Dataset[dict[str, Any]]):
     """Samples by key: `dataset[epoch, index]` is the same at every time and in every process.
 
-    A sample is a dictionary of
+    A sample is what `ViewMaker` makes, and
 
-    - `global_views`: `(V, 3, image_size, image_size)` uint8, before photometric augmentation;
-    - `local_views`: `(V', 3, local_size, local_size)` uint8; absent without local views;
-    - `photometric`: `(V + V', 6)` float32 parameters for `apply_photometric`, global views first;
-    - `kept_patches`: what `draw_kept` gave, `(V, kept)` int64; absent without it;
     - `path`: the picture used;
     - `skipped`: pictures that could not be read, each as "path: reason". Another one took their place.
 
@@ -52,92 +47,30 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         if not len(source):
             raise ValueError("the source has no pictures")
         self.source = source
-        self.views = views
-        self.photometric = photometric
+        self.make = ViewMaker(views, photometric, draw_kept)
         self.seed = seed
-        self.draw_kept = draw_kept
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """A picture's sample, another's where it cannot be read."""
         epoch, index = key
-        global_views, local_views, generator, path, skipped = self._load(epoch, index)
-        sample: dict[str, Any] = {"global_views": global_views, "path": path, "skipped": skipped}
-        if local_views is not None:
-            sample["local_views"] = local_views
-        sample["photometric"] = self._draw_photometric(generator)
-        if self.draw_kept is not None:
-            sample["kept_patches"] = self.draw_kept(generator)
-        return sample
-
-    def _draw_photometric(self, generator: torch.Generator) -> Tensor:
-        num_global = self.views.num_global_views
-        num_views = num_global + self.views.num_local_views
-        if self.photometric is None:
-            return identity_parameters(num_views)
-        # Drawn for the global views in any case, so that local views do not depend on that switch.
-        parameters = draw_photometric(num_views, self.photometric, generator)
-        if not self.photometric.global_views:
-            parameters[:num_global] = identity_parameters(num_global)
-        return parameters
-
-    def _load(self, epoch: int, index: int) -> tuple[Tensor, Tensor | None, torch.Generator, str, list[str]]:
-        """A picture's views, another's where it cannot be read; their generator, its path, and what was skipped."""
         skipped: list[str] = []
         tries = [index]
         while tries:
             picture = self.source[tries.pop(0)]
             path = str(picture)
             try:
-                generator = sample_generator(self.seed, epoch, index)
-                return *self._views_of(picture, generator), generator, path, skipped
+                sample = self.make(picture, sample_generator(self.seed, epoch, index))
             except (ValueError, OSError) as error:
                 skipped.append(f"{path}: {str(error).removeprefix(path).strip(' :')}")
+            else:
+                return {**sample, "path": path, "skipped": skipped}
             if len(skipped) == 1:
                 tries = self._replacements(epoch, index)
         raise ValueError(f"none of {len(skipped)} pictures could be read; the first was {skipped[0]}")
 
-    def _views_of(self, picture: Picture, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Global and local views of a picture that can be read."""
-        if not self.views.reduced_decoding:
-            return draw_views(as_bytes(read_picture(picture)), self.views, generator)
-        plans: list[list[View]] = []
-
-        def plan(height: int, width: int) -> list[View]:
-            plans.extend(plan_views(height, width, self.views, generator))
-            return [*plans[0], *plans[1]]
-
-        image, (height, width) = read_for_views(picture, plan)
-        image = as_bytes(image)
-        down, right = image.shape[1] / height, image.shape[2] / width
-        global_views, local_views = (
-            [view.scaled(down, right, image.shape[1], image.shape[2]) for view in views] for views in plans
-        )
-        return render_views(image, global_views), render_views(image, local_views) if local_views else None
-
     def _replacements(self, epoch: int, index: int) -> list[int]:
         others = torch.randperm(len(self.source), generator=replacement_generator(self.seed, epoch, index))
         return [other for other in others[: MAX_TRIES + 1].tolist() if other != index][:MAX_TRIES]
-
-
-def as_bytes(image: Tensor) -> Tensor:
-    """Floats in [0, 1] to uint8, rounded; uint8 as it is."""
-    return image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).round().to(torch.uint8)
-
-
-def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch: views and parameters stacked, `(B, V, 3, H, W)` and the like.
-
-    Returns:
-        The samples' tensors by their names, `kept_patches` being `(B * V, kept)`, view index fastest; `paths`, one for
-        each sample; `skipped`, those of all samples in one list.
-    """
-    names = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
-    # `default_collate` stacks into shared memory when a worker calls it, which saves a copy.
-    batch: dict[str, Any] = {name: default_collate([sample[name] for sample in samples]) for name in names}
-    if "kept_patches" in batch:
-        batch["kept_patches"] = batch["kept_patches"].flatten(0, 1)
-    batch["paths"] = [sample["path"] for sample in samples]
-    batch["skipped"] = [entry for sample in samples for entry in sample["skipped"]]
-    return batch

@@ -33,6 +33,11 @@ def epoch_permutation(seed: int, epoch: int, num_samples: int) -> Tensor:
     return torch.randperm(num_samples, generator=_generator("epoch", seed, epoch))
 
 
+def block_generator(seed: int, epoch: int, lane: int, place: int, offset: int) -> torch.Generator:
+    """The CPU generator that shuffles a block of a stream, told by where it begins."""
+    return _generator("block", seed, epoch, lane, place, offset)
+
+
 def _generator(purpose: str, *numbers: int) -> torch.Generator:
     # Hashed, as neighbouring seeds (0, 1, 2, ...) start generators in related states, and sums of them would collide.
     text = " ".join([purpose, *(str(int(number)) for number in numbers)])

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stellar_hub.data.crops import ViewSettings
-from stellar_hub.data.multi_crop import MultiCropDataset, collate_samples
+from stellar_hub.data.multi_crop import MultiCropDataset
 from stellar_hub.data.photometric import PhotometricSettings
 from stellar_hub.data.sampling import ResumableBatchSampler
 from stellar_hub.data.sources import PictureSource
+from stellar_hub.data.view_maker import collate_samples
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.input_checks import nearest_multiples
 from stellar_hub.training.masking import draw_kept_patches

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from stellar_hub.data.crops import ViewSettings, draw_views
-from stellar_hub.data.multi_crop import MAX_TRIES, MultiCropDataset, as_bytes, collate_samples
+from stellar_hub.data.multi_crop import MAX_TRIES, MultiCropDataset
 from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
 from stellar_hub.data.sample_seed import sample_generator
 from stellar_hub.data.sampling import ResumableBatchSampler
 from stellar_hub.data.sources import open_sources
+from stellar_hub.data.view_maker import as_bytes, collate_samples
 
 VIEWS = ViewSettings(16, 8, 3, 2, (0.36, 1.0), (0.06, 0.36), 0.5)
 PHOTOMETRIC = PhotometricSettings(True, 0.4, 0.4, 0.2, 0.1, 0.8, 0.2, 0.5, (0.1, 2.0), 9)

@@ -9,9 +9,10 @@ import pytest
 from torch.utils.data import DataLoader
 
 from stellar_hub.data.crops import ViewSettings
-from stellar_hub.data.multi_crop import MultiCropDataset, collate_samples
+from stellar_hub.data.multi_crop import MultiCropDataset
 from stellar_hub.data.sampling import ResumableBatchSampler
 from stellar_hub.data.sources import TarShards, read_picture
+from stellar_hub.data.view_maker import collate_samples
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 

@@ -1,0 +1,48 @@
+"""From what users write after "stream:" to a stream of pictures."""
+
+from collections.abc import Sequence
+
+from stellar_hub.data.sources.open_sources import RANGE, expand
+from stellar_hub.data.sources.table import TABLE_PREFIX
+from stellar_hub.data.streams.picture_stream import PictureStream
+from stellar_hub.data.streams.table_stream import TableStream
+from stellar_hub.data.streams.tar_stream import TarStream
+
+STREAM_PREFIX = "stream:"
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def open_stream(names: Sequence[str]) -> PictureStream:
+    """Open what is to be read as a stream; each name begins with "stream:".
+
+    - `stream:shards/*.tar`, `stream:https://host/shard-{000..127}.tar.gz`: tar files, compressed or not;
+    - `stream:part-*.parquet`, `stream:hub:OWNER/NAME:SPLIT`: tables, row by row.
+
+    Raises:
+        FileNotFoundError: if nothing fits a pattern.
+        ValueError: if nothing is named, some names are no streams, or it is something else.
+        ImportError: if it is a table and `datasets` is not installed.
+    """
+    if not names or not all(name.startswith(STREAM_PREFIX) for name in names):
+        raise ValueError(
+            f"streams cannot be mixed with sources whose pictures are reached by number; all or none must begin with "
+            f'"{STREAM_PREFIX}", got {list(names)}'
+        )
+    plain = [name.removeprefix(STREAM_PREFIX) for name in names]
+    if all(name.split("?")[0].lower().endswith(TARS) for name in plain):
+        return TarStream([path for name in plain for path in addresses(name)])
+    if len(plain) == 1 and plain[0].startswith(TABLE_PREFIX):
+        return TableStream.from_hub(plain[0].removeprefix(TABLE_PREFIX))
+    if all(name.lower().endswith(".parquet") for name in plain):
+        return TableStream.from_parquet([path for name in plain for path in addresses(name)])
+    raise ValueError(
+        f"{list(names)} cannot be read as a stream: name tar files ({', '.join(TARS)}), parquet files, or one "
+        f"{STREAM_PREFIX}{TABLE_PREFIX}OWNER/NAME"
+    )
+
+
+def addresses(pattern: str) -> list[str]:
+    """The files a pattern stands for; in addresses of another host only "{000..127}" is spelled out."""
+    if "://" in pattern and not RANGE.search(pattern):
+        return [pattern]
+    return expand(pattern)

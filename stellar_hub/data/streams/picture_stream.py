@@ -1,0 +1,39 @@
+"""What a stream of pictures is."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from stellar_hub.data.sources import EncodedPicture
+
+
+class DamagedShardError(ValueError):
+    """A shard cannot be read on; what was read of it before counts."""
+
+
+class PictureStream(Protocol):
+    """Shards of pictures, each of which can be read from its beginning only; how many pictures there are is unknown.
+
+    Attributes:
+        shards: Their names, for messages; the order is that of their numbers.
+    """
+
+    shards: Sequence[str]
+
+    def read(self, shard: int) -> Iterator[EncodedPicture]:
+        """The pictures of a shard, in its order, each time the same.
+
+        Raises:
+            DamagedShardError: where it cannot be read on; it is named.
+            OSError: if it cannot be reached.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what identifies the shards; what is in them is not looked at."""
+        ...
+
+
+def fingerprint_of_names(kind: str, names: Sequence[str]) -> str:
+    """SHA-256 over names, in their order."""
+    return hashlib.sha256("\0".join([f"stream of {kind}", *names]).encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,106 @@
+"""From one encoded picture to its views and all that is drawn for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from stellar_hub.data.crops import View, ViewSettings, draw_views, plan_views, render_views
+from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
+from stellar_hub.data.reduced_decoding import read_for_views
+from stellar_hub.data.sources import read_picture
+from stellar_hub.data.sources.picture_source import Picture
+
+
+class ViewMaker:
+    """Makes samples, dictionaries with these entries.
+
+    - `global_views`: `(V, 3, image_size, image_size)` uint8, before photometric augmentation;
+    - `local_views`: `(V', 3, local_size, local_size)` uint8; absent without local views;
+    - `photometric`: `(V + V', 6)` float32 parameters for `apply_photometric`, global views first;
+    - `kept_patches`: what `draw_kept` gave, `(V, kept)` int64; absent without it.
+
+    Args:
+        views: How views are cropped.
+        photometric: How they are changed; None leaves all as they are.
+        draw_kept: Draws the patches to keep of the global views; called last, with the sample's generator.
+    """
+
+    def __init__(
+        self,
+        views: ViewSettings,
+        photometric: PhotometricSettings | None,
+        draw_kept: Callable[[torch.Generator], Tensor] | None = None,
+    ):
+        self.views = views
+        self.photometric = photometric
+        self.draw_kept = draw_kept
+
+    def __call__(self, picture: Picture, generator: torch.Generator) -> dict[str, Any]:
+        """The sample of a picture; all draws are of the generator.
+
+        Raises:
+            OSError: if the picture is a path to nothing.
+            ValueError: if it cannot be read.
+        """
+        global_views, local_views = self._views_of(picture, generator)
+        sample: dict[str, Any] = {"global_views": global_views}
+        if local_views is not None:
+            sample["local_views"] = local_views
+        sample["photometric"] = self._draw_photometric(generator)
+        if self.draw_kept is not None:
+            sample["kept_patches"] = self.draw_kept(generator)
+        return sample
+
+    def _draw_photometric(self, generator: torch.Generator) -> Tensor:
+        num_global = self.views.num_global_views
+        num_views = num_global + self.views.num_local_views
+        if self.photometric is None:
+            return identity_parameters(num_views)
+        # Drawn for the global views in any case, so that local views do not depend on that switch.
+        parameters = draw_photometric(num_views, self.photometric, generator)
+        if not self.photometric.global_views:
+            parameters[:num_global] = identity_parameters(num_global)
+        return parameters
+
+    def _views_of(self, picture: Picture, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Global and local views of a picture that can be read."""
+        if not self.views.reduced_decoding:
+            return draw_views(as_bytes(read_picture(picture)), self.views, generator)
+        plans: list[list[View]] = []
+
+        def plan(height: int, width: int) -> list[View]:
+            plans.extend(plan_views(height, width, self.views, generator))
+            return [*plans[0], *plans[1]]
+
+        image, (height, width) = read_for_views(picture, plan)
+        image = as_bytes(image)
+        down, right = image.shape[1] / height, image.shape[2] / width
+        global_views, local_views = (
+            [view.scaled(down, right, image.shape[1], image.shape[2]) for view in views] for views in plans
+        )
+        return render_views(image, global_views), render_views(image, local_views) if local_views else None
+
+
+def as_bytes(image: Tensor) -> Tensor:
+    """Floats in [0, 1] to uint8, rounded; uint8 as it is."""
+    return image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples to a batch: views and parameters stacked, `(B, V, 3, H, W)` and the like.
+
+    Returns:
+        The samples' tensors by their names, `kept_patches` being `(B * V, kept)`, view index fastest; `paths`, one for
+        each sample; `skipped`, those of all samples in one list.
+    """
+    names = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
+    # `default_collate` stacks into shared memory when a worker calls it, which saves a copy.
+    batch: dict[str, Any] = {name: default_collate([sample[name] for sample in samples]) for name in names}
+    if "kept_patches" in batch:
+        batch["kept_patches"] = batch["kept_patches"].flatten(0, 1)
+    batch["paths"] = [sample["path"] for sample in samples]
+    batch["skipped"] = [entry for sample in samples for entry in sample["skipped"]]
+    return batch
