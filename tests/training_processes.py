@@ -27,6 +27,8 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["stellar_hub.training.__main__", "stellar_hub.training.command"])
 PAUSE = 0.002  # seconds between two looks
 PATIENCE = 90.0  # seconds for whatever takes a few
+# What `accelerate launch --use_fsdp --fsdp_version 2` tells each process, among other things.
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 # What a journal's line says of the machine and not of the run.
 TIMINGS = ("images_per_second", "data_wait_share", "memory_gb")
 
@@ -39,13 +41,17 @@ class Training:
         options: Of the command, but for `--output` and `--cpu`.
         num_processes: How many; they find each other as those of a launcher do.
         cpu: Whether to pass `--cpu`.
+        sharded: Whether the launcher asks for FSDP2.
     """
 
-    def __init__(self, output: Path, *options: str | Path, num_processes: int = 1, cpu: bool = True):
+    def __init__(
+        self, output: Path, *options: str | Path, num_processes: int = 1, cpu: bool = True, sharded: bool = False
+    ):
         self.output = output
         self.processes = []
         arguments = ["--output", str(output), *(["--cpu"] if cpu else []), *map(str, options)]
         for rank, environment in enumerate(environments(num_processes)):
+            environment |= SHARDED if sharded else {}
             log, trace = beside(output, "log", rank), beside(output, "read", rank)
             log.write_text("")
             method = multiprocessing.get_start_method()

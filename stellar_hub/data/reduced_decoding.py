@@ -3,7 +3,6 @@
 Libjpeg leaves out the finer waves of each block of 8 x 8 pixels: the work falls with the pixels that are left.
 """
 
-import io
 import os
 from collections.abc import Callable, Sequence
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from stellar_hub.data.crops import View
 from stellar_hub.data.sources import EncodedPicture, read_picture
-from stellar_hub.data.sources.picture_source import Picture
+from stellar_hub.data.sources.picture_source import Picture, open_undecoded
 from stellar_hub.modeling.image_loading import UNREADABLE, decode_picture, pil_to_rgb
 
 REDUCTIONS = (8, 4, 2)
@@ -40,11 +39,7 @@ def read_for_views(picture: Picture, plan: Plan) -> tuple[Tensor, tuple[int, int
     name = str(picture)
     if not isinstance(picture, EncodedPicture) and not os.path.isfile(picture):
         read_picture(picture)  # says what is wrong
-    try:
-        opened = Image.open(io.BytesIO(picture.data) if isinstance(picture, EncodedPicture) else picture)
-    except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
-    with opened:
+    with open_undecoded(picture) as opened:
         height, width = upright_size(opened, name)
         factor = reduction(plan(height, width))
         if opened.format == "JPEG" and factor > 1:

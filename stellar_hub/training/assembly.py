@@ -26,6 +26,7 @@ from stellar_hub.modeling.input_checks import nearest_multiples
 from stellar_hub.training.masking import draw_kept_patches
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.recipe import Recipe, RunRecipe, config_fields
+from stellar_hub.training.sharding import USE_FSDP2, launched_sharding, transformer_blocks
 from stellar_hub.training.stop_request import leave_to_parent
 
 MOST_WORKERS = 8  # per training process, where the recipe leaves it to the machine
@@ -38,7 +39,8 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
 
     Raises:
         ImportError: if a tracker is not installed.
-        ValueError: if a launcher started several processes that accelerate does not bring together.
+        ValueError: if a launcher started several processes that accelerate does not bring together, or asks for a kind
+            of training that this trainer does not do.
     """
     for tracker in recipe.trackers:
         if importlib.util.find_spec(tracker) is None:
@@ -55,6 +57,7 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
         mixed_precision=precision if precision in ("bf16", "fp16") else "no",
         log_with=list(recipe.trackers) or None,
         project_dir=str(output),
+        fsdp_plugin=launched_sharding(),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
     check_together(accelerator, int(os.environ.get("WORLD_SIZE", "1")))
@@ -65,13 +68,20 @@ def check_together(accelerator: Accelerator, num_launched: int) -> None:
     """Refuse processes that a launcher started together but that would train alone, all into the same folder.
 
     Raises:
-        ValueError: if there are such, or the launcher's settings ask for sharded training.
+        ValueError: if there are such, or the launcher's settings ask for what is neither plain data parallelism nor
+            FSDP2.
     """
     kind = accelerator.distributed_type.value
-    if kind not in PLAIN:
+    if kind not in (*PLAIN, "FSDP"):
         raise ValueError(
-            f"accelerate is set up for {kind}, but this trainer keeps the whole model in each process: choose plain "
-            "data parallelism, with `accelerate config` or `accelerate launch --multi_gpu`"
+            f"accelerate is set up for {kind}, which this trainer does not do: choose plain data parallelism, with "
+            "`accelerate config` or `accelerate launch --multi_gpu`, or, for a model that does not fit, FSDP2, with "
+            f"{USE_FSDP2}"
+        )
+    if accelerator.parallelism_config is not None:
+        raise ValueError(
+            "accelerate is set up with a parallelism_config, but this trainer shares data and weights among all "
+            f"processes alike: leave it out, and for a model that does not fit use {USE_FSDP2}"
         )
     if accelerator.num_processes < num_launched:
         raise ValueError(
@@ -220,9 +230,8 @@ def num_cores() -> int:
 
 def compile_blocks(model: StellarForPreTraining) -> None:
     """Compile the transformer blocks one by one: quick, and names in the state dict stay as they are."""
-    for part in (model.stellar.encoder, model.stellar.decoder, getattr(model.teacher, "encoder", None)):
-        for block in part.blocks if part is not None else ():
-            block.compile(dynamic=True)
+    for block in transformer_blocks(model):
+        block.compile(dynamic=True)
 
 
 def batches_of_steps(loader: DataLoader[dict[str, Any]], per_step: int) -> Iterator[list[dict[str, Any]]]:

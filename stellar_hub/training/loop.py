@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.training.collapse_meters import collapse_meters
 from stellar_hub.training.exports import export_model
+from stellar_hub.training.gathering import inference_model
 from stellar_hub.training.pictures import draw_progress_picture
 from stellar_hub.training.progress import RunProgress
 from stellar_hub.training.run import Run
@@ -83,16 +85,13 @@ def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, w
         run.journal.write(done, values | facts)
         if settings.trackers:
             run.accelerator.log(values | facts, step=done)
-    if settings.picture_every and done % settings.picture_every == 0 and run.is_main:
-        path = run.output / PICTURES_FOLDER / f"step-{done:06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, picture_of(run, done))
+    if settings.picture_every and done % settings.picture_every == 0:
+        draw(run, done)
     if done % settings.save_every == 0 and done < run.num_steps:
         save(run, done, result)
     if settings.export_every and done % settings.export_every == 0 and done < run.num_steps:
         run.check(done, result)
-        if run.is_main:
-            export(run, done)
+        export(run, done)
 
 
 def due(done: int, every: int, total: int) -> bool:
@@ -122,24 +121,35 @@ def save(run: Run, done: int, result: StepResult) -> None:
     facts = {**run.facts, "step": done, "config": run.model.config.to_dict(), "skipped": list(run.skipped)}
 
     def write(folder: Any) -> None:
-        if run.is_main:
-            write_run(folder, run.model, run.stepper.optimizer.optimizer, run.accelerator.scaler, facts)
+        write_run(folder, run.model, run.stepper.optimizer.optimizer, run.accelerator.scaler, facts, run.is_main)
         write_random_state(folder, run.accelerator.process_index)
 
     run.checkpoints.save(done, write, is_main=run.is_main, barrier=run.accelerator.wait_for_everyone)
     run.saved_step = done
 
 
-def picture_of(run: Run, done: int) -> bytes:
+def draw(run: Run, done: int) -> None:
+    """Write the picture of what the model sees after `done` steps; all processes call it, the main one draws."""
+    model = inference_model(run.model, run.is_main)
+    if model is not None:
+        path = run.output / PICTURES_FOLDER / f"step-{done:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, picture_of(model, run, done))
+
+
+def picture_of(model: StellarModel, run: Run, done: int) -> bytes:
     """The fixed images and what the model makes of them, a PNG."""
     buffer = io.BytesIO()
-    draw_progress_picture(run.model.stellar, run.fixed_images, f"step {done}").save(buffer, format="PNG")
+    draw_progress_picture(model, run.fixed_images, f"step {done}").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def export(run: Run, done: int) -> None:
-    """Write the model for inference after `done` steps."""
-    export_model(run.output, run.model.stellar, run.recipe, run.card_facts(done), picture_of(run, done))
+def export(run: Run, done: int) -> StellarModel | None:
+    """Write the model for inference after `done` steps; all processes call it, the main one writes and gets it."""
+    model = inference_model(run.model, run.is_main)
+    if model is not None:
+        export_model(run.output, model, run.recipe, run.card_facts(done), picture_of(model, run, done))
+    return model
 
 
 def share_skipped(run: Run) -> None:

@@ -36,6 +36,7 @@ from stellar_hub.training.recipe import Recipe
 from stellar_hub.training.recipe_file import save_recipe, to_dict
 from stellar_hub.training.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, check_same_run, check_space, find_start
 from stellar_hub.training.run_state import load_run
+from stellar_hub.training.sharding import is_sharded, shard_if_asked
 from stellar_hub.training.step import Stepper, StepResult
 from stellar_hub.version import __version__
 
@@ -92,6 +93,12 @@ class Run:
         """Whether this is the process that writes and shows."""
         return self.accelerator.is_main_process
 
+    @property
+    def devices(self) -> str:
+        """What the run is on, such as "8 x cuda, sharded"."""
+        sharded = ", sharded" if is_sharded(self.model) else ""
+        return f"{self.accelerator.num_processes} x {self.accelerator.device.type}{sharded}"
+
     def batches(self) -> Iterator[list[dict[str, Any]]]:
         """The batches of each step that is left."""
         return batches_of_steps(self.loader, self.recipe.optimization.gradient_accumulation_steps)
@@ -120,7 +127,7 @@ class Run:
             "pictures in the data": self.facts["num_pictures"],
             "pictures that could not be read": len(self.skipped) or None,
             "began from": last_part(self.recipe.model.init),
-            "device": f"{self.accelerator.num_processes} x {self.accelerator.device.type}",
+            "device": self.devices,
             "precision": self.accelerator.mixed_precision if self.accelerator.mixed_precision != "no" else "float32",
             "time": f"{seconds / 60:.1f} minutes" + (f" since step {self.start_step}" if self.start_step else ""),
             "library": f"stellar_hub {__version__}, torch {torch.__version__}",
@@ -202,10 +209,14 @@ def build_stepper(
         model.gradient_checkpointing_enable()
     if recipe.run.compile:
         compile_blocks(model)
+    sharded = shard_if_asked(model, accelerator)
     num_steps = count_steps(recipe.optimization, num_samples)
     optimizer = build_optimizer(model, recipe.optimization)
     schedule = build_schedule(optimizer, recipe.optimization, num_steps)
-    wrapped, prepared = accelerator.prepare(model, optimizer)
+    if sharded:  # `evaluation_mode` wraps the model for the precision alone
+        wrapped, prepared = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(optimizer)
+    else:
+        wrapped, prepared = accelerator.prepare(model, optimizer)
     stepper = Stepper(
         accelerator,
         wrapped,
@@ -228,8 +239,8 @@ def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     precision = accelerator.mixed_precision if accelerator.mixed_precision != "no" else precision
     first = (
         f"{'from' if not step else 'going on from'} step {step} to {run.num_steps}: {run.facts['num_pictures']} "
-        f"pictures, batch {run.recipe.optimization.batch_size} on {accelerator.num_processes} x "
-        f"{accelerator.device.type}, {precision}, {trained / 1e6:.1f} M parameters in training"
+        f"pictures, batch {run.recipe.optimization.batch_size} on {run.devices}, {precision}, "
+        f"{trained / 1e6:.1f} M parameters in training"
     )
     reference = reference_batch_size or run.recipe.optimization.batch_size
     rest = warnings_at_start(run.recipe, reference, run.facts["num_pictures"], accelerator.num_processes)

@@ -5,6 +5,7 @@ import json
 import pickle
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
 from stellar_hub.training.checkpoints import STATE_FILE
+from stellar_hub.training.gathering import gather_optimizer, gather_weights, load_optimizer, load_weights
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.version import __version__
 
@@ -51,16 +53,24 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def write_run(
-    folder: Path, model: StellarForPreTraining, optimizer: Optimizer, scaler: Any, facts: dict[str, Any]
+    folder: Path,
+    model: StellarForPreTraining,
+    optimizer: Optimizer,
+    scaler: Any,
+    facts: dict[str, Any],
+    is_main: bool = True,
 ) -> None:
     """Write what all processes share; `facts` are the run's: step, fingerprint of the data, ...
 
-    The folder is one that `StellarForPreTraining.from_pretrained` loads.
+    All processes call it, to gather what is sharded; the main one writes. The folder is one that
+    `StellarForPreTraining.from_pretrained` loads, and the same whether the model is sharded or not.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights, optimizer_state = gather_weights(model, is_main), gather_optimizer(optimizer, is_main)
+    if not is_main:
+        return
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     model.config.save_pretrained(folder)
-    state = {"optimizer": optimizer.state_dict(), "scaler": None if scaler is None else scaler.state_dict()}
+    state = {"optimizer": optimizer_state, "scaler": None if scaler is None else scaler.state_dict()}
     torch.save(state, folder / OPTIMIZER_FILE)
     text = json.dumps({"library_version": __version__, "torch_version": torch.__version__, **facts}, indent=2)
     (folder / STATE_FILE).write_text(text + "\n")
@@ -78,10 +88,10 @@ def load_run(folder: Path, model: StellarForPreTraining, optimizer: Optimizer, s
         FileNotFoundError: if a file is missing.
         ValueError: if a file is damaged, or does not fit the model.
     """
-    restore(folder / WEIGHTS_FILE, load_file, model.load_state_dict)
+    restore(folder / WEIGHTS_FILE, load_file, partial(load_weights, model))
 
     def restore_optimizer(state: dict[str, Any]) -> None:
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
 

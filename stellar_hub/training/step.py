@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from stellar_hub.data.photometric import PhotometricSettings
 from stellar_hub.training.device_batch import to_device
+from stellar_hub.training.gathering import whole_tensor
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.output import StellarPreTrainingOutput
+from stellar_hub.training.sharding import is_sharded
 from stellar_hub.training.teacher import cosine_momentum
 
 TERMS = (
@@ -91,7 +93,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
             losses=mean_terms(outputs),
-            gradient_norm=torch.as_tensor(norm).detach(),
+            gradient_norm=torch.as_tensor(whole_tensor(norm)).detach(),
             output=outputs[-1],
             paths=[path for batch in batches for path in batch["paths"]],
         )
@@ -107,10 +109,13 @@ class Stepper:
         self.bare.update_teacher(momentum)
 
     def accumulate(self, batch: dict[str, Any], batches: list[dict[str, Any]]) -> StellarPreTrainingOutput:
-        """Forward and backward of one batch; processes exchange gradients at the step's last."""
+        """Forward and backward of one batch; processes exchange gradients at the step's last.
+
+        If the model is sharded, they do so for each batch: a process has no room for the gradients of all weights.
+        """
         inputs = to_device(batch, self.accelerator.device, self.photometric, self.dtype)
-        last = batch is batches[-1]
-        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+        exchange = batch is batches[-1] or is_sharded(self.bare)
+        with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.model):
             output = self.model(**inputs)
             self.accelerator.backward(output.loss / len(batches))
         return output

@@ -42,11 +42,10 @@ def train(
     try:
         run_loop(run)
         run.accelerator.wait_for_everyone()
+        model = export(run, run.num_steps)
         # No process waits for the first one from here on: an upload may take longer than a collective is allowed to.
-        if run.is_main:
-            export(run, run.num_steps)
-            if run.recipe.run.push_to_hub is not None:
-                push_export(run.output, run.model.stellar, run.recipe.run)
+        if model is not None and run.recipe.run.push_to_hub is not None:
+            push_export(run.output, model, run.recipe.run)
     finally:
         if run.recipe.run.trackers:
             run.accelerator.end_training()

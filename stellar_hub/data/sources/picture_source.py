@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from stellar_hub.modeling.image_loading import UNREADABLE, decode_picture, load_rgb, pil_to_rgb
@@ -68,6 +68,24 @@ class StoredSource(PictureSource, Protocol):
         ...
 
 
+def open_undecoded(picture: Picture) -> Image.Image:
+    """Open a picture; only its header is read.
+
+    Raises:
+        FileNotFoundError: if it is a path to nothing.
+        ValueError: if it is no picture; it is named, in the same words each time.
+    """
+    try:
+        return Image.open(io.BytesIO(picture.data) if isinstance(picture, EncodedPicture) else picture)
+    except FileNotFoundError:
+        raise
+    except UnidentifiedImageError as error:
+        # Pillow names bytes by their address in memory: a run would count the picture anew each time.
+        raise ValueError(f"{picture} cannot be read as a picture: it is of no known format") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{picture} cannot be read as a picture: {error}") from error
+
+
 def read_picture(picture: Picture) -> Tensor:
     """Read and decode a picture to RGB, `(3, H, W)`, uint8 or, where the file holds floats, float32 in [0, 1].
 
@@ -77,9 +95,5 @@ def read_picture(picture: Picture) -> Tensor:
     """
     if not isinstance(picture, EncodedPicture):
         return load_rgb(picture)
-    try:
-        opened = Image.open(io.BytesIO(picture.data))
-    except UNREADABLE as error:
-        raise ValueError(f"{picture.name} cannot be read as a picture: {error}") from error
-    with opened:
+    with open_undecoded(picture) as opened:
         return pil_to_rgb(decode_picture(opened, picture.name), picture.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from PIL import Image
 
 from stellar_hub.data.scenes import draw_scene
@@ -146,3 +147,11 @@ def picture_folder(tmp_path: Path) -> Path:
 def tiny_recipe(picture_folder: Path) -> Recipe:
     """The tiny recipe for `picture_folder`: four steps, a checkpoint after two."""
     return recipe_for(picture_folder)
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """This process is a group of processes of its own."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

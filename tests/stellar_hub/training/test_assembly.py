@@ -64,11 +64,30 @@ class TestAccelerator:
             assert accelerator.mixed_precision == mixed
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-def test_sharded_training__is_refused(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM", "XLA"])
+def test_other_kinds_of_training__are_refused(kind: str) -> None:
     accelerator: Any = SimpleNamespace(distributed_type=DistributedType(kind), num_processes=2)
-    with pytest.raises(ValueError, match=rf"accelerate is set up for {kind}, .* choose plain data parallelism"):
+    message = rf"accelerate is set up for {kind}, .* choose plain data parallelism.* `accelerate launch --use_fsdp"
+    with pytest.raises(ValueError, match=message):
         module.check_together(accelerator, 2)
+
+
+@pytest.mark.parametrize("kind", ["NO", "MULTI_CPU", "MULTI_GPU", "FSDP"])
+def test_data_parallel_and_sharded_training__are_done(kind: str) -> None:
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType(kind), num_processes=2, parallelism_config=None)
+    module.check_together(accelerator, 2)
+    accelerator.parallelism_config = SimpleNamespace()
+    with pytest.raises(ValueError, match=r"accelerate is set up with a parallelism_config, .* leave it out"):
+        module.check_together(accelerator, 2)
+
+
+def test_first_version_of_fsdp__is_refused_on_a_cpu_too(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(ValueError, match=r"FSDP 1 is asked for, .* `accelerate launch --use_fsdp --fsdp_version 2`"):
+        build_accelerator(recipe.run, tmp_path, cpu=True)
 
 
 class TestSizes:

@@ -36,6 +36,17 @@ def test_damaged__is_named(data: bytes) -> None:
         read_picture(EncodedPicture("shard.tar/a.png", data))
 
 
+@pytest.mark.parametrize("data", [b"", b"no picture", png(3)[:40]])
+def test_damaged__is_named_in_the_same_words_each_time(data: bytes) -> None:
+    said = set()
+    for copied in (bytearray(data), bytearray(data)):  # each at a place of its own in memory
+        with pytest.raises(ValueError, match=r"a\.png") as caught:
+            read_picture(EncodedPicture("a.png", bytes(copied)))
+        said.add(str(caught.value))
+    assert len(said) == 1
+    assert " at 0x" not in said.pop()
+
+
 def test_missing_file__is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read_picture(tmp_path / "gone.png")

@@ -1,0 +1,110 @@
+"""FSDP2: weights, gradients and the optimizer's state shared out among the processes, for models that do not fit.
+
+PyTorch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277). Each transformer block is a unit whose weights are
+gathered while it runs. All the rest is one more unit, that of the whole model: it is gathered as long as the objective
+is computed, so that prototypes, positions and tokens can be read wherever the objective needs them.
+"""
+
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from stellar_hub.training.modeling_pretraining import StellarForPreTraining
+
+USE_FSDP2 = "`accelerate launch --use_fsdp --fsdp_version 2`"
+
+
+def launched_sharding() -> FullyShardedDataParallelPlugin | None:
+    """What a launcher says of FSDP, as `accelerate launch --use_fsdp` and `accelerate config` do; None if nothing.
+
+    Read here and not by accelerate, which takes no notice of it on CPUs.
+
+    Raises:
+        ValueError: if it asks for the first version, or for something that this trainer does otherwise or not at all.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise ValueError(f"FSDP {version} is asked for, but this trainer shards with FSDP2: use {USE_FSDP2}")
+    # Efficient loading would leave the weights of all processes but the first to be sent by accelerate's own wrapping.
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        raise ValueError(
+            "offloading of sharded weights to the CPU is asked for, which this trainer cannot do: set "
+            "--fsdp_offload_params false, and launch more processes if the model does not fit"
+        )
+    if plugin.activation_checkpointing:
+        raise ValueError(
+            "--fsdp_activation_checkpointing is asked for, but checkpointing is the recipe's: leave it out, and pass "
+            "--set run.gradient_checkpointing=true"
+        )
+    return plugin
+
+
+def shard_if_asked(model: StellarForPreTraining, accelerator: Accelerator) -> bool:
+    """Shard a model in place if a launcher asks for it, and started a group of processes; whether it did."""
+    plugin = launched_sharding()
+    if plugin is None or not dist.is_initialized():
+        return False
+    shard(model, accelerator, plugin)
+    return True
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether `shard` was called on the model."""
+    return isinstance(model, FSDPModule)
+
+
+def shard(model: StellarForPreTraining, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Share a model out among all processes, in place; its parameters become `DTensor`s on the accelerator's device.
+
+    All processes must hold the same weights. The teacher is sharded as the model is, so that following it takes no
+    communication. Frozen parts that are small, those of the tokenizer, stay whole in each process. Names in the state
+    dict stay as they are. The optimizer has to be built afterwards.
+
+    Args:
+        model: The model, on any device.
+        accelerator: accelerate, of one process or several.
+        plugin: Says whether blocks are given back after the forward pass, to be gathered again in the backward pass.
+
+    Raises:
+        ValueError: if the precision is fp16.
+    """
+    if accelerator.mixed_precision == "fp16":
+        raise ValueError("run.precision fp16 cannot be sharded, as its scaler sees one process alone: set it to bf16")
+    mesh = init_device_mesh(accelerator.device.type, (dist.get_world_size(),))
+    policy = block_precision(accelerator)
+    for block in transformer_blocks(model):
+        fully_shard(block, mesh=mesh, reshard_after_forward=bool(plugin.reshard_after_forward), mp_policy=policy)
+    whole: set[nn.Parameter] = set()
+    for part in (model.tokenizer_encoder, model.stellar.tokenizer):
+        if part is not None:
+            whole |= set(part.to(accelerator.device).parameters())
+    fully_shard(model, mesh=mesh, ignored_params=whole)
+
+
+def block_precision(accelerator: Accelerator) -> MixedPrecisionPolicy:
+    """Blocks are gathered as bfloat16 where autocast would make them so; gradients are summed in float32.
+
+    Autocast alone would keep a bfloat16 copy of all blocks until the backward pass, and nothing would be saved. What
+    goes from block to block stays float32, as without sharding. CPUs have no layer norm of float32 with weights in
+    bfloat16: there autocast does it.
+    """
+    if accelerator.mixed_precision != "bf16" or accelerator.device.type == "cpu":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+
+def transformer_blocks(model: StellarForPreTraining) -> Iterator[nn.Module]:
+    """The blocks of encoder, decoder and teacher."""
+    for part in (model.stellar.encoder, model.stellar.decoder, getattr(model.teacher, "encoder", None)):
+        if part is not None:
+            yield from part.blocks

@@ -1,0 +1,1 @@
+"""A package of this name, so that none of an installed distribution is found in its place."""

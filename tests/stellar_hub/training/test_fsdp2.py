@@ -1,0 +1,117 @@
+"""A model shared out among two processes is that of one: losses, weights, checkpoints both ways, what is left."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from stellar_hub.modeling import StellarModel
+from torch import Tensor
+
+from stellar_hub.training.checkpoints import Checkpoints
+from stellar_hub.training.recipe_file import load_recipe, save_recipe
+from stellar_hub.training.train import train
+from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
+from tests.training_processes import Training, different, final_weights, largest_difference, measured
+
+pytestmark = pytest.mark.slow
+
+STEPS = 5
+SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01", "run.picture_every=2")
+TEACHER = ("model.config.teacher_momentum=0.9",)
+# What changes the order in which blocks are gathered and gradients summed.
+AGAIN = ("run.gradient_checkpointing=true", "optimization.gradient_accumulation_steps=2")
+VARIANTS = {"alone": SGD, "teacher": SGD + TEACHER + AGAIN}
+TOLERANCE = 1e-5
+# AdamW blows up the rounding of float32 where gradients are near zero.
+EXACT = ("run.precision=fp64", "run.save_every=2", "run.keep_checkpoints=3")
+EXACT_TOLERANCE = 1e-9
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of as many pictures as are not a multiple of the batch."""
+    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", 10)
+
+
+def write_recipe(path: Path, pictures: Path, *overrides: str) -> Path:
+    """The tiny recipe with every step journaled."""
+    save_recipe(recipe_for(pictures, f"optimization.steps={STEPS}", "run.log_every=1", *overrides), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, Path]:
+    """The folders of a run in one process and of the same in two that share the model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = write_recipe(folder / "recipe.yaml", pictures, *VARIANTS[request.param])
+    with Training(folder / "two", "--recipe", recipe, num_processes=2, sharded=True) as training:
+        train(load_recipe(recipe), folder / "one", cpu=True)
+        assert training.wait() == [0, 0], training.log()
+    assert "batch 4 on 2 x cpu, sharded, fp32" in training.log(0)
+    return folder / "one", folder / "two"
+
+
+def test_sharded_run__measures_what_one_process_measures(pair: tuple[Path, Path]) -> None:
+    alone, together = map(measured, pair)
+    assert [record["step"] for record in together] == list(range(1, STEPS + 1))
+    names = [name for name in alone[0] if name.endswith("loss") or name in ("gradient_norm", "assignment_entropy")]
+    for name in names:
+        torch.testing.assert_close(
+            torch.tensor([record[name] for record in together]),
+            torch.tensor([record[name] for record in alone]),
+            rtol=TOLERANCE,
+            atol=TOLERANCE,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    losses = [record["loss"] for record in alone]
+    assert max(losses) - min(losses) > 1
+
+
+def test_sharded_run__ends_with_the_weights_of_one_process(pair: tuple[Path, Path]) -> None:
+    one, two = pair
+    assert largest_difference(final_weights(two), final_weights(one)) < TOLERANCE
+
+
+def test_sharded_run__leaves_a_model_for_inference(pair: tuple[Path, Path], images: Tensor) -> None:
+    one, two = (StellarModel.from_pretrained(output / "model") for output in pair)
+    torch.testing.assert_close(two.encode(images), one.encode(images), rtol=1e-4, atol=1e-4)
+    assert "| device | 2 x cpu, sharded |" in (pair[1] / "model" / "README.md").read_text()
+
+
+def test_sharded_run__draws_pictures(pair: tuple[Path, Path]) -> None:
+    names = [sorted(path.name for path in (output / "pictures").iterdir()) for output in pair]
+    assert names == [["step-000002.png", "step-000004.png"]] * 2
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The folder of a sharded run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    recipe = write_recipe(folder / "recipe.yaml", pictures, *TEACHER, *EXACT)
+    with Training(folder / "run", "--recipe", recipe, num_processes=2, sharded=True) as training:
+        assert training.wait() == [0, 0], training.log()
+    return folder / "run"
+
+
+def test_sharded_run_that_is_killed__goes_on_to_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    with Training(output, "--recipe", undisturbed / "recipe.yaml", num_processes=2, sharded=True) as training:
+        training.wait_for_step(3)
+        assert training.kill() == [-signal.SIGKILL] * 2, training.log()
+    assert Checkpoints(output / "checkpoints", keep=3).steps()[0] == 2
+    with Training(output, "--resume", "auto", num_processes=2, sharded=True) as training:
+        assert training.wait() == [0, 0], training.log()
+        assert "going on from step" in training.log(0)
+    assert different(final_weights(output), final_weights(undisturbed)) == []
+    assert measured(output) == measured(undisturbed)
+
+
+def test_checkpoint__goes_from_a_sharded_run_to_a_plain_one_and_back(undisturbed: Path, tmp_path: Path) -> None:
+    sharded, plain = undisturbed / "checkpoints" / "step-000002", tmp_path / "plain" / "checkpoints" / "step-000004"
+    train(load_recipe(undisturbed / "recipe.yaml"), tmp_path / "plain", resume=sharded, cpu=True)
+    with Training(tmp_path / "back", "--resume", plain, num_processes=2, sharded=True) as training:
+        assert training.wait() == [0, 0], training.log()
+    expected = final_weights(undisturbed)
+    for output in ("plain", "back"):
+        assert largest_difference(final_weights(tmp_path / output), expected) < EXACT_TOLERANCE

@@ -1,0 +1,172 @@
+"""What a launcher asks of FSDP2, and a sharded model that computes what it did before; in two processes: test_fsdp2."""
+
+import copy
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_multi_gpu_env
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from stellar_hub.training.gathering import whole_tensor
+from stellar_hub.training.sharding import (
+    block_precision,
+    is_sharded,
+    launched_sharding,
+    shard,
+    shard_if_asked,
+    transformer_blocks,
+)
+
+LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+
+
+def accelerator(mixed_precision: str = "no", device: str = "cpu") -> Any:
+    return SimpleNamespace(mixed_precision=mixed_precision, device=torch.device(device))
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the environment as `accelerate launch` does for its processes, with these options."""
+    monkeypatch.setenv(LOADING, "")  # undone at the end, whoever sets it
+    for name in [name for name in os.environ if name.startswith(("FSDP_", "ACCELERATE_"))]:
+        monkeypatch.delenv(name)
+
+    def set_environment(*options: str) -> None:
+        numbers = ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        arguments = launch_command_parser().parse_args([*numbers, *options, "-m", "stellar_hub.training"])
+        arguments.gpu_ids, arguments.fsdp_version = "all", int(arguments.fsdp_version)
+        for name, value in prepare_multi_gpu_env(arguments).items():
+            if name.startswith(("FSDP_", "ACCELERATE_")):
+                monkeypatch.setenv(name, value)
+
+    return set_environment
+
+
+class TestLaunch:
+    def test_without_fsdp__nothing_is_asked_for(self, launch: Callable[..., None]) -> None:
+        launch("--multi_gpu")
+        assert launched_sharding() is None
+
+    @pytest.mark.parametrize("gives_back", [True, False])
+    def test_second_version__is_taken_with_its_options(self, launch: Callable[..., None], gives_back: bool) -> None:
+        launch("--use_fsdp", "--fsdp_version", "2", "--fsdp_reshard_after_forward", str(gives_back).lower())
+        plugin = launched_sharding()
+        assert plugin is not None
+        assert plugin.reshard_after_forward is gives_back
+
+    def test_every_process__loads_weights_itself(self, launch: Callable[..., None]) -> None:
+        launch("--use_fsdp", "--fsdp_version", "2")
+        assert os.environ[LOADING] == "true"  # what a launcher says unless told otherwise
+        launched_sharding()
+        assert os.environ[LOADING] == "False"  # and transformers reads
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ((), "FSDP 1 is asked for, .* `accelerate launch --use_fsdp --fsdp_version 2`"),
+            (("--fsdp_version", "2", "--fsdp_offload_params", "true"), "set --fsdp_offload_params false"),
+            (
+                ("--fsdp_version", "2", "--fsdp_activation_checkpointing", "true"),
+                "leave it out, and pass --set run.gradient_checkpointing=true",
+            ),
+        ],
+        ids=["version", "offload", "checkpointing"],
+    )
+    def test_others__are_refused_with_what_to_do(
+        self, launch: Callable[..., None], options: tuple[str, ...], message: str
+    ) -> None:
+        launch("--use_fsdp", *options)
+        with pytest.raises(ValueError, match=message):
+            launched_sharding()
+
+    def test_process_alone__keeps_its_model(
+        self, launch: Callable[..., None], build_pretraining_model: Callable[..., Any]
+    ) -> None:
+        launch("--use_fsdp", "--fsdp_version", "2")
+        model = build_pretraining_model()
+        assert not shard_if_asked(model, accelerator())
+        assert not is_sharded(model)
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> FullyShardedDataParallelPlugin:
+    """accelerate's settings of FSDP2, as they are unless changed."""
+    monkeypatch.setenv(LOADING, "")
+    return FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+
+
+@pytest.fixture(params=["pixel", "vq"])
+def models(
+    request: pytest.FixtureRequest,
+    group: None,
+    build_pretraining_model: Callable[..., Any],
+    plugin: FullyShardedDataParallelPlugin,
+) -> tuple[Any, Any]:
+    """A model with a teacher, and the same one sharded."""
+    model = build_pretraining_model(reconstruction_head=request.param, teacher_momentum=0.9)
+    sharded = copy.deepcopy(model)
+    shard(sharded, accelerator(), plugin)
+    return model, sharded
+
+
+class TestSharded:
+    def test_parameters__are_sharded_but_for_the_tokenizers(self, models: tuple[Any, Any]) -> None:
+        model, sharded = models
+        assert is_sharded(sharded)
+        assert list(sharded.state_dict()) == list(model.state_dict())
+        whole = [name for name, parameter in sharded.named_parameters() if not isinstance(parameter, DTensor)]
+        expected = [name for name, _ in model.named_parameters() if "tokenizer" in name]
+        assert whole == expected
+        assert bool(expected) == (model.config.reconstruction_head == "vq")
+
+    def test_blocks__of_all_parts_are_units(self, models: tuple[Any, Any]) -> None:
+        _, sharded = models
+        blocks = list(transformer_blocks(sharded))
+        assert len(blocks) == 2 + 1 + 2  # encoder, decoder, teacher
+        assert {module for module in sharded.modules() if isinstance(module, FSDPModule)} == {sharded, *blocks}
+
+    def test_losses_and_gradients__are_those_of_the_whole(
+        self, models: tuple[Any, Any], views: dict[str, Tensor]
+    ) -> None:
+        outputs = [model(**views) for model in models]
+        torch.testing.assert_close(outputs[1].loss, outputs[0].loss)
+        for output in outputs:
+            output.loss.backward()
+        for (name, expected), found in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            assert (found.grad is None) == (expected.grad is None)
+            torch.testing.assert_close(whole_tensor(found.grad), expected.grad, msg=name)
+
+    def test_teacher__follows_as_the_whole_one(self, models: tuple[Any, Any]) -> None:
+        before = [parameter.clone() for parameter in models[0].teacher.parameters()]
+        for model in models:
+            model.update_teacher(0.7)
+        after = list(models[0].teacher.parameters())
+        assert not all(map(torch.equal, before, after))
+        for found, expected in zip(models[1].teacher.parameters(), after, strict=True):
+            torch.testing.assert_close(whole_tensor(found), expected, rtol=0, atol=0)
+
+    def test_fp16__is_refused(
+        self, build_pretraining_model: Callable[..., Any], plugin: FullyShardedDataParallelPlugin
+    ) -> None:
+        with pytest.raises(ValueError, match=r"run\.precision fp16 cannot be sharded, .* set it to bf16"):
+            shard(build_pretraining_model(), accelerator("fp16"), plugin)
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(("mixed_precision", "device"), [("no", "cuda"), ("no", "cpu"), ("bf16", "cpu")])
+    def test_blocks__are_gathered_as_they_are(self, mixed_precision: str, device: str) -> None:
+        policy = block_precision(accelerator(mixed_precision, device))
+        assert (policy.param_dtype, policy.reduce_dtype) == (None, None)
+
+    def test_blocks__are_gathered_as_autocast_would_make_them(self) -> None:
+        policy = block_precision(accelerator("bf16", "cuda"))
+        assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)
+        assert not policy.cast_forward_inputs
