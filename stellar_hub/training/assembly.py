@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from stellar_hub.data.multi_crop import MultiCropDataset
 from stellar_hub.data.photometric import PhotometricSettings
 from stellar_hub.data.sampling import ResumableBatchSampler
 from stellar_hub.data.sources import PictureSource
-from stellar_hub.data.view_maker import collate_samples
+from stellar_hub.data.streams import Lanes, PictureStream
+from stellar_hub.data.streams.lanes import Cursor
+from stellar_hub.data.streams.stream_batches import StreamBatches
+from stellar_hub.data.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.input_checks import nearest_multiples
 from stellar_hub.training.masking import draw_kept_patches
@@ -152,6 +155,44 @@ def photometric_of(recipe: Recipe) -> PhotometricSettings:
     return PhotometricSettings(**asdict(recipe.augmentation))
 
 
+def view_settings(recipe: Recipe) -> ViewSettings:
+    """The recipe's views."""
+    names = [field.name for field in dataclasses.fields(ViewSettings) if field.name != "aspect_ratio"]
+    return ViewSettings(**{name: getattr(recipe.data, name) for name in names})
+
+
+def build_stream_loader(
+    recipe: Recipe,
+    stream: PictureStream,
+    config: StellarConfig,
+    accelerator: Accelerator,
+    num_batches: int,
+    start_batch: int,
+    cursors: Mapping[int, Cursor],
+) -> StreamBatches:
+    """The same out of a stream, whose lanes go on from `cursors`.
+
+    Raises:
+        ValueError: if the batch or the stream's lanes do not divide among the processes.
+    """
+    batch_size, processes = recipe.optimization.batch_size, accelerator.num_processes
+    if batch_size % processes:
+        raise ValueError(f"the batch of {batch_size} cannot be shared evenly by {processes} processes")
+    return StreamBatches(
+        Lanes(stream, recipe.run.seed),
+        ViewMaker(view_settings(recipe), photometric_of(recipe), kept_patches_of(recipe, config)),
+        batch_size // processes,
+        num_batches,
+        start_batch,
+        cursors,
+        accelerator.process_index,
+        processes,
+        num_data_workers(recipe, processes),
+        pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=leave_to_parent,
+    )
+
+
 def build_loader(
     recipe: Recipe,
     source: PictureSource,
@@ -165,10 +206,9 @@ def build_loader(
     Raises:
         ValueError: if the batch does not divide among the processes.
     """
-    views = [field.name for field in dataclasses.fields(ViewSettings) if field.name != "aspect_ratio"]
-    settings = ViewSettings(**{name: getattr(recipe.data, name) for name in views})
-    kept = kept_patches_of(recipe, config)
-    dataset = MultiCropDataset(source, settings, photometric_of(recipe), recipe.run.seed, kept)
+    dataset = MultiCropDataset(
+        source, view_settings(recipe), photometric_of(recipe), recipe.run.seed, kept_patches_of(recipe, config)
+    )
     sampler = ResumableBatchSampler(
         len(source),
         recipe.optimization.batch_size,
@@ -188,7 +228,9 @@ def build_loader(
     )
 
 
-def warnings_at_start(recipe: Recipe, reference_batch_size: int, num_pictures: int, num_processes: int) -> list[str]:
+def warnings_at_start(
+    recipe: Recipe, reference_batch_size: int, num_pictures: int | None, num_processes: int
+) -> list[str]:
     """What should be known before the time is spent, in sentences."""
     optimization = recipe.optimization
     batch, found = optimization.batch_size, []
@@ -203,7 +245,7 @@ def warnings_at_start(recipe: Recipe, reference_batch_size: int, num_pictures: i
             "gradient accumulation does not enlarge what prototypes are balanced over: that is one forward's "
             f"batch of {batch}"
         )
-    if num_pictures < batch:
+    if num_pictures is not None and num_pictures < batch:
         found.append(f"there are {num_pictures} pictures for a batch of {batch}: it holds some more than once")
     workers, local = num_data_workers(recipe, num_processes), local_processes(num_processes)
     if workers * local > max(num_cores(), local):

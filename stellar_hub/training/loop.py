@@ -52,6 +52,8 @@ def run_loop(run: Run) -> None:
                 run.check(step, previous)
             run.unshared += [entry for batch in batches for entry in batch["skipped"]]
             previous = run.stepper.step(step, batches)
+            for batch in batches:
+                run.cursors |= batch.get("cursors", {})
             after_step(run, progress, step + 1, previous, waited, started)
             announce_skipped(run, progress)
             stop = run.agree(request.signal_number)
@@ -119,6 +121,8 @@ def save(run: Run, done: int, result: StepResult) -> None:
         return
     share_skipped(run)
     facts = {**run.facts, "step": done, "config": run.model.config.to_dict(), "skipped": list(run.skipped)}
+    if run.facts["num_pictures"] is None:
+        facts["cursors"] = dict(sorted(gather_object(list(run.cursors.items()))))
 
     def write(folder: Any) -> None:
         write_run(folder, run.model, run.stepper.optimizer.optimizer, run.accelerator.scaler, facts, run.is_main)

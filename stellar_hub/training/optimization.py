@@ -29,10 +29,19 @@ def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe) ->
     )
 
 
-def count_steps(recipe: OptimizationRecipe, num_samples: int) -> int:
-    """Optimizer steps of the whole run."""
+def count_steps(recipe: OptimizationRecipe, num_samples: int | None) -> int:
+    """Optimizer steps of the whole run; `num_samples` is None where it is unknown, as for streams.
+
+    Raises:
+        ValueError: if epochs are asked for, and it is unknown how long one is.
+    """
     if recipe.steps is not None:
         return recipe.steps
+    if num_samples is None:
+        raise ValueError(
+            f"optimization.epochs is {recipe.epochs}, but how many pictures a stream has is unknown: set "
+            "optimization.steps, and optimization.epochs=null"
+        )
     assert recipe.epochs is not None, "a recipe has either"
     return math.ceil(recipe.epochs * num_samples / (recipe.batch_size * recipe.gradient_accumulation_steps))
 

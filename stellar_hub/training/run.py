@@ -13,12 +13,14 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from stellar_hub.data.sources import PictureSource, open_sources, read_picture
-from stellar_hub.modeling import StellarImageProcessor
+from stellar_hub.data.sources import JoinedSources
+from stellar_hub.data.streams import open_pictures
+from stellar_hub.data.streams.lanes import Cursor
 from stellar_hub.training.assembly import (
     batches_of_steps,
     build_accelerator,
     build_loader,
+    build_stream_loader,
     compile_blocks,
     photometric_of,
     resolve_config,
@@ -27,6 +29,7 @@ from stellar_hub.training.assembly import (
 )
 from stellar_hub.training.checkpoints import Checkpoints, read_state
 from stellar_hub.training.exports import last_part
+from stellar_hub.training.fixed_images import fixed_images
 from stellar_hub.training.health import check_finite
 from stellar_hub.training.initialization import initialize, initialize_resumed
 from stellar_hub.training.journal import Journal
@@ -39,9 +42,6 @@ from stellar_hub.training.run_state import load_run
 from stellar_hub.training.sharding import is_sharded, shard_if_asked
 from stellar_hub.training.step import Stepper, StepResult
 from stellar_hub.version import __version__
-
-NUM_FIXED_IMAGES = 6
-FIXED_IMAGE_TRIES = 60
 
 
 @dataclass
@@ -60,7 +60,8 @@ class Run:
         fixed_images: `(N, 3, H, W)`, for pictures.
         num_steps: Of the whole run.
         start_step: Steps that are done already.
-        facts: Of the data, for checkpoints.
+        facts: Of the data, for checkpoints; "num_pictures" is None where it is unknown.
+        cursors: How far this process has read each of a stream's lanes; empty for sources read by number.
         notes: Sentences to say at the start.
         skipped: Pictures that could not be read so far, by any process, and the number of each.
         announced: How many of these were named.
@@ -81,6 +82,7 @@ class Run:
     num_steps: int
     start_step: int
     facts: dict[str, Any]
+    cursors: dict[int, Cursor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
     announced: int = 0
@@ -159,21 +161,28 @@ def build_run(
     output = Path(output)
     checkpoints = Checkpoints(output / CHECKPOINTS_FOLDER, recipe.run.keep_checkpoints)
     start = find_start(output, resume, checkpoints)
-    source = open_sources(recipe.data.sources, recipe.data.repeats)
+    source = open_pictures(recipe.data.sources, recipe.data.repeats)
     accelerator = build_accelerator(recipe.run, output, cpu)
     set_seed(recipe.run.seed)
     # A checkpoint brings its own weights: what the run began from may be gone by now.
     model = initialize(recipe.model) if start is None else initialize_resumed(start, recipe.model)
     recipe = resolve_config(resolve_sizes(recipe, model.config), model.config)
-    facts = {"fingerprint": source.fingerprint(), "num_pictures": len(source)}
+    num_pictures = len(source) if isinstance(source, JoinedSources) else None
+    facts = {"fingerprint": source.fingerprint(), "num_pictures": num_pictures}
     if start is not None:
         check_same_run(start, recipe, facts, model.config.to_dict())
-    stepper, num_steps = build_stepper(recipe, accelerator, model, len(source))
+    stepper, num_steps = build_stepper(recipe, accelerator, model, num_pictures)
     state: dict[str, Any] = {"step": 0} if start is None else read_state(start)
     step = int(state["step"])
     check_same_folder(accelerator, output, step)
     per_step = recipe.optimization.gradient_accumulation_steps
-    loader = build_loader(recipe, source, model.config, accelerator, num_steps * per_step, step * per_step)
+    batches = (model.config, accelerator, num_steps * per_step, step * per_step)
+    loader: Any
+    if isinstance(source, JoinedSources):
+        cursors, loader = {}, build_loader(recipe, source, *batches)
+    else:
+        cursors = {int(lane): Cursor(*place) for lane, place in state.get("cursors", {}).items()}
+        loader = build_stream_loader(recipe, source, *batches, cursors)
     if start is not None:
         bare_optimizer = stepper.optimizer.optimizer
         load_run(start, model, bare_optimizer, accelerator.scaler, accelerator.process_index)
@@ -186,21 +195,22 @@ def build_run(
         loader=loader,
         checkpoints=checkpoints,
         journal=Journal(output / "metrics.jsonl"),
-        fixed_images=fixed_images(source, model),
+        fixed_images=fixed_images(source, model.config),
         num_steps=num_steps,
         start_step=step,
         facts=facts,
+        cursors=cursors,
         skipped={entry: number for number, entry in enumerate(state.get("skipped", ()), start=1)},
     )
     run.announced = len(run.skipped)
     run.notes = notes_at_start(run, reference_batch_size)
-    run.notes += [f"note: pictures may be missing: {entry}" for entry in source.damaged]
+    run.notes += [f"note: pictures may be missing: {entry}" for entry in getattr(source, "damaged", ())]
     begin_folder(run)
     return run
 
 
 def build_stepper(
-    recipe: Recipe, accelerator: Accelerator, model: StellarForPreTraining, num_samples: int
+    recipe: Recipe, accelerator: Accelerator, model: StellarForPreTraining, num_samples: int | None
 ) -> tuple[Stepper, int]:
     """Optimizer, schedule and wrapped model, and the number of steps."""
     if recipe.run.precision == "fp64":
@@ -237,9 +247,10 @@ def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     precision = "fp32" if settings.precision == "auto" else settings.precision
     precision = accelerator.mixed_precision if accelerator.mixed_precision != "no" else precision
+    pictures = f"{run.facts['num_pictures'] or 'a stream of'} pictures"
     first = (
-        f"{'from' if not step else 'going on from'} step {step} to {run.num_steps}: {run.facts['num_pictures']} "
-        f"pictures, batch {run.recipe.optimization.batch_size} on {run.devices}, {precision}, "
+        f"{'from' if not step else 'going on from'} step {step} to {run.num_steps}: {pictures}, "
+        f"batch {run.recipe.optimization.batch_size} on {run.devices}, {precision}, "
         f"{trained / 1e6:.1f} M parameters in training"
     )
     reference = reference_batch_size or run.recipe.optimization.batch_size
@@ -248,31 +259,6 @@ def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     size = sum(tensor.nbytes for tensor in run.model.state_dict().values()) + 2 * 4 * trained
     space = check_space(run.output, size * (settings.keep_checkpoints + 1 - len(run.checkpoints.steps())))
     return [first, *(f"note: {sentence}" for sentence in [*rest, *([space] if space else [])])]
-
-
-def fixed_images(source: PictureSource, model: StellarForPreTraining) -> Tensor:
-    """The first few readable pictures, spread over the source, as the model sees them at evaluation.
-
-    Raises:
-        ValueError: if none of those tried can be read.
-    """
-    processor = StellarImageProcessor.from_config(model.config)
-    count = len(source)
-    step = (count - 1) / (FIXED_IMAGE_TRIES - 1)
-    tries = dict.fromkeys(round(index * step) for index in range(FIXED_IMAGE_TRIES))
-    spread = [*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]
-    images: dict[str, Tensor] = {}
-    problems = []
-    for picture in dict.fromkeys(source[index] for index in spread):
-        try:
-            images[str(picture)] = processor(read_picture(picture), return_tensors="pt")["pixel_values"]
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-        if len(images) == NUM_FIXED_IMAGES:
-            break
-    if not images:
-        raise ValueError(f"none of {len(problems)} pictures tried can be read; the first: {problems[0]}")
-    return torch.cat(list(images.values()))
 
 
 def begin_folder(run: Run) -> None:

@@ -75,16 +75,27 @@ def expand(pattern: str) -> list[str]:
         FileNotFoundError: if no file fits.
         ValueError: if a range runs backwards or is very long.
     """
-    match = RANGE.search(pattern)
-    if match:
-        first, last = int(match[1]), int(match[2])
-        if not first <= last < first + MOST_SHARDS:
-            raise ValueError(f"{match[0]} in {pattern} must go from a number to a larger one")
-        spelled = (f"{number:0{len(match[1])}d}" for number in range(first, last + 1))
-        return [name for text in spelled for name in expand(pattern[: match.start()] + text + pattern[match.end() :])]
+    if RANGE.search(pattern):
+        return [name for text in spell_range(pattern) for name in expand(text)]
     if os.path.exists(pattern) or not glob.has_magic(pattern):
         return [pattern]
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
         raise FileNotFoundError(f"no file fits {pattern}")
     return found
+
+
+def spell_range(pattern: str) -> list[str]:
+    """The names that a pattern with "{000..127}" stands for, whether they exist or not.
+
+    Raises:
+        ValueError: if a range runs backwards or is very long.
+    """
+    match = RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = int(match[1]), int(match[2])
+    if not first <= last < first + MOST_SHARDS:
+        raise ValueError(f"{match[0]} in {pattern} must go from a number to a larger one")
+    spelled = (f"{number:0{len(match[1])}d}" for number in range(first, last + 1))
+    return [name for text in spelled for name in spell_range(pattern[: match.start()] + text + pattern[match.end() :])]

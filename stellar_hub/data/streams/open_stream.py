@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from stellar_hub.data.sources.open_sources import RANGE, expand
+from stellar_hub.data.sources import JoinedSources, open_sources
+from stellar_hub.data.sources.open_sources import expand, spell_range
 from stellar_hub.data.sources.table import TABLE_PREFIX
 from stellar_hub.data.streams.picture_stream import PictureStream
 from stellar_hub.data.streams.table_stream import TableStream
@@ -10,6 +11,21 @@ from stellar_hub.data.streams.tar_stream import TarStream
 
 STREAM_PREFIX = "stream:"
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def open_pictures(names: Sequence[str], repeats: Sequence[int] = ()) -> JoinedSources | PictureStream:
+    """Open what a recipe names: a stream where names begin with "stream:", else sources; see `open_sources`.
+
+    Raises:
+        OSError: if something does not exist or cannot be read.
+        ValueError: if streams and sources are mixed, or streams are to be repeated.
+        ImportError: if a table is named and `datasets` is not installed.
+    """
+    if isinstance(names, str) or not any(str(name).startswith(STREAM_PREFIX) for name in names):
+        return open_sources(names, repeats)
+    if repeats:
+        raise ValueError(f"streams cannot be repeated, got repeats {list(repeats)}; name a shard's copy instead")
+    return open_stream(names)
 
 
 def open_stream(names: Sequence[str]) -> PictureStream:
@@ -43,6 +59,4 @@ def open_stream(names: Sequence[str]) -> PictureStream:
 
 def addresses(pattern: str) -> list[str]:
     """The files a pattern stands for; in addresses of another host only "{000..127}" is spelled out."""
-    if "://" in pattern and not RANGE.search(pattern):
-        return [pattern]
-    return expand(pattern)
+    return spell_range(pattern) if "://" in pattern else expand(pattern)

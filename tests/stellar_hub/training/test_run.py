@@ -7,23 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from stellar_hub.modeling import StellarImageProcessor
 
-from stellar_hub.data.sources import open_sources
 from stellar_hub.training import run as module
 from stellar_hub.training.recipe import Recipe, config_fields
 from stellar_hub.training.recipe_file import load_recipe
 from stellar_hub.training.run import (
-    NUM_FIXED_IMAGES,
     Run,
     begin_folder,
     build_run,
     check_same_folder,
-    fixed_images,
     wandb_options,
 )
-from tests.stellar_hub.training.conftest import changed, draw_pictures, recipe_for
+from tests.stellar_hub.training.conftest import changed, recipe_for
 
 
 @pytest.fixture
@@ -89,46 +84,6 @@ class TestBuild:
         with pytest.raises((ValueError, OSError)):
             build_run(changed(tiny_recipe, override), tmp_path / "run", cpu=True)
         assert not (tmp_path / "run").exists()
-
-
-class TestFixedImages:
-    def images_of(self, run: Run, folder: Path) -> Any:
-        return fixed_images(open_sources([folder]), run.model)
-
-    def test_images__are_as_the_model_sees_them(self, run: Run, picture_folder: Path) -> None:
-        assert run.fixed_images.shape == (NUM_FIXED_IMAGES, 3, 32, 32)
-        processor = StellarImageProcessor.from_config(run.model.config)
-        expected = processor(picture_folder / "picture-0.png", return_tensors="pt")["pixel_values"][0]
-        torch.testing.assert_close(run.fixed_images[0], expected)
-
-    def test_images__are_spread_over_many(self, run: Run, tmp_path: Path) -> None:
-        folder = tmp_path / "many"
-        folder.mkdir()
-        for index in range(120):
-            Image.new("RGB", (32, 32), (2 * index, 0, 0)).save(folder / f"{index:03d}.png")
-        red = (self.images_of(run, folder)[:, 0, 0, 0] * 255 / 2).round().int().tolist()
-        assert len(red) == NUM_FIXED_IMAGES
-        assert red[0] == 0
-        assert red[-1] > 90
-        assert red == sorted(red)
-
-    def test_images__are_fewer_where_there_are_fewer(self, run: Run, tmp_path: Path) -> None:
-        assert self.images_of(run, draw_pictures(tmp_path / "one", 1)).shape == (1, 3, 32, 32)
-
-    def test_images__are_others_where_some_cannot_be_read(self, run: Run, tmp_path: Path) -> None:
-        folder = draw_pictures(tmp_path / "some", 9)
-        for index in (0, 4, 8):
-            (folder / f"picture-{index}.png").write_bytes(b"damaged")
-        assert self.images_of(run, folder).shape == (6, 3, 32, 32)
-
-    def test_images__of_which_none_can_be_read_are_an_error(self, run: Run, tmp_path: Path) -> None:
-        folder = tmp_path / "none"
-        folder.mkdir()
-        for index in range(3):
-            (folder / f"{index}.png").write_bytes(b"damaged")
-        message = rf"none of 3 pictures tried can be read; the first: {folder / '0.png'}"
-        with pytest.raises(ValueError, match=message):
-            self.images_of(run, folder)
 
 
 class TestAgree:
