@@ -31,6 +31,7 @@ class ViewSettings:
     local_area: tuple[float, float]
     flip_probability: float  # of mirroring a view left to right
     reduced_decoding: bool = False  # whether JPEGs are decoded at a half, ... of their size where that is enough
+    device_crops: bool = False  # whether views are left to the device to cut, which gets the picture and their places
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width by height of the part shown
 
     def __post_init__(self) -> None:

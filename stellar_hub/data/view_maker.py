@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from stellar_hub.data.crops import View, ViewSettings, draw_views, plan_views, render_views
+from stellar_hub.data.crops import View, ViewSettings, plan_views, render_views
+from stellar_hub.data.device_crops import as_boxes
 from stellar_hub.data.photometric import PhotometricSettings, draw_photometric, identity_parameters
 from stellar_hub.data.reduced_decoding import read_for_views
 from stellar_hub.data.sources import read_picture
@@ -19,6 +20,8 @@ class ViewMaker:
 
     - `global_views`: `(V, 3, image_size, image_size)` uint8, before photometric augmentation;
     - `local_views`: `(V', 3, local_size, local_size)` uint8; absent without local views;
+    - with `views.device_crops` in place of these two: `picture`, `(3, H, W)` uint8, and `global_boxes`, `local_boxes`,
+      `(V, 5)` and `(V', 5)` int64, for `cut_views`;
     - `photometric`: `(V + V', 6)` float32 parameters for `apply_photometric`, global views first;
     - `kept_patches`: what `draw_kept` gave, `(V, kept)` int64; absent without it.
 
@@ -45,10 +48,13 @@ class ViewMaker:
             OSError: if the picture is a path to nothing.
             ValueError: if it cannot be read.
         """
-        global_views, local_views = self._views_of(picture, generator)
-        sample: dict[str, Any] = {"global_views": global_views}
-        if local_views is not None:
-            sample["local_views"] = local_views
+        sample: dict[str, Any]
+        if self.views.device_crops:
+            image, plans = self._planned(picture, generator)
+            sample = {"picture": image.contiguous()}
+            sample |= {f"{kind}_boxes": as_boxes(views) for kind, views in plans.items() if views}
+        else:
+            sample = self._rendered(picture, generator)
         sample["photometric"] = self._draw_photometric(generator)
         if self.draw_kept is not None:
             sample["kept_patches"] = self.draw_kept(generator)
@@ -65,23 +71,28 @@ class ViewMaker:
             parameters[:num_global] = identity_parameters(num_global)
         return parameters
 
-    def _views_of(self, picture: Picture, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Global and local views of a picture that can be read."""
-        if not self.views.reduced_decoding:
-            return draw_views(as_bytes(read_picture(picture)), self.views, generator)
+    def _rendered(self, picture: Picture, generator: torch.Generator) -> dict[str, Tensor]:
+        """Views by their names, of a picture that can be read."""
+        image, plans = self._planned(picture, generator)
+        return {f"{kind}_views": render_views(image, views) for kind, views in plans.items() if views}
+
+    def _planned(self, picture: Picture, generator: torch.Generator) -> tuple[Tensor, dict[str, list[View]]]:
+        """A picture as bytes, and its global and local views."""
         plans: list[list[View]] = []
 
         def plan(height: int, width: int) -> list[View]:
             plans.extend(plan_views(height, width, self.views, generator))
             return [*plans[0], *plans[1]]
 
-        image, (height, width) = read_for_views(picture, plan)
-        image = as_bytes(image)
-        down, right = image.shape[1] / height, image.shape[2] / width
-        global_views, local_views = (
-            [view.scaled(down, right, image.shape[1], image.shape[2]) for view in views] for views in plans
-        )
-        return render_views(image, global_views), render_views(image, local_views) if local_views else None
+        if not self.views.reduced_decoding:
+            image = as_bytes(read_picture(picture))
+            plan(*image.shape[1:])
+        else:
+            image, (height, width) = read_for_views(picture, plan)
+            image = as_bytes(image)
+            down, right = image.shape[1] / height, image.shape[2] / width
+            plans[:] = [[view.scaled(down, right, *image.shape[1:]) for view in views] for views in plans]
+        return image, {"global": plans[0], "local": plans[1]}
 
 
 def as_bytes(image: Tensor) -> Tensor:
@@ -93,14 +104,16 @@ def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples to a batch: views and parameters stacked, `(B, V, 3, H, W)` and the like.
 
     Returns:
-        The samples' tensors by their names, `kept_patches` being `(B * V, kept)`, view index fastest; `paths`, one for
-        each sample; `skipped`, those of all samples in one list.
+        The samples' tensors by their names, `kept_patches` being `(B * V, kept)`, view index fastest; `pictures`, where
+        the device cuts the views, and `paths`, one for each sample; `skipped`, those of all samples in one list.
     """
-    names = [name for name, value in samples[0].items() if isinstance(value, Tensor)]
+    names = [name for name, value in samples[0].items() if isinstance(value, Tensor) and name != "picture"]
     # `default_collate` stacks into shared memory when a worker calls it, which saves a copy.
     batch: dict[str, Any] = {name: default_collate([sample[name] for sample in samples]) for name in names}
     if "kept_patches" in batch:
         batch["kept_patches"] = batch["kept_patches"].flatten(0, 1)
+    if "picture" in samples[0]:  # of different sizes
+        batch["pictures"] = [sample["picture"] for sample in samples]
     batch["paths"] = [sample["path"] for sample in samples]
     batch["skipped"] = [entry for sample in samples for entry in sample["skipped"]]
     return batch

@@ -158,7 +158,8 @@ def photometric_of(recipe: Recipe) -> PhotometricSettings:
 def view_settings(recipe: Recipe) -> ViewSettings:
     """The recipe's views."""
     names = [field.name for field in dataclasses.fields(ViewSettings) if field.name != "aspect_ratio"]
-    return ViewSettings(**{name: getattr(recipe.data, name) for name in names})
+    values = {name: getattr(recipe.data, name) for name in names}
+    return ViewSettings(**{**values, "device_crops": bool(recipe.data.device_crops)})
 
 
 def build_stream_loader(

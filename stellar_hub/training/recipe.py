@@ -67,6 +67,8 @@ class DataRecipe:
         flip_probability: Probability that a view is mirrored.
         reduced_decoding: Whether JPEGs are decoded at a half, a quarter or an eighth of their size where no view needs
             more. It saves most of the decoding of large photographs, and changes views by rounding and smoothing.
+        device_crops: Whether the device cuts the views, and workers only decode. None cuts them in the workers on a
+            CPU; on a GPU it measures at the start whether they keep up. Views differ by rounding.
         num_workers: Processes that read pictures, per training process; 0 reads in the training process, None takes as
             many as there are cores, up to 8. What is trained does not depend on it.
     """
@@ -81,6 +83,7 @@ class DataRecipe:
     local_area: tuple[float, float]
     flip_probability: float
     reduced_decoding: bool
+    device_crops: bool | None
     num_workers: int | None
 
     def __post_init__(self) -> None:

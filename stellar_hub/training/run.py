@@ -22,12 +22,14 @@ from stellar_hub.training.assembly import (
     build_loader,
     build_stream_loader,
     compile_blocks,
+    num_data_workers,
     photometric_of,
     resolve_config,
     resolve_sizes,
     warnings_at_start,
 )
 from stellar_hub.training.checkpoints import Checkpoints, read_state
+from stellar_hub.training.crop_placement import place_crops, remember_crops
 from stellar_hub.training.exports import last_part
 from stellar_hub.training.fixed_images import fixed_images
 from stellar_hub.training.health import check_finite
@@ -169,12 +171,14 @@ def build_run(
     recipe = resolve_config(resolve_sizes(recipe, model.config), model.config)
     num_pictures = len(source) if isinstance(source, JoinedSources) else None
     facts = {"fingerprint": source.fingerprint(), "num_pictures": num_pictures}
+    recipe = remember_crops(recipe, start)
     if start is not None:
         check_same_run(start, recipe, facts, model.config.to_dict())
     stepper, num_steps = build_stepper(recipe, accelerator, model, num_pictures)
     state: dict[str, Any] = {"step": 0} if start is None else read_state(start)
     step = int(state["step"])
     check_same_folder(accelerator, output, step)
+    recipe, placed = place_crops(recipe, source, stepper, num_data_workers(recipe, accelerator.num_processes))
     per_step = recipe.optimization.gradient_accumulation_steps
     batches = (model.config, accelerator, num_steps * per_step, step * per_step)
     loader: Any
@@ -204,6 +208,7 @@ def build_run(
     )
     run.announced = len(run.skipped)
     run.notes = notes_at_start(run, reference_batch_size)
+    run.notes += placed
     run.notes += [f"note: pictures may be missing: {entry}" for entry in getattr(source, "damaged", ())]
     begin_folder(run)
     return run
@@ -237,6 +242,7 @@ def build_stepper(
         recipe.optimization.clip_norm,
         num_steps,
         torch.float64 if recipe.run.precision == "fp64" else torch.float32,
+        (recipe.data.image_size, recipe.data.local_size),
     )
     return stepper, num_steps
 

@@ -58,6 +58,7 @@ class Stepper:
         clip_norm: Largest norm of the gradient, or None.
         num_steps: Of the whole run.
         dtype: Of the views.
+        view_sizes: Sides of global and of local views, for views that the device cuts.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Stepper:
         clip_norm: float | None,
         num_steps: int,
         dtype: torch.dtype = torch.float32,
+        view_sizes: tuple[int, int] | None = None,
     ):
         self.accelerator = accelerator
         self.model = model
@@ -81,6 +83,7 @@ class Stepper:
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
         self.num_steps = num_steps
         self.dtype = dtype
+        self.view_sizes = view_sizes
         self.parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
 
     def step(self, step: int, batches: list[dict[str, Any]]) -> StepResult:
@@ -113,7 +116,7 @@ class Stepper:
 
         If the model is sharded, they do so for each batch: a process has no room for the gradients of all weights.
         """
-        inputs = to_device(batch, self.accelerator.device, self.photometric, self.dtype)
+        inputs = to_device(batch, self.accelerator.device, self.photometric, self.dtype, self.view_sizes)
         exchange = batch is batches[-1] or is_sharded(self.bare)
         with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.model):
             output = self.model(**inputs)

@@ -55,6 +55,7 @@ def tiny_recipe_values() -> dict[str, dict[str, Any]]:
             "local_area": [0.06, 0.36],
             "flip_probability": 0.5,
             "reduced_decoding": False,
+            "device_crops": False,
             "num_workers": 0,
         },
         "augmentation": {

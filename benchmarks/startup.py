@@ -1,0 +1,133 @@
+"""How long until the first features: import, loading from a warm cache, first encode; beside timm and transformers.
+
+    python benchmarks/startup.py --check
+
+Each is a ViT-B/16 with random weights in a safetensors file on this disk, loaded for features in a fresh process; the
+file was read before, so that it lies in the system's cache. They take turns; reported are medians of seconds, and the
+growth of resident memory from before loading to after the first encode. "import" ends where the model's class is there.
+
+With `--check` it exits with 1 if ours takes longer in all than 1.1 times the faster of the two others.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+from stellar_hub.modeling import StellarConfig, StellarModel
+from transformers import Dinov2Config, Dinov2Model
+
+MOST = 1.1  # of the faster other's time, in all
+PHASES = ("import", "load", "encode")
+CODE = {
+    "stellar_hub": """
+from stellar_hub import StellarModel
+done("import")
+model = StellarModel.from_pretrained(FOLDER + "/stellar_hub", decoder=False)
+done("load")
+model.encode(images)
+""",
+    "timm": """
+import timm
+done("import")
+model = timm.create_model("vit_base_patch16_224", num_classes=0, checkpoint_path=FOLDER + "/timm.safetensors").eval()
+done("load")
+model(images)
+""",
+    "transformers": """
+from transformers import Dinov2Model
+done("import")
+model = Dinov2Model.from_pretrained(FOLDER + "/transformers")
+done("load")
+model(images)
+""",
+}
+FRAME = """
+import json, time
+start = time.perf_counter()
+seconds = {}
+def done(phase):
+    global start
+    now = time.perf_counter()
+    seconds[phase] = now - start
+    start = now
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS:")) * 1024
+import torch
+torch.set_num_threads(THREADS)
+torch.set_grad_enabled(False)
+images = torch.zeros(1, 3, 224, 224)
+BODY
+done("encode")
+print(json.dumps({**seconds, "resident": resident()}))
+"""
+
+
+def write_models(folder: Path) -> None:
+    """One file each, random weights."""
+    torch.manual_seed(0)
+    StellarModel(StellarConfig(use_tokenizer=False)).save_pretrained(folder / "stellar_hub")
+    weights = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
+    save_file(weights, folder / "timm.safetensors")
+    Dinov2Model(Dinov2Config(image_size=224, patch_size=16)).save_pretrained(folder / "transformers")
+
+
+def measure(name: str, folder: Path, threads: int) -> dict[str, float]:
+    """Seconds of each phase, and resident bytes at the end, in a fresh process."""
+    body = CODE[name].replace("FOLDER", repr(str(folder)))
+    code = FRAME.replace("BODY", body).replace("THREADS", str(threads))
+    with tempfile.TemporaryDirectory() as empty:  # not the clone, whose folders would shadow the package
+        done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=empty)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(repeats: int, threads: int) -> list[dict[str, float | str]]:
+    """One row each; a first round, which warms the caches, is not counted."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in CODE}
+    with tempfile.TemporaryDirectory() as folder:
+        write_models(Path(folder))
+        for _ in range(repeats + 1):
+            for name in CODE:
+                found[name].append(measure(name, Path(folder), threads))
+    rows: list[dict[str, float | str]] = []
+    for name, taken in found.items():
+        median = {key: statistics.median(one[key] for one in taken[1:]) for key in (*PHASES, "resident")}
+        total = statistics.median(sum(one[phase] for phase in PHASES) for one in taken[1:])
+        rows.append({"library": name, **median, "total": total})
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, float | str]]) -> None:
+    """Markdown."""
+    print("| library | import, s | load, s | first encode, s | in all, s | resident, MB |\n|---|---|---|---|---|---|")
+    for row in rows:
+        seconds = " | ".join(f"{row[phase]:.2f}" for phase in (*PHASES, "total"))
+        print(f"| {row['library']} | {seconds} | {float(row['resident']) / 1e6:.0f} |")
+
+
+def main() -> int:
+    """Compare, print, check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="fresh processes each (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if ours is slower")
+    args = parser.parse_args()
+    rows = compare(args.repeats, args.threads)
+    print_table(rows)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    total = {str(row["library"]): float(row["total"]) for row in rows}
+    fast = total.pop("stellar_hub") <= MOST * min(total.values())
+    return 0 if fast or not args.check else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
