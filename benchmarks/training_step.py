@@ -12,7 +12,8 @@ is checked.
 Variants take turns; reported are median times. Memory is the highest resident memory (`VmHWM`; Linux) of a fresh
 process above what it had with model and optimizer in place, or on CUDA the allocator's. "of the matrix rate" is the
 counted floating-point operations over the time, as a share of what a product of two large square matrices reaches
-(products into given memory, such as those of the prototype loss, are not counted: under a hundredth here). A second table says what each part of ours keeps for the backward.
+(products into given memory, such as those of the prototype loss, are not counted: under a hundredth here). A second
+table says what each part of ours keeps for the backward.
 
 With `--check` it exits with 1 unless ours is at least 1.5 times as fast as "naive", with at most half the memory.
 """

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from stellar_hub.data.photometric import PhotometricSettings, apply_photometric, draw_photometric
+from stellar_hub.data.crops import ViewSettings, plan_views, render_views
+from stellar_hub.data.device_crops import as_boxes
+from stellar_hub.data.photometric import (
+    PhotometricSettings,
+    apply_photometric,
+    draw_photometric,
+    identity_parameters,
+)
 from stellar_hub.training.device_batch import to_device
 
 SETTINGS = PhotometricSettings(True, 0.4, 0.4, 0.2, 0.1, 1.0, 0.2, 0.5, (0.1, 2.0), 5)
@@ -84,3 +91,21 @@ def test_double_precision__is_kept_throughout(batch: dict[str, Any]) -> None:
     inputs = to_device(batch, CPU, SETTINGS, torch.float64)
     assert {value.dtype for name, value in inputs.items() if name != "kept_patches"} == {torch.float64}
     close(inputs["global_views"].float(), to_device(batch, CPU, SETTINGS)["global_views"])
+
+
+def test_pictures__are_cut_into_the_views_the_workers_would_have_made() -> None:
+    pictures = [torch.randint(60, 196, (3, *shape), dtype=torch.uint8) for shape in ((20, 30), (40, 24))]
+    views = ViewSettings(16, 8, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
+    planned = [plan_views(*picture.shape[1:], views, torch.Generator().manual_seed(1)) for picture in pictures]
+    batch: dict[str, Any] = {
+        "pictures": pictures,
+        "global_boxes": torch.stack([as_boxes(plan[0]) for plan in planned]),
+        "local_boxes": torch.stack([as_boxes(plan[1]) for plan in planned]),
+        "photometric": torch.stack([identity_parameters(5)] * 2),
+    }
+    inputs = to_device(batch, CPU, SETTINGS, view_sizes=(16, 8))
+    for name, which in (("global_views", 0), ("local_views", 1)):
+        expected = torch.stack(
+            [render_views(picture, plan[which]) for picture, plan in zip(pictures, planned, strict=True)]
+        )
+        torch.testing.assert_close(inputs[name], expected / 255, rtol=0, atol=2.1 / 255)

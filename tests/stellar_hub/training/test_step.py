@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from stellar_hub.modeling import StellarConfig
 from torch import Tensor
 from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stellar_hub.data.sources import open_sources
 from stellar_hub.training.assembly import build_accelerator, build_loader, photometric_of
@@ -188,3 +189,39 @@ def test_mean_terms__leave_out_what_is_switched_off() -> None:
     found = mean_terms([first, second])
     assert {name: float(value) for name, value in found.items()} == {"loss": 1.5, "mask_loss": 4.0}
     assert not found["loss"].requires_grad
+
+
+class WaitsForTheDevice(TorchDispatchMode):
+    """Notes operations whose result the host must know, which on a GPU makes it wait."""
+
+    OPERATIONS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.unique", "aten.bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if str(func).startswith(self.OPERATIONS):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device_crops", [False, True])
+def test_step__never_waits_for_the_device(
+    folder: Path, accelerator: Accelerator, device_crops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Values are looked at on CPUs alone.
+    monkeypatch.setattr("stellar_hub.training.modeling_pretraining.check_views", lambda *args: None)
+    options = {"teacher_momentum": 0.9, "use_global_align": True}
+    stepper, _ = stepper_of(folder, accelerator, clip_norm=1.0, **options)
+    recipe = recipe_for(folder, "batch_size=2", f"data.device_crops={str(device_crops).lower()}")
+    config = StellarConfig(**tiny_recipe_values()["model"]["config"])
+    batch = next(iter(build_loader(recipe, open_sources([folder]), config, accelerator, 1, 0)))
+    stepper.view_sizes = (recipe.data.image_size, recipe.data.local_size)
+    stepper.optimizer = SGD(stepper.parameters, lr=0.01)  # torch's own, which does not look
+    with WaitsForTheDevice() as waits:
+        torch.zeros(1).item()
+        assert waits.seen == ["aten._local_scalar_dense.default"]  # it is seen
+        waits.seen.clear()
+        stepper.step(0, [batch])
+        assert waits.seen == []
