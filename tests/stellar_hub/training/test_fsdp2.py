@@ -16,7 +16,7 @@ from tests.training_processes import Training, different, final_weights, largest
 
 pytestmark = pytest.mark.slow
 
-STEPS = 5
+STEPS = 4
 SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01", "run.picture_every=2")
 TEACHER = ("model.config.teacher_momentum=0.9",)
 # What changes the order in which blocks are gathered and gradients summed.
@@ -24,7 +24,7 @@ AGAIN = ("run.gradient_checkpointing=true", "optimization.gradient_accumulation_
 VARIANTS = {"alone": SGD, "teacher": SGD + TEACHER + AGAIN}
 TOLERANCE = 1e-5
 # AdamW blows up the rounding of float32 where gradients are near zero.
-EXACT = ("run.precision=fp64", "run.save_every=2", "run.keep_checkpoints=3")
+EXACT = ("run.precision=fp64", "optimization.steps=7", "run.save_every=3", "run.keep_checkpoints=3")
 EXACT_TOLERANCE = 1e-9
 
 
@@ -97,9 +97,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Pat
 def test_sharded_run_that_is_killed__goes_on_to_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with Training(output, "--recipe", undisturbed / "recipe.yaml", num_processes=2, sharded=True) as training:
-        training.wait_for_step(3)
+        training.wait_for_step(4)
         assert training.kill() == [-signal.SIGKILL] * 2, training.log()
-    assert Checkpoints(output / "checkpoints", keep=3).steps()[0] == 2
+    assert Checkpoints(output / "checkpoints", keep=3).steps()[-1] in (3, 6)
     with Training(output, "--resume", "auto", num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
         assert "going on from step" in training.log(0)
@@ -108,7 +108,7 @@ def test_sharded_run_that_is_killed__goes_on_to_the_same_bits(undisturbed: Path,
 
 
 def test_checkpoint__goes_from_a_sharded_run_to_a_plain_one_and_back(undisturbed: Path, tmp_path: Path) -> None:
-    sharded, plain = undisturbed / "checkpoints" / "step-000002", tmp_path / "plain" / "checkpoints" / "step-000004"
+    sharded, plain = undisturbed / "checkpoints" / "step-000003", tmp_path / "plain" / "checkpoints" / "step-000006"
     train(load_recipe(undisturbed / "recipe.yaml"), tmp_path / "plain", resume=sharded, cpu=True)
     with Training(tmp_path / "back", "--resume", plain, num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
