@@ -209,7 +209,7 @@ def build_stepper(
         model.gradient_checkpointing_enable()
     if recipe.run.compile:
         compile_blocks(model)
-    sharded = shard_if_asked(model, accelerator)
+    sharded = shard_if_asked(model, accelerator, recipe.optimization.optimizer)
     num_steps = count_steps(recipe.optimization, num_samples)
     optimizer = build_optimizer(model, recipe.optimization)
     schedule = build_schedule(optimizer, recipe.optimization, num_steps)

@@ -1,18 +1,26 @@
 """A model shared out among two processes is that of one: losses, weights, checkpoints both ways, what is left."""
 
+import copy
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from stellar_hub.modeling import StellarModel
-from torch import Tensor
+import torch.distributed as dist
+from stellar_hub.modeling import StellarConfig, StellarModel
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from stellar_hub.training.checkpoints import Checkpoints
+from stellar_hub.training.gathering import whole_tensor
+from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.recipe_file import load_recipe, save_recipe
+from stellar_hub.training.sharding import SHARDED_OPTIMIZERS
 from stellar_hub.training.train import train
-from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
-from tests.training_processes import Training, different, final_weights, largest_difference, measured
+from tests.stellar_hub.training.conftest import draw_pictures, recipe_for, tiny_recipe_values
+from tests.training_processes import FORKS, Training, different, final_weights, free_port, largest_difference, measured
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +50,12 @@ def write_recipe(path: Path, pictures: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, Path]:
-    """The folders of a run in one process and of the same in two that share the model."""
+    """The folders of a run in one process and of the same in two that share the model; both begin from a checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
-    recipe = write_recipe(folder / "recipe.yaml", pictures, *VARIANTS[request.param])
+    torch.manual_seed(0)
+    StellarForPreTraining(StellarConfig(**tiny_recipe_values()["model"]["config"])).save_pretrained(folder / "begin")
+    start = f"model.init={folder / 'begin'}"
+    recipe = write_recipe(folder / "recipe.yaml", pictures, start, *VARIANTS[request.param])
     with Training(folder / "two", "--recipe", recipe, num_processes=2, sharded=True) as training:
         train(load_recipe(recipe), folder / "one", cpu=True)
         assert training.wait() == [0, 0], training.log()
@@ -115,3 +126,35 @@ def test_checkpoint__goes_from_a_sharded_run_to_a_plain_one_and_back(undisturbed
     expected = final_weights(undisturbed)
     for output in ("plain", "back"):
         assert largest_difference(final_weights(tmp_path / output), expected) < EXACT_TOLERANCE
+
+
+def step_with_shards(rank: int, port: int) -> None:
+    """In one of two processes: each optimizer steps with shards as with whole weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 6, dtype=torch.float64)
+    for name in SHARDED_OPTIMIZERS:
+        whole = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        before, sharded = copy.deepcopy(whole), copy.deepcopy(whole)
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+        for model in (whole, sharded):
+            optimizer = create_optimizer_v2(model, opt=name, lr=0.01, weight_decay=0.04)
+            for _ in range(3):
+                model(inputs).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        for old, expected, found in zip(before.parameters(), whole.parameters(), sharded.parameters(), strict=True):
+            assert (old - expected).abs().max() > 1e-6, name
+            torch.testing.assert_close(whole_tensor(found), expected, rtol=0, atol=1e-12, msg=name)
+    dist.destroy_process_group()
+
+
+def test_optimizers__step_with_shards_as_with_whole_weights() -> None:
+    port = free_port()
+    processes = [FORKS.Process(target=step_with_shards, args=(rank, port)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+    assert [process.exitcode for process in processes] == [0, 0]

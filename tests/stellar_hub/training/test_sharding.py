@@ -101,7 +101,16 @@ class TestLaunch:
     ) -> None:
         launch("--use_fsdp", "--fsdp_version", "2")
         model = build_pretraining_model()
-        assert not shard_if_asked(model, accelerator())
+        assert not shard_if_asked(model, accelerator(), "muon")
+        assert not is_sharded(model)
+
+    def test_optimizer__that_needs_whole_weights_is_refused(
+        self, launch: Callable[..., None], group: None, build_pretraining_model: Callable[..., Any]
+    ) -> None:
+        launch("--use_fsdp", "--fsdp_version", "2")
+        model = build_pretraining_model()
+        with pytest.raises(ValueError, match=r"optimization\.optimizer muon .* choose one of adam, .*adamw.*, sgd$"):
+            shard_if_asked(model, accelerator(), "muon")
         assert not is_sharded(model)
 
 
