@@ -224,12 +224,13 @@ def build_stepper(
         model.gradient_checkpointing_enable()
     if recipe.run.compile:
         compile_blocks(model)
-    sharded = shard_if_asked(model, accelerator)
+    sharded = shard_if_asked(model, accelerator, recipe.optimization.optimizer)
     num_steps = count_steps(recipe.optimization, num_samples)
     optimizer = build_optimizer(model, recipe.optimization)
     schedule = build_schedule(optimizer, recipe.optimization, num_steps)
-    if sharded:  # `evaluation_mode` wraps the model for the precision alone
-        wrapped, prepared = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(optimizer)
+    if sharded:  # `prepare` would shard by its own rules; `evaluation_mode` is for the precision alone
+        wrapped = accelerator.prepare_model(model, evaluation_mode=True)
+        prepared = accelerator.prepare_optimizer(optimizer)
     else:
         wrapped, prepared = accelerator.prepare(model, optimizer)
     stepper = Stepper(

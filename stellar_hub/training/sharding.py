@@ -19,6 +19,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from stellar_hub.training.modeling_pretraining import StellarForPreTraining
 
 USE_FSDP2 = "`accelerate launch --use_fsdp --fsdp_version 2`"
+# Of timm's optimizers those that do with shards what they do with whole weights. Others stop at operations that sharded
+# tensors lack (adamp, novograd, "cautious" ones), give other weights (muon), or have a state that is no weight's shape.
+SHARDED_OPTIMIZERS = ("adam", "adamax", "adamw", "adan", "lamb", "lion", "nadam", "nadamw", "radam", "rmsprop", "sgd")
 
 
 def launched_sharding() -> FullyShardedDataParallelPlugin | None:
@@ -49,11 +52,20 @@ def launched_sharding() -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
-def shard_if_asked(model: StellarForPreTraining, accelerator: Accelerator) -> bool:
-    """Shard a model in place if a launcher asks for it, and started a group of processes; whether it did."""
+def shard_if_asked(model: StellarForPreTraining, accelerator: Accelerator, optimizer: str) -> bool:
+    """Shard a model in place if a launcher asks for it, and started a group of processes; whether it did.
+
+    Raises:
+        ValueError: if `optimizer`, a name of timm's, is none of `SHARDED_OPTIMIZERS`; and what `shard` raises.
+    """
     plugin = launched_sharding()
     if plugin is None or not dist.is_initialized():
         return False
+    if optimizer not in SHARDED_OPTIMIZERS:
+        raise ValueError(
+            f"optimization.optimizer {optimizer} cannot be relied on where the model is sharded; choose one of "
+            f"{', '.join(SHARDED_OPTIMIZERS)}"
+        )
     shard(model, accelerator, plugin)
     return True
 

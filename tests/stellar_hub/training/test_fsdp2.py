@@ -1,30 +1,38 @@
 """A model shared out among two processes is that of one: losses, weights, checkpoints both ways, what is left."""
 
+import copy
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from stellar_hub.modeling import StellarModel
-from torch import Tensor
+import torch.distributed as dist
+from stellar_hub.modeling import StellarConfig, StellarModel
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from stellar_hub.training.checkpoints import Checkpoints
+from stellar_hub.training.gathering import whole_tensor
 from stellar_hub.training.recipe_file import load_recipe, save_recipe
+from stellar_hub.training.sharding import SHARDED_OPTIMIZERS
 from stellar_hub.training.train import train
-from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
-from tests.training_processes import Training, different, final_weights, largest_difference, measured
+from tests.stellar_hub.training.conftest import draw_pictures, recipe_for, tiny_recipe_values
+from tests.training_processes import FORKS, Training, different, final_weights, free_port, largest_difference, measured
 
 pytestmark = pytest.mark.slow
 
-STEPS = 5
+STEPS = 4
 SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01", "run.picture_every=2")
 TEACHER = ("model.config.teacher_momentum=0.9",)
 # What changes the order in which blocks are gathered and gradients summed.
 AGAIN = ("run.gradient_checkpointing=true", "optimization.gradient_accumulation_steps=2")
-VARIANTS = {"alone": SGD, "teacher": SGD + TEACHER + AGAIN}
+# What begins from a model for inference has parts that no file holds.
+VARIANTS = {"alone": (*SGD, "model.config={}"), "teacher": SGD + TEACHER + AGAIN}
 TOLERANCE = 1e-5
 # AdamW blows up the rounding of float32 where gradients are near zero.
-EXACT = ("run.precision=fp64", "run.save_every=2", "run.keep_checkpoints=3")
+EXACT = ("run.precision=fp64", "optimization.steps=7", "run.save_every=3", "run.keep_checkpoints=3")
 EXACT_TOLERANCE = 1e-9
 
 
@@ -42,9 +50,12 @@ def write_recipe(path: Path, pictures: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, Path]:
-    """The folders of a run in one process and of the same in two that share the model."""
+    """The folders of a run in one process and of the same in two that share the model; both begin from a checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
-    recipe = write_recipe(folder / "recipe.yaml", pictures, *VARIANTS[request.param])
+    torch.manual_seed(7)  # not the recipe's: weights that were not read would show
+    StellarModel(StellarConfig(**tiny_recipe_values()["model"]["config"])).save_pretrained(folder / "begin")
+    start = f"model.init={folder / 'begin'}"
+    recipe = write_recipe(folder / "recipe.yaml", pictures, start, *VARIANTS[request.param])
     with Training(folder / "two", "--recipe", recipe, num_processes=2, sharded=True) as training:
         train(load_recipe(recipe), folder / "one", cpu=True)
         assert training.wait() == [0, 0], training.log()
@@ -97,9 +108,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Pat
 def test_sharded_run_that_is_killed__goes_on_to_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with Training(output, "--recipe", undisturbed / "recipe.yaml", num_processes=2, sharded=True) as training:
-        training.wait_for_step(3)
+        training.wait_for_step(4)
         assert training.kill() == [-signal.SIGKILL] * 2, training.log()
-    assert Checkpoints(output / "checkpoints", keep=3).steps()[0] == 2
+    assert Checkpoints(output / "checkpoints", keep=3).steps()[-1] in (3, 6)
     with Training(output, "--resume", "auto", num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
         assert "going on from step" in training.log(0)
@@ -108,10 +119,42 @@ def test_sharded_run_that_is_killed__goes_on_to_the_same_bits(undisturbed: Path,
 
 
 def test_checkpoint__goes_from_a_sharded_run_to_a_plain_one_and_back(undisturbed: Path, tmp_path: Path) -> None:
-    sharded, plain = undisturbed / "checkpoints" / "step-000002", tmp_path / "plain" / "checkpoints" / "step-000004"
+    sharded, plain = undisturbed / "checkpoints" / "step-000003", tmp_path / "plain" / "checkpoints" / "step-000006"
     train(load_recipe(undisturbed / "recipe.yaml"), tmp_path / "plain", resume=sharded, cpu=True)
     with Training(tmp_path / "back", "--resume", plain, num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
     expected = final_weights(undisturbed)
     for output in ("plain", "back"):
         assert largest_difference(final_weights(tmp_path / output), expected) < EXACT_TOLERANCE
+
+
+def step_with_shards(rank: int, port: int) -> None:
+    """In one of two processes: each optimizer steps with shards as with whole weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    inputs = torch.randn(4, 6, dtype=torch.float64)
+    for name in SHARDED_OPTIMIZERS:
+        whole = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        before, sharded = copy.deepcopy(whole), copy.deepcopy(whole)
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (2,)))
+        for model in (whole, sharded):
+            optimizer = create_optimizer_v2(model, opt=name, lr=0.01, weight_decay=0.04)
+            for _ in range(3):
+                model(inputs).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        for old, expected, found in zip(before.parameters(), whole.parameters(), sharded.parameters(), strict=True):
+            assert (old - expected).abs().max() > 1e-6, name
+            torch.testing.assert_close(whole_tensor(found), expected, rtol=0, atol=1e-12, msg=name)
+    dist.destroy_process_group()
+
+
+def test_optimizers__step_with_shards_as_with_whole_weights() -> None:
+    port = free_port()
+    processes = [FORKS.Process(target=step_with_shards, args=(rank, port)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+    assert [process.exitcode for process in processes] == [0, 0]

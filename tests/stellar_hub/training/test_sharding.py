@@ -3,19 +3,26 @@
 import copy
 import os
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from stellar_hub.training import run
+from stellar_hub.training.assembly import build_accelerator
 from stellar_hub.training.gathering import whole_tensor
+from stellar_hub.training.recipe import Recipe
 from stellar_hub.training.sharding import (
     block_precision,
     is_sharded,
@@ -24,6 +31,8 @@ from stellar_hub.training.sharding import (
     shard_if_asked,
     transformer_blocks,
 )
+from stellar_hub.training.train import train
+from tests.stellar_hub.training.conftest import changed
 
 LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
@@ -92,7 +101,16 @@ class TestLaunch:
     ) -> None:
         launch("--use_fsdp", "--fsdp_version", "2")
         model = build_pretraining_model()
-        assert not shard_if_asked(model, accelerator())
+        assert not shard_if_asked(model, accelerator(), "muon")
+        assert not is_sharded(model)
+
+    def test_optimizer__that_needs_whole_weights_is_refused(
+        self, launch: Callable[..., None], group: None, build_pretraining_model: Callable[..., Any]
+    ) -> None:
+        launch("--use_fsdp", "--fsdp_version", "2")
+        model = build_pretraining_model()
+        with pytest.raises(ValueError, match=r"optimization\.optimizer muon .* choose one of adam, .*adamw.*, sgd$"):
+            shard_if_asked(model, accelerator(), "muon")
         assert not is_sharded(model)
 
 
@@ -158,6 +176,37 @@ class TestSharded:
     ) -> None:
         with pytest.raises(ValueError, match=r"run\.precision fp16 cannot be sharded, .* set it to bf16"):
             shard(build_pretraining_model(), accelerator("fp16"), plugin)
+
+
+@pytest.mark.slow
+def test_run__takes_the_way_that_accelerate_goes_on_gpus(
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    launch: Callable[..., None],
+    group: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = changed(tiny_recipe, "precision=bf16", "picture_every=2", "model.config.teacher_momentum=0.9")
+    train(recipe, tmp_path / "plain", cpu=True)
+    launch("--use_fsdp", "--fsdp_version", "2")
+
+    def build(*arguments: Any) -> Accelerator:
+        accelerator = build_accelerator(*arguments)
+        assert isinstance(accelerator.state, AcceleratorState)
+        for state in (accelerator.state._shared_state, PartialState._shared_state):
+            state["distributed_type"] = DistributedType.FSDP  # accelerate keeps it for GPUs
+        accelerator.state.fsdp_plugin = launched_sharding()
+        assert accelerator.is_fsdp2
+        return accelerator
+
+    monkeypatch.setattr(run, "build_accelerator", build)
+    try:
+        train(recipe, tmp_path / "sharded", cpu=True)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    plain, sharded = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("plain", "sharded"))
+    torch.testing.assert_close(sharded, plain, rtol=0, atol=1e-5)
+    assert "| device | 1 x cpu, sharded |" in (tmp_path / "sharded" / "model" / "README.md").read_text()
 
 
 class TestPrecision:

@@ -1,14 +1,18 @@
 """Training from every kind of source: the same run wherever the same pictures come from."""
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from stellar_hub.training.checkpoints import Checkpoints
+from stellar_hub.training.recipe_file import save_recipe
 from stellar_hub.training.train import train
 from tests.stellar_hub.data.sources.conftest import write_tar
 from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
+from tests.training_processes import Training, different, final_weights, measured, pictures_read
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +61,35 @@ def test_resume__of_tars_that_changed_is_refused(base: Path, tmp_path: Path) -> 
     write_tar(tar, {file.name: file.read_bytes() for file in files[1:]})
     with pytest.raises(ValueError, match=r"something else has changed:(.|\n)*data: num_pictures: 6 in the run, 5 now"):
         train(recipe, tmp_path / "run", resume="auto", cpu=True)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_over_tars__go_on_to_the_same_bits(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures", 10)
+    (pictures / "picture-2.png").write_bytes(b"damaged")
+    files = sorted(pictures.iterdir())
+    for shard, part in enumerate((files[:7], files[7:])):  # of neither do two processes get the same number
+        write_tar(tmp_path / f"shard-{shard}.tar", {file.name: file.read_bytes() for file in part})
+    steps, options = 10, ("optimization.steps=10", "run.log_every=1", "run.save_every=2")
+    save_recipe(recipe_for(tmp_path / "shard-{0..1}.tar", *options), tmp_path / "recipe.yaml")
+    undisturbed, output = tmp_path / "undisturbed", tmp_path / "run"
+    with Training(undisturbed, "--recipe", tmp_path / "recipe.yaml", num_processes=2) as training:
+        assert training.wait() == [0, 0], training.log()
+    workers = ("--set", "data.num_workers=1")
+    with Training(output, "--recipe", tmp_path / "recipe.yaml", *workers, num_processes=2) as training:
+        training.wait_for_step(4)
+        assert training.kill() == [-signal.SIGKILL] * 2, training.log()
+    assert 2 <= Checkpoints(output / "checkpoints", keep=2).steps()[-1] < steps
+    with Training(output, "--resume", "auto", num_processes=2) as training:
+        assert training.wait() == [0, 0], training.log()
+        assert training.survivors() == []
+    assert different(final_weights(output), final_weights(undisturbed)) == []
+    assert [record["step"] for record in measured(output)] == list(range(1, steps + 1))
+    assert measured(output) == measured(undisturbed)
+    read = [pictures_read(output, rank) for rank in (0, 1)]
+    assert read == [pictures_read(undisturbed, rank) for rank in (0, 1)]
+    stream = [name for step in range(steps) for names in read for name in names[step]]
+    for epoch in (stream[start : start + len(files)] for start in range(0, len(stream), len(files))):
+        assert len(epoch) == len(files)
+        assert set(epoch) == {file.name for file in files} - {"picture-2.png"}  # another is read in its place
+    assert "| pictures that could not be read | 1 |" in (output / "model" / "README.md").read_text()
