@@ -9,6 +9,8 @@ token counts differ (16 sparse tokens here, patches of 14 pixels there), they ar
 matrix rate" is the counted floating-point operations over the time, as a share of what a product of two large square
 matrices reaches in the same run, by torch's `@` or packed for oneDNN, whichever is faster.
 
+With `--profile` it says what "optimized" spends its time on at the largest batch.
+
 With `--check` it exits with 1 unless ours, at the largest batch and optimized, is at least as fast as timm's per token
 (0.95 of it on CUDA) and in bfloat16 reaches 0.8 of the matrix rate (0.6 on CUDA, b16).
 """
@@ -28,6 +30,7 @@ import torch
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.packed_linear import PackedLinear, can_pack
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 
@@ -157,6 +160,8 @@ def compare(size: str, dtype: torch.dtype, batches: Sequence[int], args: argpars
     rows = []
     for batch in batches:
         images = torch.rand(batch, 3, IMAGE_SIZE, IMAGE_SIZE).to(device=args.device, dtype=dtype)
+        if args.profile and batch == max(batches):
+            print_profile(next(one for one in contestants if one.name.endswith("optimized")), images)
         calls = {one.name: partial(one.run, images) for one in contestants}
         median = interleaved_medians(calls | products, args)
         rate = 2 * MATRIX_SIZE[args.device] ** 3 / min(median[name] for name in products)
@@ -177,6 +182,17 @@ def compare(size: str, dtype: torch.dtype, batches: Sequence[int], args: argpars
             for one in contestants
         ]
     return rows
+
+
+def print_profile(one: Contestant, images: Tensor) -> None:
+    """The operations that take most of the time of one call, as shares of it."""
+    one.run(images)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        one.run(images)
+    found = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in found)
+    shares = ", ".join(f"{event.key} {event.self_cpu_time_total / total:.0%}" for event in found[:8])
+    print(f"{one.name}, {images.dtype}, batch {len(images)}: {shares}\n")
 
 
 def interleaved_medians(calls: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, float]:
@@ -221,6 +237,7 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="(default: %(default)s)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
     parser.add_argument("--decode", action="store_true", help="measure decoding as well")
+    parser.add_argument("--profile", action="store_true", help="say where the time goes")
     parser.add_argument("--threads", type=int, help="of the CPU; those torch takes, if not given")
     parser.add_argument("--repeats", type=int, default=5, help="of the timing (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the rows to")

@@ -51,7 +51,7 @@ class ViewMaker:
         sample: dict[str, Any]
         if self.views.device_crops:
             image, plans = self._planned(picture, generator)
-            sample = {"picture": image.contiguous()}
+            sample = {"picture": image}
             sample |= {f"{kind}_boxes": as_boxes(views) for kind, views in plans.items() if views}
         else:
             sample = self._rendered(picture, generator)
