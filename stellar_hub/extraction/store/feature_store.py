@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -93,6 +94,18 @@ class FeatureStore:
             for index, record in enumerate(batch.records):
                 yield FeatureRow(record, {name: tensor[index] for name, tensor in batch.features.items()})
 
+    def shape(self, output: str) -> tuple[int, ...]:
+        """Shape of a feature for one row.
+
+        Raises:
+            KeyError: if the store does not hold it.
+        """
+        if output not in self.outputs:
+            raise KeyError(
+                f"{self.path} holds no {output!r}, only {', '.join(self.outputs)}: extract it with --outputs"
+            )
+        return tuple(self.manifest.features["shapes"][output])
+
     def batches(self, batch_size: int = 256, outputs: Sequence[str] | None = None) -> Iterator[FeatureBatch]:
         """All rows in order, `batch_size` at a time (at most a shard), some features or all."""
         for number in range(self.manifest.num_shards):
@@ -111,10 +124,7 @@ class FeatureStore:
             IndexError: if there is no such row.
             ValueError: if a shard is missing or damaged; its rows are named.
         """
-        if output not in self.outputs:
-            raise KeyError(
-                f"{self.path} holds no {output!r}, only {', '.join(self.outputs)}: extract it with --outputs"
-            )
+        self.shape(output)
         if isinstance(rows, range) and rows.step == 1:
             parts = [self._read_part(output, *place) for place in self._places(rows)]
         else:
@@ -137,7 +147,7 @@ class FeatureStore:
             found.append(self._records[1][place])
         return found
 
-    @property
+    @cached_property
     def ok(self) -> Tensor:
         """Which rows have features, `(len(store),)` bool."""
         status = self._index.read(columns=["status"])["status"].to_pylist()
