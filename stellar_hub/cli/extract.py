@@ -103,9 +103,10 @@ def extract(
     if engine is EngineOption.ray:
         from stellar_hub.extraction.ray_engine import extract_with_ray
 
-        typer.echo(extract_with_ray(asked, address, actors))
-        return
-    if address is not None or actors != 1:
+        lines = extract_with_ray(asked, address, actors)
+    elif address is not None or actors != 1:
         raise ValueError("--address and --actors are of the engine ray: pass --engine ray")
-    for line in extract_by_options(asked):
+    else:
+        lines = extract_by_options(asked)
+    for line in lines:
         typer.echo(line)
