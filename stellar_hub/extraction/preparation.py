@@ -72,7 +72,7 @@ def prepare_row(
     try:
         picture = source[row]
         loaded = read_picture(picture)
-        plan = processor.geometry(loaded)
+        plan = processor.geometry_of_shape(loaded.shape)
         pixel_values = apply_geometry(loaded, plan, processor.fill_value)
     except (OSError, ValueError, TypeError) as error:
         if machine_is_at_fault(error):

@@ -14,7 +14,7 @@ from stellar_hub.retrieval.hits import Hits, best_of, check_queries, no_hits
 from stellar_hub.retrieval.image_search import normed_vectors, search_images
 
 EPSILON = 0.05
-NUM_ITERS = 20
+NUM_ITERS = 10
 PAIRS_AT_A_TIME = 4096
 
 

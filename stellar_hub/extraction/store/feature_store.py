@@ -247,12 +247,17 @@ class FeatureStore:
             row += last - first
 
     def _read_part(self, output: str, number: int, first: int, last: int) -> Tensor:
-        shard = self._shard(number)
+        shard = self.open_shard(number)
         quantized = f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is no mapping
         scale = shard.get_slice(f"{output}{SCALE}")[first:last] if quantized else None
         return from_stored(shard.get_slice(output)[first:last], scale)
 
-    def _shard(self, number: int) -> Any:
+    def open_shard(self, number: int) -> Any:
+        """A shard as `safetensors.safe_open` gives it; a few stay open.
+
+        Raises:
+            ValueError: if it is missing or damaged; its rows are named.
+        """
         if number in self._shards:
             self._shards.move_to_end(number)
             return self._shards[number]
