@@ -27,6 +27,7 @@ from stellar_hub.extraction.plan import ExtractionOptions
 from stellar_hub.extraction.store.shard_file import RECORDS
 from stellar_hub.extraction.store.tensor_format import DTYPES
 
+MOST_PIXELS = (256, 256)  # of a photograph; the model sees 64 x 64
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 
 
@@ -36,6 +37,7 @@ def write_pictures(folder: Path) -> JoinedSources:
     for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
         with Image.open(path) as opened:
             picture = opened.convert("RGB")
+        picture.thumbnail(MOST_PIXELS)
         width, height = picture.width // 2, picture.height // 2
         corners = [(left, top) for left in (0, width) for top in (0, height)]
         parts = [picture.crop((left, top, left + width, top + height)) for left, top in corners]

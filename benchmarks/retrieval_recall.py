@@ -95,13 +95,15 @@ def judge(store: FeatureStore, scenes: list[Scene], queries: Queries, found: Fou
     right, pointing = [], []
     for query, label in enumerate(queries.labels):
         rows = found.rows[query].tolist()
-        places = [place for place, row in enumerate(rows) if row != int(queries.rows[query])][: max(KS)]
-        right.append([label in scenes[rows[place]].classes for place in places])
+        # Without itself, and without what faiss marks as not found.
+        places = [place for place, row in enumerate(rows) if row not in (-1, int(queries.rows[query]))][: max(KS)]
+        hits = [label in scenes[rows[place]].classes for place in places]
+        right.append(hits + [False] * (max(KS) - len(hits)))
         if found.tokens is not None:
             first = rows[places[0]]
             pointing.append(points_at(store, scenes[first], first, int(found.tokens[query, places[0]]), label))
-    hits = torch.tensor(right)
-    recall: dict[str, float | None] = {f"recall_at_{k}": hits[:, :k].any(dim=1).float().mean().item() for k in KS}
+    judged = torch.tensor(right)
+    recall: dict[str, float | None] = {f"recall_at_{k}": judged[:, :k].any(dim=1).float().mean().item() for k in KS}
     return recall | {"pointing": sum(pointing) / len(pointing) if pointing else None}
 
 

@@ -28,6 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     return call
 
 
+@pytest.mark.slow
 def test_quantized_store__says_what_a_dtype_costs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["dtype"]: row for row in run("quantized_store")}
     assert rows["float32"]["bytes"] == 4 * (16 * 192 + 64 * 16)
@@ -39,6 +40,7 @@ def test_quantized_store__says_what_a_dtype_costs(run: Run, capsys: pytest.Captu
     assert "| int8 | 4256 | 0.26 |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_recall__is_told_for_each_search(run: Run) -> None:
     rows = {row["search"]: row for row in run("retrieval_recall", "--scenes", "60", "--queries", "40")}
     assert len(rows) == 6
