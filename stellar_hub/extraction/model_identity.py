@@ -1,13 +1,10 @@
 """What a model and an image processor are, told by content: the same features come of the same identity only."""
 
-import hashlib
 import os
 from typing import Any
 
-import numpy as np
-import torch
-
 from stellar_hub.extraction.store.manifest import sha256_of_json
+from stellar_hub.extraction.tensor_digest import tensors_sha256
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.registry import MODELS, published
 
@@ -29,13 +26,8 @@ def describe_model(model: StellarModel) -> dict[str, Any]:
 
 def weights_sha256(model: StellarModel) -> str:
     """SHA-256 over names, dtypes, shapes and values of the weights that features come from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(FEATURE_PARTS):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-            values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            digest.update(memoryview(np.ascontiguousarray(values)))
-    return digest.hexdigest()
+    weights = model.state_dict()
+    return tensors_sha256({name: weights[name] for name in weights if name.startswith(FEATURE_PARTS)})
 
 
 def describe_preprocessing(processor: StellarImageProcessor) -> dict[str, Any]:

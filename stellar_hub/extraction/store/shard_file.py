@@ -4,14 +4,12 @@ Its header says which rows it holds, in which extraction, and the SHA-256 of all
 without anything else.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from stellar_hub.extraction.picture_record import PictureRecord
 from stellar_hub.extraction.store.layout import remove_unfinished, spell_rows
+from stellar_hub.extraction.tensor_digest import tensors_sha256
 from stellar_hub.modeling.atomic_write import write_atomically
 
 # One key alone: safetensors writes several in an order that changes from file to file.
@@ -96,16 +95,6 @@ def check_shard(path: Path, rows: range, plan: str) -> None:
 def read_records(file: Any) -> list[PictureRecord]:
     """What an open shard knows of its rows' pictures."""
     return records_from_json(file.get_tensor(RECORDS).numpy().tobytes())
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(memoryview(np.ascontiguousarray(tensor.flatten().view(torch.uint8).numpy())))
-    return digest.hexdigest()
 
 
 def records_to_json(records: Sequence[PictureRecord]) -> bytes:
