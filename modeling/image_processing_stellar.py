@@ -194,8 +194,12 @@ class StellarImageProcessor(TorchvisionBackend):
 
     def geometry(self, image: ImageSource) -> ImageGeometry:
         """How this processor, with its own settings, fits a picture."""
+        return self.geometry_of_shape(load_rgb(image).shape)
+
+    def geometry_of_shape(self, image_shape: torch.Size) -> ImageGeometry:
+        """How this processor, with its own settings, fits a picture `(3, H, W)`."""
         return plan_geometry(
-            load_rgb(image).shape,
+            image_shape,
             self.size,
             self.crop_size,
             self.fit,

@@ -5,6 +5,7 @@ Paper: "STELLAR", arXiv 2602.01905. The ViT blocks are timm's; this file wires t
 
 # No `from __future__ import annotations` here: transformers reads annotations at run time.
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -24,6 +25,7 @@ from .intermediate_layers import collect_intermediates, format_intermediates, ta
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
+from .pretrained_names import extract_features
 
 
 class StellarModel(StellarPreTrainedModel):
@@ -237,6 +239,26 @@ class StellarModel(StellarPreTrainedModel):
         ```
         """
         return optimize(self, dtype, compile)
+
+    def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
+        """Features of all pictures of a source, batch by batch; pictures are read and fitted along the way.
+
+        Args:
+            source: A folder, a list (.txt), tars, a table, or a list of pictures.
+            outputs: Of "S", "L", "pooled", "cls" and "patches".
+            **options: `batch_size`, `num_workers`, `processor`, `precision` and `dtype`, as for
+                `stellar_hub.extraction.extract_features`.
+
+        Yields:
+            Batches with `batch.row_ids`, the pictures' indices in the source, and tensors by name, as in `batch["S"]`.
+            A picture that cannot be read keeps its row: NaN, and its error in `batch.records`.
+
+        Raises:
+            ImportError: if the library is not installed.
+            OSError: if the source does not exist or cannot be read.
+            ValueError: if it has no pictures, or an option does not fit.
+        """
+        return extract_features(self, source, outputs, **options)
 
     def forward_intermediates(
         self,

@@ -54,6 +54,20 @@ def convert_if_original(
     return sources.convert_if_original(str(name_or_path), decoder, base_only, options)
 
 
+def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> Any:
+    """Features of a source's pictures through the library, batch by batch.
+
+    Raises:
+        ImportError: if the library is not installed.
+    """
+    try:
+        # Not with the others above: that part of the library needs these files.
+        from stellar_hub import extraction
+    except ImportError as error:
+        raise ImportError("extracting features needs the library: pip install stellar_hub") from error
+    return extraction.extract_features(model, source, outputs, **options)
+
+
 def push_model(model: Any, repo_id: str, **options: Any) -> str:
     """Push a model through the library; the commit's address.
 

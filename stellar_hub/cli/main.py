@@ -7,6 +7,7 @@ from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.encode import encode
 from stellar_hub.cli.export import export
+from stellar_hub.cli.extract import extract
 from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.push import push
 from stellar_hub.cli.reconstruct import reconstruct
@@ -40,7 +41,7 @@ def root(
 
 app.command()(demo)
 app.command("list")(list_models)
-for command in (encode, reconstruct, visualize, train, convert, push, export, doctor):
+for command in (encode, reconstruct, visualize, extract, train, convert, push, export, doctor):
     app.command()(command)
 
 

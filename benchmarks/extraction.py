@@ -1,0 +1,182 @@
+"""How fast `extract` is, beside the model alone and beside transformers' `pipeline("image-feature-extraction")`.
+
+    python benchmarks/extraction.py --check
+
+Two cases, on JPEGs of 500 x 375 pixels made from `examples/training_photographs`:
+
+- the model is the limit: stellar-b16 with random weights. `extract`, from files to the finished store, as a share of
+  what the model alone does with pixels that are in memory already, in batches of the same size;
+- reading pictures is the limit: stellar-tiny. `extract` beside the pipeline at its defaults, one picture at a time, and
+  with batches of the same size. The pipeline gives nested lists of `S`; `extract` writes `S`, `L` and pooled vectors.
+
+All take turns; reported are medians. `--processor-time` counts what the process itself computed, for machines that do
+other things as well; data workers would not be counted, so there must be none. With `--check` it exits with 1 unless
+`extract` reaches 0.9 of the model, 2 times the pipeline at its defaults, and the pipeline at the same batch.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.data.sources import open_sources
+from stellar_hub.extraction import extract_to_store
+from stellar_hub.extraction.plan import ExtractionOptions
+
+PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
+SIZE = (500, 375)
+LEAST_OF_MODEL = 0.9
+LEAST_OF_PIPELINE = 2.0
+LEAST_OF_BATCHED_PIPELINE = 1.0
+
+
+def write_pictures(folder: Path, count: int) -> list[str]:
+    """Write JPEGs, each a photograph resized; their paths."""
+    folder.mkdir(parents=True)
+    photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))
+    paths = []
+    for index in range(count):
+        with Image.open(photographs[index % len(photographs)]) as picture:
+            path = folder / f"{index:06d}.jpg"
+            picture.convert("RGB").resize(SIZE).save(path, quality=90)
+            paths.append(str(path))
+    return paths
+
+
+def extraction(model: StellarModel, pictures: Path, batch_size: int, num_workers: int) -> Callable[[], None]:
+    """A whole extraction of a folder, into a store that is removed again."""
+    store = pictures.with_name(f"{pictures.name}-store")
+
+    def run() -> None:
+        shutil.rmtree(store, ignore_errors=True)
+        options = ExtractionOptions(batch_size=batch_size)
+        extract_to_store(model, open_sources([pictures]), store, options, num_workers=num_workers, show_progress=False)
+
+    return run
+
+
+def model_alone(model: StellarModel, count: int, batch_size: int) -> Callable[[], None]:
+    """The model over `count` pictures that are in memory."""
+    side = model.config.image_size
+    pixel_values = torch.randint(0, 256, (batch_size, 3, side, side), dtype=torch.uint8).to(model.device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            for start in range(0, count, batch_size):
+                model(pixel_values[: count - start])
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def piped(model: StellarModel, paths: list[str], batch_size: int | None) -> Callable[[], None]:
+    """Transformers' pipeline over the files; None is its default, one picture at a time."""
+    processor = StellarImageProcessor.from_config(model.config)
+    extractor: Any = pipeline("image-feature-extraction", model=model, image_processor=processor, device=model.device)
+    options = {} if batch_size is None else {"batch_size": batch_size}
+
+    def run() -> None:
+        features = extractor(paths, **options)
+        if len(features) != len(paths):
+            raise RuntimeError(f"the pipeline gave {len(features)} rows of {len(paths)}")
+
+    return run
+
+
+def rates(
+    contestants: dict[str, Callable[[], None]], count: int, repeats: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Pictures per second of a clock, medians of runs that take turns, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats + 1):
+        for name, run in contestants.items():
+            start = clock()
+            run()
+            seconds[name].append(clock() - start)
+    return {name: count / statistics.median(taken[1:]) for name, taken in seconds.items()}
+
+
+def compare(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Pictures per second in both cases."""
+    found = {}
+    clock = time.process_time if args.processor_time else time.perf_counter
+    pictures = folder / "b16"
+    write_pictures(pictures, args.b16_pictures)
+    torch.manual_seed(0)
+    b16 = StellarModel(StellarConfig(use_decoder=False, use_tokenizer=False)).eval().to(args.device)
+    contestants = {
+        "the model alone": model_alone(b16, args.b16_pictures, args.b16_batch),
+        "extract": extraction(b16, pictures, args.b16_batch, args.num_workers),
+    }
+    found["stellar-b16"] = rates(contestants, args.b16_pictures, args.repeats, clock)
+    pictures = folder / "tiny"
+    paths = write_pictures(pictures, args.tiny_pictures)
+    tiny = StellarModel.from_pretrained("stellar-tiny", decoder=False).to(args.device)
+    contestants = {
+        "the model alone": model_alone(tiny, args.tiny_pictures, args.tiny_batch),
+        "extract": extraction(tiny, pictures, args.tiny_batch, args.num_workers),
+        "pipeline": piped(tiny, paths, None),
+        f"pipeline, batches of {args.tiny_batch}": piped(tiny, paths, args.tiny_batch),
+    }
+    found["stellar-tiny"] = rates(contestants, args.tiny_pictures, args.repeats, clock)
+    return found
+
+
+def meets_bars(found: dict[str, dict[str, float]]) -> bool:
+    """Whether `extract` is as fast as it has to be."""
+    b16, tiny = found["stellar-b16"], found["stellar-tiny"]
+    batched = next(rate for name, rate in tiny.items() if name.startswith("pipeline,"))
+    return (
+        b16["extract"] >= LEAST_OF_MODEL * b16["the model alone"]
+        and tiny["extract"] >= LEAST_OF_PIPELINE * tiny["pipeline"]
+        and tiny["extract"] >= LEAST_OF_BATCHED_PIPELINE * batched
+    )
+
+
+def main() -> int:
+    """Compare, print, check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--b16-pictures", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--b16-batch", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--tiny-pictures", type=int, default=512, help="(default: %(default)s)")
+    parser.add_argument("--tiny-batch", type=int, default=32, help="(default: %(default)s)")
+    parser.add_argument(
+        "--num-workers", type=int, default=len(os.sched_getaffinity(0)) - 1, help="(default: cores - 1)"
+    )
+    parser.add_argument("--processor-time", action="store_true", help="count processor time; needs --num-workers 0")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="of the timing (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write the rates to")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    args = parser.parse_args()
+    if args.processor_time and (args.num_workers or args.device != "cpu"):
+        parser.error("--processor-time counts this process alone: it needs --num-workers 0 and --device cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(folder), args)
+    threads = f"{torch.get_num_threads()} threads, {args.num_workers} workers, torch {torch.__version__}"
+    unit = "pictures per second of processor time" if args.processor_time else "pictures/s"
+    print(f"{args.device}, {threads}; JPEGs of {SIZE[0]} x {SIZE[1]}\n")
+    print(f"| model | | {unit} | extract is |\n|---|---|---|---|")
+    for model, by_name in found.items():
+        for name, rate in by_name.items():
+            print(f"| {model} | {name} | {rate:.1f} | {by_name['extract'] / rate:.2f} x |")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if meets_bars(found) or not args.check else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

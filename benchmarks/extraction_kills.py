@@ -1,0 +1,216 @@
+"""Does an extraction that is killed again and again end with the very bytes of an undisturbed one?
+
+    python benchmarks/extraction_kills.py
+
+Pictures (half in a folder, half in tar files, one in a hundred of them no picture) are extracted with a small model of
+random weights, once undisturbed, and once with SIGKILL at random moments: within each kill's start, while it reads,
+computes or writes, and, at the last one, when all shards are there. Then the stores are compared, file by file, and
+each row's status with what was drawn.
+
+Exits with 1 if a byte or a status differs, or the run had ended before all kills were done. Needs 100 MB of disk.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from stellar_hub.modeling import StellarConfig, StellarModel
+
+from stellar_hub.extraction import FeatureStore
+
+# Forked from a process that has imported everything: a start takes a second in place of ten.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["stellar_hub.extraction.__main__", "stellar_hub.extraction.command", "pyarrow.parquet", "pandas"]
+)
+PAUSE = 0.002  # seconds between two looks
+SHARD_ROWS = 10
+NUM_TARS = 4
+BAD_SHARE = 0.01
+MODEL = StellarConfig(
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    image_size=32,
+    patch_size=8,
+    num_sparse_tokens=4,
+    use_decoder=False,
+    use_tokenizer=False,
+)
+
+
+def picture(generator: np.random.Generator, bad: bool) -> bytes:
+    """A JPEG of noise; a bad one is cut in the middle."""
+    buffer = io.BytesIO()
+    values = generator.integers(0, 256, (generator.integers(36, 60), generator.integers(36, 60), 3), dtype=np.uint8)
+    Image.fromarray(values).save(buffer, format="JPEG")
+    data = buffer.getvalue()
+    return data[: len(data) // 2] if bad else data
+
+
+def draw_sources(folder: Path, count: int, seed: int) -> tuple[list[str], list[bool]]:
+    """Write pictures as files and in tars; the sources' names, and which rows are bad."""
+    generator = np.random.default_rng(seed)
+    bad = (generator.permutation(count) < max(1, round(BAD_SHARE * count))).tolist()
+    data = [picture(generator, is_bad) for is_bad in bad]
+    (folder / "files").mkdir(parents=True)
+    half = count // 2
+    for index, content in enumerate(data[:half]):
+        (folder / "files" / f"{index:06d}.jpg").write_bytes(content)
+    for number, part in enumerate(np.array_split(np.arange(half, count), NUM_TARS)):
+        with tarfile.open(folder / f"shard-{number}.tar", "w") as archive:
+            for index in part.tolist():
+                member = tarfile.TarInfo(f"{index:06d}.jpg")
+                member.size = len(data[index])
+                archive.addfile(member, io.BytesIO(data[index]))
+    return [str(folder / "files"), str(folder / f"shard-{{0..{NUM_TARS - 1}}}.tar")], bad
+
+
+def start(arguments: list[str], num_processes: int) -> list[BaseProcess]:
+    """The command, in one process or in several of one launch."""
+    processes = []
+    for rank in range(num_processes):
+        environment = {"OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(num_processes)}
+        processes.append(FORKS.Process(target=run_command, args=(arguments, environment)))
+    for process in processes:
+        process.start()
+    return processes
+
+
+def run_command(arguments: list[str], environment: dict[str, str]) -> None:
+    """`python -m stellar_hub.extraction`, the leader of a group that its data workers belong to."""
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # a data loader's own choice, not the fork server's
+    os.environ |= environment
+    for descriptor in (1, 2):
+        os.dup2(os.open(os.devnull if descriptor == 1 else "/dev/stderr", os.O_WRONLY), descriptor)
+    import torch
+
+    torch.set_num_threads(1)
+    from stellar_hub.extraction.__main__ import app
+
+    app(arguments)
+
+
+def run(arguments: list[str], num_processes: int) -> None:
+    """The command to its end.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    processes = start(arguments, num_processes)
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"extract ended with {[process.exitcode for process in processes]}")
+
+
+def run_and_kill(arguments: list[str], store: Path, more: int, total: int, delay: float, processes: int) -> bool:
+    """Start the command, kill it a little after some more shards are there; whether it was still at work."""
+    started = start(arguments, processes)
+    wanted = min(num_shards(store) + more, total)
+    while num_shards(store) < wanted and any(process.is_alive() for process in started):
+        time.sleep(PAUSE)
+    time.sleep(delay)
+    alive = [process for process in started if process.is_alive()]
+    for process in alive:
+        # Of the group, as a container's end does, or of the process alone, as the kernel does when memory is short.
+        send = os.killpg if random.random() < 0.5 and group_of(process) == process.pid else os.kill
+        send(process.pid or 0, signal.SIGKILL)
+    for process in started:
+        process.join()
+    return bool(alive)
+
+
+def group_of(process: BaseProcess) -> int:
+    """A process's group."""
+    return os.getpgid(process.pid or 0)
+
+
+def num_shards(store: Path) -> int:
+    """Shards that are there."""
+    return len(list((store / "shards").glob("0*.safetensors"))) if store.exists() else 0
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Every file of a store, by its relative name."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes: int) -> dict[str, int]:
+    """Draw, extract undisturbed, extract with kills, compare.
+
+    Returns:
+        Counts: "rows", "shards", "kills", "different_files", "wrong_statuses".
+    """
+    random.seed(seed)
+    sources, bad = draw_sources(folder / "pictures", count, seed)
+    StellarModel(MODEL).save_pretrained(folder / "model")
+    total = -(-count // SHARD_ROWS)
+
+    def arguments(store: Path) -> list[str]:
+        options = ["--model", str(folder / "model"), "--shard-rows", str(SHARD_ROWS), "--batch-size", "4"]
+        return [*sources, *options, "--num-workers", "1", "--device", "cpu", "--output", str(store)]
+
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    warm_up = FORKS.Process(target=os.getpid)
+    warm_up.start()
+    warm_up.join()
+    begin = time.perf_counter()
+    run(arguments(undisturbed), processes)
+    seconds = time.perf_counter() - begin
+    print(f"undisturbed: {count} rows in {total} shards, {seconds:.1f} s", flush=True)
+    done = 0
+    for kill in range(kills):
+        last = kill == kills - 1
+        # Without another shard it is the start that is hit.
+        more = total if last else min(random.choice((0, 1, 2, 4, 8)), max(0, total - 3 - num_shards(killed)))
+        delay = random.uniform(0, 0.02 if last else seconds / total * 2 if more else seconds / 4)
+        done += run_and_kill(arguments(killed), killed, more, total, delay, processes)
+        print(f"kill {done}: {num_shards(killed)} of {total} shards are there", flush=True)
+    run(arguments(killed), processes)
+    expected, found = files_of(undisturbed), files_of(killed)
+    different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+    rows = list(FeatureStore(killed))
+    wrong = [row.record.row for row, is_bad in zip(rows, bad, strict=True) if (row.record.error is not None) != is_bad]
+    print(f"files that differ: {different or 'none'}; rows with a wrong status: {wrong or 'none'}")
+    return {
+        "rows": len(rows),
+        "shards": total,
+        "kills": done,
+        "errors": sum(bad),
+        "different_files": len(different),
+        "wrong_statuses": len(wrong),
+    }
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=2000, help="(default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="of one launch (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of pictures and moments (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write the counts to")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        counts = kill_and_compare(Path(folder), args.pictures, args.kills, args.seed, args.processes)
+    if args.json:
+        args.json.write_text(json.dumps(counts, indent=2) + "\n")
+    return 1 if counts["different_files"] or counts["wrong_statuses"] or counts["kills"] < args.kills else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Is the memory of an extraction flat, however many pictures there are?
+
+    python benchmarks/extraction_memory.py
+
+Extracts 1,000 and 20,000 pictures (a list that names 200 photographs of 160 x 120 pixels again and again) with a small
+model of random weights, each in a fresh process, and samples the anonymous resident memory (`RssAnon`; Linux) of that
+process and its data workers ten times a second. Compared are the medians over the second half of each run and the
+highest values. Shards have 256 rows: there are several in the shorter run too.
+
+Exits with 1 if either is more than 5 % higher with 20,000 pictures. Needs 1 GB of disk.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import psutil
+from PIL import Image
+
+PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
+NUM_FILES = 200
+SIZE = (160, 120)
+MOST = 1.05
+SAMPLING_INTERVAL = 0.1  # seconds; a look at all processes takes some milliseconds
+SHARD_ROWS = 256
+
+
+def write_pictures(folder: Path) -> list[Path]:
+    """Small photographs."""
+    folder.mkdir()
+    photographs, paths = sorted(PHOTOGRAPHS.glob("*.jpg")), []
+    for index in range(NUM_FILES):
+        with Image.open(photographs[index % len(photographs)]) as picture:
+            paths.append(folder / f"{index:03d}.jpg")
+            picture.convert("RGB").resize(SIZE).save(paths[-1])
+    return paths
+
+
+def write_list(folder: Path, pictures: list[Path], count: int) -> Path:
+    """A list of so many lines."""
+    path = folder / f"{count}.txt"
+    path.write_text("".join(f"{pictures[index % len(pictures)]}\n" for index in range(count)))
+    return path
+
+
+def anonymous_bytes() -> int:
+    """Of this process and its children."""
+    process = psutil.Process()
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            lines = Path(f"/proc/{one.pid}/status").read_text().splitlines()
+        except FileNotFoundError:  # it has just ended
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+    return total
+
+
+def extract_and_sample(
+    source: Path, store: Path, num_workers: int, results: "multiprocessing.Queue[list[int]]"
+) -> None:
+    """Extract in this process; what was sampled meanwhile."""
+    import torch
+
+    from stellar_hub import StellarConfig, StellarModel
+    from stellar_hub.data.sources import open_sources
+    from stellar_hub.extraction import extract_to_store
+    from stellar_hub.extraction.plan import ExtractionOptions
+
+    torch.set_num_threads(1)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
+    model = StellarModel(StellarConfig(**sizes, use_decoder=False, use_tokenizer=False)).eval()
+    samples: list[int] = []
+    stopped = threading.Event()
+
+    def sample() -> None:
+        while not stopped.wait(SAMPLING_INTERVAL):
+            samples.append(anonymous_bytes())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    options = ExtractionOptions(shard_rows=SHARD_ROWS)
+    extract_to_store(model, open_sources([source]), store, options, num_workers=num_workers, show_progress=False)
+    stopped.set()
+    sampler.join()
+    results.put(samples)
+
+
+def measure(folder: Path, pictures: list[Path], count: int, num_workers: int) -> dict[str, float]:
+    """Extract so many pictures in a fresh process; megabytes."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    arguments = (write_list(folder, pictures, count), folder / f"store-{count}", num_workers, results)
+    process = context.Process(target=extract_and_sample, args=arguments)
+    process.start()
+    samples = results.get()
+    process.join()
+    steady = statistics.median(samples[len(samples) // 2 :])
+    return {"pictures": count, "steady_mb": steady / 1e6, "peak_mb": max(samples) / 1e6}
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", type=int, nargs=2, default=[1000, 20000], help="pictures (default: %(default)s)")
+    parser.add_argument("--num-workers", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures = write_pictures(folder / "pictures")
+        rows = [measure(folder, pictures, count, args.num_workers) for count in args.counts]
+    print("| pictures | memory in the second half, MB | highest, MB |\n|---|---|---|")
+    for row in rows:
+        print(f"| {row['pictures']} | {row['steady_mb']:.0f} | {row['peak_mb']:.0f} |")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    few, many = rows
+    return 0 if all(many[name] <= MOST * few[name] for name in ("steady_mb", "peak_mb")) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

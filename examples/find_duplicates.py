@@ -1,0 +1,33 @@
+"""Find pictures in a store that are nearly the same: copies, other sizes, other compression.
+
+stellar-hub extract photos --output features
+python examples/find_duplicates.py features --threshold 0.99
+"""
+
+import argparse
+from pathlib import Path
+
+from stellar_hub.extraction import FeatureStore
+from stellar_hub.retrieval import find_duplicates
+
+
+def main() -> None:
+    """Print a line for each pair, the most similar first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="what `stellar-hub extract` wrote")
+    parser.add_argument("--threshold", type=float, default=0.99, help="least cosine similarity (default: %(default)s)")
+    parser.add_argument("--feature", default="pooled", help="pooled or cls (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        store = FeatureStore(args.store)
+        pairs = find_duplicates(store, args.threshold, args.feature)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise SystemExit(f"find_duplicates: {error}") from error
+    for one, other, similarity in pairs:
+        first, second = store.records([one, other])
+        print(f"{similarity:.4f}  {first.picture}  {second.picture}")
+    print(f"{len(pairs)} pairs among {len(store)} pictures")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The work of one process: some shards of a store, one after the other."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from stellar_hub.data.sources import PictureSource
+from stellar_hub.extraction.batch_encoder import BatchEncoder
+from stellar_hub.extraction.feature_batch import FeatureBatch
+from stellar_hub.extraction.plan import batches_of
+from stellar_hub.extraction.preparation import PreparedBatches, batch_loader, check_fixed_size
+from stellar_hub.extraction.progress import ExtractionProgress
+from stellar_hub.extraction.store.layout import shard_path
+from stellar_hub.extraction.store.manifest import Manifest
+from stellar_hub.extraction.store.shard_file import write_shard
+from stellar_hub.extraction.store.tensor_format import computed_dtype, to_stored
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+
+def encoder_of(plan: Manifest, model: StellarModel, processor: StellarImageProcessor) -> BatchEncoder:
+    """What computes the features of a plan."""
+    features = plan.features
+    outputs = tuple(features["shapes"])
+    dtype = computed_dtype(features["dtype"])
+    return BatchEncoder(model, outputs, check_fixed_size(processor), features["precision"], dtype)
+
+
+def extract_shards(
+    plan: Manifest,
+    folder: Path,
+    shards: Sequence[int],
+    source: PictureSource,
+    processor: StellarImageProcessor,
+    encoder: BatchEncoder,
+    num_workers: int,
+    progress: ExtractionProgress,
+) -> None:
+    """Compute and write some shards. One is written while the next is computed, never more than one.
+
+    Raises:
+        OSError: if a shard cannot be written, for instance because the disk is full; nothing half-written is left.
+    """
+    batches = [batch for shard in shards for batch in batches_of(plan, shard)]
+    if not batches:
+        return
+    loader = batch_loader(
+        PreparedBatches(source, processor, batches), num_workers, pin_memory=encoder.model.device.type == "cuda"
+    )
+    encoded = encoder.encode_all(progress.waiting_for(loader))
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        writing: Future[None] | None = None
+        for number in shards:
+            done = take(encoded, len(batches_of(plan, number)), progress)
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(write_batches, plan, folder, number, done)
+        if writing is not None:
+            writing.result()
+
+
+def take(encoded: Iterable[FeatureBatch], count: int, progress: ExtractionProgress) -> list[FeatureBatch]:
+    """The next batches, counted by the progress bar."""
+    taken = []
+    for _, batch in zip(range(count), encoded, strict=False):
+        progress.update(len(batch), int((~batch.ok).sum()))
+        taken.append(batch)
+    return taken
+
+
+def write_batches(plan: Manifest, folder: Path, number: int, batches: Sequence[FeatureBatch]) -> None:
+    """Write the batches of a shard."""
+    stored = [to_stored(batch.features, plan.features["dtype"]) for batch in batches]
+    tensors = {name: torch.cat([part[name] for part in stored]) for name in stored[0]}
+    records = [record for batch in batches for record in batch.records]
+    write_shard(shard_path(folder, number), plan.rows_of_shard(number), tensors, records, plan.plan)

@@ -1,0 +1,22 @@
+"""Runs `benchmarks/extraction_kills.py` on a part of what it does by default."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "extraction_kills.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_extraction__ends_with_the_same_bytes(tmp_path: Path, processes: int) -> None:
+    report = tmp_path / "report.json"
+    options = ["--pictures", "200", "--kills", "3", "--processes", str(processes), "--json", str(report)]
+    result = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = json.loads(report.read_text())
+    assert (counts["rows"], counts["shards"], counts["errors"], counts["kills"]) == (200, 20, 2, 3)
+    assert (counts["different_files"], counts["wrong_statuses"]) == (0, 0)

@@ -1,0 +1,92 @@
+"""Runs the examples on a store, as a user would after `stellar-hub extract`."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stellar_hub import StellarModel
+from stellar_hub.data.sources import open_sources
+from stellar_hub.extraction import extract_to_store
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COLORS = {"red": (220, 30, 30), "blue": (40, 50, 230)}
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight red and eight blue pictures, each brighter than the last; the last blue one is there twice."""
+    folder = tmp_path_factory.mktemp("examples") / "pictures"
+    for name, color in COLORS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(8):
+            shade = tuple(max(0, channel - 12 * index) for channel in color)
+            Image.new("RGB", (80, 60), shade).save(folder / name / f"{index}.png")
+    (folder / "blue" / "copy.png").write_bytes((folder / "blue" / "7.png").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(pictures: Path) -> Path:
+    """What stellar-tiny sees in them."""
+    model = StellarModel.from_pretrained("stellar-tiny", decoder=False)
+    folder = pictures.parent / "store"
+    extract_to_store(model, open_sources([pictures]), folder, source_names=[str(pictures)], show_progress=False)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs an example with these arguments."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+    def call(name: str, *arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(name).main()
+
+    return call
+
+
+def test_concept_search__draws_the_like(
+    run: Run, store: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = pictures / "red" / "3.png"
+    run("concept_search", store, "--query", query, "--at", "30,40", "--count", 3, "--output", tmp_path / "hits.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1.00 3.png"
+    assert len(lines) == 4
+    with Image.open(tmp_path / "hits.png") as page:
+        assert page.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--at", "30,1"], "the model did not see the pixel"),
+        (["--token", "16"], "there is no token 16: the model has tokens 0 to 15"),
+    ],
+)
+def test_concept_search__says_what_is_not_there(
+    run: Run, store: Path, pictures: Path, options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=f"concept_search: {message}"):
+        run("concept_search", store, "--query", pictures / "red" / "3.png", *options)
+
+
+def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("linear_probe_on_store", store)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 classes, 12 rows to train on"
+    assert lines[1] == "accuracy on 5 others: 1.000"
+
+
+def test_duplicates__are_the_copies(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("find_duplicates", store, "--threshold", 0.999999)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "1 pairs among 17 pictures"
+    assert lines[0].endswith("blue/copy.png")
