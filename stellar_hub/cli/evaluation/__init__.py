@@ -1,0 +1,23 @@
+"""`stellar-hub eval`: one file per protocol."""
+
+import typer
+
+from stellar_hub.cli.evaluation.knn import knn
+
+app = typer.Typer(
+    name="eval",
+    help="Measure models, each protocol the same for all of them; everything about it stands in the JSON.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root() -> None:
+    """Measure models, each protocol the same for all of them; everything about it stands in the JSON."""
+
+
+for command in (knn,):
+    app.command()(command)
