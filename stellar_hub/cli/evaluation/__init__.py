@@ -2,7 +2,9 @@
 
 import typer
 
+from stellar_hub.cli.evaluation.diagnostics import diagnostics
 from stellar_hub.cli.evaluation.knn import knn
+from stellar_hub.cli.evaluation.linear import linear
 
 app = typer.Typer(
     name="eval",
@@ -19,5 +21,5 @@ def root() -> None:
     """Measure models, each protocol the same for all of them; everything about it stands in the JSON."""
 
 
-for command in (knn,):
+for command in (knn, linear, diagnostics):
     app.command()(command)

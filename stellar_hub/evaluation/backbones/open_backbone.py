@@ -1,4 +1,4 @@
-"""From what users write to a backbone: `stellar-b16`, `vit_tiny_patch16_224:random`, `facebook/dinov2-base`, `pixels`."""
+"""From what users write to a backbone: a STELLAR model, one of timm's or transformers', or raw pixels."""
 
 import difflib
 import json

@@ -61,7 +61,7 @@ class TransformersBackbone(Backbone):
         super().__init__(facts, network, processor)
         crop = processor.crop_size
         with torch.no_grad():
-            cls_token, patches, self._grid = self._tokens(torch.zeros(1, 3, crop["height"], crop["width"]))
+            cls_token, _, self._grid = self._tokens(torch.zeros(1, 3, crop["height"], crop["width"]))
         self.poolings = ("patches-mean",) if cls_token is None else ("cls", "patches-mean")
         self.dense = ("patches",)
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from stellar_hub.data.sources.picture_source import PictureSource
 from stellar_hub.evaluation.backbones.backbone import Backbone, prepare_picture
 from stellar_hub.evaluation.features.cache import FeatureCache
+from stellar_hub.evaluation.features.views import AugmentedView
 from stellar_hub.evaluation.processes import Processes
 
 FORMAT = 1  # of the cache; a change makes old features unknown
@@ -59,6 +60,7 @@ def extract_features(
     run: RunSettings,
     data_hash: str = "",
     description: str = "encoding",
+    view: AugmentedView | None = None,
 ) -> dict[str, Tensor]:
     """Features of all pictures, in their order, in every process.
 
@@ -71,6 +73,7 @@ def extract_features(
         run: How.
         data_hash: What tells the pictures from others, for the cache.
         description: Of the progress bar.
+        view: An augmented view to show in the place of the whole picture.
 
     Returns:
         Each feature `(N, ...)`, float32, on the CPU.
@@ -83,9 +86,9 @@ def extract_features(
     made: list[dict[str, Tensor]] = []
     failure: Exception | None = None
     try:
-        cache = open_cache(backbone, run, data_hash)
+        cache = open_cache(backbone, run, data_hash, view)
         with run.progress(mine, f"{description}, {backbone.name}") as bar:
-            for rows in compute(backbone, pictures, names, mine, run, cache):
+            for rows in compute(backbone, PreparedPictures(backbone, pictures, view), names, mine, run, cache):
                 made.append(rows)
                 bar.update()
     except (OSError, ValueError, RuntimeError) as error:
@@ -94,7 +97,7 @@ def extract_features(
     return {name: gather(name, made, run.processes) for name in names}
 
 
-def open_cache(backbone: Backbone, run: RunSettings, data_hash: str) -> FeatureCache | None:
+def open_cache(backbone: Backbone, run: RunSettings, data_hash: str, view: AugmentedView | None) -> FeatureCache | None:
     """The cache for these weights, pictures and preprocessing, if one is kept."""
     if run.cache is None:
         return None
@@ -105,6 +108,7 @@ def open_cache(backbone: Backbone, run: RunSettings, data_hash: str) -> FeatureC
         "weights": facts.sha256,
         "preprocessing": facts.preprocessing,
         "pictures": data_hash,
+        "view": None if view is None else view.facts(),
         "batch_size": run.batch_size,
         "device": backbone.device.type,
     }
@@ -113,7 +117,7 @@ def open_cache(backbone: Backbone, run: RunSettings, data_hash: str) -> FeatureC
 
 def compute(
     backbone: Backbone,
-    pictures: PictureSource,
+    pictures: "PreparedPictures",
     names: Sequence[str],
     starts: Sequence[int],
     run: RunSettings,
@@ -123,7 +127,7 @@ def compute(
     spans = [(start, min(start + run.batch_size, len(pictures))) for start in starts]
     cached = [cached_batch(cache, names, *span) for span in spans]
     missing = [span for span, known in zip(spans, cached, strict=True) if known is None]
-    batches = prepared_batches(backbone, pictures, missing, run)
+    batches = prepared_batches(pictures, missing, run)
     for span, known in zip(spans, cached, strict=True):
         if known is not None:
             yield known
@@ -146,7 +150,7 @@ def cached_batch(cache: FeatureCache | None, names: Sequence[str], first: int, s
 
 
 def prepared_batches(
-    backbone: Backbone, pictures: PictureSource, spans: Sequence[tuple[int, int]], run: RunSettings
+    pictures: "PreparedPictures", spans: Sequence[tuple[int, int]], run: RunSettings
 ) -> Iterator[Tensor]:
     """Prepared pictures `(B, 3, H, W)` of each span.
 
@@ -154,7 +158,7 @@ def prepared_batches(
         ValueError: if a picture cannot be read.
     """
     loader: DataLoader = DataLoader(
-        PreparedPictures(backbone, pictures),
+        pictures,
         batch_sampler=[list(range(first, stop)) for first, stop in spans],  # type: ignore[arg-type]  # lists do
         num_workers=run.num_workers,
         collate_fn=list,
@@ -169,15 +173,18 @@ def prepared_batches(
 class PreparedPictures(Dataset[Tensor | str]):
     """Pictures as a backbone sees them; in place of one that cannot be read, what is wrong with it."""
 
-    def __init__(self, backbone: Backbone, pictures: PictureSource):
+    def __init__(self, backbone: Backbone, pictures: PictureSource, view: AugmentedView | None = None):
         self.processor = backbone.processor  # workers need not have the network
         self.pictures = pictures
+        self.view = view
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
+            if self.view is not None:
+                return self.view.prepare(self.processor, self.pictures[index], index)
             return prepare_picture(self.processor, self.pictures[index])
         except (OSError, ValueError, TypeError) as error:
             return f"{error}"
