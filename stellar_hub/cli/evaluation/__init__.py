@@ -5,6 +5,7 @@ import typer
 from stellar_hub.cli.evaluation.diagnostics import diagnostics
 from stellar_hub.cli.evaluation.knn import knn
 from stellar_hub.cli.evaluation.linear import linear
+from stellar_hub.cli.evaluation.segmentation import segmentation
 
 app = typer.Typer(
     name="eval",
@@ -21,5 +22,5 @@ def root() -> None:
     """Measure models, each protocol the same for all of them; everything about it stands in the JSON."""
 
 
-for command in (knn, linear, diagnostics):
+for command in (knn, linear, segmentation, diagnostics):
     app.command()(command)

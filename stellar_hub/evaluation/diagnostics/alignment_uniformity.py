@@ -47,6 +47,6 @@ def uniformity(rows: Tensor, t: float = 2.0) -> float:
     sums = []
     for start in range(0, len(x), ROWS_AT_A_TIME):
         chunk = x[start : start + ROWS_AT_A_TIME]
-        distance = (chunk[:, None] - x[None]).square().sum(dim=-1) if len(x) <= 64 else 2 - 2 * chunk @ x.T
+        distance = 2 - 2 * chunk @ x.T  # squared, of unit vectors
         sums.append((-t * distance.clamp(min=0)).exp().sum() - len(chunk))  # each with itself gives 1
     return math.log(torch.stack(sums).sum().item() / (len(x) * (len(x) - 1)))
