@@ -2,9 +2,11 @@
 
 import typer
 
+from stellar_hub.cli.evaluation.all_protocols import all_protocols
 from stellar_hub.cli.evaluation.diagnostics import diagnostics
 from stellar_hub.cli.evaluation.knn import knn
 from stellar_hub.cli.evaluation.linear import linear
+from stellar_hub.cli.evaluation.reconstruction import reconstruction
 from stellar_hub.cli.evaluation.segmentation import segmentation
 
 app = typer.Typer(
@@ -22,5 +24,6 @@ def root() -> None:
     """Measure models, each protocol the same for all of them; everything about it stands in the JSON."""
 
 
-for command in (knn, linear, segmentation, diagnostics):
+for command in (knn, linear, segmentation, reconstruction, diagnostics):
     app.command()(command)
+app.command("all")(all_protocols)

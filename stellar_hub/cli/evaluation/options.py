@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from stellar_hub.evaluation.backbones import Backbone
     from stellar_hub.evaluation.features import RunSettings
+    from stellar_hub.evaluation.protocols.segmentation import SegmentationSplits
     from stellar_hub.evaluation.report import Report
     from stellar_hub.evaluation.splits import Splits
 
@@ -103,14 +104,31 @@ def open_splits(train: str, test: str, run: RunSettings, allow_shared: bool) -> 
     return prepare_splits(open_labelled(train), open_labelled(test), run, allow_shared)
 
 
-def finish(report: Report, options: Options, run: RunSettings) -> None:
+def open_masks(train: str | None, test: str | None, run: RunSettings, allow_shared: bool) -> SegmentationSplits | None:
+    """Pictures with masks as they are written on the command line; None where there are none.
+
+    Raises:
+        ValueError: if one of the two is missing.
+    """
+    from stellar_hub.data.segmentation_folders import read_segmentation_folder
+    from stellar_hub.evaluation.protocols.segmentation import prepare_segmentation
+
+    if train is None and test is None:
+        return None
+    if train is None or test is None:
+        raise ValueError("segmentation needs pictures with masks to learn from and to measure on: give both folders")
+    learned = read_segmentation_folder(train)
+    return prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
+
+
+def finish(report: Report, options: Options, run: RunSettings, heading: bool = False) -> None:
     """Show the table and write what was asked for, in one process."""
     from stellar_hub.evaluation.report.table import terminal_table
     from stellar_hub.evaluation.report.write import write_report
 
     if not run.processes.is_main:
         return
-    typer.echo(terminal_table(report))
+    typer.echo((f"\n{report.task}\n\n" if heading else "") + terminal_table(report))
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
     for path in write_report(report, options.output, options.update_card):

@@ -16,6 +16,7 @@ from stellar_hub.cli.evaluation.options import (
     Seed,
     Workers,
     finish,
+    open_masks,
 )
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
 
@@ -50,12 +51,7 @@ def segmentation(
 
     Example: stellar-hub eval segmentation --train scenes/train --test scenes/test --features patches --features L
     """
-    from stellar_hub.data.segmentation_folders import read_segmentation_folder
-    from stellar_hub.evaluation.protocols.segmentation import (
-        SegmentationProtocol,
-        evaluate_segmentation,
-        prepare_segmentation,
-    )
+    from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol, evaluate_segmentation
 
     shared = (output, update_card, overwrite, cache, batch_size, workers, device, seed)
     options = Options(model, tuple(compare or ()), *shared)
@@ -64,6 +60,6 @@ def segmentation(
     )
     run = options.run_settings(["segmentation"])
     backbones = options.backbones()
-    learned = read_segmentation_folder(train)
-    splits = prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
+    splits = open_masks(train, test, run, allow_shared)
+    assert splits is not None
     finish(evaluate_segmentation(backbones, splits, protocol, run), options, run)

@@ -169,7 +169,7 @@ def evaluate_segmentation(
         if not pictures and predicted is not None:
             title = f"{backbone.name}: {names[0]}, {rows[-1].features}"
             examples = shown_examples(backbone, splits, test_masks, predicted, regions)
-            pictures["segmentation-overlays"] = draw_segments(examples, splits.test.classes, title)
+            pictures["segmentation-overlays"] = draw_segments(examples, splits.test.classes, title, protocol.background)
     notes = [f"{splits.num_shared} test pictures are in train too: the numbers flatter"] if splits.num_shared else []
     return make_report(
         "segmentation", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, pictures=pictures

@@ -17,6 +17,7 @@ SIDE = 150
 TEXT, SMALL = 17, 13
 COLUMNS = ("picture", "true mask", "linear probe", "segments")
 SWATCHES_IN_A_ROW = 5
+GREY = (150, 150, 150)
 PAINT = 0.6  # of a class's colour over the picture
 
 
@@ -29,13 +30,16 @@ class SegmentExample(NamedTuple):
     segment: Tensor  # (h, w), the number of the segment that each patch belongs to
 
 
-def draw_segments(examples: Sequence[SegmentExample], classes: Sequence[str], title: str) -> Image.Image:
+def draw_segments(
+    examples: Sequence[SegmentExample], classes: Sequence[str], title: str, background: int | None = None
+) -> Image.Image:
     """A row for each example, and a key of the classes' colours.
 
     Args:
         examples: At least one.
         classes: Names, in the order of their numbers.
         title: Above all.
+        background: A class that is left without colour.
     """
     key_rows = (len(classes) + SWATCHES_IN_A_ROW - 1) // SWATCHES_IN_A_ROW
     width = 2 * MARGIN + len(COLUMNS) * (SIDE + GAP) - GAP
@@ -50,8 +54,8 @@ def draw_segments(examples: Sequence[SegmentExample], classes: Sequence[str], ti
         large = F.interpolate(example.segment[None, None].float(), example.mask.shape, mode="nearest-exact")[0, 0]
         cells = (
             example.picture,
-            painted(example.picture, example.mask, colors),
-            painted(example.picture, example.predicted, colors),
+            painted(example.picture, example.mask, colors, background),
+            painted(example.picture, example.predicted, colors, background),
             painted(example.picture, large.long(), segment_colors),
         )
         for column, cell in enumerate(cells):
@@ -60,14 +64,19 @@ def draw_segments(examples: Sequence[SegmentExample], classes: Sequence[str], ti
     for number, name in enumerate(classes):
         row, column = divmod(number, SWATCHES_IN_A_ROW)
         left, top = MARGIN + column * 124, top_of_key + 8 + 22 * row
-        canvas.swatch(left, top + 2, 12, tuple((255 * colors[number]).round().int().tolist()))  # type: ignore[arg-type]
+        color = GREY if number == background else tuple((255 * colors[number]).round().int().tolist())
+        canvas.swatch(left, top + 2, 12, color)
         canvas.text(left + 18, top, shorten(name, 14), SMALL)
     return canvas.image
 
 
-def painted(picture: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
-    """A picture `(3, H, W)` in grey under the colours `(C, 3)` of labels `(H, W)`; unlabelled places stay grey."""
+def painted(picture: Tensor, labels: Tensor, colors: Tensor, background: int | None = None) -> Tensor:
+    """A picture `(3, H, W)` in grey under the colours `(C, 3)` of labels `(H, W)`.
+
+    The background stays grey, and unlabelled places dark grey.
+    """
     grey = picture.mean(dim=0, keepdim=True).expand_as(picture)
     known = labels != UNLABELLED
     color = colors[torch.where(known, labels, 0).long().clamp(max=len(colors) - 1)].permute(2, 0, 1)
-    return torch.where(known, torch.lerp(grey, color, PAINT), 0.5 * grey)
+    shown = torch.where(known & (labels != background), torch.lerp(grey, color, PAINT), grey)
+    return torch.where(known, shown, 0.5 * grey)
