@@ -12,7 +12,7 @@ from stellar_hub.cli.evaluation.options import (
     Card,
     Compare,
     Options,
-    Report_,
+    ReportFolder,
     Seed,
     Test,
     Train,
@@ -40,7 +40,7 @@ def all_protocols(
     lpips_net: LpipsNet = "alex",
     networks: Networks = None,
     allow_shared: AllowShared = False,
-    output: Report_ = None,
+    output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
     cache: Cache = None,
@@ -76,9 +76,10 @@ def all_protocols(
     backbones = options.backbones(decoder=True)
     splits = open_splits(train, test, run, allow_shared)
     masks = open_masks(segmentation_train, segmentation_test, run, allow_shared)
-    reports = evaluate_all(backbones, splits, masks, protocol, run, networks)
-    for report in reports:
+    reports = []
+    for report in evaluate_all(backbones, splits, masks, protocol, run, networks):
         finish(report, options, run, heading=True)
+        reports.append(report)
     if output is not None and run.processes.is_main:
         for path in write_scorecard(reports, output):
             typer.echo(f"written: {path}", err=True)

@@ -12,7 +12,7 @@ from stellar_hub.cli.evaluation.options import (
     Card,
     Compare,
     Options,
-    Report_,
+    ReportFolder,
     Seed,
     Workers,
     finish,
@@ -33,7 +33,7 @@ def diagnostics(
     prototypes: Annotated[
         Path | None, typer.Option("--prototypes", help="Checkpoint of pretraining, to see how its prototypes are used.")
     ] = None,
-    output: Report_ = None,
+    output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
     cache: Cache = None,

@@ -13,7 +13,7 @@ from stellar_hub.cli.evaluation.options import (
     Compare,
     Options,
     Poolings,
-    Report_,
+    ReportFolder,
     Seed,
     Test,
     Train,
@@ -39,7 +39,7 @@ def linear(
         bool, typer.Option("--logistic/--no-logistic", help="Fit a logistic regression too, where train is small.")
     ] = True,
     allow_shared: AllowShared = False,
-    output: Report_ = None,
+    output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
     cache: Cache = None,

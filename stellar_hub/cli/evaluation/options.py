@@ -28,7 +28,7 @@ Compare = Annotated[
         help="Another model for the same table: STELLAR's, timm's, transformers' or pixels; repeat it for more.",
     ),
 ]
-Report_ = Annotated[
+ReportFolder = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the JSON with the whole protocol, and pictures.")
 ]
 Card = Annotated[Path | None, typer.Option("--update-card", help="Model card (README.md) to put the table into.")]

@@ -12,7 +12,7 @@ from stellar_hub.cli.evaluation.options import (
     Card,
     Compare,
     Options,
-    Report_,
+    ReportFolder,
     Seed,
     Workers,
     finish,
@@ -37,7 +37,7 @@ def segmentation(
         int, typer.Option("--background", help="The class that is no object for segments; -1: all classes are.")
     ] = 0,
     allow_shared: AllowShared = False,
-    output: Report_ = None,
+    output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
     cache: Cache = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def evaluate_all(
     protocol: ScorecardProtocol,
     run: RunSettings,
     networks: Path | None = None,
-) -> list[Report]:
+) -> Iterator[Report]:
     """Follow all protocols that the data and the models allow.
 
     Args:
@@ -55,9 +55,9 @@ def evaluate_all(
         run: How it is computed.
         networks: Folder with weights for metrics of reconstruction; None takes torch.hub's own.
 
-    Returns:
-        The reports: kNN, linear, segmentation where there are masks, reconstruction where a model decodes, diagnostics
-        where test has enough pictures.
+    Yields:
+        Each report when it is done: kNN, linear, segmentation where there are masks, reconstruction where a model
+        decodes, diagnostics where test has enough pictures.
 
     Raises:
         ImportError: if a library is missing.
@@ -65,15 +65,12 @@ def evaluate_all(
     """
     decoding = [each for each in backbones if isinstance(each, StellarBackbone) and each.decodes]
     loaded = load_networks(protocol.reconstruction, networks) if decoding else None
-    reports = [
-        evaluate_knn(backbones, splits, protocol.knn, run),
-        evaluate_linear(backbones, splits, protocol.linear, run),
-    ]
+    yield evaluate_knn(backbones, splits, protocol.knn, run)
+    yield evaluate_linear(backbones, splits, protocol.linear, run)
     if masks is not None:
-        reports.append(evaluate_segmentation(backbones, masks, protocol.segmentation, run))
+        yield evaluate_segmentation(backbones, masks, protocol.segmentation, run)
     pictures, name = splits.test.pictures, splits.test.name
     if loaded is not None:
-        reports.append(evaluate_reconstruction(decoding, pictures, name, protocol.reconstruction, loaded, run))
+        yield evaluate_reconstruction(decoding, pictures, name, protocol.reconstruction, loaded, run)
     if len(pictures) >= LEAST_PICTURES:
-        reports.append(evaluate_diagnostics(backbones, pictures, name, protocol.diagnostics, run))
-    return reports
+        yield evaluate_diagnostics(backbones, pictures, name, protocol.diagnostics, run)

@@ -24,7 +24,9 @@ def scorecard_markdown(reports: Sequence[Report], heading: str = "# Scorecard") 
     parts = [heading]
     for report in reports:
         pictures = "\n\n".join(f"![{name}]({name}.png)" for name in report.pictures)
-        parts.append("\n\n".join([f"{level} {TITLES[report.task]}", markdown_section(report), *([pictures] or [])]))
+        parts.append(
+            "\n\n".join([f"{level} {TITLES[report.task]}", markdown_section(report), *([pictures] if pictures else [])])
+        )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
