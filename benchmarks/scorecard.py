@@ -99,9 +99,7 @@ def reports_of(name: str, root: Path, args: argparse.Namespace) -> Iterator[Repo
             replace(each, name=f"{name}, {split}") for each, split in zip(found, ("train", "test"), strict=True)
         )
         masks = prepare_segmentation(learned, measured, run)
-    protocol = ScorecardProtocol(
-        knn=KnnProtocol((10, 20, 100)), segmentation=SegmentationProtocol(("patches", "Z", "L"))
-    )
+    protocol = ScorecardProtocol(knn=KnnProtocol((10, 20, 100)), segmentation=SegmentationProtocol(num_epochs=10))
     return evaluate_all(backbones, prepare_splits(train, test, run), masks, protocol, run)
 
 
@@ -130,8 +128,8 @@ def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for pictures, features and reports")
-    parser.add_argument("--scenes-train", type=int, default=2000, help="scenes to learn from (default: %(default)s)")
-    parser.add_argument("--scenes-test", type=int, default=500, help="scenes to measure on (default: %(default)s)")
+    parser.add_argument("--scenes-train", type=int, default=800, help="scenes to learn from (default: %(default)s)")
+    parser.add_argument("--scenes-test", type=int, default=300, help="scenes to measure on (default: %(default)s)")
     parser.add_argument("--only", choices=sorted(SECTIONS), help="one of the two data sets (default: both)")
     parser.add_argument("--update-docs", type=Path, help="page whose tables to replace")
     args = parser.parse_args()

@@ -32,9 +32,9 @@ def linear(
     compare: Compare = None,
     pooling: Poolings = None,
     learning_rate: Annotated[
-        list[float] | None, typer.Option("--learning-rate", help="AdamW's; repeat it. 1e-4 to 3e-2 if none is named.")
+        list[float] | None, typer.Option("--learning-rate", help="AdamW's; repeat it. 1e-4 to 0.1 if none is named.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the features.")] = 50,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the features.")] = 100,
     logistic: Annotated[
         bool, typer.Option("--logistic/--no-logistic", help="Fit a logistic regression too, where train is small.")
     ] = True,

@@ -48,8 +48,8 @@ class LinearProtocol:
         ValueError: if a value is out of range.
     """
 
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-    num_epochs: int = 50
+    learning_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
+    num_epochs: int = 100
     batch_size: int = 256
     weight_decay: float = 0.01
     held_out: float = 0.1
