@@ -67,7 +67,7 @@ def make_probe(width: int, num_classes: int, initial: Tensor) -> nn.Sequential:
     """BatchNorm, which makes models of any scale comparable, and a 1 x 1 convolution."""
     probe = nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, num_classes, 1))
     nn.init.zeros_(probe[1].bias)  # type: ignore[arg-type]  # there is one
-    probe[1].weight.data.copy_(initial)  # type: ignore[operator, union-attr]
+    probe[1].weight.data.copy_(initial)  # type: ignore[operator]
     return probe
 
 

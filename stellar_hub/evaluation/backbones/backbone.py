@@ -117,6 +117,16 @@ def prepare_picture(processor: StellarImageProcessor, picture: Picture) -> Tenso
     return processor(read_picture(picture))["pixel_values"][0]
 
 
+def square_processor(shortest_edge: int, side: int, patch_size: int = 1) -> StellarImageProcessor:
+    """Shortest side to `shortest_edge` pixels, then the centre of `side` x `side`."""
+    options: dict[str, Any] = {
+        "size": {"shortest_edge": shortest_edge},
+        "crop_size": {"height": side, "width": side},
+        "patch_size": patch_size,
+    }
+    return StellarImageProcessor(**options)
+
+
 def preprocessing_of(
     processor: StellarImageProcessor, mean: Sequence[float] = (), std: Sequence[float] = ()
 ) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of
+from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of, square_processor
 from stellar_hub.evaluation.backbones.weights_hash import weights_hash
-from stellar_hub.modeling import StellarImageProcessor
 
 SIDE = 64  # of the picture, in pixels
 PATCH_SIZE = 8
@@ -23,11 +22,7 @@ class PixelBackbone(Backbone):
     @classmethod
     def load(cls, asked_as: str = "pixels") -> "PixelBackbone":
         """Nothing is loaded; sizes are those of stellar-tiny."""
-        processor = StellarImageProcessor(
-            size={"shortest_edge": round(256 * SIDE / 224)},
-            crop_size={"height": SIDE, "width": SIDE},
-            patch_size=PATCH_SIZE,
-        )
+        processor = square_processor(round(256 * SIDE / 224), SIDE, PATCH_SIZE)
         network = nn.Identity()
         facts = BackboneFacts(asked_as, "pixels", "none", None, weights_hash(network), 0, preprocessing_of(processor))
         return cls(facts, network, processor)

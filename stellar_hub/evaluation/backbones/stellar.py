@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of
 from stellar_hub.evaluation.backbones.seeded import seeded
 from stellar_hub.evaluation.backbones.weights_hash import weights_hash
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel, StellarModelOutput
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.modeling.encoder_stellar import IMAGENET_MEAN, IMAGENET_STD
 from stellar_hub.modeling.factorization import low_rank_product
 
-FEATURES: dict[str, Callable[[StellarModelOutput], Tensor]] = {
+# Of a `StellarModelOutput`.
+FEATURES: dict[str, Callable[[Any], Tensor]] = {
     "S-mean": lambda output: output.pooler_output,
     "cls": lambda output: output.cls_token,
     "patches-mean": lambda output: output.patch_features.mean(dim=1),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of
+from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of, square_processor
 from stellar_hub.evaluation.backbones.fetching import fetching
 from stellar_hub.evaluation.backbones.seeded import seeded
 from stellar_hub.evaluation.backbones.weights_hash import weights_hash
@@ -47,11 +47,7 @@ class TimmBackbone(Backbone):
             network: Any = timm.create_model(name, num_classes=0, **options).eval()
         config = timm.data.resolve_model_data_config(network)
         side = int(config["input_size"][-1])
-        processor = StellarImageProcessor(
-            size={"shortest_edge": max(side, int(side / config["crop_pct"]))},
-            crop_size={"height": side, "width": side},
-            patch_size=1,
-        )
+        processor = square_processor(max(side, int(side / config["crop_pct"])), side)
         facts = BackboneFacts(
             name=asked_as,
             kind="timm",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of
+from stellar_hub.evaluation.backbones.backbone import Backbone, BackboneFacts, preprocessing_of, square_processor
 from stellar_hub.evaluation.backbones.fetching import fetching
 from stellar_hub.evaluation.backbones.seeded import seeded
 from stellar_hub.evaluation.backbones.weights_hash import weights_hash
@@ -82,7 +82,7 @@ class TransformersBackbone(Backbone):
         if features.ndim == 4:
             return None, features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
         height, width = pixel_values.shape[-2:]
-        patch = getattr(self.network.config, "patch_size", None)  # type: ignore[union-attr]
+        patch = getattr(self.network.config, "patch_size", None)
         if isinstance(patch, int) and (height // patch) * (width // patch) <= features.shape[1]:
             grid = (height // patch, width // patch)
         else:  # hierarchical models: all tokens are places
@@ -104,7 +104,5 @@ def processor_of(name: str, config: Any) -> tuple[StellarImageProcessor, Sequenc
     size, crop = own.get("size") or {}, own.get("crop_size") or {}
     side = int(crop.get("height") or size.get("height") or getattr(config, "image_size", None) or DEFAULT_SIDE)
     edge = int(size.get("shortest_edge") or size.get("height") or side)
-    processor = StellarImageProcessor(
-        size={"shortest_edge": max(edge, side)}, crop_size={"height": side, "width": side}, patch_size=1
-    )
+    processor = square_processor(max(edge, side), side)
     return processor, own.get("image_mean") or IMAGENET_MEAN, own.get("image_std") or IMAGENET_STD

@@ -159,7 +159,7 @@ def prepared_batches(
     """
     loader: DataLoader = DataLoader(
         pictures,
-        batch_sampler=[list(range(first, stop)) for first, stop in spans],  # type: ignore[arg-type]  # lists do
+        batch_sampler=[list(range(first, stop)) for first, stop in spans],
         num_workers=run.num_workers,
         collate_fn=list,
     )

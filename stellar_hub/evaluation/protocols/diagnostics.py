@@ -96,7 +96,8 @@ def evaluate_diagnostics(
     head = None if protocol.prototypes is None else load_prototypes(Path(protocol.prototypes))
     drawn = sample_pictures(pictures, protocol.most_pictures, protocol.seed)
     data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
-    rows, spectra = [], {}
+    rows: list[Measurement] = []
+    spectra: dict[str, Tensor] = {}
     for backbone in backbones:
         features, views = three_looks(backbone, drawn, data_hash, protocol, run)
         pooled = backbone.poolings[0]

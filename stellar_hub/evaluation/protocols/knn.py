@@ -100,7 +100,8 @@ def evaluate_knn(backbones: Sequence[Backbone], splits: Splits, protocol: KnnPro
     left_out = [k for k in USUAL_NEIGHBOURS if not protocol.num_neighbours and k not in resolved.num_neighbours]
     if left_out:
         notes.append(f"k = {', '.join(map(str, left_out))} left out: train has {len(splits.train)} pictures")
-    rows, pictures = [], {}
+    rows: list[Measurement] = []
+    pictures: dict[str, Any] = {}
     for backbone in backbones:
         poolings = chosen_poolings(backbone, resolved.poolings, sets=True)
         train, test = pooled_sets(backbone, splits, poolings, run)
@@ -149,7 +150,9 @@ def most_similar_sets(chunks: Any, bank: Tensor, count: int, protocol: KnnProtoc
 def measure(name: str, pooling: str, predictions: dict[int, Tensor], splits: Splits) -> Measurement:
     """Accuracies in percent, and those of each class."""
     labels = torch.tensor(splits.test.labels)
-    metrics = {f"k={k}, %": 100 * (each == labels).double().mean().item() for k, each in predictions.items()}
+    metrics: dict[str, float | None] = {
+        f"k={k}, %": 100 * (each == labels).double().mean().item() for k, each in predictions.items()
+    }
     by_class = {f"k={k}": class_accuracy(each, labels, splits.test.classes) for k, each in predictions.items()}
     return Measurement(name, pooling, metrics, {"class_accuracy": by_class})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from stellar_hub.evaluation.report.report import Measurement, Report, make_repor
 from stellar_hub.evaluation.splits import Splits
 
 ADAMW, LOGISTIC = "linear, %", "logistic, %"
+Fit = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor], tuple[Tensor, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,16 @@ def evaluate_linear(
     notes = splits.notes()
     if protocol.logistic and not small:
         notes.append(f"no logistic regression: train has more than {protocol.most_for_logistic} pictures")
-    rows, pictures = [], {}
+    rows: list[Measurement] = []
+    pictures: dict[str, Any] = {}
     for backbone in backbones:
         poolings = chosen_poolings(backbone, protocol.poolings)
         train, test = pooled_sets(backbone, splits, poolings, run)
         for pooling in poolings if run.processes.is_main else ():
             features = train.features[pooling], test.features[pooling]
-            fits = {ADAMW: lambda *each: by_adamw(*each, protocol, splits, run)}
+            fits: dict[str, Fit] = {ADAMW: partial(by_adamw, protocol=protocol, splits=splits, run=run)}
             if small:
-                fits[LOGISTIC] = lambda *each: by_logistic(*each, protocol)
+                fits[LOGISTIC] = partial(by_logistic, protocol=protocol)
             row, predictions = measure(backbone.name, pooling, *features, labels, parts, fits, splits)
             rows.append(row)
             if not pictures:
@@ -120,9 +123,6 @@ def evaluate_linear(
     return make_report(
         "linear", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, pictures=pictures
     )
-
-
-Fit = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor], tuple[Tensor, dict[str, Any]]]
 
 
 def measure(

@@ -121,8 +121,10 @@ def evaluate_reconstruction(
         raise ValueError(f"rFID needs at least 2 pictures, {name} has {len(pictures)}")
     drawn = sample_pictures(pictures, protocol.most_pictures or len(pictures), protocol.seed)
     data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
-    rows, shown = [], {}
-    for backbone in (*decoding, MeanColor(decoding[0])):
+    rows: list[Measurement] = []
+    shown: dict[str, Any] = {}
+    measured_ones: list[StellarBackbone | MeanColor] = [*decoding, MeanColor(decoding[0])]
+    for backbone in measured_ones:
         meter = ReconstructionMeter(backbone, protocol, networks)
         meter.to(run.processes.device)
         measured = extract_features(meter, drawn, meter.names(), run, data_hash, "reconstructing")

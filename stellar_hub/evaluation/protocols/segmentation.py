@@ -149,7 +149,8 @@ def evaluate_segmentation(
     """
     backends = check_segments()
     parts = hold_out(torch.zeros(len(splits.train), dtype=torch.long), protocol.held_out, protocol.seed)
-    rows, pictures = [], {}
+    rows: list[Measurement] = []
+    pictures: dict[str, Any] = {}
     for backbone in backbones:
         names = backbone.choose(protocol.features, backbone.dense)
         segments_of = "L" if "L" in backbone.dense else backbone.dense[0]
