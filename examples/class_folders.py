@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from stellar_hub import StellarImageProcessor
-from stellar_hub.data.picture_files import SUFFIXES, find_pictures
+from stellar_hub.data.labelled.class_folders import list_classes
 
 MIN_CROP_AREA = 0.35  # of the picture; smaller crops too often show nothing of what the picture is labelled for
 
@@ -56,30 +56,6 @@ class ClassFolders:
         """How many of the pictures in `test` always answering with the most frequent class gets right."""
         majority, _ = Counter(self.labels).most_common(1)[0]
         return test.labels.count(majority)
-
-
-def list_classes(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of each class, by the name of its folder; errors as for `ClassFolders.read`."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not inside:
-        raise ValueError(f"{folder} holds no class folders: pictures are looked for in {folder / 'CLASS'}")
-    pictures = {path.name: find_or_none(path) for path in inside}
-    empty = [name for name, paths in pictures.items() if not paths]
-    if len(empty) == len(pictures):
-        raise ValueError(f"no pictures in the class folders of {folder}; looked for {', '.join(sorted(SUFFIXES))}")
-    if empty:
-        raise ValueError(f"classes with no pictures in {folder}: {', '.join(empty)}; fill or remove these folders")
-    return pictures
-
-
-def find_or_none(folder: Path) -> list[Path]:
-    """The pictures below a folder, of which there may be none."""
-    try:
-        return [folder / name for name in find_pictures(folder)]
-    except ValueError:
-        return []
 
 
 class LabelledPictures(Dataset[tuple[Tensor, int]]):

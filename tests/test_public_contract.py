@@ -24,7 +24,9 @@ def public_names() -> list[str]:
 
 
 def command_line() -> dict[str, list[str]]:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for name, command in list(commands.items()):
+        commands |= {f"{name} {inner}": each for inner, each in getattr(command, "commands", {}).items()}
     return {
         name: sorted(option for parameter in command.params for option in parameter.opts)
         for name, command in sorted(commands.items())

@@ -6,6 +6,7 @@ from stellar_hub.cli.convert import convert
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.encode import encode
+from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
 from stellar_hub.cli.extract import extract
 from stellar_hub.cli.list_models import list_models
@@ -43,6 +44,7 @@ app.command()(demo)
 app.command("list")(list_models)
 for command in (encode, reconstruct, visualize, extract, train, convert, push, export, doctor):
     app.command()(command)
+app.add_typer(evaluation, name="eval")
 
 
 def main() -> None:

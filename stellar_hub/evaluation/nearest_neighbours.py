@@ -36,17 +36,45 @@ def knn_predict(
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    normed_bank = F.normalize(bank.float(), dim=-1)
     labels = bank_labels.long()
-    num_classes = int(labels.max()) + 1
-    predictions = [torch.empty(0, dtype=torch.long, device=queries.device)]
-    for chunk in queries.float().split(QUERIES_AT_A_TIME):
-        similarity = F.normalize(chunk, dim=-1) @ normed_bank.T  # (q, N)
-        nearest, index = similarity.topk(num_neighbours, dim=-1)  # (q, k)
-        weights = (nearest / temperature).softmax(dim=-1)  # exp up to a factor per query, which changes no vote
-        votes = weights.new_zeros(len(chunk), num_classes).scatter_add(1, labels[index], weights)
-        predictions.append(votes.argmax(dim=-1))
-    return torch.cat(predictions)
+    nearest, index = nearest_neighbours(queries, bank, num_neighbours)
+    return vote(nearest, labels[index], int(labels.max()) + 1, temperature)
+
+
+def nearest_neighbours(queries: Tensor, bank: Tensor, num_neighbours: int) -> tuple[Tensor, Tensor]:
+    """The features of a bank that are nearest to each query by cosine, the nearest first.
+
+    Args:
+        queries: `(Q, d)`.
+        bank: `(N, d)`.
+        num_neighbours: `k`, between 1 and `N`.
+
+    Returns:
+        Cosines in [-1, 1] and indices into the bank, both `(Q, k)`.
+    """
+    normed_bank = F.normalize(bank.float(), dim=-1)
+    found = [
+        (F.normalize(chunk, dim=-1) @ normed_bank.T).topk(num_neighbours, dim=-1)  # of (q, N)
+        for chunk in queries.float().split(QUERIES_AT_A_TIME)
+    ]
+    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+
+
+def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """The class that neighbours vote for, each with weight `exp(similarity / temperature)`.
+
+    Args:
+        similarity: `(Q, k)`.
+        labels: Classes of the neighbours, `(Q, k)` int64.
+        num_classes: Classes are below this.
+        temperature: Above 0.
+
+    Returns:
+        Classes, `(Q,)` int64; of classes with equal votes the smallest.
+    """
+    weights = (similarity / temperature).softmax(dim=-1)  # exp up to a factor per query, which changes no vote
+    votes = weights.new_zeros(len(similarity), num_classes).scatter_add(1, labels, weights)
+    return votes.argmax(dim=-1)
 
 
 def knn_accuracy(

@@ -71,15 +71,47 @@ def best_iou(regions: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: if shapes do not fit, or a mask is empty.
     """
+    _check_regions(regions, masks)
+    return _all_ious(regions, masks).amax(dim=1)
+
+
+def hungarian_iou(regions: Tensor, masks: Tensor) -> Tensor:
+    """For each object the IoU with its region where each region serves one object, and the sum is the highest possible.
+
+    Args:
+        regions: `(r, H, W)` bool.
+        masks: `(m, H, W)` bool, none of them empty.
+
+    Returns:
+        `(m,)` in [0, 1], float32; 0 for objects that no region is left for.
+
+    Raises:
+        ValueError: if shapes do not fit, or a mask is empty.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    _check_regions(regions, masks)
+    table = _all_ious(regions, masks)
+    rows, columns = linear_sum_assignment(table.numpy(), maximize=True)
+    found = table.new_zeros(len(masks))
+    found[rows] = table[rows, columns]
+    return found
+
+
+def _all_ious(regions: Tensor, masks: Tensor) -> Tensor:
+    """IoU of each object with each region, `(m, r)`."""
+    flat_regions, flat_masks = regions.flatten(1).float(), _flat_masks(masks)
+    shared = flat_masks @ flat_regions.T  # (m, r)
+    union = flat_masks.sum(dim=1)[:, None] + flat_regions.sum(dim=1) - shared
+    return shared / union
+
+
+def _check_regions(regions: Tensor, masks: Tensor) -> None:
     if regions.ndim != 3 or masks.ndim != 3 or regions.shape[1:] != masks.shape[1:] or len(regions) == 0:
         raise ValueError(
             "regions and masks must have shapes (r, H, W) and (m, H, W) with r at least 1, "
             f"got {tuple(regions.shape)} and {tuple(masks.shape)}"
         )
-    flat_regions, flat_masks = regions.flatten(1).float(), _flat_masks(masks)
-    shared = flat_masks @ flat_regions.T  # (m, r)
-    union = flat_masks.sum(dim=1)[:, None] + flat_regions.sum(dim=1) - shared
-    return (shared / union).amax(dim=1)
 
 
 def best_patches_iou(masks: Tensor, grid_size: tuple[int, int]) -> Tensor:

@@ -3,13 +3,14 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stellar_hub.evaluation.nearest_neighbours import knn_accuracy, knn_predict
+from stellar_hub.evaluation.nearest_neighbours import knn_accuracy, knn_predict, nearest_neighbours
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -95,3 +96,26 @@ class TestKnnAccuracy:
         labels = torch.zeros(num_labels, dtype=torch.long)
         with pytest.raises(ValueError, match="there must be queries, with one label each"):
             knn_accuracy(draw(num_queries, 4), labels, torch.eye(4), torch.arange(4), 1)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_predict__is_scikit_learns_with_the_same_weights(k: int, temperature: float) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    queries, bank = draw(60, 8), draw(200, 8, seed=1)
+    labels = torch.randint(0, 6, (200,), generator=torch.Generator().manual_seed(2))
+    reference = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    )
+    expected = reference.fit(bank.double().numpy(), labels.numpy()).predict(queries.double().numpy())
+    assert knn_predict(queries, bank, labels, k, temperature).tolist() == expected.tolist()
+
+
+def test_neighbours__are_the_nearest_first_by_cosine() -> None:
+    queries, bank = draw(3, 4), draw(9, 4, seed=1)
+    cosine = torch.nn.functional.cosine_similarity(queries.double()[:, None], bank.double()[None], dim=-1)
+    similarity, index = nearest_neighbours(queries, bank, 4)
+    expected = cosine.topk(4, dim=-1)
+    assert torch.equal(index, expected.indices)
+    torch.testing.assert_close(similarity.double(), expected.values, rtol=0, atol=1e-5)

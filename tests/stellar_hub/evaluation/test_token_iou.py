@@ -13,6 +13,7 @@ from stellar_hub.evaluation.token_iou import (
     argmax_regions,
     best_iou,
     best_patches_iou,
+    hungarian_iou,
     threshold_regions,
     to_pixels,
 )
@@ -113,3 +114,26 @@ class TestBestPatchesIou:
             best_patches_iou(~mask, (2, 2))
         with pytest.raises(ValueError, match=r"grid of \(3, 2\) patches does not divide"):
             best_patches_iou(mask, (3, 2))
+
+
+class TestHungarianIou:
+    @given(seed=st.integers(0, 300), num_regions=st.integers(1, 5), num_masks=st.integers(1, 4))
+    def test_matching__has_the_highest_sum_of_all(self, seed: int, num_regions: int, num_masks: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        regions = torch.rand(num_regions, 4, 5, generator=generator) < 0.4
+        masks = torch.rand(num_masks, 4, 5, generator=generator) < 0.4
+        masks[:, 0, 0] = True
+        table = [[float((r & m).sum() / (r | m).sum()) for r in regions] for m in masks]
+        padded = [row + [0.0] * num_masks for row in table]  # objects may stay without a region
+        highest = max(
+            sum(padded[i][j] for i, j in enumerate(order))
+            for order in itertools.permutations(range(num_regions + num_masks), num_masks)
+        )
+        found = hungarian_iou(regions, masks)
+        assert found.shape == (num_masks,)
+        assert found.sum().item() == pytest.approx(highest, abs=1e-5)
+        assert (found <= best_iou(regions, masks) + 1e-6).all()
+
+    def test_matching__refuses_other_sizes(self) -> None:
+        with pytest.raises(ValueError, match="must have shapes"):
+            hungarian_iou(torch.ones(2, 3, 3).bool(), torch.ones(2, 4, 3).bool())

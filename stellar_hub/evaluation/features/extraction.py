@@ -1,0 +1,197 @@
+"""A backbone's features of all pictures of a source."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from stellar_hub.data.sources.picture_source import PictureSource
+from stellar_hub.evaluation.backbones.backbone import Backbone, prepare_picture
+from stellar_hub.evaluation.features.cache import FeatureCache
+from stellar_hub.evaluation.features.views import AugmentedView
+from stellar_hub.evaluation.processes import Processes
+
+FORMAT = 1  # of the cache; a change makes old features unknown
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How an evaluation is computed; none of it changes what is measured, but for rounding.
+
+    Attributes:
+        batch_size: Pictures of one forward; batches are the same however many processes share them.
+        num_workers: Processes that read pictures, for each process; 0 reads in the process itself.
+        cache: Folder to keep features in; None keeps none.
+        show_progress: Whether to show progress bars.
+        processes: This process among those that evaluate together.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    batch_size: int = 64
+    num_workers: int = 0
+    cache: Path | None = None
+    show_progress: bool = True
+    processes: Processes = field(default_factory=Processes)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise ValueError(
+                "batch_size must be at least 1 and num_workers at least 0, "
+                f"got {self.batch_size} and {self.num_workers}"
+            )
+
+    def progress(self, items: Iterable[Any], description: str, total: int | None = None, unit: str = "batch") -> Any:
+        """Go through items with a progress bar, in the process that shows."""
+        hidden = None if self.show_progress and self.processes.is_main else True
+        return tqdm(items, desc=description, total=total, unit=unit, disable=hidden, leave=False)
+
+
+def extract_features(
+    backbone: Backbone,
+    pictures: PictureSource,
+    names: Sequence[str],
+    run: RunSettings,
+    data_hash: str = "",
+    description: str = "encoding",
+    view: AugmentedView | None = None,
+) -> dict[str, Tensor]:
+    """Features of all pictures, in their order, in every process.
+
+    Processes compute disjoint ranges of whole batches, so that any number of them gives the same bits.
+
+    Args:
+        backbone: What makes the features; its network is on its device.
+        pictures: The source.
+        names: Features to make.
+        run: How.
+        data_hash: What tells the pictures from others, for the cache.
+        description: Of the progress bar.
+        view: An augmented view to show in the place of the whole picture.
+
+    Returns:
+        Each feature `(N, ...)`, float32, on the CPU.
+
+    Raises:
+        ValueError: if a picture cannot be read (it is named), in whichever process.
+    """
+    starts = range(0, len(pictures), run.batch_size)
+    mine = [starts[number] for number in run.processes.share(len(starts))]
+    made: list[dict[str, Tensor]] = []
+    failure: Exception | None = None
+    try:
+        cache = open_cache(backbone, run, data_hash, view)
+        with run.progress(mine, f"{description}, {backbone.name}") as bar:
+            for rows in compute(backbone, PreparedPictures(backbone, pictures, view), names, mine, run, cache):
+                made.append(rows)
+                bar.update()
+    except (OSError, ValueError, RuntimeError) as error:
+        failure = error
+    run.processes.raise_together(failure)
+    return {name: gather(name, made, run.processes) for name in names}
+
+
+def open_cache(backbone: Backbone, run: RunSettings, data_hash: str, view: AugmentedView | None) -> FeatureCache | None:
+    """The cache for these weights, pictures and preprocessing, if one is kept."""
+    if run.cache is None:
+        return None
+    facts = backbone.facts
+    key = {
+        "format": FORMAT,
+        "kind": facts.kind,
+        "weights": facts.sha256,
+        "preprocessing": facts.preprocessing,
+        "pictures": data_hash,
+        "view": None if view is None else view.facts(),
+        "batch_size": run.batch_size,
+        "device": backbone.device.type,
+    }
+    return FeatureCache(run.cache, key)
+
+
+def compute(
+    backbone: Backbone,
+    pictures: "PreparedPictures",
+    names: Sequence[str],
+    starts: Sequence[int],
+    run: RunSettings,
+    cache: FeatureCache | None,
+) -> Iterator[dict[str, Tensor]]:
+    """Features of the batches that begin at `starts`, in order; those in the cache are not computed."""
+    spans = [(start, min(start + run.batch_size, len(pictures))) for start in starts]
+    cached = [cached_batch(cache, names, *span) for span in spans]
+    missing = [span for span, known in zip(spans, cached, strict=True) if known is None]
+    batches = prepared_batches(pictures, missing, run)
+    for span, known in zip(spans, cached, strict=True):
+        if known is not None:
+            yield known
+            continue
+        with torch.inference_mode():
+            made = backbone.features(next(batches).to(backbone.device), names)
+        rows = {name: feature.float().cpu() for name, feature in made.items()}
+        for name, feature in rows.items():
+            if cache is not None:
+                cache.write(name, *span, feature)
+        yield rows
+
+
+def cached_batch(cache: FeatureCache | None, names: Sequence[str], first: int, stop: int) -> dict[str, Tensor] | None:
+    """All features of a batch out of the cache, or None if one is not there."""
+    if cache is None:
+        return None
+    rows = {name: cache.read(name, first, stop) for name in names}
+    return None if any(value is None for value in rows.values()) else rows  # type: ignore[return-value]
+
+
+def prepared_batches(
+    pictures: "PreparedPictures", spans: Sequence[tuple[int, int]], run: RunSettings
+) -> Iterator[Tensor]:
+    """Prepared pictures `(B, 3, H, W)` of each span.
+
+    Raises:
+        ValueError: if a picture cannot be read.
+    """
+    loader: DataLoader = DataLoader(
+        pictures,
+        batch_sampler=[list(range(first, stop)) for first, stop in spans],
+        num_workers=run.num_workers,
+        collate_fn=list,
+    )
+    for batch in loader:
+        failures = [item for item in batch if isinstance(item, str)]
+        if failures:
+            raise ValueError(failures[0])
+        yield torch.stack(batch)
+
+
+class PreparedPictures(Dataset[Tensor | str]):
+    """Pictures as a backbone sees them; in place of one that cannot be read, what is wrong with it."""
+
+    def __init__(self, backbone: Backbone, pictures: PictureSource, view: AugmentedView | None = None):
+        self.processor = backbone.processor  # workers need not have the network
+        self.pictures = pictures
+        self.view = view
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            if self.view is not None:
+                return self.view.prepare(self.processor, self.pictures[index], index)
+            return prepare_picture(self.processor, self.pictures[index])
+        except (OSError, ValueError, TypeError) as error:
+            return f"{error}"
+
+
+def gather(name: str, made: list[dict[str, Tensor]], processes: Processes) -> Tensor:
+    """All processes' rows of a feature; one that had no batch learns the shape from the others."""
+    mine = torch.cat([rows[name] for rows in made]) if made else None
+    shape = next(iter(processes.gather([] if mine is None else [tuple(mine.shape[1:])])))
+    return processes.gather_rows(torch.zeros(0, *shape) if mine is None else mine)

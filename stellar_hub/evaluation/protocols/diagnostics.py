@@ -1,0 +1,194 @@
+"""Diagnostics without labels: the protocol, and following it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from stellar_hub.data.sources.picture_source import PictureSource
+from stellar_hub.evaluation.backbones.backbone import Backbone
+from stellar_hub.evaluation.diagnostics.alignment_uniformity import alignment, uniformity
+from stellar_hub.evaluation.diagnostics.legend import LEGEND
+from stellar_hub.evaluation.diagnostics.map_shape import map_shape
+from stellar_hub.evaluation.diagnostics.prototype_use import load_prototypes, nearest_prototypes, prototype_use
+from stellar_hub.evaluation.diagnostics.spectral_entropy import diffusion_spectral_entropy, median_distance
+from stellar_hub.evaluation.diagnostics.spectrum import effective_rank, singular_values
+from stellar_hub.evaluation.diagnostics.token_stability import token_stability
+from stellar_hub.evaluation.diagnostics.vendi import vendi_score
+from stellar_hub.evaluation.features.extraction import RunSettings, extract_features
+from stellar_hub.evaluation.features.feature_set import check_finite
+from stellar_hub.evaluation.features.views import AugmentedView
+from stellar_hub.evaluation.report.report import Measurement, Report, make_report
+from stellar_hub.evaluation.report.spectra import draw_spectra
+from stellar_hub.evaluation.sampled import SampledPictures, sample_pictures
+from stellar_hub.evaluation.splits import digests
+
+TOKENS, MAPS = "S-set", "L"
+LEAST_PICTURES = 3
+
+
+@dataclass(frozen=True)
+class DiagnosticsProtocol:
+    """What features tell about themselves; see `LEGEND` for each number.
+
+    Attributes:
+        most_pictures: How many pictures are drawn at most: some measures cost their square.
+        alpha: Of alignment.
+        t: Of uniformity.
+        diffusion_steps: Of diffusion spectral entropy; its sigma is the median distance.
+        view_area: Smallest and largest part of the picture that the two views show.
+        view_flip_probability: Of mirroring a view.
+        view_jitter: Brightness, contrast and saturation of a view change by a factor within 1 ± this.
+        prototypes: Checkpoint of pretraining whose prototypes the first model's tokens are compared with.
+        seed: Of the pictures drawn and of the views.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    most_pictures: int = 1000
+    alpha: float = 2.0
+    t: float = 2.0
+    diffusion_steps: int = 1
+    view_area: tuple[float, float] = (0.5, 1.0)
+    view_flip_probability: float = 0.5
+    view_jitter: float = 0.2
+    prototypes: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.most_pictures < LEAST_PICTURES:
+            raise ValueError(f"most_pictures must be at least {LEAST_PICTURES}, got {self.most_pictures}")
+        if not (self.alpha > 0 and self.t > 0 and self.diffusion_steps >= 1):
+            raise ValueError(
+                "alpha and t must be above 0 and diffusion_steps at least 1, "
+                f"got {self.alpha}, {self.t} and {self.diffusion_steps}"
+            )
+
+    def view(self, number: int) -> AugmentedView:
+        """The views that are compared."""
+        return AugmentedView(number, self.seed, self.view_area, self.view_flip_probability, self.view_jitter)
+
+
+def evaluate_diagnostics(
+    backbones: Sequence[Backbone], pictures: PictureSource, name: str, protocol: DiagnosticsProtocol, run: RunSettings
+) -> Report:
+    """Measure models without labels.
+
+    Args:
+        backbones: The models, the one of interest first.
+        pictures: The pictures.
+        name: What to call them in the report.
+        protocol: How.
+        run: How it is computed.
+
+    Returns:
+        One row for each model; what needs tokens or maps is None for models without.
+
+    Raises:
+        OSError: if the checkpoint with prototypes does not exist.
+        ValueError: if there are fewer than three pictures, one cannot be read, or a feature is not finite.
+    """
+    if len(pictures) < LEAST_PICTURES:
+        raise ValueError(f"{name} has {len(pictures)} pictures, diagnostics need at least {LEAST_PICTURES}")
+    head = None if protocol.prototypes is None else load_prototypes(Path(protocol.prototypes))
+    drawn = sample_pictures(pictures, protocol.most_pictures, protocol.seed)
+    data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
+    rows: list[Measurement] = []
+    spectra: dict[str, Tensor] = {}
+    for backbone in backbones:
+        features, views = three_looks(backbone, drawn, data_hash, protocol, run)
+        pooled = backbone.poolings[0]
+        numbers = of_pooled(features[pooled], views[0][pooled], views[1][pooled], protocol)
+        if TOKENS in features:
+            numbers |= of_tokens(features[TOKENS], views[0][TOKENS], views[1][TOKENS])
+            numbers |= of_maps(features[MAPS])
+        if head is not None and backbone is backbones[0]:
+            numbers |= of_prototypes(features, head)
+        values = singular_values(features[pooled])
+        spectra[backbone.name] = values
+        shares = {"spectrum": (values / values.sum().clamp(min=1e-300)).tolist()}
+        rows.append(Measurement(backbone.name, pooled, {each: numbers.get(each) for each in LEGEND}, shares))
+    rows = without_empty(rows)
+    data = {
+        "data": {"name": name, "num_pictures": len(drawn), "sha256": data_hash},
+        "num_available": len(pictures),
+    }
+    legend = {each: LEGEND[each] for each in rows[0].metrics}
+    pictures_ = {"diagnostics-spectrum": draw_spectra(spectra)}
+    return make_report("diagnostics", protocol, data, backbones, rows, legend=legend, pictures=pictures_)
+
+
+def three_looks(
+    backbone: Backbone, pictures: SampledPictures, data_hash: str, protocol: DiagnosticsProtocol, run: RunSettings
+) -> tuple[dict[str, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Features of the pictures as they are, and of two views of each."""
+    backbone.to(run.processes.device)
+    tokens = tuple(name for name in (TOKENS,) if name in backbone.poolings)
+    maps = tuple(name for name in (MAPS,) if name in backbone.dense)
+    names = (backbone.poolings[0], *tokens)
+    labels = [str(pictures[index]) for index in range(len(pictures))]
+
+    def look(wanted: tuple[str, ...], what: str, view: AugmentedView | None = None) -> dict[str, Tensor]:
+        features = extract_features(backbone, pictures, wanted, run, data_hash, what, view)
+        for name, feature in features.items():
+            check_finite(name, feature, labels)
+        return features
+
+    whole = look(names + maps, "encoding")
+    first, second = (look(names, f"encoding view {number}", protocol.view(number)) for number in (1, 2))
+    return whole, (first, second)
+
+
+def of_pooled(features: Tensor, first: Tensor, second: Tensor, protocol: DiagnosticsProtocol) -> dict[str, float]:
+    """What pooled features `(N, d)`, and those of two views, tell."""
+    return {
+        "rank of pooled": effective_rank(features).item(),
+        "alignment": alignment(first, second, protocol.alpha),
+        "uniformity": uniformity(features, protocol.t),
+        "Vendi across": vendi_score(features).item(),
+        "diffusion entropy": diffusion_spectral_entropy(features, median_distance(features), protocol.diffusion_steps),
+    }
+
+
+def of_tokens(tokens: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
+    """What tokens `(N, r, d)`, and those of two views, tell."""
+    stability = token_stability(first, second)
+    return {
+        "rank of S": effective_rank(tokens.flatten(0, 1)).item(),
+        "rank of S within": effective_rank(tokens).mean().item(),
+        "Vendi within": vendi_score(tokens).mean().item(),
+        "stability": stability.matched,
+        "stability by chance": stability.unmatched,
+    }
+
+
+def of_maps(localization: Tensor) -> dict[str, float]:
+    """What maps `(N, n, r)` tell."""
+    shape = map_shape(localization)
+    return {"sharpness of L": shape.sharpness, "area of L": shape.area, "owning tokens": shape.owning}
+
+
+def of_prototypes(features: dict[str, Tensor], head: dict[str, Tensor]) -> dict[str, float]:
+    """How tokens use prototypes.
+
+    Raises:
+        ValueError: if the model has no tokens, or they are of another width than the head takes.
+    """
+    width = head["mlp.fc1.weight"].shape[1]
+    tokens = features.get(TOKENS)
+    if tokens is None or tokens.shape[-1] != width:
+        found = "none" if tokens is None else f"tokens of {tokens.shape[-1]}"
+        raise ValueError(f"the prototypes are for tokens of {width} values, and the model has {found}")
+    use = prototype_use(nearest_prototypes(tokens.flatten(0, 1), head), len(head["prototypes.weight"]))
+    return {"prototype entropy": use.entropy, "prototypes used": use.used}
+
+
+def without_empty(rows: list[Measurement]) -> list[Measurement]:
+    """The rows without the numbers that no model has."""
+    kept = [name for name in LEGEND if any(row.metrics[name] is not None for row in rows)]
+    return [
+        Measurement(row.model, row.features, {name: row.metrics[name] for name in kept}, row.details) for row in rows
+    ]

@@ -1,0 +1,76 @@
+"""Several protocols on the same models: one scorecard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stellar_hub.evaluation.backbones.backbone import Backbone
+from stellar_hub.evaluation.backbones.stellar import StellarBackbone
+from stellar_hub.evaluation.features.extraction import RunSettings
+from stellar_hub.evaluation.protocols.diagnostics import LEAST_PICTURES, DiagnosticsProtocol, evaluate_diagnostics
+from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
+from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
+from stellar_hub.evaluation.protocols.reconstruction import (
+    ReconstructionProtocol,
+    evaluate_reconstruction,
+    load_networks,
+)
+from stellar_hub.evaluation.protocols.segmentation import (
+    SegmentationProtocol,
+    SegmentationSplits,
+    evaluate_segmentation,
+)
+from stellar_hub.evaluation.report.report import Report
+from stellar_hub.evaluation.splits import Splits
+
+
+@dataclass(frozen=True)
+class ScorecardProtocol:
+    """The protocols that a scorecard is made of."""
+
+    knn: KnnProtocol = field(default_factory=KnnProtocol)
+    linear: LinearProtocol = field(default_factory=LinearProtocol)
+    segmentation: SegmentationProtocol = field(default_factory=SegmentationProtocol)
+    reconstruction: ReconstructionProtocol = field(default_factory=ReconstructionProtocol)
+    diagnostics: DiagnosticsProtocol = field(default_factory=DiagnosticsProtocol)
+
+
+def evaluate_all(
+    backbones: Sequence[Backbone],
+    splits: Splits,
+    masks: SegmentationSplits | None,
+    protocol: ScorecardProtocol,
+    run: RunSettings,
+    networks: Path | None = None,
+) -> Iterator[Report]:
+    """Follow all protocols that the data and the models allow.
+
+    Args:
+        backbones: The models, the one of interest first.
+        splits: Labelled pictures; test's are those that are reconstructed and diagnosed.
+        masks: Pictures with masks; None leaves segmentation out.
+        protocol: How.
+        run: How it is computed.
+        networks: Folder with weights for metrics of reconstruction; None takes torch.hub's own.
+
+    Yields:
+        Each report when it is done: kNN, linear, segmentation where there are masks, reconstruction where a model
+        decodes, diagnostics where test has enough pictures.
+
+    Raises:
+        ImportError: if a library is missing.
+        ValueError: as the protocols.
+    """
+    decoding = [each for each in backbones if isinstance(each, StellarBackbone) and each.decodes]
+    loaded = load_networks(protocol.reconstruction, networks) if decoding else None
+    yield evaluate_knn(backbones, splits, protocol.knn, run)
+    yield evaluate_linear(backbones, splits, protocol.linear, run)
+    if masks is not None:
+        yield evaluate_segmentation(backbones, masks, protocol.segmentation, run)
+    pictures, name = splits.test.pictures, splits.test.name
+    if loaded is not None:
+        yield evaluate_reconstruction(decoding, pictures, name, protocol.reconstruction, loaded, run)
+    if len(pictures) >= LEAST_PICTURES:
+        yield evaluate_diagnostics(backbones, pictures, name, protocol.diagnostics, run)

@@ -1,0 +1,114 @@
+"""The kNN protocol."""
+
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from stellar_hub.modeling import StellarModel
+
+from stellar_hub.data.labelled import LabelledPictures
+from stellar_hub.evaluation.backbones.pixels import PixelBackbone
+from stellar_hub.evaluation.backbones.stellar import StellarBackbone
+from stellar_hub.evaluation.features import RunSettings, extract_features
+from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
+from stellar_hub.evaluation.splits import Splits
+
+
+def test_report__has_a_row_for_each_model_and_pooling_and_one_to_be_better_than(
+    tiny: StellarBackbone, pixels: PixelBackbone, splits: Splits, run: RunSettings
+) -> None:
+    report = evaluate_knn([tiny, pixels], splits, KnnProtocol((1, 5)), run)
+    rows = [(row.model, row.features) for row in report.measurements]
+    assert rows == [
+        ("tiny", "S-mean"),
+        ("tiny", "cls"),
+        ("tiny", "patches-mean"),
+        ("pixels", "pixels"),
+        ("most frequent class", ""),
+    ]
+    assert list(report.measurements[0].metrics) == ["k=1, %", "k=5, %"]
+    assert report.measurements[-1].metrics["k=1, %"] == pytest.approx(100 * 3 / 7)  # blue
+    assert [facts["name"] for facts in report.models] == ["tiny", "pixels"]
+    assert report.protocol["num_neighbours"] == (1, 5)
+    assert list(report.pictures) == ["knn-confusion"]
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_accuracy__is_that_of_scikit_learn(
+    pixels: PixelBackbone, splits: Splits, run: RunSettings, center: bool
+) -> None:
+    bank, queries = (
+        extract_features(pixels, each.pictures, ("pixels",), run)["pixels"].double()
+        for each in (splits.train, splits.test)
+    )
+    if center:
+        bank, queries = bank - bank.mean(dim=0), queries - bank.mean(dim=0)
+    report = evaluate_knn([pixels], splits, KnnProtocol((1, 3), center=center), run)
+    for k in (1, 3):
+        reference = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: torch.exp((1 - torch.from_numpy(d)) / 0.07).numpy()
+        ).fit(bank.numpy(), splits.train.labels)
+        expected = 100 * reference.score(queries.numpy(), splits.test.labels)
+        assert report.measurements[0].metrics[f"k={k}, %"] == pytest.approx(expected)
+    by_class = report.measurements[0].details["class_accuracy"]["k=1"]
+    assert set(by_class) == {"blue", "green", "red"}
+
+
+def test_sets_of_tokens__are_compared_by_matching(tiny: StellarBackbone, splits: Splits, run: RunSettings) -> None:
+    report = evaluate_knn([tiny], splits, KnnProtocol((3,), poolings=("S-set", "cls")), run)
+    assert [row.features for row in report.measurements] == ["S-set", "cls", ""]
+    assert report.measurements[0].metrics["k=3, %"] is not None
+
+
+def test_a_model_without_the_pooling__is_measured_by_its_usual_one(
+    tiny: StellarBackbone, pixels: PixelBackbone, splits: Splits, run: RunSettings
+) -> None:
+    report = evaluate_knn([tiny, pixels], splits, KnnProtocol((3,), poolings=("cls",)), run)
+    assert [row.features for row in report.measurements] == ["cls", "pixels", ""]
+
+
+def test_usual_k__are_those_that_train_reaches(pixels: PixelBackbone, splits: Splits, run: RunSettings) -> None:
+    report = evaluate_knn([pixels], splits, KnnProtocol(), run)
+    assert report.protocol["num_neighbours"] == (10,)
+    assert report.notes == ["k = 20, 100, 200 left out: train has 13 pictures"]
+
+
+def test_k_that_does_not_fit__is_refused_before_any_work(splits: Splits, run: RunSettings) -> None:
+    with pytest.raises(ValueError, match="k = 14 is larger than train, which has 13 pictures: pass --k 13 or less"):
+        evaluate_knn([], splits, KnnProtocol((3, 14)), run)
+    with pytest.raises(ValueError, match="train has 7 pictures, fewer than every usual k"):
+        KnnProtocol().resolved(7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_neighbours": (0,)}, "k must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0"),
+        ({"poolings": ("mean",)}, "pooling must be one of S-mean, cls, .*, got mean"),
+        ({"similarity": "euclidean"}, "similarity must be 'cosine'"),
+    ],
+)
+def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KnnProtocol(**options)  # type: ignore[arg-type]
+
+
+def test_features_that_are_not_finite__name_their_pictures(
+    tiny: StellarBackbone, pixel_model: StellarModel, splits: Splits, run: RunSettings
+) -> None:
+    tiny.network.encoder.norm.weight.data[0] = torch.nan
+    with pytest.raises(
+        ValueError, match=r"the feature 'S-mean' is not finite for 13 of 13 pictures \(.*\.png, .*\.\.\."
+    ):
+        evaluate_knn([tiny], splits, KnnProtocol((3,)), run)
+
+
+def test_classes_of_one_picture__can_be_voted_for(
+    pixels: PixelBackbone, train: LabelledPictures, test: LabelledPictures, run: RunSettings
+) -> None:
+    from stellar_hub.evaluation.splits import prepare_splits
+
+    few = LabelledPictures("few", [train.pictures[0], train.pictures[5], train.pictures[9]], (0, 1, 2), train.classes)
+    report = evaluate_knn([pixels], prepare_splits(few, test, run), KnnProtocol((1,)), run)
+    assert report.measurements[0].metrics["k=1, %"] == 100
+    assert report.notes == ["classes with one picture in train: blue, green, red"]

@@ -1,0 +1,114 @@
+"""The linear protocol."""
+
+import builtins
+from typing import Any
+
+import pytest
+import torch
+
+from stellar_hub.data.labelled import LabelledPictures
+from stellar_hub.evaluation.backbones.pixels import PixelBackbone
+from stellar_hub.evaluation.backbones.stellar import StellarBackbone
+from stellar_hub.evaluation.features import RunSettings
+from stellar_hub.evaluation.protocols import linear
+from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
+from stellar_hub.evaluation.splits import Splits, prepare_splits
+
+QUICK = LinearProtocol(learning_rates=(1e-3, 1e-1), num_epochs=5, held_out=0.25, inverse_penalties=(0.1, 1.0))
+
+
+def test_report__says_what_was_chosen_and_on_what(
+    tiny: StellarBackbone, pixels: PixelBackbone, splits: Splits, run: RunSettings
+) -> None:
+    report = evaluate_linear([pixels, tiny], splits, QUICK, run)
+    first = report.measurements[0]
+    assert list(first.metrics) == ["linear, %", "logistic, %"]
+    assert first.metrics["logistic, %"] == 100  # colours tell the classes apart
+    assert first.details["num_held_out"] == 3
+    assert first.details["linear, %"]["learning_rate"] in QUICK.learning_rates
+    assert set(first.details["logistic, %"]["held_out_accuracy"]) == {"0.1", "1.0"}
+    assert set(report.backends) == {"scikit-learn"}
+    assert [row.features for row in report.measurements[1:]] == ["S-mean", "cls", "patches-mean", ""]
+
+
+def test_choices__are_made_without_test(
+    pixels: PixelBackbone, splits: Splits, test: LabelledPictures, run: RunSettings
+) -> None:
+    wrong = LabelledPictures(test.name, test.pictures, tuple((label + 1) % 3 for label in test.labels), test.classes)
+    there, elsewhere = (
+        evaluate_linear([pixels], each, QUICK, run).measurements[0]
+        for each in (splits, prepare_splits(splits.train, wrong, run))
+    )
+    for fit in ("linear, %", "logistic, %"):
+        assert there.details[fit]["held_out_accuracy"] == elsewhere.details[fit]["held_out_accuracy"]
+    assert there.metrics != elsewhere.metrics
+
+
+def test_same_seed__gives_the_same_numbers(pixels: PixelBackbone, splits: Splits, run: RunSettings) -> None:
+    first, second = (evaluate_linear([pixels], splits, QUICK, run).as_dict() for _ in range(2))
+    assert first == second
+
+
+def test_large_train__goes_without_logistic_regression(
+    pixels: PixelBackbone, splits: Splits, run: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = LinearProtocol((1e-2,), num_epochs=1, most_for_logistic=12)
+    report = evaluate_linear([pixels], splits, protocol, run)
+    assert list(report.measurements[0].metrics) == ["linear, %"]
+    assert report.notes == ["no logistic regression: train has more than 12 pictures"]
+
+
+def test_a_head_that_says_nothing__is_wrong_and_never_chosen(
+    pixels: PixelBackbone, splits: Splits, run: RunSettings
+) -> None:
+    protocol = LinearProtocol((1e30, 1e-2), num_epochs=3, logistic=False)
+    row = evaluate_linear([pixels], splits, protocol, run).measurements[0]
+    assert row.details["linear, %"]["held_out_accuracy"]["1e+30"] == 0
+    assert row.details["linear, %"]["learning_rate"] == 1e-2
+    lost = evaluate_linear([pixels], splits, LinearProtocol((1e30,), num_epochs=3, logistic=False), run)
+    assert lost.measurements[0].metrics["linear, %"] == 0
+
+
+def test_train_without_two_of_a_class__is_refused_before_any_work(
+    train: LabelledPictures, test: LabelledPictures, run: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = LabelledPictures("few", [train.pictures[0], train.pictures[5], train.pictures[9]], (0, 1, 2), train.classes)
+    monkeypatch.setattr(linear, "pooled_sets", lambda *_: pytest.fail("features were computed"))
+    with pytest.raises(ValueError, match="no class has two training pictures"):
+        evaluate_linear([], prepare_splits(few, test, run), QUICK, run)
+
+
+def test_missing_library__is_said_before_any_work(
+    splits: Splits, run: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "sklearn":
+            raise ImportError(name)
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'stellar_hub\[eval\]'"):
+        evaluate_linear([], splits, QUICK, run)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rates": ()}, "learning_rates must be some numbers above 0"),
+        ({"learning_rates": (0.0,)}, "learning_rates must be some numbers above 0"),
+        ({"inverse_penalties": (-1.0,)}, "inverse_penalties must be some numbers above 0"),
+        ({"num_epochs": 0}, "num_epochs and batch_size must be at least 1, got 0 and 256"),
+        ({"held_out": 1.0}, r"held_out must be within \(0, 1\), got 1.0"),
+        ({"poolings": ("S-set",)}, "a linear layer takes one vector"),
+        ({"poolings": ("mean",)}, "pooling must be one of"),
+    ],
+)
+def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LinearProtocol(**options)  # type: ignore[arg-type]
+
+
+def test_accuracy__counts_what_is_right() -> None:
+    assert linear.accuracy(torch.tensor([0, 1, -1, 2]), torch.tensor([0, 1, 2, 0])) == 50

@@ -1,0 +1,131 @@
+"""The segmentation protocol."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from stellar_hub.data.segmentation_folders import read_segmentation_folder
+from stellar_hub.evaluation.backbones.pixels import PixelBackbone
+from stellar_hub.evaluation.backbones.stellar import StellarBackbone
+from stellar_hub.evaluation.features import RunSettings, extract_features
+from stellar_hub.evaluation.features.fitted_masks import fit_masks
+from stellar_hub.evaluation.protocols.segmentation import (
+    BEST,
+    MATCHED,
+    MIOU,
+    PIXELS,
+    SegmentationProtocol,
+    SegmentationSplits,
+    evaluate_segmentation,
+    prepare_segmentation,
+)
+from stellar_hub.evaluation.token_iou import argmax_regions, best_iou, to_pixels
+
+QUICK = SegmentationProtocol(learning_rates=(1e-2, 3e-2), num_epochs=8, batch_size=4, num_clusters=3)
+
+
+@pytest.fixture
+def masked(mask_folders: tuple[Path, Path], run: RunSettings) -> SegmentationSplits:
+    """Pictures with masks."""
+    train, test = (read_segmentation_folder(folder) for folder in mask_folders)
+    return prepare_segmentation(train, test, run)
+
+
+@pytest.fixture
+def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The same, to be spoiled."""
+    for name, folder in zip(("train", "test"), mask_folders, strict=True):
+        shutil.copytree(folder, tmp_path / name)
+    return tmp_path / "train", tmp_path / "test"
+
+
+def test_report__has_probes_and_segments_of_each_model(
+    tiny: StellarBackbone, pixels: PixelBackbone, masked: SegmentationSplits, run: RunSettings
+) -> None:
+    protocol = SegmentationProtocol(("patches", "L"), (1e-2, 3e-2), num_epochs=4, batch_size=4, num_clusters=3)
+    report = evaluate_segmentation([pixels, tiny], masked, protocol, run)
+    assert [(row.model, row.features) for row in report.measurements] == [
+        ("pixels", "patches"),
+        ("pixels", "3 clusters of patches"),
+        ("tiny", "patches"),
+        ("tiny", "L"),
+        ("tiny", "tokens as segments"),
+    ]
+    for row in report.measurements:
+        expected = [BEST, MATCHED] if " " in row.features else [MIOU, PIXELS]
+        assert list(row.metrics) == expected
+        assert all(value is not None and 0 <= value <= 100 for value in row.metrics.values())
+    assert set(report.backends) == {"scikit-learn", "scipy"}
+    assert list(report.pictures) == ["segmentation-overlays"]
+    assert report.data["classes"] == ["background", "red", "blue"]
+
+
+def test_probe__learns_colours(pixels: PixelBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
+    protocol = SegmentationProtocol(learning_rates=(3e-2,), num_epochs=30, batch_size=4, num_clusters=3)
+    row = evaluate_segmentation([pixels], masked, protocol, run).measurements[0]
+    assert row.metrics[PIXELS] is not None
+    assert row.metrics[PIXELS] > 85
+    assert set(row.details["class_iou"]) == {"background", "red", "blue"}
+
+
+def test_segments__are_the_tokens_places(tiny: StellarBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
+    row = evaluate_segmentation([tiny], masked, QUICK, run).measurements[-1]
+    maps = extract_features(tiny, masked.test.pictures, ("L",), run)["L"]
+    masks = fit_masks(tiny, masked.test, range(5))
+    found = [
+        best_iou(to_pixels(argmax_regions(each, (4, 4)), 32, 32), (mask == mask.max())[None])
+        for each, mask in zip(maps, masks, strict=True)
+    ]
+    assert row.metrics[BEST] == pytest.approx(100 * torch.cat(found).mean().item())
+    assert row.details["num_objects"] == 5
+
+
+def test_background__counts_as_an_object_on_request(
+    tiny: StellarBackbone, masked: SegmentationSplits, run: RunSettings
+) -> None:
+    protocol = SegmentationProtocol(learning_rates=(1e-2,), num_epochs=1, background=None)
+    assert evaluate_segmentation([tiny], masked, protocol, run).measurements[-1].details["num_objects"] == 10
+
+
+def test_same_seed__gives_the_same_numbers(pixels: PixelBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
+    first, second = (evaluate_segmentation([pixels], masked, QUICK, run).as_dict() for _ in range(2))
+    assert first == second
+
+
+def test_spoiled_masks__are_refused_before_any_work(copied: tuple[Path, Path], run: RunSettings) -> None:
+    train, test = copied
+    Image.new("L", (32, 31)).save(test / "masks" / "3.png")
+    with pytest.raises(ValueError, match=r"masks/3\.png has 31 x 32 pixels, and its picture 32 x 32"):
+        prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
+    Image.new("L", (32, 32), 7).save(test / "masks" / "3.png")
+    with pytest.raises(ValueError, match=r"masks/3\.png has the label 7, and the classes are 0 to 2"):
+        prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
+
+
+def test_shared_pictures_and_other_classes__are_refused(copied: tuple[Path, Path], run: RunSettings) -> None:
+    train, test = copied
+    shutil.copy(train / "pictures" / "0.png", test / "pictures" / "0.png")
+    learned, measured = read_segmentation_folder(train), read_segmentation_folder(test)
+    with pytest.raises(ValueError, match=r"1 of 5 pictures of .* are in .* too"):
+        prepare_segmentation(learned, measured, run)
+    assert prepare_segmentation(learned, measured, run, allow_shared=True).num_shared == 1
+    (test / "classes.txt").write_text("background\nred\ngreen\n")
+    with pytest.raises(ValueError, match="they must be the same"):
+        prepare_segmentation(learned, read_segmentation_folder(test), run)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": ("cls",)}, "features must be some of patches, Z, L, got cls"),
+        ({"features": ()}, "got none"),
+        ({"learning_rates": (0.0,)}, "learning_rates must be some numbers above 0"),
+        ({"num_epochs": 0}, "must be at least 1, got 0, 16 and 16"),
+    ],
+)
+def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegmentationProtocol(**options)  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""Reports: JSON, tables, cards and files."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from stellar_hub.evaluation.backbones.pixels import PixelBackbone
+from stellar_hub.evaluation.protocols.knn import KnnProtocol
+from stellar_hub.evaluation.report.card import marks, update_card
+from stellar_hub.evaluation.report.report import Measurement, Report, make_report, plain
+from stellar_hub.evaluation.report.scorecard import scorecard_json, scorecard_markdown, write_scorecard
+from stellar_hub.evaluation.report.table import markdown_section, markdown_table, number, terminal_table
+from stellar_hub.evaluation.report.write import check_targets, write_report
+
+
+@pytest.fixture
+def report(pixels: PixelBackbone) -> Report:
+    """Of two rows and one picture."""
+    rows = [
+        Measurement("pixels", "pixels", {"k=1, %": 81.25, "k=3, %": None}, {"rate": 0.1}),
+        Measurement("most frequent class", "", {"k=1, %": 10.0, "k=3, %": float("nan")}),
+    ]
+    data = {"train": {"name": "A", "num_pictures": 9, "sha256": "00"}, "classes": ["x", "y"]}
+    return make_report(
+        "knn",
+        KnnProtocol((1, 3)),
+        data,
+        [pixels],
+        rows,
+        notes=["a thing to know"],
+        backends={"torchmetrics": "1"},
+        pictures={"knn-confusion": Image.new("RGB", (4, 4))},
+    )
+
+
+def test_json__has_every_field_of_protocol_and_model(report: Report) -> None:
+    fields = json.loads(report.as_json())
+    assert fields["task"] == "knn"
+    assert fields["protocol"] == {
+        "num_neighbours": [1, 3],
+        "temperature": 0.07,
+        "poolings": [],
+        "center": False,
+        "similarity": "cosine",
+        "set_epsilon": 0.1,
+        "set_num_iters": 5,
+    }
+    (model,) = fields["models"]
+    assert set(model) == {
+        "name",
+        "kind",
+        "weights",
+        "revision",
+        "sha256",
+        "num_parameters",
+        "preprocessing",
+        "seed",
+    }
+    assert model["preprocessing"]["crop"] == [64, 64]
+    assert fields["measurements"][1]["metrics"]["k=3, %"] == "nan"
+    assert fields["measurements"][0]["metrics"]["k=3, %"] is None
+    assert fields["pictures"] == ["knn-confusion.png"]
+    assert {"stellar_hub", "torch"} <= set(fields["versions"])
+
+
+def test_plain__names_what_json_cannot_hold() -> None:
+    assert plain({1: (float("inf"), Path("a"), True)}) == {"1": ["inf", "a", True]}
+
+
+def test_terminal_table__is_aligned(report: Report) -> None:
+    lines = terminal_table(report).splitlines()
+    assert lines[0].split() == ["model", "features", "k=1,", "%", "k=3,", "%"]
+    assert set(lines[1]) == {"-"}
+    assert lines[2].split() == ["pixels", "pixels", "81.2"]
+    assert lines[3].endswith("nan")
+    assert len({line.index("k=1, %") for line in lines[:1]}) == 1
+
+
+def test_many_metrics__stand_below_each_other(pixels: PixelBackbone) -> None:
+    rows = [Measurement(name, "", {f"m{i}": float(i) for i in range(10)}) for name in ("a", "b")]
+    report = make_report("diagnostics", KnnProtocol((1,)), {}, [pixels], rows)
+    lines = terminal_table(report).splitlines()
+    assert lines[0].split() == ["model", "a", "b"]
+    assert lines[-1].split() == ["m9", "9", "9"]
+    assert markdown_table(report).splitlines()[0] == "| model | a | b |"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("accuracy, %", 81.26, "81.3"), ("PSNR, dB", 21.687, "21.69"), ("SSIM", 0.60231, "0.6023"), ("x", None, "")],
+)
+def test_numbers__have_the_digits_of_their_unit(name: str, value: float | None, text: str) -> None:
+    assert number(name, value) == text
+
+
+def test_section__says_protocol_data_and_notes(report: Report) -> None:
+    section = markdown_section(report)
+    assert "| pixels | pixels | 81.2 |  |" in section
+    assert "temperature 0.07" in section
+    assert "train: 9 pictures of A" in section
+    assert "Computed by torchmetrics 1." in section
+    assert "Note: a thing to know." in section
+
+
+def test_card__gets_one_section_that_is_replaced(report: Report) -> None:
+    first = update_card("# My model\n\nText.\n", report)
+    assert first.startswith("# My model\n\nText.\n\n<!-- stellar-hub eval knn -->\n### Classification")
+    assert update_card(first, report) == first
+    changed = update_card(first.replace("81.2", "99.9") + "After.\n", report)
+    assert changed == first + "After.\n"
+    start, end = marks("knn")
+    for damaged in (start, f"{end} {start}", f"{start} {end} {start} {end}"):
+        with pytest.raises(ValueError, match="leave one pair, or none"):
+            update_card(damaged, report)
+
+
+def test_files__are_written_with_the_json_last(report: Report, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("# Card\n")
+    written = write_report(report, tmp_path / "out", card)
+    assert [path.name for path in written] == ["knn-confusion.png", "knn.json", "README.md"]
+    assert all(path.is_file() for path in written)
+    assert "81.2" in card.read_text()
+
+
+def test_full_disk__leaves_no_json_and_the_old_card(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("# Card\n")
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(report, tmp_path / "out", card)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["knn-confusion.png"]
+    assert card.read_text() == "# Card\n"
+
+
+def test_targets__are_checked_before_any_work(report: Report, tmp_path: Path) -> None:
+    check_targets(["knn"], tmp_path / "new", None, overwrite=False)
+    write_report(report, tmp_path / "out", None)
+    with pytest.raises(FileExistsError, match=r"knn\.json exists already: pass --overwrite"):
+        check_targets(["linear", "knn"], tmp_path / "out", None, overwrite=False)
+    check_targets(["knn"], tmp_path / "out", None, overwrite=True)
+    (tmp_path / "file").write_text(marks("knn")[0])
+    with pytest.raises(FileExistsError, match="is a file; name a folder"):
+        check_targets(["knn"], tmp_path / "file", None, overwrite=True)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        check_targets(["knn"], None, tmp_path / "none.md", overwrite=True)
+    with pytest.raises(ValueError, match="leave one pair"):
+        check_targets(["knn"], None, tmp_path / "file", overwrite=True)
+
+
+def test_scorecard__holds_all_reports(report: Report, tmp_path: Path) -> None:
+    fields: dict[str, Any] = json.loads(scorecard_json([report]))
+    assert list(fields["tasks"]) == ["knn"]
+    text = scorecard_markdown([report], "### Mine")
+    assert text.startswith("### Mine\n\n#### Classification by nearest neighbours\n")
+    assert "![knn-confusion](knn-confusion.png)" in text
+    assert [path.name for path in write_scorecard([report], tmp_path)] == ["scorecard.md", "scorecard.json"]
+    assert json.loads((tmp_path / "scorecard.json").read_text()) == fields
+
+
+def test_reports__do_not_depend_on_the_generator(report: Report) -> None:
+    torch.manual_seed(1)
+    assert report.as_json() == report.as_json()

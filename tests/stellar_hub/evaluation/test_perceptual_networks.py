@@ -1,0 +1,113 @@
+"""Networks behind LPIPS and rFID."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from stellar_hub.evaluation.perceptual_networks import (
+    INCEPTION_URL,
+    LPIPS_URLS,
+    check_torchmetrics,
+    fetch_weights,
+    hub_folder,
+    load_inception,
+    load_lpips,
+)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be fetched."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A folder as torch.hub's, with random weights of the smallest network under their published name."""
+    (tmp_path / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    name = LPIPS_URLS["squeeze"].rpartition("/")[2]
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "checkpoints" / name)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("no_network")
+def test_lpips__is_torchmetrics_with_the_weights_of_the_folder(hub: Path) -> None:
+    before = torch.hub.get_dir()
+    network = load_lpips("squeeze", hub)
+    assert torch.hub.get_dir() == before
+    with hub_folder(hub):
+        metric = LearnedPerceptualImagePatchSimilarity(net_type="squeeze", normalize=True, reduction="sum")
+    images, others = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = network(images, others, normalize=True).flatten()
+        assert found.shape == (2,)
+        assert found.sum().item() == pytest.approx(metric(images, others).item(), rel=1e-5)
+        torch.testing.assert_close(network(images, images, normalize=True).flatten(), torch.zeros(2))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_missing_weights__are_all_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="weights of metrics are missing") as raised:
+        fetch_weights([LPIPS_URLS["alex"], INCEPTION_URL], tmp_path)
+    message = str(raised.value)
+    assert "alexnet-owt-7be5be79.pth (https://download.pytorch.org" in message
+    assert "weights-inception-2015-12-05-6726825d.pth (https://github.com/toshas" in message
+    assert f"Put them into {tmp_path / 'checkpoints'}, name their folder with --networks" in message
+
+
+def test_missing_weights__are_fetched_to_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def download(url: str, target: str, **_: Any) -> None:
+        fetched.append(url)
+        Path(target).write_bytes(b"weights")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    for _ in range(2):
+        (file,) = fetch_weights([INCEPTION_URL], tmp_path)
+    assert fetched == [INCEPTION_URL]
+    assert file.read_bytes() == b"weights"
+
+
+def test_a_file_that_is_more_than_weights__is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(Path, tmp_path / "checkpoints" / INCEPTION_URL.rpartition("/")[2])
+    with pytest.raises(Exception, match="Weights only load failed"):
+        load_inception(tmp_path)
+
+
+@pytest.mark.slow
+def test_inception__gives_2048_features_of_pictures_of_any_size(tmp_path: Path) -> None:
+    # Not in the extra "test": it installs a package of the name "tests", which would hide this folder.
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="of the extra eval")
+
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.MonkeyPatch.context() as patch:  # the network itself, before it has weights
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(extractor.FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
+        torch.manual_seed(0)
+        network = extractor.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    torch.save(network.state_dict(), tmp_path / "checkpoints" / INCEPTION_URL.rpartition("/")[2])
+    images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        features = load_inception(tmp_path)(images)
+    assert features.shape == (2, 2048)
+    assert features.isfinite().all()
+
+
+def test_missing_libraries__are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_fidelity" else object())
+    assert set(check_torchmetrics()) == {"torchmetrics"}
+    with pytest.raises(ImportError, match=r"pip install 'stellar_hub\[eval\]'"):
+        check_torchmetrics(image=True)
