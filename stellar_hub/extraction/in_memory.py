@@ -2,21 +2,25 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch.utils.data import Dataset
 
 from stellar_hub.data.sources import PictureSource, open_source
+from stellar_hub.data.streams import STREAM_PREFIX, PictureStream, open_stream
 from stellar_hub.extraction.batch_encoder import BatchEncoder
 from stellar_hub.extraction.feature_batch import FeatureBatch
+from stellar_hub.extraction.launched_process import LaunchedProcess
 from stellar_hub.extraction.outputs import DEFAULT_OUTPUTS, check_outputs
-from stellar_hub.extraction.preparation import PreparedBatches, batch_loader, check_fixed_size
+from stellar_hub.extraction.preparation import PreparedBatch, PreparedBatches, batch_loader, check_fixed_size
+from stellar_hub.extraction.streamed import StreamedBatches
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 
 def extract_features(
     model: StellarModel,
-    source: str | os.PathLike[str] | PictureSource,
+    source: str | os.PathLike[str] | PictureSource | PictureStream,
     outputs: Sequence[str] = DEFAULT_OUTPUTS,
     *,
     processor: StellarImageProcessor | None = None,
@@ -31,7 +35,9 @@ def extract_features(
 
     Args:
         model: On the device to compute on.
-        source: What `open_source` takes (a folder, a list, tars, a table), a source, or a list of pictures.
+        source: What `open_source` takes (a folder, a list, tars, a table), a source, or a list of pictures. Also a
+            stream, as "stream:..." or `open_stream` gives it: its shards are shared by the processes of a launch and
+            their workers, and rows are told by shard and place (`StreamedBatches`).
         outputs: Of "S", "L", "pooled", "cls" and "patches".
         processor: How pictures are fitted; None takes what follows from the model's size. They must come out in one
             size: fit "crop" or "pad".
@@ -52,10 +58,19 @@ def extract_features(
     check_at_least("num_workers", num_workers, 0)
     processor = processor or StellarImageProcessor.from_config(model.config)
     encoder = BatchEncoder(model, names, check_fixed_size(processor), precision, dtype)
-    opened: Any = open_source(source) if isinstance(source, str | os.PathLike) else source
-    if not len(opened):
-        raise ValueError("the source has no pictures")
-    batches = PreparedBatches(opened, processor, split_rows(range(len(opened)), batch_size))
+    batches: Dataset[PreparedBatch]
+    if isinstance(source, str) and source.startswith(STREAM_PREFIX):
+        source = open_stream([source])
+    if hasattr(source, "shards") and not hasattr(source, "__getitem__"):
+        process = LaunchedProcess.from_environment()
+        batches = StreamedBatches(
+            cast(PictureStream, source), processor, batch_size, process.rank, process.num_processes
+        )
+    else:
+        opened: Any = open_source(source) if isinstance(source, str | os.PathLike) else source
+        if not len(opened):
+            raise ValueError("the source has no pictures")
+        batches = PreparedBatches(opened, processor, split_rows(range(len(opened)), batch_size))
     loader = batch_loader(batches, num_workers, pin_memory=model.device.type == "cuda")
     return encoder.encode_all(loader)
 

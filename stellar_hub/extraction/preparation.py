@@ -68,17 +68,29 @@ def prepare_row(
     Raises:
         OSError: if the machine is at fault and not the picture: too many open files, no memory.
     """
-    picture: Any = f"picture {row}"  # should the source itself fail
     try:
-        picture = source[row]
+        picture: Any = source[row]
+    except (OSError, ValueError, TypeError) as error:  # the source itself fails
+        if machine_is_at_fault(error):
+            raise
+        return PictureRecord(row, f"picture {row}", error=printable_line(error)), None
+    return prepare_picture(picture, row, processor)
+
+
+def prepare_picture(picture: Any, row: int, processor: StellarImageProcessor) -> tuple[PictureRecord, Tensor | None]:
+    """The same for a picture that a source has given.
+
+    Raises:
+        OSError: if the machine is at fault and not the picture.
+    """
+    try:
         loaded = read_picture(picture)
         plan = processor.geometry_of_shape(loaded.shape)
         pixel_values = apply_geometry(loaded, plan, processor.fill_value)
     except (OSError, ValueError, TypeError) as error:
         if machine_is_at_fault(error):
             raise
-        reason = printable_line(error)
-        return PictureRecord(row, name_of(picture, row), error=reason), None
+        return PictureRecord(row, name_of(picture, row), error=printable_line(error)), None
     record = PictureRecord(row, name_of(picture, row), plan.original_size, plan.crop_box)
     return record, pixel_values
 
@@ -107,7 +119,7 @@ def stack_pixels(pixels: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(pixels))
 
 
-def batch_loader(batches: PreparedBatches, num_workers: int, pin_memory: bool) -> DataLoader[PreparedBatch]:
+def batch_loader(batches: Dataset[PreparedBatch], num_workers: int, pin_memory: bool) -> DataLoader[PreparedBatch]:
     """A loader that gives the batches in their order, prepared in parallel; 0 workers prepare in this process."""
     return DataLoader(
         batches,
