@@ -49,7 +49,8 @@ class Variant:
             pack_linears(block)
         for module in block.modules():
             if self.explicit_attention and isinstance(module, Attention):
-                module.fused_attn = False  # timm's own switch
+                # timm's own switch; it is final for TorchScript, which copies modules.
+                module.fused_attn = False  # type: ignore[misc]
 
 
 def pack_linears(module: nn.Module) -> None:

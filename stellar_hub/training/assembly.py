@@ -162,6 +162,14 @@ def view_settings(recipe: Recipe) -> ViewSettings:
     return ViewSettings(**{**values, "device_crops": bool(recipe.data.device_crops)})
 
 
+def view_sizes(recipe: Recipe) -> tuple[int, int]:
+    """Sides of global and of local views, in pixels, once they are resolved."""
+    data = recipe.data
+    assert data.image_size is not None
+    assert data.local_size is not None
+    return data.image_size, data.local_size
+
+
 def build_stream_loader(
     recipe: Recipe,
     stream: PictureStream,

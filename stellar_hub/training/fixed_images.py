@@ -18,7 +18,7 @@ NUM_FIXED_IMAGES = 6
 FIXED_IMAGE_TRIES = 60
 
 
-def fixed_images(source: PictureSource | PictureStream, config: StellarConfig) -> Tensor:
+def fixed_images(source: JoinedSources | PictureStream, config: StellarConfig) -> Tensor:
     """A few readable pictures as the model sees them at evaluation: spread over the source, or a stream's first ones.
 
     Raises:

@@ -26,6 +26,7 @@ from stellar_hub.training.assembly import (
     photometric_of,
     resolve_config,
     resolve_sizes,
+    view_sizes,
     warnings_at_start,
 )
 from stellar_hub.training.checkpoints import Checkpoints, read_state
@@ -243,7 +244,7 @@ def build_stepper(
         recipe.optimization.clip_norm,
         num_steps,
         torch.float64 if recipe.run.precision == "fp64" else torch.float32,
-        (recipe.data.image_size, recipe.data.local_size),
+        view_sizes(recipe),
     )
     return stepper, num_steps
 

@@ -7,6 +7,7 @@ epoch, and in each epoch of the lanes every picture comes once.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,8 @@ class Cursor(NamedTuple):
     given: int = 0
 
 
-class LanePicture(NamedTuple):
+@dataclass(frozen=True)
+class LanePicture:
     """A picture out of a lane.
 
     Attributes:

@@ -18,7 +18,8 @@ class PictureStream(Protocol):
         shards: Their names, for messages; the order is that of their numbers.
     """
 
-    shards: Sequence[str]
+    @property
+    def shards(self) -> Sequence[str]: ...
 
     def read(self, shard: int) -> Iterator[EncodedPicture]:
         """The pictures of a shard, in its order, each time the same.

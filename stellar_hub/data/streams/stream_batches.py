@@ -109,7 +109,9 @@ class StreamBatches:
         self.num_left = num_batches - start_batch
         self.pin_memory = pin_memory
         samples = StreamSamples(lanes, own[turn:] + own[:turn], cursors or {}, make)
-        ahead = {"prefetch_factor": max(2, 2 * share // workers)} if workers else {}  # two batches, in single samples
+        ahead: dict[str, Any] = (
+            {"prefetch_factor": max(2, 2 * share // workers)} if workers else {}
+        )  # two batches, in single samples
         self.loader = DataLoader(samples, batch_size=None, num_workers=workers, worker_init_fn=worker_init_fn, **ahead)
 
     def __len__(self) -> int:

@@ -11,6 +11,8 @@ from stellar_hub.data.sources import EncodedPicture
 from stellar_hub.data.sources.tar_index import is_picture
 from stellar_hub.data.streams.picture_stream import DamagedShardError, fingerprint_of_names
 
+# Of tarfile's errors these mean damage where it silently stops; the one it knows for an end is `EOFHeaderError`.
+NO_PROPER_END = ("InvalidHeaderError", "TruncatedHeaderError", "EmptyHeaderError")
 UNREADABLE = (tarfile.TarError, EOFError, OSError)
 
 
@@ -67,7 +69,7 @@ def regular_members(file: Any) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFil
             archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all
             if member.isreg():
                 yield member, archive
-    if isinstance(headers.last, tarfile.InvalidHeaderError | tarfile.TruncatedHeaderError | tarfile.EmptyHeaderError):
+    if type(headers.last).__name__ in NO_PROPER_END:
         raise tarfile.ReadError(f"it has no proper end: {headers.last}")
 
 

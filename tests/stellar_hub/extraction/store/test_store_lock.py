@@ -27,7 +27,8 @@ def held(folder: Path, rank: int, num_processes: int) -> Iterator[Any]:
         assert ready.wait(60)
         yield process
     finally:
-        done.set()
+        if process.is_alive():  # an event that a killed process waited for can never be set
+            done.set()
         process.join()
 
 
