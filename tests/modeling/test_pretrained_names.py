@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ class TestWithoutTheLibrary:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(pretrained_names, "sources", None)
         assert resolve_pretrained(name) == name
+
+    def test_extract__says_that_it_needs_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "stellar_hub.extraction", None)
+        monkeypatch.delattr("stellar_hub.extraction", raising=False)
+        with pytest.raises(ImportError, match="extracting features needs the library: pip install stellar_hub"):
+            pretrained_names.extract_features(None, "photos", ("S",))
 
 
 class TestClasses:
