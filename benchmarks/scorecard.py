@@ -28,10 +28,11 @@ from stellar_hub.evaluation.backbones import open_backbone
 from stellar_hub.evaluation.features import RunSettings
 from stellar_hub.evaluation.protocols.knn import KnnProtocol
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
-from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol, prepare_segmentation
+from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
 from stellar_hub.evaluation.report import Report
 from stellar_hub.evaluation.report.scorecard import scorecard_markdown, write_scorecard
 from stellar_hub.evaluation.report.write import write_report
+from stellar_hub.evaluation.segmentation_splits import prepare_segmentation
 from stellar_hub.evaluation.splits import prepare_splits
 
 MODELS = ("stellar-tiny", "stellar-tiny:random", "pixels")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from stellar_hub.evaluation.backbones import Backbone
     from stellar_hub.evaluation.features import RunSettings
-    from stellar_hub.evaluation.protocols.segmentation import SegmentationSplits
     from stellar_hub.evaluation.report import Report
+    from stellar_hub.evaluation.segmentation_splits import SegmentationSplits
     from stellar_hub.evaluation.splits import Splits
 
 LABELLED = "folder of class folders, split file (.csv, .csv:SPLIT), tables (.parquet) or hub:OWNER/NAME:SPLIT"
@@ -111,7 +111,7 @@ def open_masks(train: str | None, test: str | None, run: RunSettings, allow_shar
         ValueError: if one of the two is missing.
     """
     from stellar_hub.data.segmentation_folders import read_segmentation_folder
-    from stellar_hub.evaluation.protocols.segmentation import prepare_segmentation
+    from stellar_hub.evaluation.segmentation_splits import prepare_segmentation
 
     if train is None and test is None:
         return None

@@ -19,10 +19,10 @@ from stellar_hub.evaluation.protocols.reconstruction import (
 )
 from stellar_hub.evaluation.protocols.segmentation import (
     SegmentationProtocol,
-    SegmentationSplits,
     evaluate_segmentation,
 )
 from stellar_hub.evaluation.report.report import Report
+from stellar_hub.evaluation.segmentation_splits import SegmentationSplits
 from stellar_hub.evaluation.splits import Splits
 
 

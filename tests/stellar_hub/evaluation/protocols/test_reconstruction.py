@@ -13,6 +13,7 @@ from stellar_hub.evaluation.backbones.pixels import PixelBackbone
 from stellar_hub.evaluation.backbones.stellar import StellarBackbone
 from stellar_hub.evaluation.features import RunSettings
 from stellar_hub.evaluation.frechet import frechet_distance
+from stellar_hub.evaluation.protocols import reconstruction
 from stellar_hub.evaluation.protocols.reconstruction import (
     MetricNetworks,
     ReconstructionProtocol,
@@ -87,6 +88,8 @@ def test_missing_networks__are_all_said_before_any_work(tmp_path: Path, monkeypa
         raise OSError("no route")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    versions = {"torchmetrics": "1", "torch-fidelity": "1"}  # the second need not be installed here
+    monkeypatch.setattr(reconstruction, "check_torchmetrics", lambda image: versions)
     with pytest.raises(OSError, match=r"alexnet.*inception.*--networks"):
         load_networks(ReconstructionProtocol(("lpips", "rfid")), tmp_path)
     assert load_networks(ReconstructionProtocol(("psnr",)), tmp_path) == NONE

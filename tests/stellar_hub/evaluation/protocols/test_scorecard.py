@@ -10,7 +10,8 @@ from stellar_hub.evaluation.protocols.knn import KnnProtocol
 from stellar_hub.evaluation.protocols.linear import LinearProtocol
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
-from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol, prepare_segmentation
+from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
+from stellar_hub.evaluation.segmentation_splits import prepare_segmentation
 from stellar_hub.evaluation.splits import Splits
 
 QUICK = ScorecardProtocol(

@@ -1,11 +1,9 @@
 """The segmentation protocol."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from stellar_hub.data.segmentation_folders import read_segmentation_folder
 from stellar_hub.evaluation.backbones.pixels import PixelBackbone
@@ -18,10 +16,9 @@ from stellar_hub.evaluation.protocols.segmentation import (
     MIOU,
     PIXELS,
     SegmentationProtocol,
-    SegmentationSplits,
     evaluate_segmentation,
-    prepare_segmentation,
 )
+from stellar_hub.evaluation.segmentation_splits import SegmentationSplits, prepare_segmentation
 from stellar_hub.evaluation.token_iou import argmax_regions, best_iou, to_pixels
 
 QUICK = SegmentationProtocol(learning_rates=(1e-2, 3e-2), num_epochs=8, batch_size=4, num_clusters=3)
@@ -32,14 +29,6 @@ def masked(mask_folders: tuple[Path, Path], run: RunSettings) -> SegmentationSpl
     """Pictures with masks."""
     train, test = (read_segmentation_folder(folder) for folder in mask_folders)
     return prepare_segmentation(train, test, run)
-
-
-@pytest.fixture
-def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The same, to be spoiled."""
-    for name, folder in zip(("train", "test"), mask_folders, strict=True):
-        shutil.copytree(folder, tmp_path / name)
-    return tmp_path / "train", tmp_path / "test"
 
 
 def test_report__has_probes_and_segments_of_each_model(
@@ -93,28 +82,6 @@ def test_background__counts_as_an_object_on_request(
 def test_same_seed__gives_the_same_numbers(pixels: PixelBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
     first, second = (evaluate_segmentation([pixels], masked, QUICK, run).as_dict() for _ in range(2))
     assert first == second
-
-
-def test_spoiled_masks__are_refused_before_any_work(copied: tuple[Path, Path], run: RunSettings) -> None:
-    train, test = copied
-    Image.new("L", (32, 31)).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png has 31 x 32 pixels, and its picture 32 x 32"):
-        prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
-    Image.new("L", (32, 32), 7).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png has the label 7, and the classes are 0 to 2"):
-        prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
-
-
-def test_shared_pictures_and_other_classes__are_refused(copied: tuple[Path, Path], run: RunSettings) -> None:
-    train, test = copied
-    shutil.copy(train / "pictures" / "0.png", test / "pictures" / "0.png")
-    learned, measured = read_segmentation_folder(train), read_segmentation_folder(test)
-    with pytest.raises(ValueError, match=r"1 of 5 pictures of .* are in .* too"):
-        prepare_segmentation(learned, measured, run)
-    assert prepare_segmentation(learned, measured, run, allow_shared=True).num_shared == 1
-    (test / "classes.txt").write_text("background\nred\ngreen\n")
-    with pytest.raises(ValueError, match="they must be the same"):
-        prepare_segmentation(learned, read_segmentation_folder(test), run)
 
 
 @pytest.mark.parametrize(
