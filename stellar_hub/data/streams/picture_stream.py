@@ -12,14 +12,12 @@ class DamagedShardError(ValueError):
 
 
 class PictureStream(Protocol):
-    """Shards of pictures, each of which can be read from its beginning only; how many pictures there are is unknown.
-
-    Attributes:
-        shards: Their names, for messages; the order is that of their numbers.
-    """
+    """Shards of pictures, each of which can be read from its beginning only; how many pictures there are is unknown."""
 
     @property
-    def shards(self) -> Sequence[str]: ...
+    def shards(self) -> Sequence[str]:
+        """Their names, for messages; the order is that of their numbers."""
+        ...
 
     def read(self, shard: int) -> Iterator[EncodedPicture]:
         """The pictures of a shard, in its order, each time the same.
