@@ -15,11 +15,13 @@ from stellar_hub.cli.evaluation.options import (
     Poolings,
     ReportFolder,
     Seed,
+    Stores,
     Test,
     Train,
     Workers,
     finish,
     open_splits,
+    store_notes,
 )
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
 
@@ -40,6 +42,7 @@ def knn(
     output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
+    store: Stores = None,
     cache: Cache = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
@@ -56,7 +59,9 @@ def knn(
     shared = (output, update_card, overwrite, cache, batch_size, workers, device, seed)
     options = Options(model, tuple(compare or ()), *shared)
     protocol = KnnProtocol(tuple(k or ()), temperature, tuple(pooling or ()), center)
-    run = options.run_settings(["knn"])
+    run = options.run_settings(["knn"], store)
     backbones = options.backbones()
+    notes = store_notes(run, backbones)
     report = evaluate_knn(backbones, open_splits(train, test, run, allow_shared), protocol, run)
+    report.notes[:0] = notes
     finish(report, options, run)

@@ -15,11 +15,13 @@ from stellar_hub.cli.evaluation.options import (
     Poolings,
     ReportFolder,
     Seed,
+    Stores,
     Test,
     Train,
     Workers,
     finish,
     open_splits,
+    store_notes,
 )
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
 
@@ -42,6 +44,7 @@ def linear(
     output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
+    store: Stores = None,
     cache: Cache = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
@@ -65,7 +68,9 @@ def linear(
         seed=seed,
         **rates,  # type: ignore[arg-type]
     )
-    run = options.run_settings(["linear"])
+    run = options.run_settings(["linear"], store)
     backbones = options.backbones()
+    notes = store_notes(run, backbones)
     report = evaluate_linear(backbones, open_splits(train, test, run, allow_shared), protocol, run)
+    report.notes[:0] = notes
     finish(report, options, run)

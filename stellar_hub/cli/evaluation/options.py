@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stellar_hub.evaluation.report import Report
     from stellar_hub.evaluation.segmentation_splits import SegmentationSplits
     from stellar_hub.evaluation.splits import Splits
+    from stellar_hub.extraction import FeatureStore
 
 LABELLED = "folder of class folders, split file (.csv, .csv:SPLIT), tables (.parquet) or hub:OWNER/NAME:SPLIT"
 Train = Annotated[str, typer.Option("--train", help=f"Labelled pictures to learn from: {LABELLED}.")]
@@ -34,6 +35,12 @@ ReportFolder = Annotated[
 Card = Annotated[Path | None, typer.Option("--update-card", help="Model card (README.md) to put the table into.")]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder to keep features in: an interrupted run goes on from there.")
+]
+Stores = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--store", help="What extract wrote for these pictures, to take a STELLAR model's features from; repeat it."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Pictures of one forward.")]
 Workers = Annotated[int, typer.Option("--workers", help="Processes that read pictures.")]
@@ -60,7 +67,7 @@ class Options:
     device: str
     seed: int
 
-    def run_settings(self, tasks: Sequence[str]) -> RunSettings:
+    def run_settings(self, tasks: Sequence[str], stores: Sequence[Path] | None = None) -> RunSettings:
         """How to compute, once it is clear that the results can be written.
 
         Raises:
@@ -78,7 +85,13 @@ class Options:
         check_targets(tasks, self.output, self.update_card, self.overwrite)
         if self.device != "auto":
             choose_device(self.device)
-        return RunSettings(self.batch_size, self.workers, self.cache, processes=Processes.launched(self.device))
+        opened: tuple[FeatureStore, ...] = ()
+        if stores:
+            from stellar_hub.evaluation.features.stores import open_stores
+
+            opened = open_stores(stores)
+        processes = Processes.launched(self.device)
+        return RunSettings(self.batch_size, self.workers, self.cache, processes=processes, stores=opened)
 
     def backbones(self, decoder: bool = False) -> list[Backbone]:
         """The model and those it is compared with, all loaded: what is missing is said before any work.
@@ -119,6 +132,15 @@ def open_masks(train: str | None, test: str | None, run: RunSettings, allow_shar
         raise ValueError("segmentation needs pictures with masks to learn from and to measure on: give both folders")
     learned = read_segmentation_folder(train)
     return prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
+
+
+def store_notes(run: RunSettings, backbones: Sequence[Backbone]) -> list[str]:
+    """What stores are used for; refuses those that are of none of the models."""
+    if not run.stores:
+        return []
+    from stellar_hub.evaluation.features.stores import check_stores
+
+    return check_stores(run.stores, backbones)
 
 
 def finish(report: Report, options: Options, run: RunSettings, heading: bool = False) -> None:

@@ -29,6 +29,7 @@ class RunSettings:
         cache: Folder to keep features in; None keeps none.
         show_progress: Whether to show progress bars.
         processes: This process among those that evaluate together.
+        stores: Feature stores to take pooled features from, of the models they belong to.
 
     Raises:
         ValueError: if a number is out of range.
@@ -39,6 +40,7 @@ class RunSettings:
     cache: Path | None = None
     show_progress: bool = True
     processes: Processes = field(default_factory=Processes)
+    stores: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_workers < 0:

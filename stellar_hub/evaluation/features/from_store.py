@@ -1,5 +1,6 @@
 """Features out of a store on disk in the place of computed ones."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledPictures
 from stellar_hub.evaluation.features.feature_set import FeatureSet
+from stellar_hub.extraction.picture_record import printable
 from stellar_hub.modeling.factorization import low_rank_product
 
 # What each feature of the protocols is made of.
@@ -41,6 +43,11 @@ class StoredFeatures(Protocol):
         ...
 
 
+def picture_key(name: str) -> str:
+    """What a picture is told by: its path, wherever one stands; a name in an archive stays what it is."""
+    return os.path.abspath(name)
+
+
 def from_store(store: StoredFeatures, labelled: LabelledPictures, wanted: Sequence[str]) -> FeatureSet:
     """The features of labelled pictures out of a store, in the order of the pictures.
 
@@ -58,14 +65,15 @@ def from_store(store: StoredFeatures, labelled: LabelledPictures, wanted: Sequen
     if absent:
         raise ValueError(f"the store has no {', '.join(absent)}; it has {', '.join(store.outputs)}")
     records = store.records(range(len(store)))
-    place = {str(record.picture): row for row, record in enumerate(records)}
+    place = {picture_key(record.picture): row for row, record in enumerate(records)}
     names = [str(labelled.pictures[index]) for index in range(len(labelled))]
-    lost = [name for name in names if name not in place]
+    keys = [picture_key(printable(name)) for name in names]
+    lost = [name for name, key in zip(names, keys, strict=True) if key not in place]
     if lost:
         raise ValueError(
             f"the store lacks {len(lost)} of the {len(names)} pictures of {labelled.name}, the first is {lost[0]}"
         )
-    rows = [place[name] for name in names]
+    rows = [place[key] for key in keys]
     failed = [records[row] for row in rows if records[row].error is not None]
     if failed:
         raise ValueError(f"the store has no features of {failed[0].picture}: {failed[0].error}")

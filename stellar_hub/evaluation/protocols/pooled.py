@@ -48,7 +48,13 @@ def pooled_sets(
 def pooled_set(
     backbone: Backbone, labelled: LabelledPictures, data_hash: str, poolings: Sequence[str], run: RunSettings, what: str
 ) -> FeatureSet:
-    """A backbone's features of labelled pictures."""
+    """A backbone's features of labelled pictures: out of a store of it, else computed."""
+    if run.stores:
+        from stellar_hub.evaluation.features.stores import stored_features  # stores need an extra
+
+        stored = stored_features(run.stores, backbone, labelled, poolings)
+        if stored is not None:
+            return stored
     features = extract_features(backbone, labelled.pictures, poolings, run, data_hash, f"encoding {what}")
     names = [str(labelled.pictures[index]) for index in range(len(labelled))]
     return FeatureSet(features, names, torch.tensor(labelled.labels), labelled.classes)
