@@ -9,12 +9,15 @@ Two cases, on JPEGs of 500 x 375 pixels made from `examples/training_photographs
 - reading pictures is the limit: stellar-tiny. `extract` beside the pipeline at its defaults, one picture at a time, and
   with batches of the same size. The pipeline gives nested lists of `S`; `extract` writes `S`, `L` and pooled vectors.
 
+On a CPU the model of `extract` has its linear layers packed, as the command does it, and so has "the model alone".
+
 All take turns; reported are medians. `--processor-time` counts what the process itself computed, for machines that do
 other things as well; data workers would not be counted, so there must be none. With `--check` it exits with 1 unless
 `extract` reaches 0.9 of the model, 2 times the pipeline at its defaults, and the pipeline at the same batch.
 """
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -34,6 +37,7 @@ from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import open_sources
 from stellar_hub.extraction import extract_to_store
 from stellar_hub.extraction.plan import ExtractionOptions
+from stellar_hub.extraction.shard_work import packed_on_cpu
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
 SIZE = (500, 375)
@@ -116,7 +120,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float
     pictures = folder / "b16"
     write_pictures(pictures, args.b16_pictures)
     torch.manual_seed(0)
-    b16 = StellarModel(StellarConfig(use_decoder=False, use_tokenizer=False)).eval().to(args.device)
+    b16 = packed_on_cpu(StellarModel(StellarConfig(use_decoder=False, use_tokenizer=False)).to(args.device))
     contestants = {
         "the model alone": model_alone(b16, args.b16_pictures, args.b16_batch),
         "extract": extraction(b16, pictures, args.b16_batch, args.num_workers),
@@ -125,9 +129,10 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float
     pictures = folder / "tiny"
     paths = write_pictures(pictures, args.tiny_pictures)
     tiny = StellarModel.from_pretrained("stellar-tiny", decoder=False).to(args.device)
+    packed = packed_on_cpu(copy.deepcopy(tiny))
     contestants = {
-        "the model alone": model_alone(tiny, args.tiny_pictures, args.tiny_batch),
-        "extract": extraction(tiny, pictures, args.tiny_batch, args.num_workers),
+        "the model alone": model_alone(packed, args.tiny_pictures, args.tiny_batch),
+        "extract": extraction(packed, pictures, args.tiny_batch, args.num_workers),
         "pipeline": piped(tiny, paths, None),
         f"pipeline, batches of {args.tiny_batch}": piped(tiny, paths, args.tiny_batch),
     }

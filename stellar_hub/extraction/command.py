@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from stellar_hub.cli.loading import load_model
 from stellar_hub.data.sources import open_sources
 from stellar_hub.extraction.launched_process import LaunchedProcess
 from stellar_hub.extraction.plan import ExtractionOptions
+from stellar_hub.extraction.shard_work import load_for_extraction
 from stellar_hub.extraction.store.layout import shard_path
 from stellar_hub.extraction.store.manifest import Manifest
 from stellar_hub.extraction.store.shard_file import open_shard, read_records
@@ -41,7 +41,7 @@ def extract_by_options(command: Command) -> list[str]:
     """
     process = LaunchedProcess.from_environment()
     source = open_sources(command.sources)
-    model, processor = load_model(command.model, own_device(command.device, process), command.fit, decoder=False)
+    model, processor = load_for_extraction(command.model, own_device(command.device, process), command.fit)
     report = extract_to_store(
         model,
         source,

@@ -17,7 +17,7 @@ from stellar_hub.extraction.in_memory import check_at_least
 from stellar_hub.extraction.model_identity import weights_sha256
 from stellar_hub.extraction.plan import make_plan
 from stellar_hub.extraction.progress import ExtractionProgress
-from stellar_hub.extraction.shard_work import encoder_of, extract_shards
+from stellar_hub.extraction.shard_work import encoder_of, extract_shards, load_for_extraction
 from stellar_hub.extraction.store.completion import complete, missing_shards, remove_damaged
 from stellar_hub.extraction.store.index_file import pyarrow
 from stellar_hub.extraction.store.manifest import Manifest
@@ -136,7 +136,7 @@ class ShardActor:
         self, plan: Manifest, folder: Path, source: PictureSource, model: str, fit: str, device: str, num_workers: int
     ):
         torch.set_num_threads(1)  # as Ray gives an actor one core
-        network, self.processor = load_model(model, device, fit, decoder=False)
+        network, self.processor = load_for_extraction(model, device, fit)
         if weights_sha256(network) != plan.model["weights_sha256"]:
             raise ValueError(f"the model {model} has other weights on this machine than where the run was started")
         self.plan = plan

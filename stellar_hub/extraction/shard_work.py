@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from stellar_hub.cli.loading import load_model
 from stellar_hub.data.sources import PictureSource
 from stellar_hub.extraction.batch_encoder import BatchEncoder
 from stellar_hub.extraction.feature_batch import FeatureBatch
@@ -17,6 +18,29 @@ from stellar_hub.extraction.store.manifest import Manifest
 from stellar_hub.extraction.store.shard_file import write_shard
 from stellar_hub.extraction.store.tensor_format import computed_dtype, to_stored
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.modeling.inference_optimization import pack_linears
+
+
+def load_for_extraction(name: str, device: str, fit: str) -> tuple[StellarModel, StellarImageProcessor]:
+    """A model for features alone, and its processor; on a CPU its linear layers are packed for oneDNN.
+
+    What `optimize_for_inference` finds out by timing is taken for granted here: which variant is chosen must not depend
+    on chance, as a store that is resumed has to come out the same byte for byte.
+
+    Raises:
+        OSError: if the model does not exist.
+        ValueError: if the device or the fit is not available.
+    """
+    model, processor = load_model(name, device, fit, decoder=False)
+    return packed_on_cpu(model), processor
+
+
+def packed_on_cpu(model: StellarModel) -> StellarModel:
+    """The model for inference, on a CPU with its linear layers packed; changed in place."""
+    model.eval().requires_grad_(False)
+    if model.device.type == "cpu":
+        pack_linears(model)
+    return model
 
 
 def encoder_of(plan: Manifest, model: StellarModel, processor: StellarImageProcessor) -> BatchEncoder:

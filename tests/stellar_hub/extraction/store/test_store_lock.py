@@ -28,12 +28,7 @@ def held(folder: Path, rank: int, num_processes: int) -> Iterator[Any]:
         assert ready.wait(60)
         yield process
     finally:
-<<<<<<< HEAD
-        if process.is_alive():  # an event that a killed process waited for can never be set
-            done.set()
-=======
         process.kill()
->>>>>>> wip-extraction
         process.join()
 
 
