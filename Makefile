@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One thread for each of a few processes: tests are many and small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-fast test-lowest lint format clean
 
@@ -25,13 +27,13 @@ demo: $(VENV)/installed  ## install, then encode and decode the photographs of e
 	$(BIN)/stellar-hub demo --output demo
 
 test: $(VENV)/installed-dev  ## install what tests need, then run all tests that need no GPU and no network
-	$(BIN)/python -m pytest -q -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network"
 
 test-lowest:  ## the suite with the oldest dependencies that are declared, in .venv-lowest
 	bash .ci/lower_bounds
 
 test-fast: $(VENV)/installed-dev  ## the same without the slow tests
-	$(BIN)/python -m pytest -q -m "not gpu and not network and not slow"
+	$(PYTEST) -m "not gpu and not network and not slow"
 
 lint: $(VENV)/installed-dev  ## ruff, and the transformers linter on modeling/
 	$(BIN)/ruff check .

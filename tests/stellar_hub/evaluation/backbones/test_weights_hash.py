@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stellar_hub.evaluation.backbones.weights_hash import raw_bytes, weights_hash
+from stellar_hub.evaluation.backbones.weights_hash import weights_hash
 
 
 def test_hash__changes_with_a_value_a_name_and_a_type() -> None:
@@ -18,9 +18,3 @@ def test_hash__changes_with_a_value_a_name_and_a_type() -> None:
     network[1].running_mean += 1  # type: ignore[operator]
     assert weights_hash(network) != changed
     assert len({weights_hash(nn.Linear(1, 1).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}) == 2
-
-
-def test_bytes__are_those_in_memory() -> None:
-    assert raw_bytes(torch.tensor([1.5], dtype=torch.bfloat16)) == b"\xc0\x3f"
-    assert raw_bytes(torch.arange(6, dtype=torch.uint8).view(2, 3).T) == bytes([0, 3, 1, 4, 2, 5])
-    assert raw_bytes(torch.empty(0)) == b""
