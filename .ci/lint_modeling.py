@@ -1,6 +1,6 @@
 """Run transformers' model linter on modeling/, without the rules that are about transformers' own repository.
 
-TRF028 wants its licence header, TRF038 its test layout, TRF057 its docstring generator.
+TRF028 wants its license header, TRF038 its test layout, TRF057 its docstring generator.
 """
 
 import re

@@ -19,21 +19,15 @@ from evaluation_report import IouRow, KnnRow, PsnrRow, Report, as_json, markdown
 from reconstruct_unseen_photographs import PHOTOGRAPHS, means
 from reconstruct_unseen_photographs import measure as measure_photographs
 from scene_baselines import color_histograms, cropped_masks, fit_colors, patch_regions, raw_pixels
-from stellar_hub.modeling.atomic_write import write_atomically
 from torch import Tensor
 from tqdm import tqdm
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.data.scenes import SCENE_CLASSES, Looks, draw_scene
+from stellar_hub.data.scenes.scene import SCENE_CLASSES, ClassCue, draw_scene
 from stellar_hub.evaluation.nearest_neighbours import knn_accuracy
-from stellar_hub.evaluation.psnr import psnr
-from stellar_hub.evaluation.token_iou import (
-    argmax_regions,
-    best_iou,
-    best_patches_iou,
-    threshold_regions,
-    to_pixels,
-)
+from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures.regions import argmax_regions, best_iou, best_patches_iou, threshold_regions, to_pixels
+from stellar_hub.modeling.atomic_write import write_atomically
 
 FIRST_TRAIN_SEED = 1_000_000  # `examples/draw_scenes.py` stays below
 FIRST_TEST_SEED = 2_000_000
@@ -42,11 +36,11 @@ NUM_NEIGHBOURS = 20
 TEMPERATURE = 0.07
 NUM_COLORS = 16
 BATCH_SIZE = 100
-LEAST_KNN_GAIN = 10.0
+MIN_KNN_GAIN = 10.0
 
 
 class Scenes(NamedTuple):
-    """Drawn pictures, what they show most of, and where their objects are."""
+    """Drawn images, what they show most of, and where their objects are."""
 
     images: Tensor  # (N, 3, size, size), uint8
     labels: Tensor  # (N,), index into SCENE_CLASSES of the object with the largest visible mask
@@ -57,7 +51,7 @@ def draw_scenes(first_seed: int, count: int, args: argparse.Namespace, name: str
     """The scenes of `count` seeds from the first."""
     images, labels, masks = [], [], []
     for seed in tqdm(range(first_seed, first_seed + count), desc=f"drawing {name} scenes", unit="scene"):
-        scene = draw_scene(seed, args.size, args.max_objects, looks=args.looks)
+        scene = draw_scene(seed, args.size, args.max_objects, class_cue=args.class_cue)
         largest = scene.masks.sum(axis=(1, 2)).argmax()
         images.append(torch.from_numpy(scene.image).permute(2, 0, 1))
         labels.append(SCENE_CLASSES.index(scene.classes[largest]))
@@ -73,7 +67,7 @@ def untrained_twin(model: StellarModel) -> StellarModel:
 
 
 def pooled_features(model: StellarModel, images: Tensor, name: str) -> dict[str, Tensor]:
-    """One vector per picture and way of pooling, each `(N, d)`."""
+    """One vector per image and way of pooling, each `(N, d)`."""
     pooled: dict[str, list[Tensor]] = {"mean of S": [], "cls": [], "mean of patches": []}
     for batch in tqdm(images.split(BATCH_SIZE), desc=f"encoding, {name}", unit="batch"):
         with torch.inference_mode():
@@ -114,7 +108,7 @@ def measure_knn(networks: dict[str, StellarModel], train: Scenes, test: Scenes) 
 
 
 def network_regions(model: StellarModel, images: Tensor, read: Callable[..., Tensor]) -> list[Tensor]:
-    """Regions of all tokens, `(r, h, w)` for each picture."""
+    """Regions of all tokens, `(r, h, w)` for each image."""
     grid = model.grid_size(*images.shape[-2:])
     with torch.inference_mode():
         maps = torch.cat([model.encode(batch).localization for batch in images.split(BATCH_SIZE)])
@@ -122,7 +116,7 @@ def network_regions(model: StellarModel, images: Tensor, read: Callable[..., Ten
 
 
 def baseline_regions(images: Tensor, model: StellarModel, mean_color: bool, name: str) -> list[Tensor]:
-    """As many clusters of patches as the model has tokens, `(r, h, w)` for each picture."""
+    """As many clusters of patches as the model has tokens, `(r, h, w)` for each image."""
     return [
         patch_regions(image, model.patch_size, model.config.num_sparse_tokens, mean_color)
         for image in tqdm(images, desc=f"k-means, {name}", unit="scene")
@@ -130,7 +124,7 @@ def baseline_regions(images: Tensor, model: StellarModel, mean_color: bool, name
 
 
 def mean_iou(regions: list[Tensor], masks: list[Tensor]) -> float:
-    """Mean over all objects of all pictures of the best region's IoU, in percent."""
+    """Mean over all objects of all images of the best region's IoU, in percent."""
     pairs = zip(regions, masks, strict=True)
     return 100 * torch.cat([best_iou(to_pixels(each, *mask.shape[1:]), mask) for each, mask in pairs]).mean().item()
 
@@ -148,13 +142,13 @@ def measure_iou(networks: dict[str, StellarModel], test: Scenes) -> list[IouRow]
         rows.append(IouRow(f"k-means of the patches' {label}", mean_iou(clusters, test.masks), None))
     grid = model.grid_size(*test.images.shape[-2:])
     everything = [torch.ones(1, *grid, dtype=torch.bool)] * len(test.masks)
-    rows.append(IouRow("the whole picture", mean_iou(everything, test.masks), None))
+    rows.append(IouRow("the whole image", mean_iou(everything, test.masks), None))
     bound = torch.cat([best_patches_iou(mask, grid) for mask in test.masks]).mean().item()
     return [*rows, IouRow("bound: the best union of patches", 100 * bound, None)]
 
 
 def scene_psnr(model: StellarModel, images: Tensor, name: str) -> float:
-    """Mean PSNR over pictures of what the model decodes from its own code."""
+    """Mean PSNR over images of what the model decodes from its own code."""
     values = []
     for batch in tqdm(images.split(BATCH_SIZE), desc=f"reconstructing, {name}", unit="batch"):
         with torch.inference_mode():
@@ -191,7 +185,7 @@ def evaluate(args: argparse.Namespace) -> Report:
         num_test=args.scenes_test,
         size=args.size,
         max_objects=args.max_objects,
-        looks=args.looks,
+        class_cue=args.class_cue,
         num_objects=sum(len(mask) for mask in test.masks),
         num_classes=len(SCENE_CLASSES),
         num_neighbours=NUM_NEIGHBOURS,
@@ -211,9 +205,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64, help="side of a scene in pixels (default: %(default)s)")
     parser.add_argument("--max-objects", type=int, default=3, help="most objects in a scene (default: %(default)s)")
     parser.add_argument(
-        "--looks",
+        "--class-cue",
         default="color",
-        choices=get_args(Looks),
+        choices=get_args(ClassCue),
         help="what a class's objects have in common: outline, texture too, hue too, as in training (default)",
     )
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS, help="folder of .jpg photographs")
@@ -262,11 +256,9 @@ def main() -> int:
         write_atomically(args.update_card, replace_section(card, markdown(report)).encode())
     if not args.check:
         return 0
-    passed = report.knn_gain() >= LEAST_KNN_GAIN
+    passed = report.knn_gain() >= MIN_KNN_GAIN
     verdict = "passed" if passed else "failed"
-    print(
-        f"\ncheck {verdict}: training gave {report.knn_gain():.1f} points, at least {LEAST_KNN_GAIN:.0f} are asked for"
-    )
+    print(f"\ncheck {verdict}: training gave {report.knn_gain():.1f} points, at least {MIN_KNN_GAIN:.0f} are asked for")
     return 0 if passed else 1
 
 

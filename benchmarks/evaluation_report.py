@@ -24,9 +24,9 @@ class IouRow(NamedTuple):
 
 
 class PsnrRow(NamedTuple):
-    """Decibels, means over pictures."""
+    """Decibels, means over images."""
 
-    pictures_from: str
+    images_from: str
     scenes: float
     photographs: float
 
@@ -39,7 +39,7 @@ class Report(NamedTuple):
     num_test: int
     size: int
     max_objects: int
-    looks: str  # what the objects of a class have in common
+    class_cue: str  # what the objects of a class have in common
     num_objects: int  # in all test scenes together
     num_classes: int
     num_neighbours: int
@@ -69,7 +69,7 @@ def markdown(report: Report) -> str:
     scenes = f"{report.size} x {report.size} pixels and at most {report.max_objects} objects"
     knn = f"k = {report.num_neighbours}, cosine of centred features, temperature {report.temperature}"
     classes = {"outline": "by outline alone", "texture": "by outline and texture"}.get(
-        report.looks, "by outline, texture and hue"
+        report.class_cue, "by outline, texture and hue"
     )
     error = 50 / report.num_test**0.5  # of a share of one half, where it is largest
     return f"""\

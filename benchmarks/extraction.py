@@ -6,7 +6,7 @@ Two cases, on JPEGs of 500 x 375 pixels made from `examples/training_photographs
 
 - the model is the limit: stellar-b16 with random weights. `extract`, from files to the finished store, as a share of
   what the model alone does with pixels that are in memory already, in batches of the same size;
-- reading pictures is the limit: stellar-tiny. `extract` beside the pipeline at its defaults, one picture at a time, and
+- reading images is the limit: stellar-tiny. `extract` beside the pipeline at its defaults, one image at a time, and
   with batches of the same size. The pipeline gives nested lists of `S`; `extract` writes `S`, `L` and pooled vectors.
 
 On a CPU the model of `extract` has its linear layers packed, as the command does it, and so has "the model alone".
@@ -35,44 +35,44 @@ from transformers import pipeline
 
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import open_sources
-from stellar_hub.extraction import extract_to_store
-from stellar_hub.extraction.plan import ExtractionOptions
-from stellar_hub.extraction.shard_work import packed_on_cpu
+from stellar_hub.store.plan import ExtractionOptions
+from stellar_hub.store.shard_work import packed_on_cpu
+from stellar_hub.store.to_store import extract_to_store
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
 SIZE = (500, 375)
-LEAST_OF_MODEL = 0.9
-LEAST_OF_PIPELINE = 2.0
-LEAST_OF_BATCHED_PIPELINE = 1.0
+MIN_OF_MODEL = 0.9
+MIN_OF_PIPELINE = 2.0
+MIN_OF_BATCHED_PIPELINE = 1.0
 
 
-def write_pictures(folder: Path, count: int) -> list[str]:
+def write_images(folder: Path, count: int) -> list[str]:
     """Write JPEGs, each a photograph resized; their paths."""
     folder.mkdir(parents=True)
     photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))
     paths = []
     for index in range(count):
-        with Image.open(photographs[index % len(photographs)]) as picture:
+        with Image.open(photographs[index % len(photographs)]) as image:
             path = folder / f"{index:06d}.jpg"
-            picture.convert("RGB").resize(SIZE).save(path, quality=90)
+            image.convert("RGB").resize(SIZE).save(path, quality=90)
             paths.append(str(path))
     return paths
 
 
-def extraction(model: StellarModel, pictures: Path, batch_size: int, num_workers: int) -> Callable[[], None]:
+def extraction(model: StellarModel, images: Path, batch_size: int, num_workers: int) -> Callable[[], None]:
     """A whole extraction of a folder, into a store that is removed again."""
-    store = pictures.with_name(f"{pictures.name}-store")
+    store = images.with_name(f"{images.name}-store")
 
     def run() -> None:
         shutil.rmtree(store, ignore_errors=True)
         options = ExtractionOptions(batch_size=batch_size)
-        extract_to_store(model, open_sources([pictures]), store, options, num_workers=num_workers, show_progress=False)
+        extract_to_store(model, open_sources([images]), store, options, num_workers=num_workers, show_progress=False)
 
     return run
 
 
 def model_alone(model: StellarModel, count: int, batch_size: int) -> Callable[[], None]:
-    """The model over `count` pictures that are in memory."""
+    """The model over `count` images that are in memory."""
     side = model.config.image_size
     pixel_values = torch.randint(0, 256, (batch_size, 3, side, side), dtype=torch.uint8).to(model.device)
 
@@ -87,7 +87,7 @@ def model_alone(model: StellarModel, count: int, batch_size: int) -> Callable[[]
 
 
 def piped(model: StellarModel, paths: list[str], batch_size: int | None) -> Callable[[], None]:
-    """Transformers' pipeline over the files; None is its default, one picture at a time."""
+    """Transformers' pipeline over the files; None is its default, one image at a time."""
     processor = StellarImageProcessor.from_config(model.config)
     extractor: Any = pipeline("image-feature-extraction", model=model, image_processor=processor, device=model.device)
     options = {} if batch_size is None else {"batch_size": batch_size}
@@ -103,7 +103,7 @@ def piped(model: StellarModel, paths: list[str], batch_size: int | None) -> Call
 def rates(
     contestants: dict[str, Callable[[], None]], count: int, repeats: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Pictures per second of a clock, medians of runs that take turns, after one to warm up."""
+    """Images per second of a clock, medians of runs that take turns, after one to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats + 1):
         for name, run in contestants.items():
@@ -114,29 +114,29 @@ def rates(
 
 
 def compare(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Pictures per second in both cases."""
+    """Images per second in both cases."""
     found = {}
     clock = time.process_time if args.processor_time else time.perf_counter
-    pictures = folder / "b16"
-    write_pictures(pictures, args.b16_pictures)
+    images = folder / "b16"
+    write_images(images, args.b16_images)
     torch.manual_seed(0)
     b16 = packed_on_cpu(StellarModel(StellarConfig(use_decoder=False, use_tokenizer=False)).to(args.device))
     contestants = {
-        "the model alone": model_alone(b16, args.b16_pictures, args.b16_batch),
-        "extract": extraction(b16, pictures, args.b16_batch, args.num_workers),
+        "the model alone": model_alone(b16, args.b16_images, args.b16_batch),
+        "extract": extraction(b16, images, args.b16_batch, args.num_workers),
     }
-    found["stellar-b16"] = rates(contestants, args.b16_pictures, args.repeats, clock)
-    pictures = folder / "tiny"
-    paths = write_pictures(pictures, args.tiny_pictures)
+    found["stellar-b16"] = rates(contestants, args.b16_images, args.repeats, clock)
+    images = folder / "tiny"
+    paths = write_images(images, args.tiny_images)
     tiny = StellarModel.from_pretrained("stellar-tiny", decoder=False).to(args.device)
     packed = packed_on_cpu(copy.deepcopy(tiny))
     contestants = {
-        "the model alone": model_alone(packed, args.tiny_pictures, args.tiny_batch),
-        "extract": extraction(packed, pictures, args.tiny_batch, args.num_workers),
+        "the model alone": model_alone(packed, args.tiny_images, args.tiny_batch),
+        "extract": extraction(packed, images, args.tiny_batch, args.num_workers),
         "pipeline": piped(tiny, paths, None),
         f"pipeline, batches of {args.tiny_batch}": piped(tiny, paths, args.tiny_batch),
     }
-    found["stellar-tiny"] = rates(contestants, args.tiny_pictures, args.repeats, clock)
+    found["stellar-tiny"] = rates(contestants, args.tiny_images, args.repeats, clock)
     return found
 
 
@@ -145,18 +145,18 @@ def meets_bars(found: dict[str, dict[str, float]]) -> bool:
     b16, tiny = found["stellar-b16"], found["stellar-tiny"]
     batched = next(rate for name, rate in tiny.items() if name.startswith("pipeline,"))
     return (
-        b16["extract"] >= LEAST_OF_MODEL * b16["the model alone"]
-        and tiny["extract"] >= LEAST_OF_PIPELINE * tiny["pipeline"]
-        and tiny["extract"] >= LEAST_OF_BATCHED_PIPELINE * batched
+        b16["extract"] >= MIN_OF_MODEL * b16["the model alone"]
+        and tiny["extract"] >= MIN_OF_PIPELINE * tiny["pipeline"]
+        and tiny["extract"] >= MIN_OF_BATCHED_PIPELINE * batched
     )
 
 
 def main() -> int:
     """Compare, print, check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--b16-pictures", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--b16-images", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--b16-batch", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--tiny-pictures", type=int, default=512, help="(default: %(default)s)")
+    parser.add_argument("--tiny-images", type=int, default=512, help="(default: %(default)s)")
     parser.add_argument("--tiny-batch", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument(
         "--num-workers", type=int, default=len(os.sched_getaffinity(0)) - 1, help="(default: cores - 1)"
@@ -172,7 +172,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         found = compare(Path(folder), args)
     threads = f"{torch.get_num_threads()} threads, {args.num_workers} workers, torch {torch.__version__}"
-    unit = "pictures per second of processor time" if args.processor_time else "pictures/s"
+    unit = "images per second of processor time" if args.processor_time else "images/s"
     print(f"{args.device}, {threads}; JPEGs of {SIZE[0]} x {SIZE[1]}\n")
     print(f"| model | | {unit} | extract is |\n|---|---|---|---|")
     for model, by_name in found.items():

@@ -2,7 +2,7 @@
 
     python benchmarks/extraction_kills.py
 
-Pictures (half in a folder, half in tar files, one in a hundred of them no picture) are extracted with a small model of
+Images (half in a folder, half in tar files, one in a hundred of them no image) are extracted with a small model of
 random weights, once undisturbed, and once with SIGKILL at random moments: within each kill's start, while it reads,
 computes or writes, and, at the last one, when all shards are there. Then the stores are compared, file by file, and
 each row's status with what was drawn.
@@ -26,15 +26,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from stellar_hub.modeling import StellarConfig, StellarModel
 
-from stellar_hub.extraction import FeatureStore
+from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.store.feature_store import FeatureStore
 
 # Forked from a process that has imported everything: a start takes a second in place of ten.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["stellar_hub.extraction.__main__", "stellar_hub.extraction.command", "pyarrow.parquet", "pandas"]
-)
+FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.store.command", "pyarrow.parquet", "pandas"])
 PAUSE = 0.002  # seconds between two looks
 SHARD_ROWS = 10
 NUM_TARS = 4
@@ -51,7 +49,7 @@ MODEL = StellarConfig(
 )
 
 
-def picture(generator: np.random.Generator, bad: bool) -> bytes:
+def image(generator: np.random.Generator, bad: bool) -> bytes:
     """A JPEG of noise; a bad one is cut in the middle."""
     buffer = io.BytesIO()
     values = generator.integers(0, 256, (generator.integers(36, 60), generator.integers(36, 60), 3), dtype=np.uint8)
@@ -61,10 +59,10 @@ def picture(generator: np.random.Generator, bad: bool) -> bytes:
 
 
 def draw_sources(folder: Path, count: int, seed: int) -> tuple[list[str], list[bool]]:
-    """Write pictures as files and in tars; the sources' names, and which rows are bad."""
+    """Write images as files and in tars; the sources' names, and which rows are bad."""
     generator = np.random.default_rng(seed)
     bad = (generator.permutation(count) < max(1, round(BAD_SHARE * count))).tolist()
-    data = [picture(generator, is_bad) for is_bad in bad]
+    data = [image(generator, is_bad) for is_bad in bad]
     (folder / "files").mkdir(parents=True)
     half = count // 2
     for index, content in enumerate(data[:half]):
@@ -90,7 +88,7 @@ def start(arguments: list[str], num_processes: int) -> list[BaseProcess]:
 
 
 def run_command(arguments: list[str], environment: dict[str, str]) -> None:
-    """`python -m stellar_hub.extraction`, the leader of a group that its data workers belong to."""
+    """`stellar-hub extract`, the leader of a group that its data workers belong to."""
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # a data loader's own choice, not the fork server's
     os.environ |= environment
@@ -99,9 +97,9 @@ def run_command(arguments: list[str], environment: dict[str, str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from stellar_hub.extraction.__main__ import app
+    from stellar_hub.cli.main import app
 
-    app(arguments)
+    app(["extract", *arguments])
 
 
 def run(arguments: list[str], num_processes: int) -> None:
@@ -156,7 +154,7 @@ def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes:
         Counts: "rows", "shards", "kills", "different_files", "wrong_statuses".
     """
     random.seed(seed)
-    sources, bad = draw_sources(folder / "pictures", count, seed)
+    sources, bad = draw_sources(folder / "images", count, seed)
     StellarModel(MODEL).save_pretrained(folder / "model")
     total = -(-count // SHARD_ROWS)
 
@@ -199,14 +197,14 @@ def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000, help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="(default: %(default)s)")
     parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="of one launch (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of pictures and moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of images and moments (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the counts to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        counts = kill_and_compare(Path(folder), args.pictures, args.kills, args.seed, args.processes)
+        counts = kill_and_compare(Path(folder), args.images, args.kills, args.seed, args.processes)
     if args.json:
         args.json.write_text(json.dumps(counts, indent=2) + "\n")
     return 1 if counts["different_files"] or counts["wrong_statuses"] or counts["kills"] < args.kills else 0

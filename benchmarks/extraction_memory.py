@@ -1,14 +1,14 @@
-"""Is the memory of an extraction flat, however many pictures there are?
+"""Is the memory of an extraction flat, however many images there are?
 
     python benchmarks/extraction_memory.py
 
-Extracts 1,000 and 20,000 pictures (a list that names 200 photographs of 160 x 120 pixels again and again) with a small
+Extracts 1,000 and 20,000 images (a list that names 200 photographs of 160 x 120 pixels again and again) with a small
 model of random weights, each in a fresh process, and samples the anonymous resident memory (`RssAnon`; Linux) of that
 process and its data workers ten times a second. Compared are the highest values: memory grows while
 the first few shards fill what the allocators keep, and then has to stay. Shards have 256 rows, so that there are
 several in the shorter run too.
 
-Exits with 1 if it is more than 5 % higher with 20,000 pictures. Needs 1 GB of disk.
+Exits with 1 if it is more than 5 % higher with 20,000 images. Needs 1 GB of disk.
 """
 
 import argparse
@@ -30,21 +30,21 @@ SAMPLING_INTERVAL = 0.1  # seconds; a look at all processes takes some milliseco
 SHARD_ROWS = 256
 
 
-def write_pictures(folder: Path) -> list[Path]:
+def write_images(folder: Path) -> list[Path]:
     """Small photographs."""
     folder.mkdir()
     photographs, paths = sorted(PHOTOGRAPHS.glob("*.jpg")), []
     for index in range(NUM_FILES):
-        with Image.open(photographs[index % len(photographs)]) as picture:
+        with Image.open(photographs[index % len(photographs)]) as image:
             paths.append(folder / f"{index:03d}.jpg")
-            picture.convert("RGB").resize(SIZE).save(paths[-1])
+            image.convert("RGB").resize(SIZE).save(paths[-1])
     return paths
 
 
-def write_list(folder: Path, pictures: list[Path], count: int) -> Path:
+def write_list(folder: Path, images: list[Path], count: int) -> Path:
     """A list of so many lines."""
     path = folder / f"{count}.txt"
-    path.write_text("".join(f"{pictures[index % len(pictures)]}\n" for index in range(count)))
+    path.write_text("".join(f"{images[index % len(images)]}\n" for index in range(count)))
     return path
 
 
@@ -69,8 +69,8 @@ def extract_and_sample(
 
     from stellar_hub import StellarConfig, StellarModel
     from stellar_hub.data.sources import open_sources
-    from stellar_hub.extraction import extract_to_store
-    from stellar_hub.extraction.plan import ExtractionOptions
+    from stellar_hub.store.plan import ExtractionOptions
+    from stellar_hub.store.to_store import extract_to_store
 
     torch.set_num_threads(1)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
@@ -91,32 +91,32 @@ def extract_and_sample(
     results.put(samples)
 
 
-def measure(folder: Path, pictures: list[Path], count: int, num_workers: int) -> dict[str, float]:
-    """Extract so many pictures in a fresh process; megabytes."""
+def measure(folder: Path, images: list[Path], count: int, num_workers: int) -> dict[str, float]:
+    """Extract so many images in a fresh process; megabytes."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    arguments = (write_list(folder, pictures, count), folder / f"store-{count}", num_workers, results)
+    arguments = (write_list(folder, images, count), folder / f"store-{count}", num_workers, results)
     process = context.Process(target=extract_and_sample, args=arguments)
     process.start()
     samples = results.get()
     process.join()
-    return {"pictures": count, "peak_mb": max(samples) / 1e6}
+    return {"images": count, "peak_mb": max(samples) / 1e6}
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs=2, default=[1000, 20000], help="pictures (default: %(default)s)")
+    parser.add_argument("--counts", type=int, nargs=2, default=[1000, 20000], help="images (default: %(default)s)")
     parser.add_argument("--num-workers", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = write_pictures(folder / "pictures")
-        rows = [measure(folder, pictures, count, args.num_workers) for count in args.counts]
-    print("| pictures | highest memory, MB |\n|---|---|")
+        images = write_images(folder / "images")
+        rows = [measure(folder, images, count, args.num_workers) for count in args.counts]
+    print("| images | highest memory, MB |\n|---|---|")
     for row in rows:
-        print(f"| {row['pictures']} | {row['peak_mb']:.0f} |")
+        print(f"| {row['images']} | {row['peak_mb']:.0f} |")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     few, many = rows

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+
 from stellar_hub.conversion import load_original
 from stellar_hub.conversion.convert import expected_shapes
 from stellar_hub.conversion.layout import HEADS, all_sources
 from stellar_hub.modeling import StellarConfig, StellarModel
-from torch import Tensor
 
 MOST = 1.3
 SAMPLING_INTERVAL = 0.002  # seconds

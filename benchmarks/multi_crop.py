@@ -3,14 +3,14 @@
     python benchmarks/multi_crop.py
     python benchmarks/multi_crop.py --width 2000 --height 1500
 
-Each picture is a JPEG in memory, by default of 500 x 375 pixels, of which 8 views of 224 x 224 and 8 of 96 x 96 pixels
+Each image is a JPEG in memory, by default of 500 x 375 pixels, of which 8 views of 224 x 224 and 8 of 96 x 96 pixels
 are made.
 "ours" is what a data worker does: one decode, crops in uint8, parameters drawn for colours and blur, which the device
 applies to whole batches; on this machine's CPU that takes what "ours: colours and blur" says. "reduced" is the same
 with `data.reduced_decoding`, which needs photographs a good deal larger than the views. "device crops" is what a worker
 does with `data.device_crops`: it decodes and draws. "usual" is torchvision's
-chain of transforms on each view by itself: crop from the decoded picture, flip, colours, grey, blur, float, normalize.
-All take turns; reported are medians per picture, on one thread.
+chain of transforms on each view by itself: crop from the decoded image, flip, colours, grey, blur, float, normalize.
+All take turns; reported are medians per image, on one thread.
 
 With `--check` it exits with 1 unless ours is at least 6 times as fast as the usual way and takes at most 6 times as
 long as decoding, device crops 1.5 times.
@@ -30,31 +30,31 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from stellar_hub.data.crops import ViewSettings
-from stellar_hub.data.multi_crop import MultiCropDataset
-from stellar_hub.data.photometric import PhotometricSettings, apply_photometric
-from stellar_hub.data.scenes import draw_scene
-from stellar_hub.data.sources import EncodedPicture, read_picture
-from stellar_hub.data.view_maker import collate_samples
+from stellar_hub.data.scenes.scene import draw_scene
+from stellar_hub.data.sources import EncodedImage, read_image
+from stellar_hub.data.views.crops import ViewSettings
+from stellar_hub.data.views.dataset import MultiCropDataset
+from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
+from stellar_hub.data.views.view_maker import collate_samples
 
-LEAST_SPEEDUP = 6.0  # of ours over the usual way
-MOST_DECODES = 6.0  # of ours
-MOST_DECODES_DEVICE = 1.5  # of ours, where the device cuts the views
+MIN_SPEEDUP = 6.0  # of ours over the usual way
+MAX_DECODES = 6.0  # of ours
+MAX_DECODES_DEVICE = 1.5  # of ours, where the device cuts the views
 VIEWS = ViewSettings(224, 96, 8, 8, (0.36, 1.0), (0.06, 0.36), 0.5)
 COLORS = PhotometricSettings(True, 0.4, 0.4, 0.2, 0.1, 0.8, 0.2, 0.5, (0.1, 2.0), 9)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def draw_pictures(count: int, width: int, height: int, quality: int = 90) -> list[EncodedPicture]:
+def draw_images(count: int, width: int, height: int, quality: int = 90) -> list[EncodedImage]:
     """JPEGs, drawn."""
-    pictures = []
+    images = []
     for seed in range(count):
         buffer = io.BytesIO()
         Image.fromarray(draw_scene(seed, max(width, height)).image[:height, :width]).save(
             buffer, format="JPEG", quality=quality
         )
-        pictures.append(EncodedPicture(f"scene-{seed}.jpg", buffer.getvalue()))
-    return pictures
+        images.append(EncodedImage(f"scene-{seed}.jpg", buffer.getvalue()))
+    return images
 
 
 def usual_transform(size: int, area: tuple[float, float]) -> Callable[[Image.Image], torch.Tensor]:
@@ -75,17 +75,17 @@ def usual_transform(size: int, area: tuple[float, float]) -> Callable[[Image.Ima
 
 
 class Variants:
-    """What is timed; each takes the number of a picture.
+    """What is timed; each takes the number of an image.
 
     Args:
-        pictures: JPEGs.
+        images: JPEGs.
     """
 
-    def __init__(self, pictures: Sequence[EncodedPicture]):
-        self.pictures = pictures
-        self.dataset = MultiCropDataset(pictures, VIEWS, COLORS, seed=0)
-        self.reduced_dataset = MultiCropDataset(pictures, replace(VIEWS, reduced_decoding=True), COLORS, seed=0)
-        self.device_dataset = MultiCropDataset(pictures, replace(VIEWS, device_crops=True), COLORS, seed=0)
+    def __init__(self, images: Sequence[EncodedImage]):
+        self.images = images
+        self.dataset = MultiCropDataset(images, VIEWS, COLORS, seed=0)
+        self.reduced_dataset = MultiCropDataset(images, replace(VIEWS, reduced_decoding=True), COLORS, seed=0)
+        self.device_dataset = MultiCropDataset(images, replace(VIEWS, device_crops=True), COLORS, seed=0)
         self.chains = [
             (VIEWS.num_global_views, usual_transform(VIEWS.image_size, VIEWS.global_area)),
             (VIEWS.num_local_views, usual_transform(VIEWS.local_size, VIEWS.local_area)),
@@ -93,8 +93,8 @@ class Variants:
         self.epoch = 0
 
     def decode(self, index: int) -> Any:
-        """The picture alone."""
-        return read_picture(self.pictures[index])
+        """The image alone."""
+        return read_image(self.images[index])
 
     def ours(self, index: int) -> Any:
         """A worker's part."""
@@ -111,18 +111,18 @@ class Variants:
 
     def usual(self, index: int) -> Any:
         """Every view by itself."""
-        image = Image.open(io.BytesIO(self.pictures[index].data)).convert("RGB")
+        image = Image.open(io.BytesIO(self.images[index].data)).convert("RGB")
         return [[chain(image) for _ in range(count)] for count, chain in self.chains]
 
 
 def interleaved_seconds(variants: Variants, repeats: int) -> dict[str, float]:
-    """Median seconds per picture of each variant, after one round that is not counted; they take turns."""
+    """Median seconds per image of each variant, after one round that is not counted; they take turns."""
     timed: dict[str, Callable[[int], Any]] = {
         name: getattr(variants, name) for name in ("decode", "ours", "reduced", "device", "usual")
     }
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for round_ in range(repeats + 1):
-        for index in range(len(variants.pictures)):
+        for index in range(len(variants.images)):
             for name, make in timed.items():
                 start = time.perf_counter()
                 make(index)
@@ -132,8 +132,8 @@ def interleaved_seconds(variants: Variants, repeats: int) -> dict[str, float]:
 
 
 def photometric_seconds(variants: Variants, repeats: int) -> float:
-    """Median seconds per picture of colours and blur, applied to batches of all pictures."""
-    batch = collate_samples([variants.ours(index) for index in range(len(variants.pictures))])
+    """Median seconds per image of colours and blur, applied to batches of all images."""
+    batch = collate_samples([variants.ours(index) for index in range(len(variants.images))])
     parameters = batch["photometric"].split([VIEWS.num_global_views, VIEWS.num_local_views], dim=1)
     seconds = []
     for _ in range(repeats + 1):
@@ -141,30 +141,28 @@ def photometric_seconds(variants: Variants, repeats: int) -> float:
         for name, drawn in zip(("global_views", "local_views"), parameters, strict=True):
             views = batch[name].flatten(0, 1).float() / 255
             apply_photometric(views, drawn.flatten(0, 1), COLORS.blur_kernel_size)
-        seconds.append((time.perf_counter() - start) / len(variants.pictures))
+        seconds.append((time.perf_counter() - start) / len(variants.images))
     return statistics.median(seconds[1:])
 
 
 def main() -> int:
     """Compare, print, check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=12, help="how many (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=500, help="of the pictures (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=375, help="of the pictures (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=12, help="how many (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=500, help="of the images (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=375, help="of the images (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds over them (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    variants = Variants(draw_pictures(args.pictures, args.width, args.height))
+    variants = Variants(draw_images(args.images, args.width, args.height))
     seconds = interleaved_seconds(variants, args.repeats)
     seconds["colors"] = photometric_seconds(variants, args.repeats)
     labels = {"decode": "decode alone", "ours": "ours", "reduced": "ours, reduced"}
     labels |= {"device": "ours, device crops", "usual": "usual"}
     labels["colors"] = "ours: colours and blur"
-    print(
-        f"{args.pictures} JPEGs of {args.width} x {args.height}; 8 views of 224, 8 of 96 pixels of each; one thread\n"
-    )
+    print(f"{args.images} JPEGs of {args.width} x {args.height}; 8 views of 224, 8 of 96 pixels of each; one thread\n")
     print("| variant | time, ms | times decoding | usual takes times as long |")
     print("|---|---|---|---|")
     for name, label in labels.items():
@@ -172,8 +170,8 @@ def main() -> int:
         print(f"| {label} | {1e3 * taken:.1f} | {taken / seconds['decode']:.1f} | {seconds['usual'] / taken:.1f} |")
     if args.json:
         args.json.write_text(json.dumps(seconds, indent=2) + "\n")
-    fast = seconds["usual"] / seconds["ours"] >= LEAST_SPEEDUP and seconds["ours"] / seconds["decode"] <= MOST_DECODES
-    light = seconds["device"] / seconds["decode"] <= MOST_DECODES_DEVICE
+    fast = seconds["usual"] / seconds["ours"] >= MIN_SPEEDUP and seconds["ours"] / seconds["decode"] <= MAX_DECODES
+    light = seconds["device"] / seconds["decode"] <= MAX_DECODES_DEVICE
     return 0 if (fast and light) or not args.check else 1
 
 

@@ -1,11 +1,11 @@
-"""What a store's dtype costs: size, how near `S` stays, and how good the decoded picture is.
+"""What a store's dtype costs: size, how near `S` stays, and how good the decoded image is.
 
     python benchmarks/quantized_store.py
 
 Extracts the held-out photographs of `examples/images`, each also mirrored and in its four quarters, with stellar-tiny
-into stores of every dtype. Reported are bytes of features for each picture (the index apart), the mean cosine of the
-tokens of `S` with those in float32, the largest difference of `L`, and PSNR of the picture decoded from what is stored:
-against the picture that went in, and against the one decoded from float32.
+into stores of every dtype. Reported are bytes of features for each image (the index apart), the mean cosine of the
+tokens of `S` with those in float32, the largest difference of `L`, and PSNR of the image decoded from what is stored:
+against the image that went in, and against the one decoded from float32.
 """
 
 import argparse
@@ -21,27 +21,28 @@ from PIL import Image, ImageOps
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import JoinedSources, open_sources
-from stellar_hub.evaluation.psnr import psnr
-from stellar_hub.extraction import FeatureStore, extract_to_store
-from stellar_hub.extraction.plan import ExtractionOptions
-from stellar_hub.extraction.store.shard_file import RECORDS
-from stellar_hub.extraction.store.tensor_format import DTYPES
+from stellar_hub.measures.image_quality import psnr
+from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store.plan import ExtractionOptions
+from stellar_hub.store.shard_file import RECORDS
+from stellar_hub.store.tensor_format import DTYPES
+from stellar_hub.store.to_store import extract_to_store
 
-MOST_PIXELS = (256, 256)  # of a photograph; the model sees 64 x 64
+MAX_PIXELS = (256, 256)  # of a photograph; the model sees 64 x 64
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 
 
-def write_pictures(folder: Path) -> JoinedSources:
+def write_images(folder: Path) -> JoinedSources:
     """The photographs, mirrored, and quartered."""
     folder.mkdir()
     for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
         with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-        picture.thumbnail(MOST_PIXELS)
-        width, height = picture.width // 2, picture.height // 2
+            image = opened.convert("RGB")
+        image.thumbnail(MAX_PIXELS)
+        width, height = image.width // 2, image.height // 2
         corners = [(left, top) for left in (0, width) for top in (0, height)]
-        parts = [picture.crop((left, top, left + width, top + height)) for left, top in corners]
-        for index, one in enumerate([picture, ImageOps.mirror(picture), *parts]):
+        parts = [image.crop((left, top, left + width, top + height)) for left, top in corners]
+        for index, one in enumerate([image, ImageOps.mirror(image), *parts]):
             one.save(folder / f"{path.stem}-{index}.png")
     return open_sources([folder])
 
@@ -74,7 +75,7 @@ def measure(store: FeatureStore, exact: FeatureStore, model: StellarModel, image
 
 
 def mean_psnr(images: torch.Tensor, references: torch.Tensor) -> float:
-    """Over pictures, in dB."""
+    """Over images, in dB."""
     return sum(psnr(*pair) for pair in zip(images, references, strict=True)) / len(images)
 
 
@@ -87,7 +88,7 @@ def main() -> int:
     processor = StellarImageProcessor.from_pretrained("stellar-tiny")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = write_pictures(folder / "pictures")
+        source = write_images(folder / "images")
         images = processor(list(source), return_tensors="pt")["pixel_values"]
         stores = {}
         for dtype in DTYPES:
@@ -95,8 +96,8 @@ def main() -> int:
             extract_to_store(model, source, folder / dtype, options, processor=processor, show_progress=False)
             stores[dtype] = FeatureStore(folder / dtype)
         rows = [measure(store, stores["float32"], model, images) for store in stores.values()]
-    print(f"{len(images)} pictures, stellar-tiny, S and L\n")
-    print("| dtype | bytes per picture | of float32 | cosine of S | largest error of L | PSNR, dB | of exact, dB |")
+    print(f"{len(images)} images, stellar-tiny, S and L\n")
+    print("| dtype | bytes per image | of float32 | cosine of S | largest error of L | PSNR, dB | of exact, dB |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         share = row["bytes"] / rows[0]["bytes"]

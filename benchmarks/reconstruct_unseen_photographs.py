@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.evaluation.psnr import psnr
+from stellar_hub.measures.image_quality import psnr
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
-LEAST_PSNR = 19.5
-LEAST_GAIN = 6.0
+MIN_PSNR = 19.5
+MIN_GAIN = 6.0
 
 
 class Row(NamedTuple):
@@ -90,7 +90,7 @@ def main() -> int:
     if args.update_card:
         update_card(args.update_card, table(rows))
     mean, baseline = means(rows)
-    return 0 if mean >= LEAST_PSNR and mean - baseline >= LEAST_GAIN else 1
+    return 0 if mean >= MIN_PSNR and mean - baseline >= MIN_GAIN else 1
 
 
 if __name__ == "__main__":

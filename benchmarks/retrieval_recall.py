@@ -3,10 +3,10 @@
     python benchmarks/retrieval_recall.py
 
 Scenes of up to three objects of eight classes are drawn (seeds that stellar-tiny was not trained on) and extracted.
-Each object in turn is looked for: by the pooled vector of its picture (exactly, and through faiss), by the set of all
-tokens, and by the one token that its pixels belong to most. A found picture is right if it has an object of that class.
-Reported is recall at 1, 5 and 10 (is one of the first k right?), how often the first picture is right *and* the peak of
-its token's map lies on an object of the class, and the time for a query. "any pictures" are drawn at random.
+Each object in turn is looked for: by the pooled vector of its image (exactly, and through faiss), by the set of all
+tokens, and by the one token that its pixels belong to most. A found image is right if it has an object of that class.
+Reported is recall at 1, 5 and 10 (is one of the first k right?), how often the first image is right *and* the peak of
+its token's map lies on an object of the class, and the time for a query. "any images" are drawn at random.
 """
 
 import argparse
@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from stellar_hub.modeling.localization_maps import resample_maps
 from torch import Tensor
 
 from stellar_hub import StellarModel
-from stellar_hub.data.scenes import Scene, draw_scene
+from stellar_hub.data.scenes.scene import Scene, draw_scene
 from stellar_hub.data.sources import open_sources
-from stellar_hub.extraction import FeatureStore, extract_to_store
+from stellar_hub.modeling.localization_maps import resample_maps
 from stellar_hub.retrieval import ApproximateIndex, search_concepts, search_images, search_sets
+from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store.to_store import extract_to_store
 
 FIRST_SEED = 1_000_000  # not used for training
 SIZE = 96
@@ -46,7 +47,7 @@ Search = Callable[["Queries"], Found]
 
 
 class Queries(NamedTuple):
-    """One query for each object: its row, its class, its token, and the features of its picture."""
+    """One query for each object: its row, its class, its token, and the features of its image."""
 
     rows: Tensor
     labels: list[str]
@@ -58,14 +59,14 @@ class Queries(NamedTuple):
 def draw(folder: Path, count: int) -> list[Scene]:
     """Draw scenes and write them."""
     folder.mkdir()
-    scenes = [draw_scene(FIRST_SEED + index, SIZE, MAX_OBJECTS, looks="color") for index in range(count)]
+    scenes = [draw_scene(FIRST_SEED + index, SIZE, MAX_OBJECTS, class_cue="color") for index in range(count)]
     for index, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(folder / f"{index:06d}.png")
     return scenes
 
 
 def maps_in_pixels(store: FeatureStore, row: int) -> Tensor:
-    """`L` of a row over its picture, `(r, H, W)`."""
+    """`L` of a row over its image, `(r, H, W)`."""
     record = store.records([row])[0]
     assert record.original_size is not None
     assert record.crop_box is not None
@@ -84,9 +85,9 @@ def queries_of(store: FeatureStore, scenes: list[Scene], most: int) -> Queries:
                 rows.append(row)
                 labels.append(label)
                 tokens.append(semantics[share.argmax()])
-    pictures = torch.tensor(rows)
+    images = torch.tensor(rows)
     return Queries(
-        pictures, labels, torch.stack(tokens), store.read("pooled", pictures).float(), store.read("S", pictures).float()
+        images, labels, torch.stack(tokens), store.read("pooled", images).float(), store.read("S", images).float()
     )
 
 
@@ -130,7 +131,7 @@ def searches(store: FeatureStore) -> dict[str, Search]:
         "sets, all": lambda queries: Found(search_sets(store, queries.sets, k).rows),
         "sets, of 100 by pooled": lambda queries: Found(search_sets(store, queries.sets, k, 100).rows),
         "one token": by_token,
-        "any pictures": lambda queries: Found(torch.randint(len(store), (len(queries.rows), k), generator=generator)),
+        "any images": lambda queries: Found(torch.randint(len(store), (len(queries.rows), k), generator=generator)),
     }
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from stellar_hub.modeling import StellarConfig, StellarModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.training.objectives import prototype_loss, prototype_scores, sinkhorn_assign
 
 TOKENS = (8, 16, 32, 64)

@@ -14,7 +14,7 @@ SEED = 0
 
 
 def raw_pixels(images: Tensor) -> Tensor:
-    """The pictures themselves as features, averaged down: uint8 `(N, 3, H, W)` to `(N, 3 * 16 * 16)` in [0, 1]."""
+    """The images themselves as features, averaged down: uint8 `(N, 3, H, W)` to `(N, 3 * 16 * 16)` in [0, 1]."""
     return F.adaptive_avg_pool2d(images.float() / 255, RAW_SIDE).flatten(1)
 
 
@@ -26,7 +26,7 @@ def fit_colors(images: Tensor, num_colors: int) -> KMeans:
 
 
 def color_histograms(images: Tensor, colors: KMeans) -> Tensor:
-    """Share of each colour in each picture: uint8 `(N, 3, H, W)` to `(N, num_colors)`, rows summing to 1."""
+    """Share of each colour in each image: uint8 `(N, 3, H, W)` to `(N, num_colors)`, rows summing to 1."""
     centers = torch.from_numpy(colors.cluster_centers_).float()
     histograms = []
     for image in images:  # one at a time: all pixels' distances together would not fit a small memory
@@ -39,7 +39,7 @@ def cropped_masks(masks: list[Tensor]) -> Tensor:
     """The true outline of the largest object, in place and size made equal: what a perfect segmentation would give.
 
     Args:
-        masks: For each picture `(num_objects, H, W)` bool.
+        masks: For each image `(num_objects, H, W)` bool.
 
     Returns:
         `(N, 16 * 16)` in [0, 1].
@@ -54,7 +54,7 @@ def cropped_masks(masks: list[Tensor]) -> Tensor:
 
 
 def patch_regions(image: Tensor, patch_size: int, num_regions: int, mean_color: bool) -> Tensor:
-    """k-means of one picture's patches, by their mean colour or by all of their pixels.
+    """k-means of one image's patches, by their mean colour or by all of their pixels.
 
     Args:
         image: uint8 `(3, H, W)`.
@@ -76,6 +76,6 @@ def patch_regions(image: Tensor, patch_size: int, num_regions: int, mean_color: 
 
 def _fit(points: Tensor, num_clusters: int, num_starts: int) -> KMeans:
     with warnings.catch_warnings():
-        # Fewer distinct points than clusters, as in a picture of one colour, leave clusters empty, which is right.
+        # Fewer distinct points than clusters, as in an image of one colour, leave clusters empty, which is right.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(num_clusters, n_init=num_starts, random_state=SEED).fit(points.numpy())

@@ -4,7 +4,7 @@
     python benchmarks/scorecard.py --output outputs/scorecard --update-docs docs/evaluation.md
 
 Scenes are of seeds that training never draws; the class is that of the largest object. The digits are scikit-learn's
-(1797 pictures of 8 x 8 pixels, written by hand), every fifth for the test. Features are kept in the output folder: an
+(1797 images of 8 x 8 pixels, written by hand), every fifth for the test. Features are kept in the output folder: an
 interrupted run goes on from there.
 """
 
@@ -18,32 +18,30 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from stellar_hub.modeling.atomic_write import write_atomically
 from tqdm import tqdm
 
 from stellar_hub.data.labelled import open_labelled
-from stellar_hub.data.scenes import SCENE_CLASSES, draw_scene
-from stellar_hub.data.segmentation_folders import read_segmentation_folder
-from stellar_hub.evaluation.backbones import open_backbone
-from stellar_hub.evaluation.features import RunSettings
+from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.scenes.scene import SCENE_CLASSES, draw_scene
+from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.protocols.knn import KnnProtocol
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
 from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
 from stellar_hub.evaluation.report import Report
-from stellar_hub.evaluation.report.scorecard import scorecard_markdown, write_scorecard
-from stellar_hub.evaluation.report.write import write_report
-from stellar_hub.evaluation.segmentation_splits import prepare_segmentation
-from stellar_hub.evaluation.splits import prepare_splits
+from stellar_hub.evaluation.report.output import scorecard_markdown, write_report, write_scorecard
+from stellar_hub.evaluation.splits import prepare_segmentation, prepare_splits
+from stellar_hub.features.backbones import open_backbone
+from stellar_hub.modeling.atomic_write import write_atomically
 
 MODELS = ("stellar-tiny", "stellar-tiny:random", "pixels")
 FIRST_SEED = {"train": 1_000_000, "test": 2_000_000}  # `examples/draw_scenes.py` stays below
-SIDE, MOST_OBJECTS = 64, 3
+SIDE, MAX_OBJECTS = 64, 3
 EVERY = 5  # digits: each fifth is for the test
 SECTIONS = {"scenes": "Drawn scenes", "digits": "scikit-learn's digits"}
 
 
 def write_png(path: Path, values: np.ndarray) -> None:
-    """A picture, whole or not at all; its folder is created."""
+    """An image, whole or not at all; its folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, format="PNG")
@@ -58,13 +56,13 @@ def write_scenes(root: Path, counts: dict[str, int]) -> None:
         for seed in tqdm(range(FIRST_SEED[split], FIRST_SEED[split] + count), desc=f"scenes, {split}", unit="scene"):
             if (masked / "masks" / f"{seed}.png").exists():
                 continue
-            scene = draw_scene(seed, SIDE, MOST_OBJECTS, looks="color")
+            scene = draw_scene(seed, SIDE, MAX_OBJECTS, class_cue="color")
             mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
             for each, name in zip(scene.masks, scene.classes, strict=True):
                 mask[each] = 1 + SCENE_CLASSES.index(name)
             largest = scene.classes[int(scene.masks.sum(axis=(1, 2)).argmax())]
             write_png(root / "classes" / split / largest / f"{seed}.png", scene.image)
-            write_png(masked / "pictures" / f"{seed}.png", scene.image)
+            write_png(masked / "images" / f"{seed}.png", scene.image)
             write_png(masked / "masks" / f"{seed}.png", mask)
 
 
@@ -119,7 +117,7 @@ def replace_between_marks(text: str, name: str, section: str) -> str:
 
 def update_docs(page: Path, name: str, reports: list[Report]) -> None:
     """Put a data set's tables into the page."""
-    shown = [replace(report, pictures={}) for report in reports]
+    shown = [replace(report, images={}) for report in reports]
     section = scorecard_markdown(shown, f"### {SECTIONS[name]}")
     text = replace_between_marks(page.read_text(encoding="utf-8"), name, section)
     write_atomically(page, text.encode())
@@ -128,7 +126,7 @@ def update_docs(page: Path, name: str, reports: list[Report]) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for pictures, features and reports")
+    parser.add_argument("--output", type=Path, required=True, help="folder for images, features and reports")
     parser.add_argument("--scenes-train", type=int, default=800, help="scenes to learn from (default: %(default)s)")
     parser.add_argument("--scenes-test", type=int, default=300, help="scenes to measure on (default: %(default)s)")
     parser.add_argument("--only", choices=sorted(SECTIONS), help="one of the two data sets (default: both)")
@@ -157,7 +155,7 @@ def main() -> None:
             write_report(report, folder(root / "reports"), None)
             reports.append(report)
         write_scorecard(reports, root / "reports")
-        print(scorecard_markdown([replace(report, pictures={}) for report in reports], f"# {SECTIONS[name]}"))
+        print(scorecard_markdown([replace(report, images={}) for report in reports], f"# {SECTIONS[name]}"))
         if args.update_docs:
             update_docs(args.update_docs, name, reports)
             segments = root / "reports" / "segmentation-overlays.png"

@@ -21,8 +21,9 @@ from pathlib import Path
 import timm
 import torch
 from safetensors.torch import save_file
-from stellar_hub.modeling import StellarConfig, StellarModel
 from transformers import Dinov2Config, Dinov2Model
+
+from stellar_hub.modeling import StellarConfig, StellarModel
 
 MOST = 1.1  # of the faster other's time, in all
 PHASES = ("import", "load", "encode")

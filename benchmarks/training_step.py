@@ -4,7 +4,7 @@
     python benchmarks/training_step.py --device cuda --images 128 --precision bfloat16
 
 A step is forward, backward and AdamW's update of the published recipe (8 masked global views, 8 local ones), with
-random weights and pictures. "naive" computes the same loss as one writes it down at first: views padded to one length,
+random weights and images. "naive" computes the same loss as one writes it down at first: views padded to one length,
 hidden patches kept out by an attention mask, targets repeated for each view, scores of all rows against all prototypes
 held for autograd. "naive losses" encodes as ours does, and writes out only what follows. All give the same loss, which
 is checked.
@@ -32,19 +32,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from prototype_loss import resident
-from stellar_hub.modeling import StellarConfig
-from stellar_hub.modeling.encoder_stellar import normalize_pixels
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.encoder_stellar import normalize_pixels
 from stellar_hub.training import StellarForPreTraining
+from stellar_hub.training.model.views import EncodedViews, encode_views, matched_rows
 from stellar_hub.training.objectives import koleo_loss, sinkhorn_assign
-from stellar_hub.training.recipe_file import load_recipe
-from stellar_hub.training.views import EncodedViews, encode_views, matched_rows
+from stellar_hub.training.recipes.files import load_recipe
 
-LEAST_SPEEDUP = 1.5
-MOST_MEMORY = 0.5
-MOST_ERROR = 1e-4  # relative, of the loss in float32
+MIN_SPEEDUP = 1.5
+MAX_MEMORY = 0.5
+MAX_ERROR = 1e-4  # relative, of the loss in float32
 VARIANTS = ("naive", "naive losses", "ours", "ours, checkpointing")
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 
@@ -94,7 +94,7 @@ class Step:
 
 
 def make_batch(model: StellarForPreTraining, data: Any, images: int, device: str) -> dict[str, Tensor]:
-    """Noise for pictures, and which patches are kept."""
+    """Noise for images, and which patches are kept."""
     config, side = model.config, data.image_size or model.config.image_size
     local = data.local_size or side // 2 // config.patch_size * config.patch_size
     generator = torch.Generator().manual_seed(0)
@@ -325,8 +325,8 @@ def meets_bars(found: dict[str, Any], precision: str) -> bool:
     rows = {row["variant"]: row for row in found["rows"]}
     ours = rows["ours"]
     worst = max(abs(row["loss"] / ours["loss"] - 1) for row in rows.values())
-    agree = worst <= (MOST_ERROR if precision == "float32" else 0.01)
-    return agree and ours["naive_takes_times_as_long"] >= LEAST_SPEEDUP and ours["of_naive_memory"] <= MOST_MEMORY
+    agree = worst <= (MAX_ERROR if precision == "float32" else 0.01)
+    return agree and ours["naive_takes_times_as_long"] >= MIN_SPEEDUP and ours["of_naive_memory"] <= MAX_MEMORY
 
 
 def main() -> int:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
+
 from stellar_hub.conversion.infer_config import infer_config
-from stellar_hub.conversion.layout import TOKENIZER_PREFIX, all_sources, is_unused
-from stellar_hub.conversion.names import with_published_names
+from stellar_hub.conversion.layout import TOKENIZER_PREFIX, all_sources, is_unused, with_published_names
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
-from torch import Tensor, nn
 
 
 def convert_original(

@@ -5,12 +5,11 @@ from itertools import islice
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from stellar_hub.conversion.common_size import common_size
-from stellar_hub.conversion.layout import HEADS, TEACHER_HEADS, TOKENIZER_PREFIX, has_decoder
-from stellar_hub.conversion.vit_layout import count_layers
-from stellar_hub.conversion.vqgan_layout import CODEBOOK, tokenizer_sizes
-from stellar_hub.modeling import StellarConfig
 from torch import Tensor
+
+from stellar_hub.conversion.layout import HEADS, TEACHER_HEADS, TOKENIZER_PREFIX, count_layers, has_decoder
+from stellar_hub.conversion.vqgan_layout import CODEBOOK, common_size, tokenizer_sizes
+from stellar_hub.modeling import StellarConfig
 
 # Shapes do not tell the number of heads; these are the conventions of the published models.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}

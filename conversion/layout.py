@@ -1,10 +1,99 @@
 """The table of an original checkpoint: which of its tensors make up each tensor of this library."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
-from stellar_hub.conversion.vit_layout import encoder_sources, layer_sources
+from torch import Tensor
+
 from stellar_hub.conversion.vqgan_layout import vqgan_sources
 from stellar_hub.modeling import StellarConfig
+
+LAYER_NAMES = {
+    "layernorm_before": "norm1",
+    "attention.output.dense": "attn.proj",
+    "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+QUERY_KEY_VALUE = ("query", "key", "value")
+
+
+def layer_sources(source: str, target: str, num_layers: int) -> dict[str, list[str]]:
+    """For each tensor of timm's blocks under `target`, the originals under `source` it is made of.
+
+    Query, key and value are three tensors in the original and one, in this order, in timm.
+    """
+    table: dict[str, list[str]] = {}
+    for index in range(num_layers):
+        layer, block = f"{source}.encoder.layer.{index}", f"{target}.blocks.{index}"
+        for kind in ("weight", "bias"):
+            table[f"{block}.attn.qkv.{kind}"] = [f"{layer}.attention.attention.{n}.{kind}" for n in QUERY_KEY_VALUE]
+            for original, ours in LAYER_NAMES.items():
+                table[f"{block}.{ours}.{kind}"] = [f"{layer}.{original}.{kind}"]
+    for kind in ("weight", "bias"):
+        table[f"{target}.norm.{kind}"] = [f"{source}.layernorm.{kind}"]
+    return table
+
+
+def encoder_sources(source: str, target: str, num_layers: int, sparse_tokens: str) -> dict[str, list[str]]:
+    """The same for a whole encoder: embeddings, sparse tokens, blocks, norm."""
+    embeddings = f"{source}.embeddings"
+    return {
+        f"{target}.cls_token": [f"{embeddings}.cls_token"],
+        f"{target}.pos_embed": [f"{embeddings}.position_embeddings"],
+        f"{target}.patch_embed.proj.weight": [f"{embeddings}.patch_embeddings.projection.weight"],
+        f"{target}.patch_embed.proj.bias": [f"{embeddings}.patch_embeddings.projection.bias"],
+        f"{target}.sparse_tokens": [sparse_tokens],
+        **layer_sources(source, target, num_layers),
+    }
+
+
+def count_layers(state_dict: dict[str, Tensor], source: str) -> int:
+    """Number of layers under `source`: one more than the highest index."""
+    prefix = f"{source}.encoder.layer."
+    indices = {name.removeprefix(prefix).split(".")[0] for name in state_dict if name.startswith(prefix)}
+    return 1 + max((int(index) for index in indices if index.isdigit()), default=-1)
+
+
+WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module)(?=\.)")
+
+# transformers >= 5 renamed its ViT in memory, and checkpoints saved by hand from there carry the newer names.
+NEWER_VIT_NAMES = (
+    (re.compile(r"^((?:teacher_)?encoder|decoder)\.(?:encoder\.)?layers\.(\d+)\."), r"\1.encoder.layer.\2."),
+    (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
+    (re.compile(r"\.attention\.k_proj\."), ".attention.attention.key."),
+    (re.compile(r"\.attention\.v_proj\."), ".attention.attention.value."),
+    (re.compile(r"\.attention\.o_proj\."), ".attention.output.dense."),
+    (re.compile(r"(\.layer\.\d+)\.mlp\.fc1\."), r"\1.intermediate.dense."),
+    (re.compile(r"(\.layer\.\d+)\.mlp\.fc2\."), r"\1.output.dense."),
+)
+
+
+def published_name(name: str) -> str:
+    """The published spelling of a tensor's name: without wrappers' prefixes, with the older ViT names."""
+    name = WRAPPERS.sub("", name).removeprefix(".").removeprefix("model.")
+    if name.startswith("tokenizer."):
+        return name
+    for pattern, replacement in NEWER_VIT_NAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def with_published_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors under their published names.
+
+    Raises:
+        ValueError: if two tensors would get the same name.
+    """
+    renamed: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    for name, tensor in state_dict.items():
+        target = published_name(name)
+        if target in renamed:
+            raise ValueError(f"{name!r} and {origin[target]!r} are both {target!r}: the checkpoint holds it twice")
+        renamed[target], origin[target] = tensor, name
+    return renamed
+
 
 TOKENIZER_PREFIX = "tokenizer."
 # Of a decoder beside its ViT, which is `decoder.`; without that ViT there is nothing to use them for.

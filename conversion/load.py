@@ -3,12 +3,12 @@
 import os
 from typing import TypeVar, overload
 
+from torch import Tensor
+
 from stellar_hub.conversion.convert import convert_original
-from stellar_hub.conversion.layout import DECODER_PARTS, TOKENIZER_PREFIX
-from stellar_hub.conversion.names import published_name
+from stellar_hub.conversion.layout import DECODER_PARTS, TOKENIZER_PREFIX, published_name
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
-from torch import Tensor
 
 ModelT = TypeVar("ModelT", bound=StellarPreTrainedModel)
 

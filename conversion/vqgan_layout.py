@@ -5,14 +5,30 @@ The pixel decoder goes into `stellar.tokenizer.`, the encoder half, which only p
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from stellar_hub.conversion.common_size import common_size
+from torch import Tensor
+
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
-from torch import Tensor
+
+
+def common_size(tensors: Mapping[str, Tensor], *places: tuple[str, int]) -> int:
+    """The size that most of some tensors have in some dimension, the first named among equals.
+
+    Args:
+        tensors: A state dict; tensors may be missing or misshapen, which later checks report by name.
+        *places: Name of a tensor, and the dimension of it that has this size.
+
+    Returns:
+        The size; 1 where none of the places exists.
+    """
+    sizes = [tensors[name].shape[dim] for name, dim in places if name in tensors and dim < tensors[name].ndim]
+    return Counter(sizes).most_common(1)[0][0] if sizes else 1
+
 
 DECODER_TARGET = "stellar.tokenizer"
 ENCODER_TARGET = "tokenizer_encoder"

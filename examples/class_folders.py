@@ -15,12 +15,12 @@ from torchvision.transforms import v2
 from stellar_hub import StellarImageProcessor
 from stellar_hub.data.labelled.class_folders import list_classes
 
-MIN_CROP_AREA = 0.35  # of the picture; smaller crops too often show nothing of what the picture is labelled for
+MIN_CROP_AREA = 0.35  # of the image; smaller crops too often show nothing of what the image is labelled for
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Pictures and what they show."""
+    """Images and what they show."""
 
     paths: list[Path]
     labels: list[int]  # indices into `classes`
@@ -28,7 +28,7 @@ class ClassFolders:
 
     @classmethod
     def read(cls, folder: Path, classes: list[str] | None = None) -> Self:
-        """List the pictures of `folder`/CLASS/, at any depth below it.
+        """List the images of `folder`/CLASS/, at any depth below it.
 
         Args:
             folder: Holds one folder per class; names that start with "." are skipped.
@@ -36,33 +36,33 @@ class ClassFolders:
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: if it holds no class folder, one without pictures, fewer than two of them (where `classes` is
+            ValueError: if it holds no class folder, one without images, fewer than two of them (where `classes` is
                 None) or one that is not among `classes`.
         """
-        pictures = list_classes(folder)
-        if classes is None and len(pictures) < 2:
-            raise ValueError(f"{folder} holds one class, {next(iter(pictures))!r}: at least two are needed")
-        classes = sorted(pictures) if classes is None else classes
-        unknown = sorted(set(pictures) - set(classes))
+        images = list_classes(folder)
+        if classes is None and len(images) < 2:
+            raise ValueError(f"{folder} holds one class, {next(iter(images))!r}: at least two are needed")
+        classes = sorted(images) if classes is None else classes
+        unknown = sorted(set(images) - set(classes))
         if unknown:
             raise ValueError(
                 f"{folder} holds classes that the training folder does not: {', '.join(unknown)}; "
                 f"the classes are {', '.join(classes)}"
             )
-        labelled = [(path, classes.index(name)) for name, paths in pictures.items() for path in paths]
+        labelled = [(path, classes.index(name)) for name, paths in images.items() for path in paths]
         return cls([path for path, _ in labelled], [label for _, label in labelled], classes)
 
     def num_in_majority(self, test: "ClassFolders") -> int:
-        """How many of the pictures in `test` always answering with the most frequent class gets right."""
+        """How many of the images in `test` always answering with the most frequent class gets right."""
         majority, _ = Counter(self.labels).most_common(1)[0]
         return test.labels.count(majority)
 
 
-class LabelledPictures(Dataset[tuple[Tensor, int]]):
+class LabelledImages(Dataset[tuple[Tensor, int]]):
     """Pairs of a view `(3, H, W)` and a label.
 
     Args:
-        folders: Pictures and labels.
+        folders: Images and labels.
         view: Makes of a path what the model is shown.
     """
 
@@ -77,7 +77,7 @@ class LabelledPictures(Dataset[tuple[Tensor, int]]):
         return self.view(self.folders.paths[index]), self.folders.labels[index]
 
 
-def augmented_pictures(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledPictures:
+def augmented_images(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledImages:
     """Random crops, perhaps mirrored, of the processor's size, `(3, H, W)` uint8: a quarter of the bytes to move."""
     augmentation = v2.Compose(
         [
@@ -91,12 +91,12 @@ def augmented_pictures(folders: ClassFolders, processor: StellarImageProcessor) 
             v2.RandomHorizontalFlip(),
         ]
     )
-    return LabelledPictures(folders, partial(_augment, processor, augmentation))
+    return LabelledImages(folders, partial(_augment, processor, augmentation))
 
 
-def prepared_pictures(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledPictures:
-    """Pictures as the processor prepares them, `(3, H, W)` in [0, 1]: as whoever loads the result will."""
-    return LabelledPictures(folders, partial(_prepare, processor))
+def prepared_images(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledImages:
+    """Images as the processor prepares them, `(3, H, W)` in [0, 1]: as whoever loads the result will."""
+    return LabelledImages(folders, partial(_prepare, processor))
 
 
 def _augment(processor: StellarImageProcessor, augmentation: v2.Compose, path: Path) -> Tensor:

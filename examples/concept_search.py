@@ -1,4 +1,4 @@
-"""Search a store by one concept: a place of a picture finds pictures that have the like, and where in them it is.
+"""Search a store by one concept: a place of an image finds images that have the like, and where in them it is.
 
     stellar-hub extract photos --output features
     python examples/concept_search.py features --query photos/cat.jpg --at 120,200 --output hits.png
@@ -12,19 +12,19 @@ import io
 from pathlib import Path
 
 import torch
-from stellar_hub.modeling.atomic_write import write_atomically
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import PictureSource, read_picture
-from stellar_hub.extraction import FeatureStore
-from stellar_hub.extraction.model_identity import weights_sha256
+from stellar_hub.data.sources import ImageSource, read_image
+from stellar_hub.features.identity import weights_sha256
+from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.retrieval import search_concepts
 from stellar_hub.retrieval.concept_search import place_in_crop, token_at
+from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.visualization.regions import Region, draw_regions
 
 
-def encode_query(store: FeatureStore, picture: Path) -> tuple[torch.Tensor, Region]:
-    """A picture's tokens, `(r, d)`, and the picture with its maps; by the model and preprocessing of the store.
+def encode_query(store: FeatureStore, image: Path) -> tuple[torch.Tensor, Region]:
+    """An image's tokens, `(r, d)`, and the image with its maps; by the model and preprocessing of the store.
 
     Raises:
         ValueError: if the model of this name has other weights by now.
@@ -34,12 +34,12 @@ def encode_query(store: FeatureStore, picture: Path) -> tuple[torch.Tensor, Regi
     if weights_sha256(model) != manifest.model["weights_sha256"]:
         raise ValueError(f"the store was made by another {manifest.model['name']}: its weights differ")
     processor = StellarImageProcessor.from_config(model.config, fit=manifest.preprocessing["settings"]["fit"])
-    batch = next(model.extract([picture], outputs=("S", "L"), processor=processor))
+    batch = next(model.extract([image], outputs=("S", "L"), processor=processor))
     record = batch.records[0]
     if record.crop_box is None:
         raise ValueError(record.error)
     grid_size = tuple(manifest.features["grid_size"])
-    region = Region(read_picture(picture), batch["L"][0], 0, record.crop_box, grid_size, picture.name)
+    region = Region(read_image(image), batch["L"][0], 0, record.crop_box, grid_size, image.name)
     return batch["S"][0], region
 
 
@@ -52,25 +52,25 @@ def choose_token(region: Region, token: int | None, pixel: tuple[float, float] |
     return int((region.localization.amax(dim=0) - region.localization.mean(dim=0)).argmax())
 
 
-def region_of_hit(store: FeatureStore, source: PictureSource, row: int, token: int, score: float) -> Region:
-    """What was found: the picture, and where in it."""
+def region_of_hit(store: FeatureStore, source: ImageSource, row: int, token: int, score: float) -> Region:
+    """What was found: the image, and where in it."""
     record = store.records([row])[0]
     assert record.crop_box is not None, "rows with an error are never found"
     localization = store.read("L", [row])[0].float()
     grid_size = tuple(store.manifest.features["grid_size"])
-    caption = f"{score:.2f} {Path(record.picture).name}"
-    return Region(read_picture(source[row]), localization, token, record.crop_box, grid_size, caption)
+    caption = f"{score:.2f} {Path(record.image).name}"
+    return Region(read_image(source[row]), localization, token, record.crop_box, grid_size, caption)
 
 
 def main() -> None:
     """Search and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path, help="what `stellar-hub extract` wrote, with S and L")
-    parser.add_argument("--query", type=Path, required=True, help="a picture")
+    parser.add_argument("--query", type=Path, required=True, help="an image")
     parser.add_argument("--at", help="ROW,COLUMN: a pixel of the query")
     parser.add_argument("--token", type=int, help="a token of the query, in place of --at")
-    parser.add_argument("--count", type=int, default=10, help="pictures to find (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("hits.png"), help="picture (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=10, help="images to find (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("hits.png"), help="image (default: %(default)s)")
     args = parser.parse_args()
     try:
         store = FeatureStore(args.store)
@@ -87,8 +87,8 @@ def main() -> None:
     hits = [region_of_hit(store, source, *column) for column in columns]
     for hit in hits:
         print(hit.caption)
-    query = Region(region.picture, region.localization, token, region.crop_box, region.grid_size, region.caption)
-    page = draw_regions(query, hits, f"token {token} of {args.query.name}, and where it is in other pictures")
+    query = Region(region.image, region.localization, token, region.crop_box, region.grid_size, region.caption)
+    page = draw_regions(query, hits, f"token {token} of {args.query.name}, and where it is in other images")
     buffer = io.BytesIO()
     page.save(buffer, format="PNG")
     write_atomically(args.output, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Write drawn scenes as pictures to train on: one PNG per seed.
+"""Write drawn scenes as images to train on: one PNG per seed.
 
     python examples/draw_scenes.py --output outputs/scenes --count 20000 --size 96
 
@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from stellar_hub.modeling.atomic_write import write_atomically
 from tqdm import tqdm
 
-from stellar_hub.data.scenes import draw_scene
+from stellar_hub.data.scenes.scene import draw_scene
+from stellar_hub.modeling.atomic_write import write_atomically
 
 FIRST_EVALUATION_SEED = 1_000_000
 CHUNK = 16  # scenes handed to a worker at a time
@@ -45,10 +45,10 @@ def seed_range(start: int, count: int) -> range:
 
 
 def missing_seeds(folder: Path, seeds: Iterable[int], size: int) -> list[int]:
-    """The seeds whose pictures are not in the folder yet.
+    """The seeds whose images are not in the folder yet.
 
     Raises:
-        ValueError: if a picture there has another size: the folder would hold a mixture.
+        ValueError: if an image there has another size: the folder would hold a mixture.
     """
     missing = []
     for seed in seeds:
@@ -65,17 +65,17 @@ def missing_seeds(folder: Path, seeds: Iterable[int], size: int) -> list[int]:
     return missing
 
 
-def write_scene(seed: int, folder: Path, size: int, max_objects: int, looks: str) -> None:
+def write_scene(seed: int, folder: Path, size: int, max_objects: int, class_cue: str) -> None:
     """Draw one scene and write it, whole or not at all."""
     buffer = io.BytesIO()
-    scene = draw_scene(seed, size, max_objects, looks=looks)
+    scene = draw_scene(seed, size, max_objects, class_cue=class_cue)
     Image.fromarray(scene.image).save(buffer, format="PNG")
     write_atomically(scene_path(folder, seed), buffer.getvalue())
 
 
-def write_scenes(folder: Path, seeds: list[int], size: int, max_objects: int, workers: int, looks: str) -> None:
+def write_scenes(folder: Path, seeds: list[int], size: int, max_objects: int, workers: int, class_cue: str) -> None:
     """Write the scenes of all seeds, in parallel and with a progress bar."""
-    write = partial(write_scene, folder=folder, size=size, max_objects=max_objects, looks=looks)
+    write = partial(write_scene, folder=folder, size=size, max_objects=max_objects, class_cue=class_cue)
     with ProcessPoolExecutor(workers) as pool:
         for _ in tqdm(pool.map(write, seeds, chunksize=CHUNK), total=len(seeds), desc="scenes", unit="scene"):
             pass
@@ -84,12 +84,12 @@ def write_scenes(folder: Path, seeds: list[int], size: int, max_objects: int, wo
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the images")
     parser.add_argument("--count", type=int, default=20_000, help="number of scenes (default: %(default)s)")
     parser.add_argument("--start", type=int, default=0, help="first seed (default: %(default)s)")
     parser.add_argument("--size", type=int, default=96, help="height and width in pixels (default: %(default)s)")
     parser.add_argument("--max-objects", type=int, default=4, help="most objects in a scene (default: %(default)s)")
-    parser.add_argument("--looks", default="outline", help="what a class has in common: outline, texture or color")
+    parser.add_argument("--class-cue", default="outline", help="what a class has in common: outline, texture or color")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     return parser.parse_args()
 
@@ -101,7 +101,7 @@ def main() -> None:
         seeds = seed_range(args.start, args.count)
         args.output.mkdir(parents=True, exist_ok=True)
         missing = missing_seeds(args.output, seeds, args.size)
-        write_scenes(args.output, missing, args.size, args.max_objects, args.workers, args.looks)
+        write_scenes(args.output, missing, args.size, args.max_objects, args.workers, args.class_cue)
     except ValueError as error:
         raise SystemExit(f"draw_scenes: {error}") from error
     print(f"{args.output}: {len(missing)} scenes drawn, {len(seeds) - len(missing)} were there")

@@ -1,4 +1,4 @@
-"""Find pictures in a store that are nearly the same: copies, other sizes, other compression.
+"""Find images in a store that are nearly the same: copies, other sizes, other compression.
 
 stellar-hub extract photos --output features
 python examples/find_duplicates.py features --threshold 0.99
@@ -7,8 +7,8 @@ python examples/find_duplicates.py features --threshold 0.99
 import argparse
 from pathlib import Path
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.retrieval import find_duplicates
+from stellar_hub.store.feature_store import FeatureStore
 
 
 def main() -> None:
@@ -25,8 +25,8 @@ def main() -> None:
         raise SystemExit(f"find_duplicates: {error}") from error
     for one, other, similarity in pairs:
         first, second = store.records([one, other])
-        print(f"{similarity:.4f}  {first.picture}  {second.picture}")
-    print(f"{len(pairs)} pairs among {len(store)} pictures")
+        print(f"{similarity:.4f}  {first.image}  {second.image}")
+    print(f"{len(pairs)} pairs among {len(store)} images")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier on folders of pictures, one folder per class.
+"""Fine-tune a classifier on folders of images, one folder per class.
 
     python examples/finetune_classification.py --train TRAIN --test TEST --model stellar-b16 --output OUTPUT
     accelerate launch examples/finetune_classification.py ...   # several GPUs
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import parse_flag_from_env, set_seed
-from class_folders import ClassFolders, LabelledPictures, augmented_pictures, prepared_pictures
+from class_folders import ClassFolders, LabelledImages, augmented_images, prepared_images
 from stellar_classifier import StellarClassifier, build_classifier, import_peft, save_classifier
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -72,8 +72,8 @@ def train(
     schedule = CosineLRScheduler(
         optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_lr_init=1e-6, warmup_prefix=True
     )
-    num_pictures = args.epochs * len(loader.dataset)
-    progress = tqdm(total=num_pictures, unit=" images", desc=args.mode, disable=not accelerator.is_main_process)
+    num_images = args.epochs * len(loader.dataset)
+    progress = tqdm(total=num_images, unit=" images", desc=args.mode, disable=not accelerator.is_main_process)
     classifier.train()
     for step, (pixel_values, labels) in enumerate(batch for _ in range(args.epochs) for batch in loader):
         schedule.step(step)
@@ -86,21 +86,21 @@ def train(
             if not torch.isfinite(loss):
                 raise RuntimeError(f"the loss is {loss.item()} at step {step}: lower --learning-rate")
             progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-        progress.update(min(len(labels) * accelerator.num_processes, num_pictures - progress.n))
+        progress.update(min(len(labels) * accelerator.num_processes, num_images - progress.n))
     progress.close()
 
 
 @torch.no_grad()
 def num_right(accelerator: Accelerator, classifier: nn.Module, loader: Any) -> int:
-    """How many pictures are classified correctly, over all processes."""
+    """How many images are classified correctly, over all processes."""
     classifier.eval()
     right = seen = 0
     for pixel_values, labels in loader:
-        # A last batch that does not split evenly is filled up with pictures of the first; this leaves them out again.
+        # A last batch that does not split evenly is filled up with images of the first; this leaves them out again.
         predicted, labels = accelerator.gather_for_metrics((classifier(pixel_values).argmax(dim=1), labels))
         right += int((predicted == labels).sum())
         seen += len(labels)
-    assert seen == len(loader.dataset), f"{seen} of {len(loader.dataset)} pictures were counted"
+    assert seen == len(loader.dataset), f"{seen} of {len(loader.dataset)} images were counted"
     return right
 
 
@@ -133,21 +133,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--train", type=Path, required=True, help="folder with a folder of pictures for each class")
+    add("--train", type=Path, required=True, help="folder with a folder of images for each class")
     add("--test", type=Path, required=True, help="the same, for measuring")
     add("--output", type=Path, required=True, help="folder for the result")
     add("--overwrite", action="store_true", help="write to OUTPUT even if it is not empty")
     add("--model", default="stellar-tiny", help="name, folder or repository (default: %(default)s)")
     add("--mode", choices=sorted(LEARNING_RATES), default="full", help="what is trained (default: %(default)s)")
     add("--epochs", type=int, default=20, help="passes through TRAIN (default: %(default)s)")
-    add("--batch-size", type=int, default=64, help="pictures per step, over all processes (default: %(default)s)")
+    add("--batch-size", type=int, default=64, help="images per step, over all processes (default: %(default)s)")
     add("--learning-rate", type=float, help=f"peak rate (default: {LEARNING_RATES})")
     add("--weight-decay", type=float, default=0.05, help="of AdamW (default: %(default)s)")
     add("--layer-decay", type=float, help="factor on the rate from block to block downwards (default: none)")
     add("--lora-rank", type=int, default=8, help="rank of the updates (default: %(default)s)")
     add("--clip-norm", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
     add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help='"auto" is bf16 on a GPU')
-    add("--workers", type=int, default=4, help="processes that read pictures (default: %(default)s)")
+    add("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
     add("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -163,7 +163,7 @@ def load(args: argparse.Namespace, num_classes: int) -> tuple[StellarImageProces
 def prepare(
     accelerator: Accelerator,
     classifier: StellarClassifier,
-    datasets: Sequence[LabelledPictures],
+    datasets: Sequence[LabelledImages],
     args: argparse.Namespace,
 ) -> tuple[Any, ...]:
     """Classifier, optimizer and both data sets' loaders, as accelerate wraps them."""
@@ -185,7 +185,7 @@ def prepare(
 
 
 def table(rows: dict[str, int], total: int) -> str:
-    """Name, share and number of the pictures that are right, one row each."""
+    """Name, share and number of the images that are right, one row each."""
     width = max(map(len, rows)) + 2
     lines = [f"{'':{width}}{'test accuracy':>15}{'right':>16}"]
     lines += [f"{name:{width}}{right / total:>15.1%}{f'{right} of {total}':>16}" for name, right in rows.items()]
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processor, classifier = load(args, len(training.classes))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    datasets = (augmented_pictures(training, processor), prepared_pictures(test, processor))
+    datasets = (augmented_images(training, processor), prepared_images(test, processor))
     prepared, optimizer, loader, test_loader = prepare(accelerator, classifier, datasets, args)
     train(accelerator, prepared, optimizer, loader, args)
     right = num_right(accelerator, prepared, test_loader)

@@ -1,9 +1,9 @@
-"""A linear classifier on a store of features, for pictures in class folders (`cats/1.jpg`, `dogs/2.png`, ...).
+"""A linear classifier on a store of features, for images in class folders (`cats/1.jpg`, `dogs/2.png`, ...).
 
     stellar-hub extract photos --output features
     python examples/linear_probe_on_store.py features
 
-Each row's class is the folder of its picture. Logistic regression of scikit-learn's (`pip install scikit-learn`) on
+Each row's class is the folder of its image. Logistic regression of scikit-learn's (`pip install scikit-learn`) on
 vectors whose columns are standardized; a part of the rows is kept apart and tells the accuracy.
 """
 
@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stellar_hub.extraction import FeatureStore
+from stellar_hub.store.feature_store import FeatureStore
 
 
 def labelled_rows(store: FeatureStore) -> tuple[list[int], list[str]]:
@@ -25,9 +25,9 @@ def labelled_rows(store: FeatureStore) -> tuple[list[int], list[str]]:
         ValueError: if they are not of two classes at least.
     """
     rows = store.ok.nonzero().flatten().tolist()
-    labels = [Path(record.picture).parent.name for record in store.records(rows)]
+    labels = [Path(record.image).parent.name for record in store.records(rows)]
     if len(set(labels)) < 2:
-        raise ValueError(f"the pictures of {store.path} lie in one folder: put each class into its own")
+        raise ValueError(f"the images of {store.path} lie in one folder: put each class into its own")
     return rows, labels
 
 

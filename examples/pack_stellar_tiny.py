@@ -1,6 +1,6 @@
 r"""Make the checkpoint that comes inside the package from a training run of its recipe.
 
-    python examples/draw_scenes.py --count 6000 --max-objects 3 --looks color --output outputs/scenes
+    python examples/draw_scenes.py --count 6000 --max-objects 3 --class-cue color --output outputs/scenes
     stellar-hub train --recipe stellar-tiny --data outputs/scenes --data examples/training_photographs \
         --output outputs/stellar-tiny
     python examples/pack_stellar_tiny.py outputs/stellar-tiny stellar_hub/checkpoints/stellar-tiny
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from stellar_hub.modeling.atomic_write import write_atomically
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.training.journal import read
-from stellar_hub.training.training_card import section_of, with_section
+from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.training_card import section_of, with_section
 
-PICTURES = ("curves.png", "reconstructions.png")
+IMAGES = ("curves.png", "reconstructions.png")
 
 
 def pack_weights(source: Path, output: Path) -> None:
@@ -53,13 +53,13 @@ def record_golden_values(output: Path) -> None:
 
 
 def update_card(run: Path, output: Path) -> None:
-    """The run's section on training, and its pictures."""
+    """The run's section on training, and its images."""
     section = section_of((run / "model" / "README.md").read_text(encoding="utf-8"))
     if section is None:
         raise SystemExit(f"pack_stellar_tiny: the card of {run / 'model'} has no section on training")
     card = output / "README.md"
     write_atomically(card, with_section(card.read_text(encoding="utf-8"), section).encode())
-    for name in PICTURES:
+    for name in IMAGES:
         shutil.copyfile(run / "model" / name, output / name)
 
 

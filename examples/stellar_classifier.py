@@ -120,7 +120,7 @@ def save_classifier(
 
 
 def load_classifier(folder: Path) -> tuple[StellarClassifier, StellarImageProcessor, list[str]]:
-    """What `save_classifier` wrote, in evaluation mode: `classifier(processor(picture)["pixel_values"]).argmax(1)`."""
+    """What `save_classifier` wrote, in evaluation mode: `classifier(processor(image)["pixel_values"]).argmax(1)`."""
     classes = json.loads((folder / "classes.json").read_text())
     model = StellarModel.from_pretrained(folder)
     classifier = StellarClassifier(model, model.num_features, len(classes))

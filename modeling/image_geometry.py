@@ -5,7 +5,7 @@ from typing import Literal
 
 Fit = Literal["crop", "aspect", "pad"]
 
-# Attention costs the square of the number of patches; beyond this a picture takes minutes and gigabytes.
+# Attention costs the square of the number of patches; beyond this an image takes minutes and gigabytes.
 MAX_ASPECT = 16
 
 
@@ -14,9 +14,9 @@ class ImageGeometry:
     """The fitting of one image; heights come before widths, all in pixels.
 
     Attributes:
-        original_size: `(height, width)` of the picture, EXIF orientation applied.
+        original_size: `(height, width)` of the image, EXIF orientation applied.
         resized_size: `(height, width)` it is resized to.
-        offset: `(top, left)` of the output's corner in the resized picture; negative where it is padded.
+        offset: `(top, left)` of the output's corner in the resized image; negative where it is padded.
         output_size: `(height, width)` of what the model gets.
     """
 
@@ -29,7 +29,7 @@ class ImageGeometry:
     def crop_box(self) -> tuple[float, float, float, float]:
         """`(top, left, bottom, right)` of the output in the original's pixels; outside of it where padded."""
         (height, width), (top, left) = self.output_size, self.offset
-        # Multiplied before divided, so that a box that ends with the picture ends exactly there.
+        # Multiplied before divided, so that a box that ends with the image ends exactly there.
         (rows, columns), (resized_rows, resized_columns) = self.original_size, self.resized_size
         return (
             top * rows / resized_rows,
@@ -42,19 +42,19 @@ class ImageGeometry:
 def fit_geometry(
     original_size: tuple[int, int], fit: Fit, shortest_edge: int | None, output_size: tuple[int, int], patch_size: int
 ) -> ImageGeometry:
-    """Plan how a picture is brought to the model.
+    """Plan how an image is brought to the model.
 
     Args:
-        original_size: `(height, width)` of the picture.
-        fit: "crop": shortest side to `shortest_edge`, then the centre. "aspect": the whole picture, shortest side to
-            the shorter side of `output_size`, sides rounded to the patch. "pad": the whole picture inside
+        original_size: `(height, width)` of the image.
+        fit: "crop": shortest side to `shortest_edge`, then the centre. "aspect": the whole image, shortest side to
+            the shorter side of `output_size`, sides rounded to the patch. "pad": the whole image inside
             `output_size`, centred, with bars.
         shortest_edge: Side to resize to before cropping; None crops without resizing.
         output_size: `(height, width)` wanted, multiples of the patch.
         patch_size: Side of a patch.
 
     Raises:
-        ValueError: if the fit is unknown or the crop is larger than the resized picture.
+        ValueError: if the fit is unknown or the crop is larger than the resized image.
     """
     height, width = original_size
     if fit == "aspect":
@@ -70,7 +70,7 @@ def fit_geometry(
         resized = original_size if shortest_edge is None else shortest_edge_size(original_size, shortest_edge)
         if resized[0] < output_size[0] or resized[1] < output_size[1]:
             raise ValueError(
-                f"cannot crop {output_size} from a picture resized to {resized}: "
+                f"cannot crop {output_size} from an image resized to {resized}: "
                 'make size["shortest_edge"] at least as large as crop_size, or use fit="pad"'
             )
     else:
@@ -97,11 +97,11 @@ def aspect_size(original_size: tuple[int, int], shortest_edge: int, patch_size: 
     """The size nearest to this shortest side and the same aspect whose sides are multiples of the patch.
 
     Raises:
-        ValueError: if the picture is so long that it would become a huge number of patches.
+        ValueError: if the image is so long that it would become a huge number of patches.
     """
     if max(original_size) > MAX_ASPECT * min(original_size):
         raise ValueError(
-            f"a picture of {original_size[0]} x {original_size[1]} pixels is too long for fit='aspect' (at most "
+            f"an image of {original_size[0]} x {original_size[1]} pixels is too long for fit='aspect' (at most "
             f"{MAX_ASPECT} times as long as wide): use fit='pad' or 'crop', or cut it up"
         )
     scale = shortest_edge / min(original_size)

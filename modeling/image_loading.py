@@ -1,4 +1,4 @@
-"""Pictures of every common kind to RGB tensors: paths, PIL images, arrays, tensors."""
+"""Images of every common kind to RGB tensors: paths, PIL images, arrays, tensors."""
 
 import os
 import struct
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from .input_checks import check_value_range
 
-ImageSource = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 MAX_16_BIT = 65535
 
 
-def load_rgb(source: ImageSource) -> Tensor:
-    """Any picture to RGB, `(3, H, W)`, uint8 or, where the source holds floats, float32 in [0, 1].
+def load_rgb(source: ImageInput) -> Tensor:
+    """Any image to RGB, `(3, H, W)`, uint8 or, where the source holds floats, float32 in [0, 1].
 
-    EXIF orientation is applied; grey and palette pictures become RGB; alpha is composited on white; 16 bits are scaled
+    EXIF orientation is applied; grey and palette images become RGB; alpha is composited on white; 16 bits are scaled
     to 8; CMYK is converted. Arrays are `(H, W)` or `(H, W, C)`, tensors `(H, W)` or `(C, H, W)`, the other channel
     order being taken where only it makes sense; `C` is 1, 2 (grey and alpha), 3 or 4.
 
@@ -32,54 +32,54 @@ def load_rgb(source: ImageSource) -> Tensor:
     Raises:
         FileNotFoundError: if the path does not exist.
         TypeError: if the source is of another type, or holds values of another type.
-        ValueError: if the file is no readable picture (it is named), or shape or values do not fit.
+        ValueError: if the file is no readable image (it is named), or shape or values do not fit.
     """
     if isinstance(source, str | os.PathLike):
-        return pil_to_rgb(open_picture(source), name=str(source))
+        return pil_to_rgb(open_image(source), name=str(source))
     if isinstance(source, Image.Image):
-        name = str(getattr(source, "filename", "") or "the picture")
-        return pil_to_rgb(decode_picture(source, name), name)
+        name = str(getattr(source, "filename", "") or "the image")
+        return pil_to_rgb(decode_image(source, name), name)
     if isinstance(source, np.ndarray | Tensor):
         return array_to_rgb(source)
     raise TypeError(f"an image must be a path, a PIL image, an array or a tensor, got {type(source).__name__}")
 
 
-def open_picture(path: str | os.PathLike) -> Image.Image:
-    """Open and decode a picture file completely, EXIF orientation applied.
+def open_image(path: str | os.PathLike) -> Image.Image:
+    """Open and decode an image file completely, EXIF orientation applied.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read as a picture: damaged, cut short, too large, or something else.
+        ValueError: if it cannot be read as an image: damaged, cut short, too large, or something else.
     """
     if not Path(path).is_file():
         kind = " (it is a folder)" if Path(path).is_dir() else ""
-        raise FileNotFoundError(f"no such picture file: {path}{kind}")
+        raise FileNotFoundError(f"no such image file: {path}{kind}")
     try:
-        picture = Image.open(path)
+        image = Image.open(path)
     except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    with picture:
-        return decode_picture(picture, str(path))
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    with image:
+        return decode_image(image, str(path))
 
 
-def decode_picture(picture: Image.Image, name: str) -> Image.Image:
-    """Read all of a picture that may have been opened only, EXIF orientation applied; `name` stands in the error."""
+def decode_image(image: Image.Image, name: str) -> Image.Image:
+    """Read all of an image that may have been opened only, EXIF orientation applied; `name` stands in the error."""
     try:
-        picture.load()
-        return ImageOps.exif_transpose(picture)
+        image.load()
+        return ImageOps.exif_transpose(image)
     except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
 
-def pil_to_rgb(picture: Image.Image, name: str = "the picture") -> Tensor:
+def pil_to_rgb(image: Image.Image, name: str = "the image") -> Tensor:
     """A decoded PIL image of any mode to `(3, H, W)`, uint8 (float32 for mode F)."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return wide_grey_to_rgb(np.asarray(picture), name)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        canvas = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(canvas, picture)
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    if image.mode.startswith("I") or image.mode == "F":
+        return wide_grey_to_rgb(np.asarray(image), name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(canvas, image)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:

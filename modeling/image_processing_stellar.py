@@ -1,4 +1,4 @@
-"""The image processor: pictures of any kind to `pixel_values` in [0, 1], and `L`'s maps back onto the picture."""
+"""The image processor: images of any kind to `pixel_values` in [0, 1], and `L`'s maps back onto the image."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from .configuration_stellar import StellarConfig
 from .image_geometry import Fit, ImageGeometry, fit_geometry
-from .image_loading import ImageSource, load_rgb
+from .image_loading import ImageInput, load_rgb
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import published_config, resolve_pretrained
 
@@ -25,8 +25,8 @@ class StellarImageProcessorKwargs(ImagesKwargs, total=False):
     """Options of [`StellarImageProcessor`] beyond those of every image processor.
 
     fit (`str`, *optional*, defaults to `"crop"`):
-        How the picture meets the model's size: "crop" (shortest side to `size`, then the centre; the published
-        numbers), "aspect" (the whole picture, sides rounded to the patch), "pad" (the whole picture, with bars).
+        How the image meets the model's size: "crop" (shortest side to `size`, then the centre; the published
+        numbers), "aspect" (the whole image, sides rounded to the patch), "pad" (the whole image, with bars).
     patch_size (`int`, *optional*, defaults to 16):
         Side of a patch in pixels; output sides are multiples of it.
     fill_value (`float`, *optional*, defaults to 0.5):
@@ -42,11 +42,11 @@ class StellarImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class StellarImageProcessor(TorchvisionBackend):
-    """Prepares pictures for [`StellarModel`]: antialiased bicubic resize and centre crop, values in [0, 1].
+    """Prepares images for [`StellarModel`]: antialiased bicubic resize and centre crop, values in [0, 1].
 
     Normalization is not done here but inside the model, so that what `decode` returns lives in the space of
     `pixel_values`. Accepts paths, PIL images, arrays and tensors, alone or in a list: EXIF orientation is applied,
-    alpha composited on white, grey, palette, CMYK and 16-bit pictures converted.
+    alpha composited on white, grey, palette, CMYK and 16-bit images converted.
 
     Resizing always runs on the CPU in uint8 (float32 for float input), so that results do not depend on the device.
 
@@ -102,12 +102,12 @@ class StellarImageProcessor(TorchvisionBackend):
         }
         return cls(**(options | kwargs))
 
-    def __call__(self, images: ImageSource | Sequence[ImageSource], **kwargs: Any) -> BatchFeature:
-        """Prepare one picture or several.
+    def __call__(self, images: ImageInput | Sequence[ImageInput], **kwargs: Any) -> BatchFeature:
+        """Prepare one image or several.
 
         Args:
             images: Paths, PIL images, arrays or tensors; one, a list, or a batch of rank 4.
-            **kwargs: Any setting of the processor for this call, and `return_tensors="pt"`. Without it, pictures that
+            **kwargs: Any setting of the processor for this call, and `return_tensors="pt"`. Without it, images that
                 come out in one size are stacked all the same.
 
         Returns:
@@ -116,8 +116,8 @@ class StellarImageProcessor(TorchvisionBackend):
 
         Raises:
             FileNotFoundError: if a path does not exist.
-            TypeError: if something is no picture, or its values are of a wrong type.
-            ValueError: if a picture cannot be read (it is named), values are out of range, or settings do not fit.
+            TypeError: if something is no image, or its values are of a wrong type.
+            ValueError: if an image cannot be read (it is named), values are out of range, or settings do not fit.
         """
         return super().__call__(images, **kwargs)  # type: ignore[arg-type]  # it takes paths too
 
@@ -125,7 +125,7 @@ class StellarImageProcessor(TorchvisionBackend):
         """Paths are opened by `process_image`; here nothing is fetched."""
         return images
 
-    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[ImageSource]:
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[ImageInput]:
         if isinstance(images, list | tuple) or (
             not isinstance(images, str | os.PathLike | Image.Image) and getattr(images, "ndim", 0) == 4
         ):
@@ -135,11 +135,11 @@ class StellarImageProcessor(TorchvisionBackend):
         if not flat:
             raise ValueError("no images: pass at least one")
         if any(isinstance(image, list | tuple) for image in flat):
-            raise TypeError("images must be one picture or a flat list of pictures, got a list of lists")
+            raise TypeError("images must be one image or a flat list of images, got a list of lists")
         return flat
 
-    def process_image(self, image: ImageSource, **kwargs: Any) -> Tensor:
-        """One picture to RGB, `(3, H, W)`, uint8 or float32; see `load_rgb`."""
+    def process_image(self, image: ImageInput, **kwargs: Any) -> Tensor:
+        """One image to RGB, `(3, H, W)`, uint8 or float32; see `load_rgb`."""
         return load_rgb(image).cpu()
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
@@ -183,8 +183,8 @@ class StellarImageProcessor(TorchvisionBackend):
         same_shape = len({(image.shape, image.dtype) for image in fitted}) == 1
         if return_tensors is not None and not same_shape:
             raise ValueError(
-                f"the fitted pictures differ in size or type, {sorted({tuple(i.shape[1:]) for i in fitted})}: "
-                'they make no batch. Use fit="crop" or "pad", or process pictures of one size together'
+                f"the fitted images differ in size or type, {sorted({tuple(i.shape[1:]) for i in fitted})}: "
+                'they make no batch. Use fit="crop" or "pad", or process images of one size together'
             )
         data: dict[str, Any] = {"pixel_values": torch.stack(fitted) if same_shape else fitted}
         if return_geometry:
@@ -192,12 +192,12 @@ class StellarImageProcessor(TorchvisionBackend):
             data["crop_boxes"] = torch.tensor([plan.crop_box for plan in plans], dtype=torch.float64)
         return BatchFeature(data=data, tensor_type=return_tensors)
 
-    def geometry(self, image: ImageSource) -> ImageGeometry:
-        """How this processor, with its own settings, fits a picture."""
+    def geometry(self, image: ImageInput) -> ImageGeometry:
+        """How this processor, with its own settings, fits an image."""
         return self.geometry_of_shape(load_rgb(image).shape)
 
     def geometry_of_shape(self, image_shape: torch.Size) -> ImageGeometry:
-        """How this processor, with its own settings, fits a picture `(3, H, W)`."""
+        """How this processor, with its own settings, fits an image `(3, H, W)`."""
         return plan_geometry(
             image_shape,
             self.size,
@@ -241,33 +241,33 @@ class StellarImageProcessor(TorchvisionBackend):
             )
         ]
 
-    def overlay(self, image: ImageSource, localization: Tensor, token: int | None = None) -> Image.Image:
-        """Lay `L` over the original picture, in its own pixels.
+    def overlay(self, image: ImageInput, localization: Tensor, token: int | None = None) -> Image.Image:
+        """Lay `L` over the original image, in its own pixels.
 
         Args:
-            image: The picture that was encoded, prepared by this processor with its own settings.
+            image: The image that was encoded, prepared by this processor with its own settings.
             localization: Its `L`, `(n, r)` or `(1, n, r)`.
             token: The token whose map to show, from its lowest value (dim) to its highest (bright); None colours each
                 pixel by the token it belongs to most.
 
         Returns:
-            An RGB picture of the original's size; what the model did not see is left dim.
+            An RGB image of the original's size; what the model did not see is left dim.
 
         Raises:
-            ValueError: if `L` is not of this picture's grid, or there is no such token.
+            ValueError: if `L` is not of this image's grid, or there is no such token.
         """
         maps = localization[0] if localization.ndim == 3 and localization.shape[0] == 1 else localization
         plan = self.geometry(image)
         grid = (plan.output_size[0] // self.patch_size, plan.output_size[1] // self.patch_size)
         if maps.ndim != 2 or maps.shape[0] != grid[0] * grid[1]:
             raise ValueError(
-                f"localization of shape {tuple(localization.shape)} is not of this picture's grid {grid}: "
+                f"localization of shape {tuple(localization.shape)} is not of this image's grid {grid}: "
                 f"pass (n, r) with n = {grid[0] * grid[1]}, from pixel_values of this processor"
             )
-        picture = load_rgb(image)
+        pixels = load_rgb(image)
         if token is None:
-            return overlay_assignment(picture, maps, plan.crop_box, grid)
-        return overlay_token(picture, maps, token, plan.crop_box, grid)
+            return overlay_assignment(pixels, maps, plan.crop_box, grid)
+        return overlay_token(pixels, maps, token, plan.crop_box, grid)
 
 
 def plan_geometry(
@@ -279,13 +279,13 @@ def plan_geometry(
     do_resize: bool,
     do_center_crop: bool,
 ) -> ImageGeometry:
-    """The fitting of a picture `(3, H, W)` under the processor's options."""
+    """The fitting of an image `(3, H, W)` under the processor's options."""
     height, width = image_shape[-2:]
     output = (int(crop_size["height"]), int(crop_size["width"]))
     if fit == "crop" and not do_center_crop:
         output = (height, width)
         if do_resize:
-            raise ValueError('do_center_crop=False goes with do_resize=False; fit="aspect" keeps the whole picture')
+            raise ValueError('do_center_crop=False goes with do_resize=False; fit="aspect" keeps the whole image')
     shortest_edge = int(size["shortest_edge"]) if do_resize else None
     return fit_geometry((height, width), fit, shortest_edge, output, patch_size)
 

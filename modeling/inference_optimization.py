@@ -17,7 +17,7 @@ from .packed_linear import PackedLinear, can_pack
 ROUNDS = 5
 NUM_IMAGES = 4  # whose tokens a block is tried with: attention's share differs between one image and several
 WORTHWHILE = 0.97  # of the time before; less is noise
-MOST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # relative, of a block's output
+MAX_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # relative, of a block's output
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def fastest_variant(block: nn.Module, hidden_states: Tensor) -> tuple[Variant, f
         changed = copy.deepcopy(block)
         variant.apply(changed)
         difference = (changed(hidden_states).float() - expected).norm() / expected.norm()
-        if difference <= MOST_DIFFERENCE.get(hidden_states.dtype, 0):
+        if difference <= MAX_DIFFERENCE.get(hidden_states.dtype, 0):
             built[variant] = lambda changed=changed: changed(hidden_states)  # type: ignore[misc]
     seconds = interleaved_medians(built, ROUNDS)
     best = min(seconds, key=lambda variant: seconds[variant])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Resampling overshoots a little; beyond this a picture is not in [0, 1] but in another range.
+# Resampling overshoots a little; beyond this an image is not in [0, 1] but in another range.
 VALUE_TOLERANCE = 0.05
 
 
@@ -25,7 +25,7 @@ def check_pixel_values(pixel_values: Tensor, patch_size: int, num_channels: int 
     if not isinstance(pixel_values, Tensor):
         raise TypeError(
             f"pixel_values must be a torch.Tensor (B, {num_channels}, H, W), got {type(pixel_values).__name__}; "
-            "StellarImageProcessor turns pictures, paths and arrays into one"
+            "StellarImageProcessor turns images, paths and arrays into one"
         )
     check_image_shape(pixel_values, patch_size, num_channels)
     if pixel_values.dtype != torch.uint8 and not pixel_values.is_floating_point():

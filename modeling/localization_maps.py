@@ -1,4 +1,4 @@
-"""`L` as pictures: maps resampled to the original's pixels and laid over it, with Pillow and torch alone."""
+"""`L` as images: maps resampled to the original's pixels and laid over it, with Pillow and torch alone."""
 
 import colorsys
 
@@ -57,13 +57,13 @@ def resample_maps(
 
 
 def overlay_token(
-    picture: Tensor,
+    image: Tensor,
     localization: Tensor,
     token: int,
     crop_box: tuple[float, float, float, float],
     grid: tuple[int, int],
 ) -> Image.Image:
-    """One token's map over a picture `(3, H, W)`: bright and tinted where it is, dim elsewhere.
+    """One token's map over an image `(3, H, W)`: bright and tinted where it is, dim elsewhere.
 
     Brightness runs from the map's own lowest value to its own highest, which may be far below 1.
     """
@@ -73,22 +73,22 @@ def overlay_token(
     token %= num_tokens
     chosen = localization[:, token : token + 1].detach().float()
     low, high = chosen.min(), chosen.max()
-    weight = resample_maps(chosen, (picture.shape[1], picture.shape[2]), crop_box, grid)
+    weight = resample_maps(chosen, (image.shape[1], image.shape[2]), crop_box, grid)
     weight = ((weight - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     color = token_colors(num_tokens)[token][:, None, None]
-    base = as_float(picture)
+    base = as_float(image)
     shown = torch.lerp(base, color.expand_as(base), 0.5 * weight)
     dim = base.mean(dim=0, keepdim=True) * 0.35
     return to_pil(torch.lerp(dim.expand_as(shown), shown, weight))
 
 
 def overlay_assignment(
-    picture: Tensor, localization: Tensor, crop_box: tuple[float, float, float, float], grid: tuple[int, int]
+    image: Tensor, localization: Tensor, crop_box: tuple[float, float, float, float], grid: tuple[int, int]
 ) -> Image.Image:
-    """The hard assignment over a picture `(3, H, W)`: each pixel in the colour of its strongest token."""
-    base = as_float(picture)
+    """The hard assignment over an image `(3, H, W)`: each pixel in the colour of its strongest token."""
+    base = as_float(image)
     colors = token_colors(localization.shape[1])
-    size = (picture.shape[1], picture.shape[2])
+    size = (image.shape[1], image.shape[2])
     out = torch.empty_like(base)
     # A few rows at a time: all tokens' maps of a large photograph would take gigabytes.
     for start in range(0, size[0], ROWS_AT_A_TIME):
@@ -101,11 +101,11 @@ def overlay_assignment(
     return to_pil(out)
 
 
-def as_float(picture: Tensor) -> Tensor:
+def as_float(image: Tensor) -> Tensor:
     """uint8 or float `(3, H, W)` to float32 in [0, 1]."""
-    return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float().clamp(0, 1)
 
 
-def to_pil(picture: Tensor) -> Image.Image:
+def to_pil(image: Tensor) -> Image.Image:
     """Float `(3, H, W)` in [0, 1] to a PIL image."""
-    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

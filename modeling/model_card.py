@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from .configuration_stellar import StellarConfig
 
-UNKNOWN_LICENCE = "unknown"
+UNKNOWN_LICENSE = "unknown"
 
 
 def model_card(
     config: StellarConfig,
     name: str,
-    licence: str | None = None,
+    license: str | None = None,
     base_model: str | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> str:
@@ -19,15 +19,15 @@ def model_card(
     Args:
         config: The model's configuration.
         name: Heading, and what the snippet loads.
-        licence: Identifier as the Hub spells it ("mit"); None says that it is unknown.
+        license: Identifier as the Hub spells it ("mit"); None says that it is unknown.
         base_model: Repository the weights derive from.
         metrics: Names and values measured by whoever saves the model.
     """
-    parts = [head(licence, base_model), f"# {name}\n", SUMMARY, shapes(config), snippet(name)]
+    parts = [head(license, base_model), f"# {name}\n", SUMMARY, shapes(config), snippet(name)]
     if metrics:
         rows = "\n".join(f"| {metric} | {value:.4g} |" for metric, value in metrics.items())
         parts.append(f"## Measured\n\n| metric | value |\n|---|---|\n{rows}\n")
-    parts += [LIMITS, licence_note(config, licence)]
+    parts += [LIMITS, license_note(config, license)]
     return "\n".join(parts)
 
 
@@ -40,14 +40,14 @@ LIMITS = """\
 ## What the weights are not for
 
 They know nothing of language, and generate nothing: `decode` shows what a code holds. Tokens are not guaranteed to be
-objects. Decoded pictures may be private data where the encoded ones were. Sizes other than the one above work; their
+objects. Decoded images may be private data where the encoded ones were. Sizes other than the one above work; their
 quality is whatever was measured, not implied.
 """
 
 
-def head(licence: str | None, base_model: str | None) -> str:
+def head(license: str | None, base_model: str | None) -> str:
     """The YAML head that the Hub reads."""
-    lines = ["---", f"license: {licence or UNKNOWN_LICENCE}"]
+    lines = ["---", f"license: {license or UNKNOWN_LICENSE}"]
     if base_model:
         lines.append(f"base_model: {base_model}")
     lines += ["library_name: transformers", "pipeline_tag: image-feature-extraction", "tags:", "- stellar", "---"]
@@ -88,12 +88,12 @@ With `stellar_hub` installed no remote code is needed: `from stellar_hub import 
 """
 
 
-def licence_note(config: StellarConfig, licence: str | None) -> str:
-    """What the licence covers."""
-    lines = ["## Licence\n", f"The weights: {licence or 'not stated; ask whoever made them'}."]
+def license_note(config: StellarConfig, license: str | None) -> str:
+    """What the license covers."""
+    lines = ["## License\n", f"The weights: {license or 'not stated; ask whoever made them'}."]
     if config.use_decoder and config.use_tokenizer and config.reconstruction_head == "vq":
         lines.append(
             "The tokenizer inside is the MaskGIT-VQGAN from the Hub repository fun-research/TiTok, under that "
-            "repository's own licence."
+            "repository's own license."
         )
     return "\n".join(lines) + "\n"

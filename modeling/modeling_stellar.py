@@ -241,22 +241,22 @@ class StellarModel(StellarPreTrainedModel):
         return optimize(self, dtype, compile)
 
     def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
-        """Features of all pictures of a source, batch by batch; pictures are read and fitted along the way.
+        """Features of all images of a source, batch by batch; images are read and fitted along the way.
 
         Args:
-            source: A folder, a list (.txt), tars, a table, or a list of pictures.
+            source: A folder, a list (.txt), tars, a table, or a list of images.
             outputs: Of "S", "L", "pooled", "cls" and "patches".
             **options: `batch_size`, `num_workers`, `processor`, `precision` and `dtype`, as for
                 `stellar_hub.extraction.extract_features`.
 
         Yields:
-            Batches with `batch.row_ids`, the pictures' indices in the source, and tensors by name, as in `batch["S"]`.
-            A picture that cannot be read keeps its row: NaN, and its error in `batch.records`.
+            Batches with `batch.row_ids`, the images' indices in the source, and tensors by name, as in `batch["S"]`.
+            An image that cannot be read keeps its row: NaN, and its error in `batch.records`.
 
         Raises:
             ImportError: if the library is not installed.
             OSError: if the source does not exist or cannot be read.
-            ValueError: if it has no pictures, or an option does not fit.
+            ValueError: if it has no images, or an option does not fit.
         """
         return extract_features(self, source, outputs, **options)
 

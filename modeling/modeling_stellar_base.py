@@ -1,10 +1,10 @@
 """What all STELLAR models share: initialization, loading that leaves nothing out, saving, pushing."""
 
-# No `from __future__ import annotations` here: transformers reads the class annotation `config` at run time.
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,38 @@ from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
-from .load_report import one_line, without_table
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import model_card
 from .position_code import FourierPositionCode
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
+
+TRANSFORMERS_LOGGER = "transformers.modeling_utils"
+
+
+class _NoTable(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
+@contextmanager
+def without_table() -> Iterator[None]:
+    """Hold back transformers' table of missing and unexpected tensors."""
+    logger, table = logging.getLogger(TRANSFORMERS_LOGGER), _NoTable()
+    logger.addFilter(table)
+    try:
+        yield
+    finally:
+        logger.removeFilter(table)
+
+
+def one_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
+    """The report of a load that went well."""
+    how = "converted from the original layout" if converted else "loaded"
+    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
+
+
+# No `from __future__ import annotations` here: transformers reads the class annotation `config` at run time.
+
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +233,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         card = folder / "README.md"
         if license or metrics or not card.exists():
             heading = name or folder.absolute().name
-            text = model_card(self.config, heading, licence=license, base_model=base_model, metrics=metrics)
+            text = model_card(self.config, heading, license=license, base_model=base_model, metrics=metrics)
             write_atomically(card, text.encode())
 
     def push_to_hub(
@@ -237,13 +264,13 @@ class StellarPreTrainedModel(PreTrainedModel):
             The commit's address.
 
         Raises:
-            ValueError: if no licence is given or on record, or the repository holds something else.
+            ValueError: if no license is given or on record, or the repository holds something else.
             PermissionError: if the Hub refuses.
         """
         return push_model(
             self,
             repo_id,
-            licence=license,
+            license=license,
             private=private,
             token=token,
             revision=revision,

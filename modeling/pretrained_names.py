@@ -1,79 +1,94 @@
-"""The link from names such as "stellar-tiny", original files and pushing to the library, where it is installed.
+"""What these files ask of the library where it is installed: pretrained names, original files, pushing, extraction.
 
-The files of this folder travel with pushed weights and must load without the library; there, a name is what
-transformers makes of it.
+The files of this folder travel with pushed weights and must load without the library. Names are data of
+`stellar_hub.registry`. What lies above this folder registers itself as entry points of the group
+`stellar_hub.modeling`, so that nothing here imports upwards.
 """
 
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Any: what is imported here may not be there.
-sources: Any
-push: Any
+registry: Any  # None where the library is not installed
 try:
-    from stellar_hub.hub import push, sources
+    from stellar_hub import registry
 except ImportError:
-    sources = push = None
+    registry = None
+
+REGISTERED = "stellar_hub.modeling"  # the group of entry points
 
 PathT = TypeVar("PathT", str, os.PathLike, str | os.PathLike, str | os.PathLike | None)
 
 
 def resolve_pretrained(name_or_path: PathT) -> PathT | str:
-    """The folder of a model that comes with the library; anything else, a folder first of all, unchanged.
+    """Returns the folder of a model that comes with the library, and everything else unchanged.
+
+    A file or folder of the same name wins.
 
     Raises:
-        FileNotFoundError: if it can only be a path, and nothing is there.
-        ValueError: if it is no folder, no known name and no repository id.
+        FileNotFoundError: if the argument can only be a path, and nothing is there.
+        ValueError: if the argument is not a path, a known name or a repository id.
     """
     if name_or_path is None or Path(name_or_path).exists():
         return name_or_path
     if isinstance(name_or_path, os.PathLike) or is_path_alone(name_or_path):
         raise FileNotFoundError(f"no such file or folder: {name_or_path}")
-    return name_or_path if sources is None else sources.resolve(str(name_or_path))
+    if registry is None:
+        return name_or_path
+    registry.check_name(str(name_or_path))
+    folder = registry.embedded_folder(str(name_or_path))
+    return name_or_path if folder is None else str(folder)
 
 
 def is_path_alone(name: str) -> bool:
-    """Whether a string can be no repository id ("name" or "user/name")."""
+    """Returns whether a string can only be a path: a repository id is "name" or "user/name"."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.strip("/").count("/") > 1
 
 
 def published_config(name_or_path: str | os.PathLike | None) -> dict[str, Any] | None:
-    """The configuration's fields of a published model, which need no file; None for everything else."""
-    if name_or_path is None or sources is None:
+    """Returns the configuration's fields of a published model, which need no file; None for everything else."""
+    if name_or_path is None or registry is None or Path(name_or_path).exists():
         return None
-    return sources.published_config(str(name_or_path))
+    model = registry.published(str(name_or_path))
+    return None if model is None else {**model.config, "name_or_path": str(name_or_path)}
 
 
 def convert_if_original(
     name_or_path: str | os.PathLike | None, decoder: bool | None, base_only: bool, options: dict[str, Any]
 ) -> Any:
-    """`(config, state_dict, options)` of a published model or an original file; None for everything else."""
-    if name_or_path is None or sources is None:
-        return None
-    return sources.convert_if_original(str(name_or_path), decoder, base_only, options)
+    """Returns `(config, state_dict, options)` of a published model or an original file; None for everything else."""
+    convert = None if name_or_path is None else _registered("convert_if_original")
+    return None if convert is None else convert(str(name_or_path), decoder, base_only, options)
 
 
 def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> Any:
-    """Features of a source's pictures through the library, batch by batch.
+    """Calls the library's `extract_features`: features of a source's images, batch by batch.
 
     Raises:
         ImportError: if the library is not installed.
     """
-    try:
-        # Not with the others above: that part of the library needs these files.
-        from stellar_hub import extraction
-    except ImportError as error:
-        raise ImportError("extracting features needs the library: pip install stellar_hub") from error
-    return extraction.extract_features(model, source, outputs, **options)
+    extract = _registered("extract_features")
+    if extract is None:
+        raise ImportError("extracting features needs the library: pip install stellar_hub")
+    return extract(model, source, outputs, **options)
 
 
 def push_model(model: Any, repo_id: str, **options: Any) -> str:
-    """Push a model through the library; the commit's address.
+    """Pushes a model through the library, and returns the commit's address.
 
     Raises:
         ImportError: if the library is not installed.
     """
+    push = _registered("push")
     if push is None:
         raise ImportError("pushing a STELLAR model needs the library: pip install stellar_hub")
-    return push.push(model, repo_id, **options).url
+    return push(model, repo_id, **options).url
+
+
+def _registered(name: str) -> Any:
+    """Returns the function that the library registers under a name, or None where the library is not installed."""
+    if registry is None:
+        return None
+    found = entry_points(group=REGISTERED, name=name)
+    return next(iter(found)).load() if found else None

@@ -17,7 +17,7 @@ class HubFile:
         name: Path in the repository.
         revision: Commit.
         megabytes: Size, in 10^6 bytes, as published.
-        licence: Of its content.
+        license: Of its content.
         sha256: Of its content, where known; None leaves the check to the Hub's own record of the file.
     """
 
@@ -25,7 +25,7 @@ class HubFile:
     name: str
     revision: str
     megabytes: int
-    licence: str
+    license: str
     sha256: str | None = None
 
 
@@ -36,7 +36,7 @@ class PretrainedModel:
     Attributes:
         name: What `from_pretrained` takes.
         architecture: In a few words.
-        licence: Of its weights.
+        license: Of its weights.
         notes: What it is for.
         file: The original file; None for a model that comes with the package.
         config: The fields of `StellarConfig` that differ from the defaults, which are stellar-b16's.
@@ -44,7 +44,7 @@ class PretrainedModel:
 
     name: str
     architecture: str
-    licence: str
+    license: str
     notes: str
     file: HubFile | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +55,7 @@ TOKENIZER = HubFile(
     name="maskgit-vqgan-imagenet-f16-256.bin",
     revision="ab646ed225080a3acb7c78440a574d7f67f16fa7",
     megabytes=218,
-    licence="see the repository",
+    license="see the repository",
 )
 
 
@@ -65,7 +65,7 @@ def _published(name: str, architecture: str, megabytes: int, notes: str, **confi
         name=f"{name}.safetensors",
         revision="6794be9a20fb9d3944c5bcc6003512a347fa518f",
         megabytes=megabytes,
-        licence="MIT",
+        license="MIT",
     )
     return PretrainedModel(name, architecture, "MIT", notes, file, config)
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a tiny STELLAR with either head, for pretraining too, pictures, and reference data."""
+"""Fixtures for all tests: a tiny STELLAR with either head, for pretraining too, images, and reference data."""
 
 import copy
 import os
@@ -12,8 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import hypothesis
 import pytest
 import torch
-from stellar_hub.modeling import StellarConfig, StellarModel
 from torch import Tensor, nn
+
+from stellar_hub.modeling import StellarConfig, StellarModel
 
 # Models are tiny: more threads would only wait for each other, for seconds where the cores are busy.
 torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def build(**options: Any) -> StellarModel:
     model = StellarModel(StellarConfig(**(TINY | options)))
     liven(model)
     if model.config.reconstruction_head == "pixel" and model.decoder is not None:
-        model.decoder.head.bias += 0.5  # pictures around mid-grey, as from a trained decoder
+        model.decoder.head.bias += 0.5  # images around mid-grey, as from a trained decoder
     return model.eval()
 
 

@@ -22,9 +22,9 @@ def evaluate(arguments: list[str], environment: dict[str, str], log: Path, metho
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    from stellar_hub.evaluation.__main__ import app
+    from stellar_hub.cli.main import app
 
-    app(arguments)
+    app(["eval", *arguments])
 
 
 def run_processes(count: int, arguments: Sequence[object], log: Path) -> list[int | None]:

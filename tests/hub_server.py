@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
-LICENCES = ("mit", "apache-2.0", "cc-by-nc-4.0", "other", "unknown")
+LICENSES = ("mit", "apache-2.0", "cc-by-nc-4.0", "other", "unknown")
 
 Files = dict[str, bytes]
 
@@ -270,10 +270,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def validate_card(self, body: bytes) -> None:
         match = re.search(r"^license: (.*)$", json.loads(body)["content"], re.MULTILINE)
-        if match is None or match[1] in LICENCES:
+        if match is None or match[1] in LICENSES:
             self.send({"errors": [], "warnings": []})
         else:
-            self.send({"errors": [{"message": f'"license" must be one of {", ".join(LICENCES)}'}]}, 400)
+            self.send({"errors": [{"message": f'"license" must be one of {", ".join(LICENSES)}'}]}, 400)
 
     def preupload(self, body: bytes, repo: str, revision: str) -> None:
         repository = self.readable(repo)

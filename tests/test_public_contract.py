@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from stellar_hub.modeling import StellarConfig, StellarModel
 from torch import nn
 
 import stellar_hub
 from stellar_hub.cli.main import app
+from stellar_hub.modeling import StellarConfig, StellarModel
 
 PINNED = Path(__file__).parent / "data" / "public_contract.json"
 

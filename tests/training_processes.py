@@ -1,6 +1,6 @@
 """Training in processes of its own, to be killed and compared: forked from one that has imported everything.
 
-A start then takes about a second in place of ten. What runs is the command, `python -m stellar_hub.training`.
+A start then takes about a second in place of ten. What runs is the command, `stellar-hub train`.
 """
 
 import json
@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stellar_hub.training.checkpoints import Checkpoints
-from stellar_hub.training.journal import read
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints
+from stellar_hub.training.monitoring.journal import read
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["stellar_hub.training.__main__", "stellar_hub.training.command"])
+FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.training.train"])
 PAUSE = 0.002  # seconds between two looks
 PATIENCE = 90.0  # seconds for whatever takes a few
 # What `accelerate launch --use_fsdp --fsdp_version 2` tells each process, among other things.
@@ -37,7 +37,7 @@ class Training:
     """A run of one or several processes on the CPU, each the leader of a group that its data workers belong to.
 
     Args:
-        output: The run's folder. Logs and the pictures read lie beside it.
+        output: The run's folder. Logs and the images read lie beside it.
         options: Of the command, but for `--output` and `--cpu`.
         num_processes: How many; they find each other as those of a launcher do.
         cpu: Whether to pass `--cpu`.
@@ -137,14 +137,14 @@ def train(arguments: list[str], environment: dict[str, str], log: Path, trace: P
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    trace_pictures(trace)
-    from stellar_hub.training.__main__ import app
+    trace_images(trace)
+    from stellar_hub.cli.main import app
 
-    app(arguments)
+    app(["train", *arguments])
 
 
-def trace_pictures(trace: Path) -> None:
-    """From now on append a line of JSON for each step: its number, and the names of the pictures it read."""
+def trace_images(trace: Path) -> None:
+    """From now on append a line of JSON for each step: its number, and the names of the images it read."""
     from stellar_hub.training.step import Stepper, StepResult
 
     step_untraced = Stepper.step
@@ -202,8 +202,8 @@ def measured(output: Path) -> list[dict[str, float]]:
     ]
 
 
-def pictures_read(output: Path, rank: int = 0) -> dict[int, list[str]]:
-    """For each step the names of the pictures that a process read.
+def images_read(output: Path, rank: int = 0) -> dict[int, list[str]]:
+    """For each step the names of the images that a process read.
 
     Raises:
         AssertionError: if a step that was done again read others.

@@ -65,7 +65,7 @@ def convert(
 
 
 def save_and_compare(model: "StellarModel", folder: Path, name: str) -> None:
-    """Save model and processor, load them again, and compare on a random picture, bit by bit; `name` is for the card.
+    """Save model and processor, load them again, and compare on a random image, bit by bit; `name` is for the card.
 
     Raises:
         ValueError: if the outputs differ.

@@ -43,9 +43,9 @@ def doctor(debug: Debug = False) -> None:
     verdict = "agree" if difference <= GOLDEN_TOLERANCE else "DIFFER"
     say("numbers", f"{verdict} with the recorded ones of stellar-tiny: largest relative difference {difference:.1e}")
     reading, encoding = speeds(model)
-    say("reading", f"{reading:.0f} pictures/s: decode, resize and crop of the demo's photographs, one process")
+    say("reading", f"{reading:.0f} images/s: decode, resize and crop of the demo's photographs, one process")
     say("encoding", f"{encoding:.0f} images/s: stellar-tiny, batch of {BATCH_SIZE}, {model.device}")
-    reading_is_slower = "reading pictures: use more worker processes"
+    reading_is_slower = "reading images: use more worker processes"
     say("bottleneck", reading_is_slower if reading < encoding else "the model: use a larger batch or a GPU")
     if difference > GOLDEN_TOLERANCE:
         raise ValueError("stellar-tiny does not compute what it should here; please report this output")
@@ -106,7 +106,7 @@ def golden_difference(model: "StellarModel") -> float:
 
 
 def speeds(model: "StellarModel") -> tuple[float, float]:
-    """Pictures read and fitted per second, and images encoded per second."""
+    """Images read and fitted per second, and images encoded per second."""
     import torch
 
     from stellar_hub.modeling import StellarImageProcessor

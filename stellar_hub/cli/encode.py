@@ -1,4 +1,4 @@
-"""`stellar-hub encode`: pictures to files of `S` and `L`."""
+"""`stellar-hub encode`: images to files of `S` and `L`."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ def encode(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Encode pictures: NAME.safetensors with `semantics` (S) and `localization` (L) for each.
+    """Encode images: NAME.safetensors with `semantics` (S) and `localization` (L) for each.
 
     The file's metadata says where it came from: model, source, original size, crop box, grid.
 
     Example: stellar-hub encode photo.jpg holiday/ --output codes
     """
-    from stellar_hub.cli.loading import load_model
-    from stellar_hub.cli.pictures import find_files, for_each, plan_outputs
+    from stellar_hub.cli.images import find_files, for_each, plan_outputs
+    from stellar_hub.features.loading import load_model
     from stellar_hub.version import __version__
 
     sources = find_files(images)

@@ -1,4 +1,4 @@
-"""`stellar-hub extract`: features of many pictures into a store."""
+"""`stellar-hub extract`: features of many images into a store."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -35,7 +35,7 @@ class EngineOption(StrEnum):
 
 
 class FixedFitOption(StrEnum):
-    """The fits that give pictures of one size."""
+    """The fits that give images of one size."""
 
     crop = FitOption.crop.value
     pad = FitOption.pad.value
@@ -45,7 +45,7 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folder of pictures, list (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or hub:OWNER/NAME; "
+        help="Folder of images, list (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or hub:OWNER/NAME; "
         "several are put together.",
     ),
 ]
@@ -53,12 +53,12 @@ StoreFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the
 Outputs = Annotated[str, typer.Option("--outputs", help="Of S, L, pooled, cls and patches, with commas between.")]
 Dtype = Annotated[DtypeOption, typer.Option("--dtype", help="Stored in; int8 keeps S as int8 and L as uint8.")]
 Precision = Annotated[PrecisionOption, typer.Option("--precision", help="Computed in; the 16-bit ones are autocast.")]
-Fit = Annotated[FixedFitOption, typer.Option("--fit", help="crop: the centre; pad: the whole picture, with bars.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Pictures that go through the model at once.")]
+Fit = Annotated[FixedFitOption, typer.Option("--fit", help="crop: the centre; pad: the whole image, with bars.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Images that go through the model at once.")]
 ShardRows = Annotated[int, typer.Option("--shard-rows", help="Rows of a shard: what is done again after a kill.")]
 NumWorkers = Annotated[
     int | None,
-    typer.Option("--num-workers", help="Processes that read and fit pictures; left out, as many as there are cores."),
+    typer.Option("--num-workers", help="Processes that read and fit images; left out, as many as there are cores."),
 ]
 Repair = Annotated[bool, typer.Option("--repair", help="Read all that is there, and do again what is damaged.")]
 Engine = Annotated[EngineOption, typer.Option("--engine", help="local, or ray: a cluster (needs the extra).")]
@@ -85,23 +85,23 @@ def extract(
     actors: Actors = 1,
     debug: Debug = False,
 ) -> None:
-    """Extract features of pictures into a store; over several GPUs with `accelerate launch -m stellar_hub.extraction`.
+    """Extract features of images into a store; over several GPUs with `accelerate launch -m stellar_hub extract`.
 
-    Killed at any moment, the same command goes on, to the same bytes. A picture that cannot be read keeps its row, with
+    Killed at any moment, the same command goes on, to the same bytes. An image that cannot be read keeps its row, with
     its error in the index.
 
     Example: stellar-hub extract photos --output features
     """
-    from stellar_hub.extraction.command import Command, extract_by_options
-    from stellar_hub.extraction.launched_process import LaunchedProcess, num_workers_for
-    from stellar_hub.extraction.plan import ExtractionOptions
+    from stellar_hub.features.processes import LaunchedProcess, num_workers_for
+    from stellar_hub.store.command import Command, extract_by_options
+    from stellar_hub.store.plan import ExtractionOptions
 
     names = [name.strip() for name in outputs.split(",") if name.strip()]
     options = ExtractionOptions(names, dtype.value, precision.value, batch_size, shard_rows)
     workers = num_workers_for(LaunchedProcess.from_environment()) if num_workers is None else num_workers
     asked = Command(sources, output, model, fit.value, options, workers, device, repair)
     if engine is EngineOption.ray:
-        from stellar_hub.extraction.ray_engine import extract_with_ray
+        from stellar_hub.store.ray_engine import extract_with_ray
 
         lines = extract_with_ray(asked, address, actors)
     elif address is not None or actors != 1:

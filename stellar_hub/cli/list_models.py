@@ -10,7 +10,7 @@ from stellar_hub.cli.options import Debug
 
 @reports_errors
 def list_models(debug: Debug = False) -> None:
-    """List the pretrained models: size, licence, what they are, and whether they are on this machine.
+    """List the pretrained models: size, license, what they are, and whether they are on this machine.
 
     Example: stellar-hub list
     """
@@ -24,11 +24,11 @@ def list_models(debug: Debug = False) -> None:
         cached = try_to_load_from_cache(file.repository, file.name, revision=file.revision)
         return "cached" if isinstance(cached, str) else f"{file.repository} on the Hub"
 
-    rows = [("name", "MB", "licence", "model", "where")]
+    rows = [("name", "MB", "license", "model", "where")]
     for model in MODELS.values():
         size = str(model.file.megabytes if model.file else round(folder_bytes(EMBEDDED_FOLDER / model.name) / 1e6))
-        rows.append((model.name, size, model.licence, f"{model.architecture}: {model.notes}", place(model.file)))
-    rows.append(("(tokenizer)", str(TOKENIZER.megabytes), TOKENIZER.licence, "decodes for vq models", place(TOKENIZER)))
+        rows.append((model.name, size, model.license, f"{model.architecture}: {model.notes}", place(model.file)))
+    rows.append(("(tokenizer)", str(TOKENIZER.megabytes), TOKENIZER.license, "decodes for vq models", place(TOKENIZER)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [

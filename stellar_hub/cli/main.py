@@ -18,7 +18,7 @@ from stellar_hub.version import __version__
 
 app = typer.Typer(
     name="stellar-hub",
-    help="STELLAR sparse visual tokens: a picture becomes 16 tokens and their places, and a picture again.",
+    help="STELLAR sparse visual tokens: an image becomes 16 tokens and their places, and an image again.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -37,7 +37,7 @@ def show_version(wanted: bool) -> None:
 def root(
     version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """STELLAR sparse visual tokens: a picture becomes 16 tokens and their places, and a picture again."""
+    """STELLAR sparse visual tokens: an image becomes 16 tokens and their places, and an image again."""
 
 
 app.command()(demo)

@@ -8,14 +8,14 @@ import typer
 
 
 class FitOption(StrEnum):
-    """How a picture meets the model's size; the choices of the image processor's `fit`."""
+    """How an image meets the model's size; the choices of the image processor's `fit`."""
 
     crop = "crop"
     aspect = "aspect"
     pad = "pad"
 
 
-Images = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them (searched recursively).")]
+Images = Annotated[list[Path], typer.Argument(help="Image files, or folders of them (searched recursively).")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; created if it does not exist.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Name, folder or Hub repository of the model.")]
 Device = Annotated[
@@ -24,7 +24,7 @@ Device = Annotated[
 Fit = Annotated[
     FitOption,
     typer.Option(
-        "--fit", help="crop: the centre; aspect: the whole picture, sides rounded to the patch; pad: with bars."
+        "--fit", help="crop: the centre; aspect: the whole image, sides rounded to the patch; pad: with bars."
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

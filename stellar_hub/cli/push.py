@@ -12,7 +12,7 @@ from stellar_hub.cli.options import Debug
 def push(
     model: Annotated[str, typer.Argument(help="Name or folder of the model.")],
     repository: Annotated[str, typer.Argument(help='Repository, "user/name"; created if it does not exist.')],
-    licence: Annotated[
+    license: Annotated[
         str, typer.Option("--license", help="Of the weights: mit, apache-2.0, ...; known for named models.")
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
@@ -26,11 +26,11 @@ def push(
 
     Example: stellar-hub push ./my-model user/my-model --license mit --dry-run
     """
-    from stellar_hub.cli.loading import load_model
+    from stellar_hub.features.loading import load_model
     from stellar_hub.hub.push import push as push_model
 
     network, _ = load_model(model, "cpu")
-    done = push_model(network, repository, licence=licence, private=not public, dry_run=dry_run, replace=replace)
+    done = push_model(network, repository, license=license, private=not public, dry_run=dry_run, replace=replace)
     for name, size in done.files.items():
         typer.echo(f"{size / 1e6:10.2f} MB  {name}")
     typer.echo(f"{'would be pushed to' if dry_run else 'pushed:'} {done.url}")

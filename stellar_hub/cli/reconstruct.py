@@ -1,4 +1,4 @@
-"""`stellar-hub reconstruct`: pictures, or files of `S` and `L`, to decoded pictures."""
+"""`stellar-hub reconstruct`: images, or files of `S` and `L`, to decoded images."""
 
 import io
 import json
@@ -24,15 +24,15 @@ def reconstruct(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Encode and decode pictures: NAME.png for each, with its PSNR. Files that `encode` wrote are decoded.
+    """Encode and decode images: NAME.png for each, with its PSNR. Files that `encode` wrote are decoded.
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
     import torch
 
-    from stellar_hub.cli.loading import load_model
-    from stellar_hub.cli.pictures import find_files, for_each, plan_outputs
-    from stellar_hub.data.picture_files import SUFFIXES
+    from stellar_hub.cli.images import find_files, for_each, plan_outputs
+    from stellar_hub.data.sources.files import SUFFIXES
+    from stellar_hub.features.loading import load_model
     from stellar_hub.visualization.page import reconstruction_psnr
 
     sources = find_files(images, SUFFIXES | {".safetensors"})
@@ -55,7 +55,7 @@ def reconstruct(
 
 
 def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
-    """The picture of a saved encoding, `(3, H, W)` in [0, 1]; its grid and model are in the file's metadata.
+    """The image of a saved encoding, `(3, H, W)` in [0, 1]; its grid and model are in the file's metadata.
 
     Raises:
         ValueError: if it holds several images, or was made by a model of another name.
@@ -79,11 +79,11 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
         return model.decode(*encoding, grid_size=grid)[0].float().cpu()
 
 
-def write_png(picture: "Tensor", target: Path) -> None:
-    """A picture `(3, H, W)` in [0, 1] to a PNG file, atomically."""
+def write_png(image: "Tensor", target: Path) -> None:
+    """An image `(3, H, W)` in [0, 1] to a PNG file, atomically."""
     from stellar_hub.modeling.atomic_write import write_atomically
     from stellar_hub.modeling.localization_maps import to_pil
 
     buffer = io.BytesIO()
-    to_pil(picture).save(buffer, format="PNG")
+    to_pil(image).save(buffer, format="PNG")
     write_atomically(target, buffer.getvalue())

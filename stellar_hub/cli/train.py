@@ -1,4 +1,4 @@
-"""`stellar-hub train`: pretrain, or train further on one's own pictures."""
+"""`stellar-hub train`: pretrain, or train further on one's own images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="SOURCE",
-        help="Folder of pictures, list (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or hub:OWNER/NAME; "
+        help="Folder of images, list (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or hub:OWNER/NAME; "
         "several are put together.",
     ),
 ]
@@ -29,7 +29,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: --set optimization.learning_rate=1e-4")
 ]
 RunFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder of the run: checkpoints, journal, pictures, model.")
+    Path, typer.Option("--output", "-o", help="Folder of the run: checkpoints, journal, images, model.")
 ]
 Resume = Annotated[
     str | None,
@@ -49,13 +49,13 @@ def train(
     cpu: Cpu = False,
     debug: Debug = False,
 ) -> None:
-    """Train by a recipe; over several GPUs with `accelerate launch -m stellar_hub.training` and the same options.
+    """Train by a recipe; over several GPUs with `accelerate launch -m stellar_hub train` and the same options.
 
     SIGTERM and Ctrl-C save a checkpoint and stop; --resume auto goes on, to the same weights.
 
     Example: stellar-hub train --data photos --recipe finetune --init stellar-tiny --output runs/mine
     """
-    from stellar_hub.training.command import train_by_options
+    from stellar_hub.training.train import train_by_options
 
     model = train_by_options(output, data or [], recipe, init, settings or [], resume, cpu)
     if model is not None:

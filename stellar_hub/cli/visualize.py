@@ -1,4 +1,4 @@
-"""`stellar-hub visualize`: a page about each picture."""
+"""`stellar-hub visualize`: a page about each image."""
 
 import io
 from pathlib import Path
@@ -17,12 +17,12 @@ def visualize(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Draw a page for each picture, NAME.png: input, reconstruction with its PSNR, where each token is.
+    """Draw a page for each image, NAME.png: input, reconstruction with its PSNR, where each token is.
 
     Example: stellar-hub visualize photo.jpg --output pages
     """
-    from stellar_hub.cli.loading import load_model
-    from stellar_hub.cli.pictures import find_files, for_each, plan_outputs
+    from stellar_hub.cli.images import find_files, for_each, plan_outputs
+    from stellar_hub.features.loading import load_model
 
     sources = find_files(images)
     outputs = plan_outputs(sources, output, ".png", overwrite)

@@ -1,6 +1,8 @@
-"""`accelerate launch -m stellar_hub.evaluation knn ...`: `stellar-hub eval knn` in each process."""
+"""Runs `python -m stellar_hub eval`: the earlier spelling of the entry point for `accelerate launch`."""
 
-from stellar_hub.cli.evaluation import app
+import runpy
+import sys
 
 if __name__ == "__main__":
-    app(prog_name="python -m stellar_hub.evaluation")
+    sys.argv[1:1] = ["eval"]
+    runpy.run_module("stellar_hub", run_name="__main__", alter_sys=True)

@@ -21,7 +21,7 @@ CHECKPOINTS = "checkpoints"  # the folder of files in torch.hub's
 
 
 def check_torchmetrics(image: bool = False) -> dict[str, str]:
-    """Versions of what metrics of pictures need.
+    """Versions of what metrics of images need.
 
     Args:
         image: Whether rFID's network is needed too.
@@ -68,7 +68,7 @@ def fetch_weights(urls: Sequence[str], folder: Path | None) -> list[Path]:
 
 
 def load_lpips(net: str, folder: Path | None = None) -> Any:
-    """LPIPS by torchmetrics: pairs of pictures `(B, 3, H, W)` in [-1, 1] to distances.
+    """LPIPS by torchmetrics: pairs of images `(B, 3, H, W)` in [-1, 1] to distances.
 
     Raises:
         OSError: if weights are missing and cannot be fetched.
@@ -81,7 +81,7 @@ def load_lpips(net: str, folder: Path | None = None) -> Any:
 
 
 def load_inception(folder: Path | None = None) -> Any:
-    """Inception-v3 by torch-fidelity, as rFID uses it: uint8 pictures `(B, 3, H, W)` to features `(B, 2048)`.
+    """Inception-v3 by torch-fidelity, as rFID uses it: uint8 images `(B, 3, H, W)` to features `(B, 2048)`.
 
     Raises:
         OSError: if weights are missing and cannot be fetched.

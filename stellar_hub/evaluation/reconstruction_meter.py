@@ -1,4 +1,4 @@
-"""Numbers of each reconstructed picture, in the guise of features: batches, processes and the cache are theirs."""
+"""Numbers of each reconstructed image, in the guise of features: batches, processes and the cache are theirs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stellar_hub.evaluation.backbones.backbone import Backbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.backbones.weights_hash import weights_hash
+from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.features.identity import weights_hash
 
 if TYPE_CHECKING:
     from stellar_hub.evaluation.protocols.reconstruction import MetricNetworks, ReconstructionProtocol
 
-HIGHEST_PSNR = 100.0  # dB, of a picture that is the same bit for bit: infinity has no mean
+HIGHEST_PSNR = 100.0  # dB, of an image that is the same bit for bit: infinity has no mean
 
 
 class MeanColor(Backbone):
-    """Each picture in one colour, its mean: what a reconstruction has to be better than.
+    """Each image in one colour, its mean: what a reconstruction has to be better than.
 
     Args:
-        like: Prepares the pictures.
+        like: Prepares the images.
     """
 
     def __init__(self, like: Backbone):
@@ -73,16 +73,16 @@ class ReconstructionMeter(Backbone):
         return self.backbone.grid_size()
 
     def names(self) -> tuple[str, ...]:
-        """What it measures of each picture; PSNR is always there."""
+        """What it measures of each image; PSNR is always there."""
         single = tuple(name for name in self.protocol.metrics if name not in ("rfid", "psnr"))
         return "psnr", *single, *(("inception", "inception of original") if "rfid" in self.protocol.metrics else ())
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """One number per picture `(B,)`, or Inception's features `(B, 2048)`."""
+        """One number per image `(B,)`, or Inception's features `(B, 2048)`."""
         decoded = reconstruct(self.backbone, pixel_values)
         measures = {
-            "psnr": lambda: picture_psnr(decoded, pixel_values),
-            "ssim": lambda: picture_ssim(decoded, pixel_values),
+            "psnr": lambda: image_psnr(decoded, pixel_values),
+            "ssim": lambda: image_ssim(decoded, pixel_values),
             "lpips": lambda: self.networks.lpips(decoded, pixel_values, normalize=True).flatten(),
             "inception": lambda: self.networks.inception(as_bytes(decoded)),
             "inception of original": lambda: self.networks.inception(as_bytes(pixel_values)),
@@ -91,7 +91,7 @@ class ReconstructionMeter(Backbone):
 
 
 def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor) -> Tensor:
-    """Reconstructed pictures in the size of the originals, `(B, 3, H, W)` in [0, 1].
+    """Reconstructed images in the size of the originals, `(B, 3, H, W)` in [0, 1].
 
     A decoder that gives more pixels than it was shown is resampled, antialiased.
     """
@@ -104,14 +104,14 @@ def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor) -> 
     return F.interpolate(decoded, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
-def picture_psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture, `(B, 3, H, W)` in [0, 1] to `(B,)` dB, at most 100."""
+def image_psnr(images: Tensor, references: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, `(B, 3, H, W)` in [0, 1] to `(B,)` dB, at most 100."""
     error = (images.double() - references.double()).square().mean(dim=(1, 2, 3))
     return (-10 * error.log10()).clamp(max=HIGHEST_PSNR).float()
 
 
-def picture_ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity of each picture, `(B, 3, H, W)` in [0, 1] to `(B,)` in [-1, 1].
+def image_ssim(images: Tensor, references: Tensor) -> Tensor:
+    """Structural similarity of each image, `(B, 3, H, W)` in [0, 1] to `(B,)` in [-1, 1].
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", by torchmetrics.
     """
@@ -123,5 +123,5 @@ def picture_ssim(images: Tensor, references: Tensor) -> Tensor:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Pictures in [0, 1] as uint8, as files would hold them."""
+    """Images in [0, 1] as uint8, as files would hold them."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)

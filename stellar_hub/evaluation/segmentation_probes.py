@@ -7,9 +7,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stellar_hub.data.segmentation_folders import UNLABELLED
-from stellar_hub.evaluation.dice import dice_loss
-from stellar_hub.evaluation.segmentation_metrics import count_pixels
+from stellar_hub.measures.regions import UNLABELLED, count_pixels
+
+
+def dice_loss(logits: Tensor, masks: Tensor, smoothing: float = 1.0) -> Tensor:
+    """`1 - (2 sum p t + s) / (sum p + sum t + s)`, mean over the classes that occur in the masks.
+
+    Args:
+        logits: `(B, C, H, W)`.
+        masks: `(B, H, W)` integers, classes or 255, which does not count.
+        smoothing: `s`, in pixels; sums are over the batch.
+
+    Returns:
+        A scalar in [0, 1]; 0 where no pixel is labelled.
+    """
+    labelled = (masks != UNLABELLED)[:, None]
+    truth = F.one_hot(masks.long().clamp(max=logits.shape[1] - 1), logits.shape[1]).permute(0, 3, 1, 2) * labelled
+    shares = logits.softmax(dim=1) * labelled
+    both, sums = (shares * truth).sum(dim=(0, 2, 3)), (shares + truth).sum(dim=(0, 2, 3))
+    occurs = truth.sum(dim=(0, 2, 3)) > 0
+    loss = 1 - (2 * both + smoothing) / (sums + smoothing)
+    return torch.where(occurs, loss, 0).sum() / occurs.sum().clamp(min=1)
 
 
 def train_probes(
@@ -30,8 +48,8 @@ def train_probes(
         masks: `(N, H, W)` uint8, classes or 255; predictions are resized to them.
         num_classes: Number of classes.
         learning_rates: The highest of each probe, above 0.
-        num_epochs: Passes over the pictures, at least 1.
-        batch_size: Pictures of a step.
+        num_epochs: Passes over the images, at least 1.
+        batch_size: Images of a step.
         weight_decay: Of all parameters.
         seed: Of initial weights and batches.
         on_epoch: Called after each pass.
@@ -91,7 +109,7 @@ def predict_masks(probe: nn.Module, features: Tensor, masks: Tensor) -> Tensor:
 
 
 def count_all(probe: nn.Module, features: Tensor, masks: Tensor, num_classes: int, batch_size: int) -> Tensor:
-    """`count_pixels` over all pictures, a batch at a time."""
+    """`count_pixels` over all images, a batch at a time."""
     pairs = zip(features.split(batch_size), masks.split(batch_size), strict=True)
     return torch.stack(
         [count_pixels(predict_masks(probe, each, mask), mask, num_classes).cpu() for each, mask in pairs]

@@ -1,18 +1,17 @@
-"""Segments of a picture that nobody labelled: those of tokens or, for other models, clusters of its patches."""
+"""Segments of an image that nobody labelled: those of tokens or, for other models, clusters of its patches."""
 
 import warnings
 
 import torch
 from torch import Tensor
 
-from stellar_hub.data.segmentation_folders import UNLABELLED
-from stellar_hub.evaluation.token_iou import best_iou, hungarian_iou, to_pixels
+from stellar_hub.measures.regions import UNLABELLED, best_iou, hungarian_iou, to_pixels
 
 INSTALL = "clusters and one-to-one matching are scikit-learn's and scipy's: pip install 'stellar_hub[eval]'"
 
 
 def cluster_regions(patches: Tensor, grid_size: tuple[int, int], num_regions: int, seed: int) -> Tensor:
-    """k-means of one picture's patches.
+    """k-means of one image's patches.
 
     Args:
         patches: `(n, d)`.
@@ -27,7 +26,7 @@ def cluster_regions(patches: Tensor, grid_size: tuple[int, int], num_regions: in
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # Fewer distinct patches than clusters, as in a picture of one colour, leave clusters empty, which is right.
+        # Fewer distinct patches than clusters, as in an image of one colour, leave clusters empty, which is right.
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(min(num_regions, len(patches)), n_init=1, random_state=seed).fit(patches.numpy())
     owner = torch.from_numpy(means.labels_).view(grid_size)
@@ -46,10 +45,10 @@ def objects_of(mask: Tensor, left_out: int | None) -> Tensor:
 
 
 def overlap(regions: list[Tensor], masks: Tensor, left_out: int | None) -> tuple[list[float], list[float]]:
-    """IoU of every object of every picture: with the region that fits it best, and where no region counts twice.
+    """IoU of every object of every image: with the region that fits it best, and where no region counts twice.
 
     Args:
-        regions: For each picture `(r, h, w)` bool.
+        regions: For each image `(r, h, w)` bool.
         masks: `(N, H, W)`, sides being multiples of the regions'.
         left_out: See `objects_of`.
 

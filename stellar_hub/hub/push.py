@@ -1,4 +1,4 @@
-"""Pushing a model: licence first, then a look at what is there, then one commit."""
+"""Pushing a model: license first, then a look at what is there, then one commit."""
 
 import re
 import tempfile
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stellar_hub.modeling import StellarPreTrainedModel
 
 CARD_HEAD = re.compile(r"---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
-LICENCE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
+LICENSE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 
 
 class Pushed(NamedTuple):
@@ -31,15 +31,15 @@ class Pushed(NamedTuple):
     files: dict[str, int]
 
 
-def licence_of(name_or_path: str | None) -> str | None:
-    """The licence of the weights a model was loaded from, where it is on record."""
+def license_of(name_or_path: str | None) -> str | None:
+    """The license of the weights a model was loaded from, where it is on record."""
     if name_or_path in MODELS:
-        return MODELS[name_or_path].licence.lower()
+        return MODELS[name_or_path].license.lower()
     card = Path(name_or_path or "") / "README.md"
     if not name_or_path or not card.is_file():
         return None
     head = CARD_HEAD.match(card.read_text(errors="replace"))
-    line = LICENCE_LINE.search(head[1]) if head else None
+    line = LICENSE_LINE.search(head[1]) if head else None
     return line[1] if line and line[1] != "unknown" else None
 
 
@@ -57,7 +57,7 @@ def push(
     model: "StellarPreTrainedModel",
     repo_id: str,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
@@ -72,7 +72,7 @@ def push(
     Args:
         model: What to push.
         repo_id: "user/name".
-        licence: As the Hub spells it; None takes that of the weights it was loaded from.
+        license: As the Hub spells it; None takes that of the weights it was loaded from.
         private: For a new repository; None leaves it to the Hub.
         token: As for the Hub client.
         revision: Branch.
@@ -80,23 +80,23 @@ def push(
         create_pr: Whether to open a pull request instead.
         dry_run: Whether to stop before anything is created or sent; a Hub that cannot be reached is no error then.
         replace: Whether what the repository holds may be overwritten, its other files being deleted.
-        finish: Adds to the saved folder before it is sent: a section to the card, pictures beside it.
+        finish: Adds to the saved folder before it is sent: a section to the card, images beside it.
 
     Raises:
-        ValueError: if no licence is given or on record, or the repository holds another kind of model.
+        ValueError: if no license is given or on record, or the repository holds another kind of model.
         PermissionError: if the Hub refuses.
         OSError: if the Hub cannot be reached, or does not take it for another reason.
     """
-    licence = (licence or "").strip() or licence_of(model.config.name_or_path)
-    if not licence:
+    license = (license or "").strip() or license_of(model.config.name_or_path)
+    if not license:
         raise ValueError(
-            "a model is not pushed without a licence: pass license=, as the Hub spells it (mit, apache-2.0, "
+            "a model is not pushed without a license: pass license=, as the Hub spells it (mit, apache-2.0, "
             "cc-by-nc-4.0, other, ...)"
         )
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(
-            folder, license=licence, name=repo_id, base_model=base_model_of(model.config.name_or_path)
+            folder, license=license, name=repo_id, base_model=base_model_of(model.config.name_or_path)
         )
         if finish is not None:
             finish(Path(folder))

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.retrieval.hits import Hits, check_queries
-from stellar_hub.retrieval.image_search import normed_vectors
+from stellar_hub.retrieval.image_search import Hits, check_queries, normed_vectors
+from stellar_hub.store.feature_store import FeatureStore
 
 INSTALL = "approximate search is done by faiss: pip install 'stellar_hub[retrieval]'"
-MOST_FOR_TRAINING = 262_144  # vectors
+MAX_FOR_TRAINING = 262_144  # vectors
 HEADER = b"stellar_hub\n"
 
 
@@ -66,10 +65,10 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
 
 def training_vectors(store: FeatureStore, output: str) -> Tensor:
     """Some vectors of a store, spread over all of it, `(N, d)`."""
-    vectors, stride = [], -(-len(store) // MOST_FOR_TRAINING)
+    vectors, stride = [], -(-len(store) // MAX_FOR_TRAINING)
     for _, part in normed_vectors(store, output):
         vectors.append(part[::stride].flatten(0, -2))
-    return torch.cat(vectors)[:MOST_FOR_TRAINING]
+    return torch.cat(vectors)[:MAX_FOR_TRAINING]
 
 
 class ApproximateIndex:
@@ -92,7 +91,7 @@ class ApproximateIndex:
         return cls(build_index(store, output, factory), facts_of(store, output))
 
     def search(self, queries: Tensor, k: int = 10) -> Hits:
-        """The pictures nearest to each query.
+        """The images nearest to each query.
 
         Args:
             queries: Vectors `(Q, d)`; their lengths do not matter.

@@ -1,18 +1,17 @@
-"""Searching by one concept: a token finds pictures that have one like it, and where in them it is."""
+"""Searching by one concept: a token finds images that have one like it, and where in them it is."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.modeling.input_checks import resolve_grid_size
-from stellar_hub.retrieval.hits import check_queries
-from stellar_hub.retrieval.image_search import normed_vectors
+from stellar_hub.retrieval.image_search import check_queries, normed_vectors
+from stellar_hub.store.feature_store import FeatureStore
 
 
 class ConceptHits(NamedTuple):
-    """The best pictures for each query token, best first.
+    """The best images for each query token, best first.
 
     Attributes:
         rows: Rows of the store, `(Q, k)` int64.
@@ -26,12 +25,12 @@ class ConceptHits(NamedTuple):
 
 
 def search_concepts(store: FeatureStore, queries: Tensor, k: int = 10) -> ConceptHits:
-    """The pictures of a store with a token nearest to each query. Rows with an error are never found.
+    """The images of a store with a token nearest to each query. Rows with an error are never found.
 
     Args:
         store: It must hold "S".
-        queries: Tokens `(Q, d)`, rows of some pictures' `S`, of the same model and preprocessing.
-        k: How many pictures to find; fewer come back from a smaller store.
+        queries: Tokens `(Q, d)`, rows of some images' `S`, of the same model and preprocessing.
+        k: How many images to find; fewer come back from a smaller store.
 
     Raises:
         KeyError: if the store does not hold "S".
@@ -51,10 +50,10 @@ def search_concepts(store: FeatureStore, queries: Tensor, k: int = 10) -> Concep
 
 
 def token_at(localization: Tensor, place: tuple[float, float], grid_size: tuple[int, int] | None = None) -> int:
-    """The token that a place of a picture belongs to most.
+    """The token that a place of an image belongs to most.
 
     Args:
-        localization: `L` of one picture, `(n, r)`.
+        localization: `L` of one image, `(n, r)`.
         place: From the top and from the left, each in [0, 1], in what the model saw.
         grid_size: `(h, w)`; needed where the grid is not square.
 

@@ -1,4 +1,4 @@
-"""How good a search is on labelled pictures."""
+"""How good a search is on labelled images."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def recall_at(found_labels: Tensor, query_labels: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
-    """Share of the queries that have a picture of their class among the first `k` found.
+    """Share of the queries that have an image of their class among the first `k` found.
 
     That is "Recall@K" of metric learning (Jégou et al. 2011; Song et al. 2016, arXiv 1511.06452). A query must not be
     among what is found for itself.

@@ -1,17 +1,16 @@
-"""Searching pictures by their sets of tokens: each token of one is matched to a token of the other.
+"""Searching images by their sets of tokens: each token of one is matched to a token of the other.
 
 Matching is entropic optimal transport (`stellar_hub.matching`), as in STELLAR's training (arXiv 2602.01905), between
-tokens of length 1: a token that only one of two pictures has counts against them, whatever the mean of all tokens says.
+tokens of length 1: a token that only one of two images has counts against them, whatever the mean of all tokens says.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.matching import match_tokens
-from stellar_hub.retrieval.hits import Hits, best_of, check_queries, no_hits
-from stellar_hub.retrieval.image_search import normed_vectors, search_images
+from stellar_hub.retrieval.image_search import Hits, best_of, check_queries, no_hits, normed_vectors, search_images
+from stellar_hub.store.feature_store import FeatureStore
 
 EPSILON = 0.05
 NUM_ITERS = 10
@@ -23,7 +22,7 @@ def set_similarity(query: Tensor, sets: Tensor, epsilon: float = EPSILON, num_it
 
     Args:
         query: Tokens `(q, d)`.
-        sets: Tokens of other pictures, `(N, t, d)`.
+        sets: Tokens of other images, `(N, t, d)`.
         epsilon: Weight of the entropy, above 0: small values match more sharply.
         num_iters: Sinkhorn iterations.
 
@@ -55,13 +54,13 @@ def search_sets(
     epsilon: float = EPSILON,
     num_iters: int = NUM_ITERS,
 ) -> Hits:
-    """The pictures of a store whose tokens match each query's best; rows with an error are never found.
+    """The images of a store whose tokens match each query's best; rows with an error are never found.
 
     Args:
         store: It must hold "S", and "pooled" for candidates.
         queries: `S` of each query, `(Q, q, d)`, of the same model and preprocessing.
         k: How many to find; fewer come back from a smaller store.
-        num_candidates: Match only these many pictures for each query, the nearest by pooled vectors; None matches all.
+        num_candidates: Match only these many images for each query, the nearest by pooled vectors; None matches all.
         epsilon: As for `set_similarity`.
         num_iters: Likewise.
 

@@ -1,11 +1,8 @@
-"""`accelerate launch -m stellar_hub.training ...`: `stellar-hub train` in each process."""
+"""Runs `python -m stellar_hub train`: the earlier spelling of the entry point for `accelerate launch`."""
 
-import typer
-
-from stellar_hub.cli.train import train
-
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command()(train)
+import runpy
+import sys
 
 if __name__ == "__main__":
-    app(prog_name="python -m stellar_hub.training")
+    sys.argv[1:1] = ["train"]
+    runpy.run_module("stellar_hub", run_name="__main__", alter_sys=True)

@@ -15,24 +15,23 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stellar_hub.data.crops import ViewSettings
-from stellar_hub.data.multi_crop import MultiCropDataset
-from stellar_hub.data.photometric import PhotometricSettings
-from stellar_hub.data.sampling import ResumableBatchSampler
-from stellar_hub.data.sources import PictureSource
-from stellar_hub.data.streams import Lanes, PictureStream
-from stellar_hub.data.streams.lanes import Cursor
+from stellar_hub.data.sources import ImageSource
+from stellar_hub.data.streams import ImageStream, Readers
+from stellar_hub.data.streams.reading_order import Cursor
 from stellar_hub.data.streams.stream_batches import StreamBatches
-from stellar_hub.data.view_maker import ViewMaker, collate_samples
+from stellar_hub.data.views.crops import ViewSettings
+from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
+from stellar_hub.data.views.photometric import PhotometricSettings
+from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.input_checks import nearest_multiples
-from stellar_hub.training.masking import draw_kept_patches
-from stellar_hub.training.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.recipe import Recipe, RunRecipe, config_fields
+from stellar_hub.training.model.masking import draw_kept_patches
+from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.recipes.sections import Recipe, RunRecipe, config_fields
 from stellar_hub.training.sharding import USE_FSDP2, launched_sharding, transformer_blocks
-from stellar_hub.training.stop_request import leave_to_parent
+from stellar_hub.training.stopping import leave_to_parent
 
-MOST_WORKERS = 8  # per training process, where the recipe leaves it to the machine
+MAX_WORKERS = 8  # per training process, where the recipe leaves it to the machine
 LOCAL_SHARE = (96, 224)  # sides of a local and a global view, as published
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_SDAA", "MULTI_MUSA", "MULTI_HPU")
 
@@ -172,23 +171,23 @@ def view_sizes(recipe: Recipe) -> tuple[int, int]:
 
 def build_stream_loader(
     recipe: Recipe,
-    stream: PictureStream,
+    stream: ImageStream,
     config: StellarConfig,
     accelerator: Accelerator,
     num_batches: int,
     start_batch: int,
     cursors: Mapping[int, Cursor],
 ) -> StreamBatches:
-    """The same out of a stream, whose lanes go on from `cursors`.
+    """The same out of a stream, whose readers go on from `cursors`.
 
     Raises:
-        ValueError: if the batch or the stream's lanes do not divide among the processes.
+        ValueError: if the batch or the stream's readers do not divide among the processes.
     """
     batch_size, processes = recipe.optimization.batch_size, accelerator.num_processes
     if batch_size % processes:
         raise ValueError(f"the batch of {batch_size} cannot be shared evenly by {processes} processes")
     return StreamBatches(
-        Lanes(stream, recipe.run.seed),
+        Readers(stream, recipe.run.seed),
         ViewMaker(view_settings(recipe), photometric_of(recipe), kept_patches_of(recipe, config)),
         batch_size // processes,
         num_batches,
@@ -204,7 +203,7 @@ def build_stream_loader(
 
 def build_loader(
     recipe: Recipe,
-    source: PictureSource,
+    source: ImageSource,
     config: StellarConfig,
     accelerator: Accelerator,
     num_batches: int,
@@ -238,7 +237,7 @@ def build_loader(
 
 
 def warnings_at_start(
-    recipe: Recipe, reference_batch_size: int, num_pictures: int | None, num_processes: int
+    recipe: Recipe, reference_batch_size: int, num_images: int | None, num_processes: int
 ) -> list[str]:
     """What should be known before the time is spent, in sentences."""
     optimization = recipe.optimization
@@ -246,7 +245,7 @@ def warnings_at_start(
     if batch * 4 < reference_batch_size:
         found.append(
             f"the batch is {batch}, the recipe was made for {reference_batch_size}: prototypes are balanced over one "
-            "batch, so that each picture is spread over many of them and its targets say little; lower "
+            "batch, so that each image is spread over many of them and its targets say little; lower "
             "model.config.num_prototypes, and the learning rate with it"
         )
     if optimization.gradient_accumulation_steps > 1:
@@ -254,8 +253,8 @@ def warnings_at_start(
             "gradient accumulation does not enlarge what prototypes are balanced over: that is one forward's "
             f"batch of {batch}"
         )
-    if num_pictures is not None and num_pictures < batch:
-        found.append(f"there are {num_pictures} pictures for a batch of {batch}: it holds some more than once")
+    if num_images is not None and num_images < batch:
+        found.append(f"there are {num_images} images for a batch of {batch}: it holds some more than once")
     workers, local = num_data_workers(recipe, num_processes), local_processes(num_processes)
     if workers * local > max(num_cores(), local):
         found.append(f"{workers} data workers for each of {local} processes, on {num_cores()} cores")
@@ -263,10 +262,10 @@ def warnings_at_start(
 
 
 def num_data_workers(recipe: Recipe, num_processes: int) -> int:
-    """Processes that read pictures, for each training process."""
+    """Processes that read images, for each training process."""
     if recipe.data.num_workers is not None:
         return recipe.data.num_workers
-    return min(MOST_WORKERS, max(1, num_cores() // local_processes(num_processes)))
+    return min(MAX_WORKERS, max(1, num_cores() // local_processes(num_processes)))
 
 
 def local_processes(num_processes: int) -> int:

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 
-from stellar_hub.data.sample_seed import sample_generator
+from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.sources import JoinedSources
-from stellar_hub.data.streams import PictureStream
-from stellar_hub.data.view_maker import ViewMaker, collate_samples
+from stellar_hub.data.streams import ImageStream
+from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.training.assembly import kept_patches_of, photometric_of, view_settings
-from stellar_hub.training.fixed_images import candidates, first_pictures
-from stellar_hub.training.recipe import Recipe
-from stellar_hub.training.recipe_file import load_recipe
-from stellar_hub.training.run_folder import RECIPE_FILE
+from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
+from stellar_hub.training.monitoring.previews import candidates, first_images
+from stellar_hub.training.recipes.files import load_recipe
+from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
 
-NUM_TIMED = 12  # pictures
-ENOUGH = 1.1  # pictures made for each that is taken; below, the device would wait
+NUM_TIMED = 12  # images
+ENOUGH = 1.1  # images made for each that is taken; below, the device would wait
 
 
 def remember_crops(recipe: Recipe, start: Path | None) -> Recipe:
@@ -34,12 +34,12 @@ def remember_crops(recipe: Recipe, start: Path | None) -> Recipe:
 
 
 def place_crops(
-    recipe: Recipe, source: JoinedSources | PictureStream, stepper: Stepper, num_workers: int
+    recipe: Recipe, source: JoinedSources | ImageStream, stepper: Stepper, num_workers: int
 ) -> tuple[Recipe, list[str]]:
     """Settle `data.device_crops`, and say why; all processes of a group call it together.
 
     Raises:
-        ValueError: if none of the pictures tried can be read.
+        ValueError: if none of the images tried can be read.
     """
     accelerator = stepper.accelerator
     if recipe.data.device_crops is not None:
@@ -53,7 +53,7 @@ def place_crops(
     decided = broadcast_object_list([made < ENOUGH * taken])[0]
     where = "on the device" if decided else "in the workers"
     return with_crops(recipe, decided), [
-        f"views are cut {where}: {num_workers} workers would cut those of {made:.0f} pictures a second, training takes "
+        f"views are cut {where}: {num_workers} workers would cut those of {made:.0f} images a second, training takes "
         f"{taken:.0f}"
     ]
 
@@ -64,17 +64,17 @@ def with_crops(recipe: Recipe, device_crops: bool | None) -> Recipe:
 
 
 def time_samples(
-    recipe: Recipe, source: JoinedSources | PictureStream, config: Any
+    recipe: Recipe, source: JoinedSources | ImageStream, config: Any
 ) -> tuple[list[dict[str, Any]], float]:
     """Samples as a worker makes them, and the median seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
     make = ViewMaker(settings, photometric_of(recipe), kept_patches_of(recipe, config))
-    pictures = candidates(source) if isinstance(source, JoinedSources) else first_pictures(source)
+    images = candidates(source) if isinstance(source, JoinedSources) else first_images(source)
     samples, seconds = [], []
-    for index, picture in enumerate(itertools.islice(pictures, 4 * NUM_TIMED)):
+    for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED)):
         start = time.perf_counter()
         try:
-            sample = make(picture, sample_generator(recipe.run.seed, 0, index))
+            sample = make(image, sample_generator(recipe.run.seed, 0, index))
         except (ValueError, OSError):
             continue
         seconds.append(time.perf_counter() - start)
@@ -82,7 +82,7 @@ def time_samples(
         if len(samples) == NUM_TIMED:
             break
     if not samples:
-        raise ValueError("none of the pictures tried can be read")
+        raise ValueError("none of the images tried can be read")
     return samples, statistics.median(seconds)
 
 

@@ -12,16 +12,15 @@ from safetensors import SafetensorError
 from stellar_hub.hub.push import push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.curves import draw_curves
-from stellar_hub.training.journal import read
-from stellar_hub.training.recipe import Recipe, RunRecipe
-from stellar_hub.training.recipe_file import to_dict
-from stellar_hub.training.recipe_yaml import write_yaml
-from stellar_hub.training.training_card import section_of, training_section, write_training_card
+from stellar_hub.training.monitoring.curves import draw_curves
+from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.training_card import section_of, training_section, write_training_card
+from stellar_hub.training.recipes.files import to_dict, write_yaml
+from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 
 MODEL_FOLDER = "model"
 CURVES_FILE = "curves.png"
-PICTURE_FILE = "reconstructions.png"
+PREVIEW_FILE = "reconstructions.png"
 JOURNAL_FILE = "metrics.jsonl"
 
 
@@ -30,7 +29,7 @@ def export_model(
     model: StellarModel,
     recipe: Recipe,
     facts: Mapping[str, object],
-    picture: bytes | None,
+    image: bytes | None,
 ) -> Path:
     """Write OUTPUT/model, replacing an earlier one as a whole, and OUTPUT/curves.png.
 
@@ -39,7 +38,7 @@ def export_model(
         model: The model for inference.
         recipe: As it was run.
         facts: Of the run, for the card.
-        picture: A PNG of fixed images, or None.
+        image: A PNG of fixed images, or None.
 
     Returns:
         The folder, which `StellarModel.from_pretrained` loads.
@@ -60,11 +59,11 @@ def export_model(
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         model.save_pretrained(part, name=output.absolute().name, license=recipe.run.license)
-        for name, data in ((CURVES_FILE, curves.getvalue()), (PICTURE_FILE, picture)):
+        for name, data in ((CURVES_FILE, curves.getvalue()), (PREVIEW_FILE, image)):
             if data:
                 write_atomically(part / name, data)
         last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
-        section = training_section(write_yaml(without_paths(recipe)), facts, last, bool(records), picture is not None)
+        section = training_section(write_yaml(without_paths(recipe)), facts, last, bool(records), image is not None)
         write_training_card(part, section)
         if final.exists():
             os.replace(final, old)
@@ -96,7 +95,7 @@ def last_part(path: str | None) -> str | None:
 
 
 def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
-    """Push the model to `recipe.push_to_hub`, with the pictures and the training section of OUTPUT/model.
+    """Push the model to `recipe.push_to_hub`, with the images and the training section of OUTPUT/model.
 
     Raises:
         OSError: if it is not pushed, and why; OUTPUT/model is there all the same.
@@ -104,16 +103,16 @@ def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
     assert recipe.push_to_hub is not None
     folder = output / MODEL_FOLDER
     try:
-        push(model, recipe.push_to_hub, licence=recipe.license, private=True, finish=partial(add_training, folder))
+        push(model, recipe.push_to_hub, license=recipe.license, private=True, finish=partial(add_training, folder))
     except (ValueError, OSError) as error:
         raise OSError(f"{error}; the model is whole in {folder}, and --resume auto pushes it again") from error
 
 
 def add_training(source: Path, target: Path) -> None:
-    """Bring what a card says of the training, and the pictures it shows, from one saved model's folder to another's."""
+    """Bring what a card says of the training, and the images it shows, from one saved model's folder to another's."""
     section = section_of((source / "README.md").read_text(encoding="utf-8"))
     if section is not None:
         write_training_card(target, section)
-    for name in (CURVES_FILE, PICTURE_FILE):
+    for name in (CURVES_FILE, PREVIEW_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -1,4 +1,4 @@
-"""The training loop: steps, journal, pictures, checkpoints, and what is left at the end.
+"""The training loop: steps, journal, images, checkpoints, and what is left at the end.
 
 It knows neither the objective nor the optimizer: `step.py` does a step, `run.py` puts the parts together.
 """
@@ -13,16 +13,16 @@ from accelerate.utils import gather_object
 
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.collapse_meters import collapse_meters
+from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER
+from stellar_hub.training.checkpoints.run_state import write_random_state, write_run
 from stellar_hub.training.exports import export_model
-from stellar_hub.training.gathering import inference_model
-from stellar_hub.training.pictures import draw_progress_picture
-from stellar_hub.training.progress import RunProgress
+from stellar_hub.training.monitoring.collapse_meters import collapse_meters
+from stellar_hub.training.monitoring.previews import draw_preview
+from stellar_hub.training.monitoring.progress import RunProgress
 from stellar_hub.training.run import Run
-from stellar_hub.training.run_folder import PICTURES_FOLDER
-from stellar_hub.training.run_state import write_random_state, write_run
+from stellar_hub.training.sharding import inference_model
 from stellar_hub.training.step import StepResult
-from stellar_hub.training.stop_request import StopRequest
+from stellar_hub.training.stopping import StopRequest
 
 
 class Stopped(Exception):  # noqa: N818  # no error: what was asked for
@@ -75,7 +75,7 @@ def timed(batches: Iterator[list[dict[str, Any]]]) -> Iterator[tuple[list[dict[s
 
 
 def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, waited: float, started: float) -> None:
-    """Journal, picture, checkpoint and export, each when it is due; `done` steps are done."""
+    """Journal, image, checkpoint and export, each when it is due; `done` steps are done."""
     settings = run.recipe.run
     values: dict[str, float] = {}
     if due(done, settings.log_every, run.num_steps):
@@ -87,7 +87,7 @@ def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, w
         run.journal.write(done, values | facts)
         if settings.trackers:
             run.accelerator.log(values | facts, step=done)
-    if settings.picture_every and done % settings.picture_every == 0:
+    if settings.preview_every and done % settings.preview_every == 0:
         draw(run, done)
     if done % settings.save_every == 0 and done < run.num_steps:
         save(run, done, result)
@@ -121,7 +121,7 @@ def save(run: Run, done: int, result: StepResult) -> None:
         return
     share_skipped(run)
     facts = {**run.facts, "step": done, "config": run.model.config.to_dict(), "skipped": list(run.skipped)}
-    if run.facts["num_pictures"] is None:
+    if run.facts["num_images"] is None:
         facts["cursors"] = dict(sorted(gather_object(list(run.cursors.items()))))
 
     def write(folder: Any) -> None:
@@ -133,18 +133,18 @@ def save(run: Run, done: int, result: StepResult) -> None:
 
 
 def draw(run: Run, done: int) -> None:
-    """Write the picture of what the model sees after `done` steps; all processes call it, the main one draws."""
+    """Write the image of what the model sees after `done` steps; all processes call it, the main one draws."""
     model = inference_model(run.model, run.is_main)
     if model is not None:
-        path = run.output / PICTURES_FOLDER / f"step-{done:06d}.png"
+        path = run.output / PREVIEWS_FOLDER / f"step-{done:06d}.png"
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, picture_of(model, run, done))
+        write_atomically(path, preview_of(model, run, done))
 
 
-def picture_of(model: StellarModel, run: Run, done: int) -> bytes:
+def preview_of(model: StellarModel, run: Run, done: int) -> bytes:
     """The fixed images and what the model makes of them, a PNG."""
     buffer = io.BytesIO()
-    draw_progress_picture(model, run.fixed_images, f"step {done}").save(buffer, format="PNG")
+    draw_preview(model, run.fixed_images, f"step {done}").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -152,12 +152,12 @@ def export(run: Run, done: int) -> StellarModel | None:
     """Write the model for inference after `done` steps; all processes call it, the main one writes and gets it."""
     model = inference_model(run.model, run.is_main)
     if model is not None:
-        export_model(run.output, model, run.recipe, run.card_facts(done), picture_of(model, run, done))
+        export_model(run.output, model, run.recipe, run.card_facts(done), preview_of(model, run, done))
     return model
 
 
 def share_skipped(run: Run) -> None:
-    """Count the pictures that any process could not read, each once; all processes call it in the same steps."""
+    """Count the images that any process could not read, each once; all processes call it in the same steps."""
     for entry in gather_object(run.unshared):
         run.skipped.setdefault(entry, len(run.skipped) + 1)
     run.unshared = []
@@ -166,5 +166,5 @@ def share_skipped(run: Run) -> None:
 def announce_skipped(run: Run, progress: RunProgress) -> None:
     """Name those that were not named yet."""
     for entry in list(run.skipped)[run.announced :]:
-        progress.note(f"skipped picture {run.skipped[entry]}: {entry}")
+        progress.note(f"skipped image {run.skipped[entry]}: {entry}")
     run.announced = len(run.skipped)

@@ -7,8 +7,8 @@ from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler
 from torch.optim import Optimizer
 
-from stellar_hub.training.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.recipe import OptimizationRecipe
+from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.recipes.sections import OptimizationRecipe
 
 
 def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe) -> Optimizer:
@@ -39,7 +39,7 @@ def count_steps(recipe: OptimizationRecipe, num_samples: int | None) -> int:
         return recipe.steps
     if num_samples is None:
         raise ValueError(
-            f"optimization.epochs is {recipe.epochs}, but how many pictures a stream has is unknown: set "
+            f"optimization.epochs is {recipe.epochs}, but how many images a stream has is unknown: set "
             "optimization.steps, and optimization.epochs=null"
         )
     assert recipe.epochs is not None, "a recipe has either"

@@ -14,8 +14,8 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from stellar_hub.data.sources import JoinedSources
-from stellar_hub.data.streams import open_pictures
-from stellar_hub.data.streams.lanes import Cursor
+from stellar_hub.data.streams import open_images
+from stellar_hub.data.streams.reading_order import Cursor
 from stellar_hub.training.assembly import (
     batches_of_steps,
     build_accelerator,
@@ -29,21 +29,27 @@ from stellar_hub.training.assembly import (
     view_sizes,
     warnings_at_start,
 )
-from stellar_hub.training.checkpoints import Checkpoints, read_state
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints, read_state
+from stellar_hub.training.checkpoints.run_folder import (
+    CHECKPOINTS_FOLDER,
+    RECIPE_FILE,
+    check_same_run,
+    check_space,
+    find_start,
+)
+from stellar_hub.training.checkpoints.run_state import load_run
 from stellar_hub.training.crop_placement import place_crops, remember_crops
 from stellar_hub.training.exports import last_part
-from stellar_hub.training.fixed_images import fixed_images
-from stellar_hub.training.health import check_finite
 from stellar_hub.training.initialization import initialize, initialize_resumed
-from stellar_hub.training.journal import Journal
-from stellar_hub.training.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.monitoring.journal import Journal
+from stellar_hub.training.monitoring.previews import fixed_images
 from stellar_hub.training.optimization import build_optimizer, build_schedule, count_steps
-from stellar_hub.training.recipe import Recipe
-from stellar_hub.training.recipe_file import save_recipe, to_dict
-from stellar_hub.training.run_folder import CHECKPOINTS_FOLDER, RECIPE_FILE, check_same_run, check_space, find_start
-from stellar_hub.training.run_state import load_run
+from stellar_hub.training.recipes.files import save_recipe, to_dict
+from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.sharding import is_sharded, shard_if_asked
 from stellar_hub.training.step import Stepper, StepResult
+from stellar_hub.training.stopping import check_finite
 from stellar_hub.version import __version__
 
 
@@ -60,13 +66,13 @@ class Run:
         loader: This process's batches from `start_step` on.
         checkpoints: Where checkpoints are kept.
         journal: `metrics.jsonl`.
-        fixed_images: `(N, 3, H, W)`, for pictures.
+        fixed_images: `(N, 3, H, W)`, for images.
         num_steps: Of the whole run.
         start_step: Steps that are done already.
-        facts: Of the data, for checkpoints; "num_pictures" is None where it is unknown.
-        cursors: How far this process has read each of a stream's lanes; empty for sources read by number.
+        facts: Of the data, for checkpoints; "num_images" is None where it is unknown.
+        cursors: How far this process has read each of a stream's readers; empty for sources read by number.
         notes: Sentences to say at the start.
-        skipped: Pictures that could not be read so far, by any process, and the number of each.
+        skipped: Images that could not be read so far, by any process, and the number of each.
         announced: How many of these were named.
         unshared: Those of this process that the others do not know of yet.
         saved_step: The last step this process wrote a checkpoint of, or None.
@@ -129,8 +135,8 @@ class Run:
         return {
             "steps": f"{done} of {self.num_steps}",
             "images seen": done * optimization.batch_size * optimization.gradient_accumulation_steps,
-            "pictures in the data": self.facts["num_pictures"],
-            "pictures that could not be read": len(self.skipped) or None,
+            "images in the data": self.facts["num_images"],
+            "images that could not be read": len(self.skipped) or None,
             "began from": last_part(self.recipe.model.init),
             "device": self.devices,
             "precision": self.accelerator.mixed_precision if self.accelerator.mixed_precision != "no" else "float32",
@@ -164,18 +170,18 @@ def build_run(
     output = Path(output)
     checkpoints = Checkpoints(output / CHECKPOINTS_FOLDER, recipe.run.keep_checkpoints)
     start = find_start(output, resume, checkpoints)
-    source = open_pictures(recipe.data.sources, recipe.data.repeats)
+    source = open_images(recipe.data.sources, recipe.data.repeats)
     accelerator = build_accelerator(recipe.run, output, cpu)
     set_seed(recipe.run.seed)
     # A checkpoint brings its own weights: what the run began from may be gone by now.
     model = initialize(recipe.model) if start is None else initialize_resumed(start, recipe.model)
     recipe = resolve_config(resolve_sizes(recipe, model.config), model.config)
-    num_pictures = len(source) if isinstance(source, JoinedSources) else None
-    facts = {"fingerprint": source.fingerprint(), "num_pictures": num_pictures}
+    num_images = len(source) if isinstance(source, JoinedSources) else None
+    facts = {"fingerprint": source.fingerprint(), "num_images": num_images}
     recipe = remember_crops(recipe, start)
     if start is not None:
         check_same_run(start, recipe, facts, model.config.to_dict())
-    stepper, num_steps = build_stepper(recipe, accelerator, model, num_pictures)
+    stepper, num_steps = build_stepper(recipe, accelerator, model, num_images)
     state: dict[str, Any] = {"step": 0} if start is None else read_state(start)
     step = int(state["step"])
     check_same_folder(accelerator, output, step)
@@ -186,7 +192,7 @@ def build_run(
     if isinstance(source, JoinedSources):
         cursors, loader = {}, build_loader(recipe, source, *batches)
     else:
-        cursors = {int(lane): Cursor(*place) for lane, place in state.get("cursors", {}).items()}
+        cursors = {int(reader): Cursor(*place) for reader, place in state.get("cursors", {}).items()}
         loader = build_stream_loader(recipe, source, *batches, cursors)
     if start is not None:
         bare_optimizer = stepper.optimizer.optimizer
@@ -210,7 +216,7 @@ def build_run(
     run.announced = len(run.skipped)
     run.notes = notes_at_start(run, reference_batch_size)
     run.notes += placed
-    run.notes += [f"note: pictures may be missing: {entry}" for entry in getattr(source, "damaged", ())]
+    run.notes += [f"note: images may be missing: {entry}" for entry in getattr(source, "damaged", ())]
     begin_folder(run)
     return run
 
@@ -255,14 +261,14 @@ def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     precision = "fp32" if settings.precision == "auto" else settings.precision
     precision = accelerator.mixed_precision if accelerator.mixed_precision != "no" else precision
-    pictures = f"{run.facts['num_pictures'] or 'a stream of'} pictures"
+    images = f"{run.facts['num_images'] or 'a stream of'} images"
     first = (
-        f"{'from' if not step else 'going on from'} step {step} to {run.num_steps}: {pictures}, "
+        f"{'from' if not step else 'going on from'} step {step} to {run.num_steps}: {images}, "
         f"batch {run.recipe.optimization.batch_size} on {run.devices}, {precision}, "
         f"{trained / 1e6:.1f} M parameters in training"
     )
     reference = reference_batch_size or run.recipe.optimization.batch_size
-    rest = warnings_at_start(run.recipe, reference, run.facts["num_pictures"], accelerator.num_processes)
+    rest = warnings_at_start(run.recipe, reference, run.facts["num_images"], accelerator.num_processes)
     # The weights, and AdamW's two means of those in training; a new checkpoint is there before an old one goes.
     size = sum(tensor.nbytes for tensor in run.model.state_dict().values()) + 2 * 4 * trained
     space = check_space(run.output, size * (settings.keep_checkpoints + 1 - len(run.checkpoints.steps())))

@@ -1,4 +1,4 @@
-"""Pictures of what the model does, drawn with Pillow alone."""
+"""Images of what the model does, drawn with Pillow alone."""
 
 from stellar_hub.visualization.page import draw_page
 

@@ -1,4 +1,4 @@
-"""A sheet to place captioned pictures on."""
+"""A sheet to place captioned images on."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 @dataclass
 class Canvas:
-    """A white page that knows how to place text and pictures, in pixels from its top left corner."""
+    """A white page that knows how to place text and images, in pixels from its top left corner."""
 
     width: int
     height: int
@@ -35,10 +35,10 @@ class Canvas:
         """Width of a line of text."""
         return round(self._draw.textlength(text, font=font(size)))
 
-    def picture(self, left: int, top: int, picture: Image.Image) -> None:
-        """A picture with a thin frame."""
-        self.image.paste(picture, (left, top))
-        self._draw.rectangle((left - 1, top - 1, left + picture.width, top + picture.height), outline=RULE, width=1)
+    def paste(self, left: int, top: int, image: Image.Image) -> None:
+        """An image with a thin frame."""
+        self.image.paste(image, (left, top))
+        self._draw.rectangle((left - 1, top - 1, left + image.width, top + image.height), outline=RULE, width=1)
 
     def swatch(self, left: int, top: int, side: int, color: tuple[int, int, int]) -> None:
         """A filled square: the key to a colour."""

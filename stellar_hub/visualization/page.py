@@ -1,4 +1,4 @@
-"""One page about one picture: input, reconstruction, assignment map, and each token's map with its share of area."""
+"""One page about one image: input, reconstruction, assignment map, and each token's map with its share of area."""
 
 import math
 import os
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.evaluation.psnr import psnr
+from stellar_hub.measures.image_quality import psnr
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.image_geometry import ImageGeometry
-from stellar_hub.modeling.image_loading import ImageSource, load_rgb
+from stellar_hub.modeling.image_loading import ImageInput, load_rgb
 from stellar_hub.modeling.localization_maps import as_float, overlay_assignment, overlay_token, to_pil, token_colors
 from stellar_hub.visualization.canvas import FAINT, Canvas, shorten
 
@@ -40,9 +40,9 @@ class PageFacts:
 
 
 def draw_page(
-    model: StellarModel, processor: StellarImageProcessor, image: ImageSource, title: str | None = None
+    model: StellarModel, processor: StellarImageProcessor, image: ImageInput, title: str | None = None
 ) -> tuple[Image.Image, PageFacts]:
-    """Encode a picture, decode it, and draw what happened.
+    """Encode an image, decode it, and draw what happened.
 
     Args:
         model: The model; without a decoder the reconstruction is left out.
@@ -51,19 +51,19 @@ def draw_page(
         title: Heading; None takes the file's name.
 
     Returns:
-        The page, an RGB picture about 1240 pixels wide, and its numbers.
+        The page, an RGB image about 1240 pixels wide, and its numbers.
     """
-    picture = load_rgb(image)
-    plan = processor.geometry(picture)
-    pixel_values = processor(picture, return_tensors="pt")["pixel_values"].to(model.device)
+    pixels = load_rgb(image)
+    plan = processor.geometry(pixels)
+    pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device)
     grid = model.grid_size(*pixel_values.shape[-2:])
     with torch.inference_mode():
         encoding = model.encode(pixel_values)
         reconstruction = model.decode(*encoding, grid_size=grid).cpu() if can_decode(model) else None
     localization = encoding.localization[0].float().cpu()
     facts = PageFacts(reconstruction_psnr(reconstruction, pixel_values.cpu()), localization.mean(dim=0))
-    name = title or (Path(image).name if isinstance(image, str | os.PathLike) else "picture")
-    page = compose(seen_region(picture, plan), pixel_values.cpu(), reconstruction, localization, grid, facts, name)
+    name = title or (Path(image).name if isinstance(image, str | os.PathLike) else "image")
+    page = compose(seen_region(pixels, plan), pixel_values.cpu(), reconstruction, localization, grid, facts, name)
     return page, facts
 
 
@@ -83,24 +83,24 @@ def reconstruction_psnr(reconstruction: Tensor | None, pixel_values: Tensor) -> 
     return psnr(reconstruction, pixel_values)
 
 
-def seen_region(picture: Tensor, plan: ImageGeometry) -> Image.Image:
+def seen_region(image: Tensor, plan: ImageGeometry) -> Image.Image:
     """The part of the original that the model saw, in the original's own resolution up to the panel's."""
     top, left, bottom, right = plan.crop_box
     box = (round(left), round(top), round(right), round(bottom))
-    original = to_pil(as_float(picture))
+    original = to_pil(as_float(image))
     region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), BARS)
     region.paste(original, (-box[0], -box[1]))
     return region
 
 
 def panel_size(aspect: float, side: int) -> tuple[int, int]:
-    """`(width, height)` of a picture of this width-to-height ratio in a square of `side` pixels."""
+    """`(width, height)` of an image of this width-to-height ratio in a square of `side` pixels."""
     return (side, max(1, round(side / aspect))) if aspect >= 1 else (max(1, round(side * aspect)), side)
 
 
-def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resized with Pillow's bicubic, which antialiases."""
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def compose(
@@ -137,14 +137,14 @@ def compose(
     for index, (label, panel) in enumerate(panels):
         left = MARGIN + index * (LARGE + GAP)
         canvas.text(left, HEADING, label, 17)
-        canvas.picture(left, HEADING + CAPTION - 6, panel)
+        canvas.paste(left, HEADING + CAPTION - 6, panel)
     canvas.text(MARGIN, tokens_top - CAPTION + 4, explanation(localization), 17)
     draw_tokens(canvas, as_panel(seen, small), localization, grid, facts, tokens_top, small_side)
     return canvas.image
 
 
 def explanation(localization: Tensor) -> str:
-    """What the small pictures show; how high the maps rise says how sharp they are."""
+    """What the small images show; how high the maps rise says how sharp they are."""
     peaks = localization.max(dim=0).values
     return (
         f"each token's map L, dim where it is lowest, bright at its peak (peaks: {peaks.min():.2f} to "
@@ -152,9 +152,9 @@ def explanation(localization: Tensor) -> str:
     )
 
 
-def as_panel(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A PIL picture at a panel's size, `(3, height, width)` uint8."""
-    return load_rgb(resized(picture, size))
+def as_panel(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A PIL image at a panel's size, `(3, height, width)` uint8."""
+    return load_rgb(resized(image, size))
 
 
 def whole(size: tuple[int, int], grid: tuple[int, int]) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
@@ -171,14 +171,14 @@ def draw_tokens(
     top: int,
     side: int,
 ) -> None:
-    """The small multiples: one picture per token, with its number, colour and share of the area."""
+    """The small multiples: one image per token, with its number, colour and share of the area."""
     height, width = panel.shape[1:]
     colors = (token_colors(localization.shape[1]) * 255).round().int().tolist()
     largest = float(facts.shares.max())
     for place, token in enumerate(facts.shares.argsort(descending=True).tolist()):
         row, column = divmod(place, COLUMNS)
         left, y = MARGIN + column * (side + GAP), top + row * (height + SMALL_CAPTION + GAP)
-        canvas.picture(left, y, overlay_token(panel, localization, token, *whole((width, height), grid)))
+        canvas.paste(left, y, overlay_token(panel, localization, token, *whole((width, height), grid)))
         color = tuple(colors[token])
         share = float(facts.shares[token])
         canvas.swatch(left, y + height + 9, 13, color)

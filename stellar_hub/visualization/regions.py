@@ -1,4 +1,4 @@
-"""A page of pictures that were found by one concept: the query and its region, then each hit and its own."""
+"""A page of images that were found by one concept: the query and its region, then each hit and its own."""
 
 import math
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ LINE = (0.93, 0.22, 0.13)
 
 @dataclass(frozen=True)
 class Region:
-    """One token's place in one picture.
+    """One token's place in one image.
 
     Attributes:
-        picture: `(3, H, W)`, uint8 or float in [0, 1].
-        localization: `L` of the picture, `(n, r)`.
+        image: `(3, H, W)`, uint8 or float in [0, 1].
+        localization: `L` of the image, `(n, r)`.
         token: Whose map to show.
-        crop_box: `(top, left, bottom, right)` of what the model saw, in the picture's pixels.
+        crop_box: `(top, left, bottom, right)` of what the model saw, in the image's pixels.
         grid_size: Patches `(h, w)`.
         caption: What to write below.
     """
 
-    picture: Tensor
+    image: Tensor
     localization: Tensor
     token: int
     crop_box: tuple[float, float, float, float]
@@ -46,12 +46,12 @@ class Region:
     caption: str
 
     def draw(self, side: int) -> Image.Image:
-        """The picture in a square of `side` pixels: as it is where the token is, pale elsewhere, with a line between.
+        """The image in a square of `side` pixels: as it is where the token is, pale elsewhere, with a line between.
 
         The line is where the map is half as high as at its peak, counted from its lowest value.
         """
-        size = panel_size(self.picture.shape[2] / self.picture.shape[1], side)
-        panel = as_float(as_panel(to_pil(as_float(self.picture)), size))
+        size = panel_size(self.image.shape[2] / self.image.shape[1], side)
+        panel = as_float(as_panel(to_pil(as_float(self.image)), size))
         weight = self._weight(panel.shape[1], panel.shape[2])
         pale = panel.mean(dim=0, keepdim=True) * (1 - PALENESS) + PALENESS
         shown = torch.where(weight >= 0.5, panel, pale)
@@ -60,7 +60,7 @@ class Region:
 
     def _weight(self, height: int, width: int) -> Tensor:
         """The token's map over a panel, `(height, width)`, from 0 at its lowest to 1 at its peak."""
-        scale = height / self.picture.shape[1]
+        scale = height / self.image.shape[1]
         top, left, bottom, right = (scale * edge for edge in self.crop_box)
         chosen = self.localization[:, self.token, None].float()
         low, high = chosen.min(), chosen.max()
@@ -85,7 +85,7 @@ def draw_regions(query: Region, hits: Sequence[Region], title: str) -> Image.Ima
         title: Heading.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     num_rows = max(1, math.ceil(len(hits) / COLUMNS))
     left_of_hits = MARGIN + QUERY_SIDE + 2 * GAP
@@ -102,6 +102,6 @@ def draw_regions(query: Region, hits: Sequence[Region], title: str) -> Image.Ima
 def place(canvas: Canvas, region: Region, left: int, top: int, side: int) -> None:
     """A region with its caption below, both from the left of their square."""
     drawn = region.draw(side)
-    canvas.picture(left, top, drawn)
+    canvas.paste(left, top, drawn)
     most = max(8, side * 2 // TEXT)  # a letter is about half as wide as high
     canvas.text(left, top + drawn.height + 6, shorten(region.caption, most), TEXT, FAINT)

@@ -10,13 +10,14 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "evaluate_stellar_tiny.py"
-CARD = "# model\n\n<!-- evaluation -->\nold\n<!-- /evaluation -->\n\n## Licence\n"
-SCENES = argparse.Namespace(size=32, max_objects=4, looks="outline")
+CARD = "# model\n\n<!-- evaluation -->\nold\n<!-- /evaluation -->\n\n## License\n"
+SCENES = argparse.Namespace(size=32, max_objects=4, class_cue="outline")
 FEW = ["--scenes-train", "20", "--scenes-test", "5", "--size", "32"]
 
 
@@ -47,7 +48,7 @@ def report_with(module: ModuleType, trained: float, untrained: float) -> tuple:
         num_test=25,
         size=32,
         max_objects=4,
-        looks="outline",
+        class_cue="outline",
         num_objects=60,
         num_classes=8,
         num_neighbours=20,

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 from PIL import Image
+
 from stellar_hub.modeling import StellarModel
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -20,19 +21,19 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("extraction")
 
 
-def test_contestants__do_the_same_pictures(script: ModuleType, pixel_model: StellarModel, tmp_path: Path) -> None:
-    paths = script.write_pictures(tmp_path / "pictures", 3)
-    with Image.open(paths[2]) as picture:
-        assert picture.size == (500, 375)
+def test_contestants__do_the_same_images(script: ModuleType, pixel_model: StellarModel, tmp_path: Path) -> None:
+    paths = script.write_images(tmp_path / "images", 3)
+    with Image.open(paths[2]) as image:
+        assert image.size == (500, 375)
     contestants = {
         "the model alone": script.model_alone(pixel_model, 3, 2),
-        "extract": script.extraction(pixel_model, tmp_path / "pictures", 2, 0),
+        "extract": script.extraction(pixel_model, tmp_path / "images", 2, 0),
         "pipeline": script.piped(pixel_model, paths, None),
     }
     ticks = iter(range(100))
     rates = script.rates(contestants, 3, 2, lambda: next(ticks))
     assert rates == dict.fromkeys(contestants, 3.0)  # a clock that goes on by one at each look
-    assert (tmp_path / "pictures-store" / "index.parquet").exists()
+    assert (tmp_path / "images-store" / "index.parquet").exists()
 
 
 @pytest.mark.parametrize(

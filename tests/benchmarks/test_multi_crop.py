@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "multi_crop.py"
 
 @pytest.mark.slow
 def test_script__prints_and_writes_what_it_measured(tmp_path: Path) -> None:
-    options = ["--pictures", "1", "--repeats", "1", "--json", str(tmp_path / "times.json")]
+    options = ["--images", "1", "--repeats", "1", "--json", str(tmp_path / "times.json")]
     done = subprocess.run([sys.executable, str(SCRIPT), *options], check=True, stdout=subprocess.PIPE, text=True)
     times = json.loads((tmp_path / "times.json").read_text())
     assert set(times) == {"decode", "ours", "reduced", "device", "usual", "colors"}

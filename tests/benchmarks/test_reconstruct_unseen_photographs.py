@@ -29,7 +29,7 @@ def test_held_out_photographs__were_not_trained_on() -> None:
 
 
 @pytest.mark.parametrize("folder", ["images", "training_photographs"])
-def test_photographs__each_have_a_licence(folder: str) -> None:
-    licences = (ROOT / "examples" / folder / "LICENSES.md").read_text()
+def test_photographs__each_have_a_license(folder: str) -> None:
+    licenses = (ROOT / "examples" / folder / "LICENSES.md").read_text()
     for path in (ROOT / "examples" / folder).glob("*.jpg"):
-        assert f"`{path.name}`" in licences
+        assert f"`{path.name}`" in licenses

@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stellar_hub.data.labelled import open_labelled
-from stellar_hub.data.scenes import SCENE_CLASSES
-from stellar_hub.data.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.scenes.scene import SCENE_CLASSES
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scorecard.py"
 
@@ -48,16 +48,16 @@ def test_scenes__are_of_seeds_that_training_never_draws_with_masks_that_fit(
         masked = read_segmentation_folder(tmp_path / "masks" / split)
         assert len(labelled) == len(masked) == count
         assert masked.classes == ("background", *SCENE_CLASSES)
-        seeds = {int(path.stem) for path in masked.pictures}
+        seeds = {int(path.stem) for path in masked.images}
         assert min(seeds) >= scorecard.FIRST_SEED[split]
         largest = {}
-        for index, path in enumerate(masked.pictures):
+        for index, path in enumerate(masked.images):
             counts = masked.mask(index).flatten().bincount(minlength=9)
             assert counts[1:].sum() > 0
             largest[path.stem] = counts
         for index in range(count):
             name = labelled.classes[labelled.labels[index]]
-            assert largest[Path(str(labelled.pictures[index])).stem][1 + SCENE_CLASSES.index(name)] > 0
+            assert largest[Path(str(labelled.images[index])).stem][1 + SCENE_CLASSES.index(name)] > 0
 
 
 def test_tables__go_between_their_marks(scorecard: ModuleType) -> None:

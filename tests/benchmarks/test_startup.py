@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from stellar_hub.modeling import StellarModel
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "startup.py"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stellar_hub.training.recipe_file import load_recipe, save_recipe
+from stellar_hub.training.recipes.files import load_recipe, save_recipe
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_step.py"
 TINY = {

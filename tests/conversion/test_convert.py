@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from stellar_hub.conversion import convert_original
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
-from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]

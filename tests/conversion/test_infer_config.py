@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from stellar_hub.conversion.infer_config import infer_config
 from stellar_hub.modeling import StellarConfig
-from torch import Tensor
 
 StateDict = dict[str, Tensor]
 

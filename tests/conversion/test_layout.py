@@ -1,10 +1,172 @@
-"""Tests of `conversion/layout.py`."""
+"""Tests of `conversion/vit_layout.py`."""
+
+import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from stellar_hub.conversion.layout import all_sources, base_sources, has_decoder, head_sources, is_unused
-from stellar_hub.modeling import StellarConfig, StellarModel
 from torch import Tensor
+from transformers import ViTConfig, ViTModel
+
+from stellar_hub.conversion.layout import (
+    all_sources,
+    base_sources,
+    count_layers,
+    encoder_sources,
+    has_decoder,
+    head_sources,
+    is_unused,
+    layer_sources,
+    published_name,
+    with_published_names,
+)
+from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.encoder_stellar import StellarEncoder
+
+
+def test_layer_sources__stacks_query_key_and_value_in_timms_order() -> None:
+    table = layer_sources("decoder", "stellar.decoder", 2)
+    attention = "decoder.encoder.layer.1.attention.attention"
+    for kind in ("weight", "bias"):
+        expected = [f"{attention}.query.{kind}", f"{attention}.key.{kind}", f"{attention}.value.{kind}"]
+        assert table[f"stellar.decoder.blocks.1.attn.qkv.{kind}"] == expected
+
+
+def test_layer_sources__maps_everything_else_one_to_one() -> None:
+    table = layer_sources("encoder", "ours", 1)
+    layer = "encoder.encoder.layer.0"
+    assert {target: sources for target, sources in table.items() if "qkv" not in target and "weight" in target} == {
+        "ours.blocks.0.norm1.weight": [f"{layer}.layernorm_before.weight"],
+        "ours.blocks.0.attn.proj.weight": [f"{layer}.attention.output.dense.weight"],
+        "ours.blocks.0.norm2.weight": [f"{layer}.layernorm_after.weight"],
+        "ours.blocks.0.mlp.fc1.weight": [f"{layer}.intermediate.dense.weight"],
+        "ours.blocks.0.mlp.fc2.weight": [f"{layer}.output.dense.weight"],
+        "ours.norm.weight": ["encoder.layernorm.weight"],
+    }
+
+
+@pytest.mark.parametrize("num_layers", [1, 12])
+def test_encoder_sources__fills_the_encoder_exactly(num_layers: int) -> None:
+    with torch.device("meta"):
+        encoder = StellarEncoder(StellarConfig(num_hidden_layers=num_layers))
+    table = encoder_sources("encoder", "ours", num_layers, "sparse_tokens")
+    assert table.keys() == {f"ours.{name}" for name in encoder.state_dict()}
+
+
+def test_encoder_sources__uses_no_tensor_twice_and_all_that_are_used(layouts: dict[str, dict[str, list[int]]]) -> None:
+    table = encoder_sources("encoder", "ours", 12, "sparse_tokens")
+    used = [name for sources in table.values() for name in sources]
+    published = {name for name in layouts["stellar-b16"] if name.startswith("encoder.") and "pooler" not in name}
+    assert sorted(used) == sorted(published | {"sparse_tokens"})
+
+
+@pytest.mark.parametrize(("name", "count"), [("stellar-b16", 12), ("stellar-l16", 24), ("stellar-h16", 32)])
+def test_count_layers__counts_the_published(name: str, count: int, layouts: dict[str, dict[str, list[int]]]) -> None:
+    tensors = {tensor: torch.empty(0) for tensor in layouts[name]}
+    assert count_layers(tensors, "encoder") == count
+    assert count_layers(tensors, "decoder") == 6
+
+
+def test_count_layers__goes_by_the_highest_so_that_a_gap_is_noticed() -> None:
+    assert (
+        count_layers({"encoder.encoder.layer.10.x": torch.empty(0), "encoder.layer.77.x": torch.empty(0)}, "encoder")
+        == 11
+    )
+
+
+def test_count_layers__is_zero_where_there_are_none() -> None:
+    assert count_layers({"encoder.encoder.layer.0.x": torch.empty(0)}, "decoder") == 0
+    assert count_layers({"decoder.encoder.layer.first.x": torch.empty(0)}, "decoder") == 0
+
+
+WRAPPED = (
+    "model.{}",
+    "module.{}",
+    "_orig_mod.{}",
+    "_fsdp_wrapped_module.{}",
+    "model.module.{}",
+    "module.model.{}",
+    "module._orig_mod.model.{}",
+    "model._orig_mod._fsdp_wrapped_module.{}",
+)
+
+
+@pytest.mark.parametrize("name", ["stellar-b16", "stellar-l16", "stellar-h16", "stellar-b8", "stellar-b24"])
+def test_published_name__leaves_published_names_alone(name: str, layouts: dict[str, dict[str, list[int]]]) -> None:
+    assert {tensor: published_name(tensor) for tensor in layouts[name]} == {tensor: tensor for tensor in layouts[name]}
+
+
+def test_published_name__leaves_the_tokenizer_alone(layouts: dict[str, dict[str, list[int]]]) -> None:
+    names = [f"tokenizer.{name}" for name in layouts["maskgit-vqgan-imagenet-f16-256"]]
+    names.append("tokenizer.decoder.attention.q_proj.weight")
+    assert [published_name(name) for name in names] == names
+
+
+@pytest.mark.parametrize("pattern", WRAPPED)
+def test_published_name__takes_wrappers_off_the_front(pattern: str) -> None:
+    for name in ("sparse_tokens", "encoder.encoder.layer.0.output.dense.bias", "tokenizer.decoder.conv_in.weight"):
+        assert published_name(pattern.format(name)) == name
+
+
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod", "_fsdp_wrapped_module"])
+def test_published_name__takes_wrappers_out_of_the_middle(wrapper: str) -> None:
+    wrapped = f"model.encoder.encoder.layer.3.{wrapper}.attention.{wrapper}.output.dense.weight"
+    assert published_name(wrapped) == "encoder.encoder.layer.3.attention.output.dense.weight"
+
+
+@pytest.mark.parametrize("name", ["encoder.submodule.weight", "my_model.weight", "remodel.x", "encoder.model.weight"])
+def test_published_name__leaves_names_that_only_resemble_wrappers(name: str) -> None:
+    assert published_name(name) == name
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_published_name__undoes_the_names_of_newer_transformers(
+    prefix: str,
+    layouts: dict[str, dict[str, list[int]]],
+    teacher: dict[str, Tensor],
+    newer_name: Callable[[str], str],
+) -> None:
+    names = [*layouts["stellar-b16"], *teacher]
+    newer = [newer_name(name) for name in names]
+    assert sum(old != new for old, new in zip(names, newer, strict=True)) == 16 * (12 + 6 + 2)
+    assert [published_name(prefix + name) for name in newer] == names
+
+
+def test_published_name__undoes_newer_names_behind_the_older_path() -> None:
+    assert published_name("encoder.encoder.layers.2.mlp.fc2.bias") == "encoder.encoder.layer.2.output.dense.bias"
+
+
+@pytest.mark.parametrize("source", ["encoder", "teacher_encoder"])
+def test_published_name__understands_the_installed_transformers(
+    source: str, layouts: dict[str, dict[str, list[int]]]
+) -> None:
+    with torch.device("meta"):
+        vit = ViTModel(ViTConfig(num_hidden_layers=12))
+    published = {name for name in layouts["stellar-b16"] if name.startswith("encoder.")}
+    expected = {name.replace("encoder.", f"{source}.", 1) for name in published}
+    assert {published_name(f"{source}.{name}") for name in vit.state_dict()} == expected
+
+
+def test_with_published_names__keeps_the_tensors(vq: dict[str, Tensor], newer_name: Callable[[str], str]) -> None:
+    renamed = with_published_names({f"model.{newer_name(name)}": tensor for name, tensor in vq.items()})
+    assert list(renamed) == list(vq)
+    assert all(renamed[name] is vq[name] for name in vq)
+
+
+@pytest.mark.parametrize("other", ["model.sparse_tokens", "module.sparse_tokens", "module.model.sparse_tokens"])
+def test_with_published_names__refuses_two_of_one_name(other: str) -> None:
+    tensor = torch.zeros(1)
+    expected = re.escape(f"'{other}' and 'sparse_tokens' are both 'sparse_tokens'")
+    with pytest.raises(ValueError, match=expected):
+        with_published_names({"sparse_tokens": tensor, other: tensor})
+
+
+def test_with_published_names__refuses_older_and_newer_names_together(
+    vq: dict[str, Tensor], newer_name: Callable[[str], str]
+) -> None:
+    name = "encoder.encoder.layer.1.intermediate.dense.bias"
+    with pytest.raises(ValueError, match=re.escape(f"{newer_name(name)!r} and {name!r} are both {name!r}")):
+        with_published_names(vq | {newer_name(name): vq[name]})
 
 
 def model_names(config: StellarConfig) -> set[str]:

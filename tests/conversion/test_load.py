@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.load import convert_checkpoint
 from stellar_hub.modeling import StellarModel
-from torch import Tensor
 
 StateDict = dict[str, Tensor]
 DECODING = ("decoder.", "decoder_proj.", "position_embedding.", "reconstruction_head.")
@@ -271,7 +272,7 @@ def test_load_original__b16_survives_save_and_load(
     assert encoding.semantics.shape == (1, 16, 768)
     assert encoding.localization.shape == (1, 196, 16)
     assert reconstruction.shape == (1, 3, 224, 224)
-    assert reconstruction.std() > 0.05  # a picture, not a constant
+    assert reconstruction.std() > 0.05  # an image, not a constant
     assert encoding.localization.std() > 0.001
 
     again = StellarModel.from_pretrained(large_folder / "converted")

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from torch import Tensor, nn
+
+from stellar_hub.conversion.read_checkpoint import read_checkpoint
 
 StateDict = dict[str, Tensor]
 TEXT = b"The photographs are in the other folder.\nAsk Anna for the weights.\n"

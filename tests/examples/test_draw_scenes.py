@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stellar_hub.data.scenes import draw_scene
+from stellar_hub.data.scenes.scene import draw_scene
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "draw_scenes.py"
 
@@ -20,7 +20,7 @@ def run(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def pictures(folder: Path) -> list[str]:
+def images(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -29,13 +29,13 @@ def test_script__writes_each_seed_once_and_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "scenes"
     first = run(folder, "--start", "7", "--count", "3", "--size", "16", "--workers", "2")
     assert first.returncode == 0, first.stderr
-    assert pictures(folder) == ["000007.png", "000008.png", "000009.png"]
+    assert images(folder) == ["000007.png", "000008.png", "000009.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "000008.png")), draw_scene(8, 16).image)
     (folder / "000008.png").unlink()
     kept = (folder / "000007.png").stat().st_mtime_ns
     second = run(folder, "--start", "7", "--count", "4", "--size", "16", "--workers", "1")
     assert "2 scenes drawn, 2 were there" in second.stdout
-    assert len(pictures(folder)) == 4
+    assert len(images(folder)) == 4
     assert (folder / "000007.png").stat().st_mtime_ns == kept
 
 
@@ -56,4 +56,4 @@ def test_script__refuses_without_writing(
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--output", str(tmp_path), "--workers", "1", *options])
     with pytest.raises(SystemExit, match=re.escape(message)):  # which Python prints, and exits with 1
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert pictures(tmp_path) == ["000001.png"]
+    assert images(tmp_path) == ["000001.png"]

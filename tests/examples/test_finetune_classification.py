@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPT = EXAMPLES / "finetune_classification.py"
@@ -31,7 +32,7 @@ MODES = ["frozen", "full", "lora"]
 
 
 def draw_squares(folder: Path, counts: dict[str, int]) -> Path:
-    """A square of the class's colour somewhere on noise, 40 x 48 pixels, as many pictures of each class as said."""
+    """A square of the class's colour somewhere on noise, 40 x 48 pixels, as many images of each class as said."""
     rng = np.random.default_rng(len(str(folder.name)))
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
@@ -45,7 +46,7 @@ def draw_squares(folder: Path, counts: dict[str, int]) -> Path:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Training and test folder; red is the majority of the training pictures, and 3 of 11 test pictures."""
+    """Training and test folder; red is the majority of the training images, and 3 of 11 test images."""
     root = tmp_path_factory.mktemp("squares")
     train = draw_squares(root / "train", {"blue": 8, "green": 8, "red": 12})
     return train, draw_squares(root / "test", {"blue": 4, "green": 4, "red": 3})
@@ -100,12 +101,12 @@ def finetune(
 
 
 def num_right(printed: str) -> list[str]:
-    """The last column of the table: the classifier's pictures, then the majority class's."""
+    """The last column of the table: the classifier's images, then the majority class's."""
     return re.findall(r"(\d+ of \d+)", printed)
 
 
 def count_right(classifiers: ModuleType, folder: Path, test: Path) -> str:
-    """The same for a saved classifier, picture by picture."""
+    """The same for a saved classifier, image by image."""
     classifier, processor, classes = classifiers.load_classifier(folder)
     paths = sorted(test.rglob("*.png"))
     with torch.inference_mode():
@@ -252,34 +253,34 @@ def test_schedule__warms_up_and_comes_down(
     assert rates[-1] < 0.2e-3
 
 
-def test_augmented_pictures__are_random_crops_of_the_models_size(
+def test_augmented_images__are_random_crops_of_the_models_size(
     class_folders: ModuleType, squares: tuple[Path, Path], model_folder: Path
 ) -> None:
     processor = StellarImageProcessor.from_pretrained(model_folder)
-    pictures = class_folders.augmented_pictures(class_folders.ClassFolders.read(squares[0]), processor)
-    first, label = pictures[27]
+    images = class_folders.augmented_images(class_folders.ClassFolders.read(squares[0]), processor)
+    first, label = images[27]
     assert (first.shape, first.dtype, label) == ((3, 32, 32), torch.uint8, 2)
-    assert not torch.equal(first, pictures[27][0])
+    assert not torch.equal(first, images[27][0])
 
 
-def test_prepared_pictures__are_the_processors(
+def test_prepared_images__are_the_processors(
     class_folders: ModuleType, squares: tuple[Path, Path], model_folder: Path
 ) -> None:
     processor = StellarImageProcessor.from_pretrained(model_folder)
     folders = class_folders.ClassFolders.read(squares[1])
-    picture, label = class_folders.prepared_pictures(folders, processor)[0]
-    torch.testing.assert_close(picture, processor(folders.paths[0])["pixel_values"][0], rtol=0, atol=0)
+    image, label = class_folders.prepared_images(folders, processor)[0]
+    torch.testing.assert_close(image, processor(folders.paths[0])["pixel_values"][0], rtol=0, atol=0)
     assert label == 0
 
 
-def test_class_folders__finds_pictures_at_any_depth_and_skips_hidden_ones(
+def test_class_folders__finds_images_at_any_depth_and_skips_hidden_ones(
     class_folders: ModuleType, tmp_path: Path
 ) -> None:
     folder = draw_squares(tmp_path / "train", {"blue": 1, "red": 1})
     (folder / ".cache").mkdir()
     (folder / "red" / "more").mkdir()
-    (folder / "red" / "notes.txt").write_text("no picture")
-    (folder / "red" / "._0.png").write_bytes(b"no picture either")
+    (folder / "red" / "notes.txt").write_text("no image")
+    (folder / "red" / "._0.png").write_bytes(b"no image either")
     (folder / "red" / "0.png").rename(folder / "red" / "more" / "0.PNG")
     read = class_folders.ClassFolders.read(folder)
     assert read.paths == [folder / "blue" / "0.png", folder / "red" / "more" / "0.PNG"]
@@ -302,11 +303,11 @@ def only_folders(folder: Path, *names: str) -> Path:
     ("make", "message"),
     [
         (lambda folder: folder / "none", "no such folder: .*none"),
-        (lambda folder: folder, "holds no class folders: pictures are looked for in .*CLASS"),
-        (lambda folder: only_folders(folder, "cats", "dogs"), "no pictures in the class folders of .*looked for .bmp"),
+        (lambda folder: folder, "holds no class folders: images are looked for in .*CLASS"),
+        (lambda folder: only_folders(folder, "cats", "dogs"), "no images in the class folders of .*looked for .bmp"),
         (
             lambda folder: only_folders(draw_squares(folder, {"red": 1, "blue": 1}), "cats", "dogs"),
-            "classes with no pictures in .*: cats, dogs; fill or remove",
+            "classes with no images in .*: cats, dogs; fill or remove",
         ),
         (lambda folder: draw_squares(folder, {"red": 2}), "holds one class, 'red': at least two are needed"),
     ],
@@ -408,10 +409,10 @@ def run_script(
 
 
 @pytest.mark.slow
-def test_two_processes__count_each_test_picture_once(
+def test_two_processes__count_each_test_image_once(
     classifiers: ModuleType, squares: tuple[Path, Path], model_folder: Path, tmp_path: Path
 ) -> None:
-    # 11 test pictures and batches of 8 for 2 processes: the last batch does not split evenly.
+    # 11 test images and batches of 8 for 2 processes: the last batch does not split evenly.
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     printed, _ = run_script(launcher, squares, model_folder, tmp_path / "out", "full")
     assert num_right(printed) == [count_right(classifiers, tmp_path / "out", squares[1]), "3 of 11"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
-from stellar_hub.training.journal import Journal
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.training.monitoring.journal import Journal
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "pack_stellar_tiny.py"
 

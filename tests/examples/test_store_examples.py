@@ -10,7 +10,7 @@ from PIL import Image
 
 from stellar_hub import StellarModel
 from stellar_hub.data.sources import open_sources
-from stellar_hub.extraction import extract_to_store
+from stellar_hub.store.to_store import extract_to_store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COLORS = {"red": (220, 30, 30), "blue": (40, 50, 230)}
@@ -19,9 +19,9 @@ Run = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight red and eight blue pictures, each brighter than the last; the last blue one is there twice."""
-    folder = tmp_path_factory.mktemp("examples") / "pictures"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight red and eight blue images, each brighter than the last; the last blue one is there twice."""
+    folder = tmp_path_factory.mktemp("examples") / "images"
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
         for index in range(8):
@@ -32,11 +32,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(pictures: Path) -> Path:
+def store(images: Path) -> Path:
     """What stellar-tiny sees in them."""
     model = StellarModel.from_pretrained("stellar-tiny", decoder=False)
-    folder = pictures.parent / "store"
-    extract_to_store(model, open_sources([pictures]), folder, source_names=[str(pictures)], show_progress=False)
+    folder = images.parent / "store"
+    extract_to_store(model, open_sources([images]), folder, source_names=[str(images)], show_progress=False)
     return folder
 
 
@@ -53,9 +53,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_concept_search__draws_the_like(
-    run: Run, store: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, store: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    query = pictures / "red" / "3.png"
+    query = images / "red" / "3.png"
     run("concept_search", store, "--query", query, "--at", "30,40", "--count", 3, "--output", tmp_path / "hits.png")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1.00 3.png"
@@ -72,10 +72,10 @@ def test_concept_search__draws_the_like(
     ],
 )
 def test_concept_search__says_what_is_not_there(
-    run: Run, store: Path, pictures: Path, options: list[str], message: str
+    run: Run, store: Path, images: Path, options: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match=f"concept_search: {message}"):
-        run("concept_search", store, "--query", pictures / "red" / "3.png", *options)
+        run("concept_search", store, "--query", images / "red" / "3.png", *options)
 
 
 def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,5 +88,5 @@ def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.C
 def test_duplicates__are_the_copies(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("find_duplicates", store, "--threshold", 0.999999)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "1 pairs among 17 pictures"
+    assert lines[-1] == "1 pairs among 17 images"
     assert lines[0].endswith("blue/copy.png")

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of `modeling/`: saved checkpoints, a synthetic picture, transformers' log."""
+"""Fixtures for the tests of `modeling/`: saved checkpoints, a synthetic image, transformers' log."""
 
 import copy
 import json
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from torch import Tensor
+
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 Tensors = dict[str, Tensor]
 
@@ -69,8 +70,8 @@ def transformers_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCap
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
-    """A synthetic picture, `(74, 148, 3)`, uint8: ramps, a disc with hard edges, and some noise."""
+def photo() -> np.ndarray:
+    """A synthetic image, `(74, 148, 3)`, uint8: ramps, a disc with hard edges, and some noise."""
     y, x = np.mgrid[0:74, 0:148]
     ramps = np.stack([x * 255 / 147, y * 255 / 73, 255 - x * 255 / 147], axis=-1)
     disc = ((y - 40) ** 2 + (x - 60) ** 2 < 400)[..., None]

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from stellar_hub.modeling import atomic_write
 from stellar_hub.modeling.atomic_write import write_atomically
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.backbones import (
     backbone_fields,

@@ -7,8 +7,9 @@ from huggingface_hub.errors import (
     StrictDataclassClassValidationError,
     StrictDataclassFieldValidationError,
 )
-from stellar_hub.modeling import StellarConfig
 from transformers import AutoConfig, ViTConfig
+
+from stellar_hub.modeling import StellarConfig
 
 
 class TestDefaults:

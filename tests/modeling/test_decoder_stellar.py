@@ -2,9 +2,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.decoder_stellar import StellarDecoder
-from torch import Tensor, nn
 
 
 @pytest.fixture

@@ -3,6 +3,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerScale
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tvF
+
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.encoder_stellar import (
     IMAGENET_MEAN,
@@ -11,9 +15,6 @@ from stellar_hub.modeling.encoder_stellar import (
     mlp_ratio,
     normalize_pixels,
 )
-from timm.layers import LayerScale
-from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tvF
 
 
 @pytest.fixture

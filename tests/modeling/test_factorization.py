@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from stellar_hub.modeling.factorization import StellarLocalization, localize, low_rank_product
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stellar_hub.modeling import StellarConfig, StellarModel
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, ViTConfig
+
+from stellar_hub.modeling import StellarConfig, StellarModel
 
 Altered = Callable[..., Path]
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import Tensor
+
 from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.modeling.inference_optimization import Variant
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder, nearest_codes
-from torch import Tensor
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 EXPECTED = load_file(GOLDEN / "expected.safetensors")

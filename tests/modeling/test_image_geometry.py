@@ -1,13 +1,8 @@
 from typing import Any
 
 import pytest
-from stellar_hub.modeling.image_geometry import (
-    ImageGeometry,
-    aspect_size,
-    fit_geometry,
-    margin,
-    shortest_edge_size,
-)
+
+from stellar_hub.modeling.image_geometry import ImageGeometry, aspect_size, fit_geometry, margin, shortest_edge_size
 
 
 class TestCrop:
@@ -24,7 +19,7 @@ class TestCrop:
         assert (top, bottom) == (pytest.approx(58 * 400 / 341), pytest.approx(282 * 400 / 341))
         assert (left, right) == (pytest.approx(18.75), pytest.approx(281.25))
 
-    def test_small_picture__is_enlarged(self) -> None:
+    def test_small_image__is_enlarged(self) -> None:
         plan = fit_geometry((10, 20), "crop", 37, (32, 32), 8)
         assert (plan.resized_size, plan.offset) == ((37, 74), (2, 21))
 
@@ -38,7 +33,7 @@ class TestCrop:
         assert (plan.offset, plan.output_size) == ((16, 32), (32, 64))
 
     @pytest.mark.parametrize(("size", "edge"), [((50, 70), None), ((74, 148), 37)])
-    def test_crop_larger_than_the_picture__says_what_to_do(self, size: tuple[int, int], edge: int | None) -> None:
+    def test_crop_larger_than_the_image__says_what_to_do(self, size: tuple[int, int], edge: int | None) -> None:
         with pytest.raises(ValueError, match=r'cannot crop \(64, 64\) from .*: make size\["shortest_edge"\] at least'):
             fit_geometry(size, "crop", edge, (64, 64), 8)
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, TiffImagePlugin
-from stellar_hub.modeling.image_loading import load_rgb
 from torch import Tensor
+
+from stellar_hub.modeling.image_loading import load_rgb
 
 Save = Callable[..., Path]
 
@@ -37,22 +38,22 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
 def save(tmp_path: Path) -> Save:
     """Saves a PIL image: `save(image, "a.png", **options)`."""
 
-    def write(image: Image.Image, name: str, **options: object) -> Path:
-        image.save(tmp_path / name, **options)
+    def write(photo: Image.Image, name: str, **options: object) -> Path:
+        photo.save(tmp_path / name, **options)
         return tmp_path / name
 
     return write
 
 
 class TestSources:
-    def test_path_pil_array_tensor__give_the_same(self, picture: np.ndarray, save: Save) -> None:
-        expected = chw(picture)
-        path = save(Image.fromarray(picture), "a.png")
-        for source in (path, str(path), Image.fromarray(picture), Image.open(path), picture, expected):
+    def test_path_pil_array_tensor__give_the_same(self, photo: np.ndarray, save: Save) -> None:
+        expected = chw(photo)
+        path = save(Image.fromarray(photo), "a.png")
+        for source in (path, str(path), Image.fromarray(photo), Image.open(path), photo, expected):
             assert_same(load_rgb(source), expected)
 
-    def test_jpeg__is_what_pillow_decodes(self, picture: np.ndarray, save: Save) -> None:
-        path = save(Image.fromarray(picture), "a.jpg", quality=90)
+    def test_jpeg__is_what_pillow_decodes(self, photo: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(photo), "a.jpg", quality=90)
         assert_same(load_rgb(path), chw(np.asarray(Image.open(path))))
 
     def test_animation__gives_its_first_frame(self, save: Save) -> None:
@@ -66,19 +67,19 @@ class TestSources:
         with pytest.raises(TypeError, match=message):
             load_rgb(source)  # type: ignore[arg-type]
 
-    def test_sources__are_not_changed(self, picture: np.ndarray) -> None:
-        array, image, tensor = picture.copy(), Image.fromarray(picture), chw(picture).clone()
+    def test_sources__are_not_changed(self, photo: np.ndarray) -> None:
+        array, image, tensor = photo.copy(), Image.fromarray(photo), chw(photo).clone()
         for source in (array, image, tensor):
             load_rgb(source)
-        assert (array == picture).all()
-        assert (np.asarray(image) == picture).all()
-        assert_same(tensor, chw(picture))
+        assert (array == photo).all()
+        assert (np.asarray(image) == photo).all()
+        assert_same(tensor, chw(photo))
 
 
 class TestOrientation:
     @pytest.mark.parametrize("orientation", sorted(UPRIGHT))
-    def test_exif__is_applied_once(self, picture: np.ndarray, save: Save, orientation: int) -> None:
-        stored = Image.fromarray(picture)
+    def test_exif__is_applied_once(self, photo: np.ndarray, save: Save, orientation: int) -> None:
+        stored = Image.fromarray(photo)
         exif = Image.Exif()
         exif[0x0112] = orientation
         path = save(stored, "a.png", exif=exif)
@@ -89,8 +90,8 @@ class TestOrientation:
 
 
 class TestModes:
-    def test_grey__is_repeated(self, picture: np.ndarray, save: Save) -> None:
-        grey = picture[..., 0]
+    def test_grey__is_repeated(self, photo: np.ndarray, save: Save) -> None:
+        grey = photo[..., 0]
         expected = chw(np.stack([grey] * 3, axis=-1))
         for source in (Image.fromarray(grey), save(Image.fromarray(grey), "a.png"), grey, grey[..., None]):
             assert_same(load_rgb(source), expected)
@@ -145,17 +146,17 @@ class TestModes:
         expected = chw(np.array([[[0, 0, 0], [255, 255, 255]]], dtype=np.uint8))
         assert_same(load_rgb(path), expected)
 
-    def test_cmyk__is_converted_as_pillow_does(self, picture: np.ndarray, save: Save) -> None:
-        image = Image.fromarray(picture).convert("CMYK")
+    def test_cmyk__is_converted_as_pillow_does(self, photo: np.ndarray, save: Save) -> None:
+        image = Image.fromarray(photo).convert("CMYK")
         assert_same(load_rgb(image), chw(np.asarray(image.convert("RGB"))))
         path = save(image, "a.jpg", quality=95)
         assert Image.open(path).mode == "CMYK"
         assert_same(load_rgb(path), chw(np.asarray(Image.open(path).convert("RGB"))))
-        assert (load_rgb(path).float() - chw(picture).float()).abs().mean() < 5  # JPEG, but the same picture
+        assert (load_rgb(path).float() - chw(photo).float()).abs().mean() < 5  # JPEG, but the same photo
 
     @pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "RGBX", "PA", "RGBa"])
-    def test_rarer_modes__become_rgb(self, picture: np.ndarray, mode: str) -> None:
-        image = Image.fromarray(picture)
+    def test_rarer_modes__become_rgb(self, photo: np.ndarray, mode: str) -> None:
+        image = Image.fromarray(photo)
         if mode == "LAB":
             image = Image.new("LAB", (5, 4), (128, 128, 128))
         else:
@@ -261,8 +262,8 @@ class TestArrays:
         assert_same(load_rgb(array), chw(array))
         assert_same(load_rgb(torch.from_numpy(array)), torch.from_numpy(array))
 
-    def test_negative_strides_and_read_only__are_allowed(self, picture: np.ndarray) -> None:
-        mirrored = picture[:, ::-1]
+    def test_negative_strides_and_read_only__are_allowed(self, photo: np.ndarray) -> None:
+        mirrored = photo[:, ::-1]
         mirrored.flags.writeable = False
         assert_same(load_rgb(mirrored), chw(np.ascontiguousarray(mirrored)))
 
@@ -295,49 +296,47 @@ class TestArrays:
 
 class TestUnreadable:
     def test_missing_file__is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no such picture file: .*nothing\.png$"):
+        with pytest.raises(FileNotFoundError, match=r"no such image file: .*nothing\.png$"):
             load_rgb(tmp_path / "nothing.png")
 
     def test_folder__is_named_as_one(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no such picture file: .* \(it is a folder\)"):
+        with pytest.raises(FileNotFoundError, match=r"no such image file: .* \(it is a folder\)"):
             load_rgb(tmp_path)
 
     @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"This is a letter.", b"\x89PNG\r\n\x1a\n" + bytes(40)])
-    def test_no_picture__is_named(self, tmp_path: Path, content: bytes) -> None:
+    def test_no_image__is_named(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "broken.jpg"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as a picture: "):
+        with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image: "):
             load_rgb(path)
 
     @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.webp", "cut.tif", "cut.bmp"])
-    def test_truncated__is_named(self, picture: np.ndarray, save: Save, name: str) -> None:
-        path = save(Image.fromarray(picture), name)
+    def test_truncated__is_named(self, photo: np.ndarray, save: Save, name: str) -> None:
+        path = save(Image.fromarray(photo), name)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ValueError, match=rf"{name} cannot be read as a picture: "):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as an image: "):
             load_rgb(path)
 
-    def test_truncated_and_only_opened__is_named_too(self, picture: np.ndarray, save: Save) -> None:
-        path = save(Image.fromarray(picture), "cut.jpg")
+    def test_truncated_and_only_opened__is_named_too(self, photo: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(photo), "cut.jpg")
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as a picture: .*truncated"):
+        with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as an image: .*truncated"):
             load_rgb(Image.open(path))
 
-    def test_decompression_bomb__is_named(
-        self, picture: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = save(Image.fromarray(picture), "bomb.png")
+    def test_decompression_bomb__is_named(self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = save(Image.fromarray(photo), "bomb.png")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        with pytest.raises(ValueError, match=r"bomb\.png cannot be read as a picture: .*decompression bomb"):
+        with pytest.raises(ValueError, match=r"bomb\.png cannot be read as an image: .*decompression bomb"):
             load_rgb(path)
 
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-    def test_corrupt_exif__does_not_hide_the_picture(self, picture: np.ndarray, save: Save) -> None:
-        path = save(Image.fromarray(picture), "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff")
+    def test_corrupt_exif__does_not_hide_the_image(self, photo: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(photo), "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff")
         result = load_rgb(path)
         assert result.shape == (3, 74, 148)
 
-    def test_file__is_closed(self, picture: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = save(Image.fromarray(picture), "a.tif")
+    def test_file__is_closed(self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = save(Image.fromarray(photo), "a.tif")
         opened: list[TiffImagePlugin.TiffImageFile] = []
         original = Image.open
 

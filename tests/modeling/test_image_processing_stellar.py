@@ -7,16 +7,17 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from PIL import Image
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from torch import Tensor
 from torchvision import transforms
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.image_utils import SizeDict
 
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 
-def pixels(image: Image.Image) -> Tensor:
-    """A PIL image as `(3, H, W)` floats in 0..255."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+def pixels(photo: Image.Image) -> Tensor:
+    """A PIL photo as `(3, H, W)` floats in 0..255."""
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1).float()
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -57,7 +58,7 @@ class TestReference:
         assert difference.max() <= 2 + 1e-3
         assert difference.mean() < 0.05
 
-    def test_float_picture__is_that_of_uint8_without_rounding(self, processor: StellarImageProcessor) -> None:
+    def test_float_image__is_that_of_uint8_without_rounding(self, processor: StellarImageProcessor) -> None:
         array = smooth(74, 148)
         rounded = processor(array)["pixel_values"]
         exact = processor(array.astype(np.float32) / 255)["pixel_values"]
@@ -75,21 +76,21 @@ class TestReference:
 
 class TestInputs:
     def test_path_pil_array_tensor__give_the_same(
-        self, tmp_path: Path, picture: np.ndarray, processor: StellarImageProcessor
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor
     ) -> None:
-        image = Image.fromarray(picture)
+        image = Image.fromarray(photo)
         image.save(tmp_path / "a.png")
         expected = processor(image)["pixel_values"]
         assert expected.shape == (1, 3, 32, 32)
         assert expected.dtype == torch.float32
-        tensor = torch.from_numpy(picture).permute(2, 0, 1)
-        for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png"), picture, tensor):
+        tensor = torch.from_numpy(photo).permute(2, 0, 1)
+        for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png"), photo, tensor):
             torch.testing.assert_close(processor(source)["pixel_values"], expected, rtol=0, atol=0)
 
-    def test_list__is_a_batch_of_the_singles(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        other = Image.fromarray(picture[:, ::-1]).resize((50, 90))
-        batch = processor([picture, other], return_tensors="pt")["pixel_values"]
-        singles = [processor(source)["pixel_values"] for source in (picture, other)]
+    def test_list__is_a_batch_of_the_singles(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        other = Image.fromarray(photo[:, ::-1]).resize((50, 90))
+        batch = processor([photo, other], return_tensors="pt")["pixel_values"]
+        singles = [processor(source)["pixel_values"] for source in (photo, other)]
         torch.testing.assert_close(batch, torch.cat(singles), rtol=0, atol=0)
 
     def test_four_dimensions__are_a_batch(self, processor: StellarImageProcessor) -> None:
@@ -100,29 +101,29 @@ class TestInputs:
         torch.testing.assert_close(processor(array)["pixel_values"], expected, rtol=0, atol=0)
 
     def test_mixed_kinds__make_one_batch(
-        self, tmp_path: Path, picture: np.ndarray, processor: StellarImageProcessor
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor
     ) -> None:
-        grey, wide = picture[..., 0], picture.astype(np.uint16) * 257
-        Image.fromarray(picture).save(tmp_path / "a.png")
-        sources = [tmp_path / "a.png", grey, wide, picture.astype(np.float32) / 255]
+        grey, wide = photo[..., 0], photo.astype(np.uint16) * 257
+        Image.fromarray(photo).save(tmp_path / "a.png")
+        sources = [tmp_path / "a.png", grey, wide, photo.astype(np.float32) / 255]
         batch = processor(sources, return_tensors="pt")["pixel_values"]
         assert batch.shape == (4, 3, 32, 32)
         torch.testing.assert_close(batch[2], batch[0], rtol=0, atol=0)
 
     def test_orientation__is_applied_before_fitting(
-        self, tmp_path: Path, picture: np.ndarray, processor: StellarImageProcessor
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor
     ) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
-        Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+        Image.fromarray(photo).save(tmp_path / "a.png", exif=exif)
         result = processor(tmp_path / "a.png", fit="aspect", return_geometry=True)
-        upright = Image.fromarray(picture).transpose(Image.Transpose.ROTATE_270)
+        upright = Image.fromarray(photo).transpose(Image.Transpose.ROTATE_270)
         assert result["original_sizes"].tolist() == [[148, 74]]
         expected = processor(upright, fit="aspect")["pixel_values"]
         torch.testing.assert_close(result["pixel_values"], expected, rtol=0, atol=0)
 
-    def test_numpy__is_returned_on_request(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        result = processor(picture, return_tensors="np")["pixel_values"]
+    def test_numpy__is_returned_on_request(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        result = processor(photo, return_tensors="np")["pixel_values"]
         assert isinstance(result, np.ndarray)
         assert result.shape == (1, 3, 32, 32)
 
@@ -133,31 +134,29 @@ class TestInputs:
         torch.testing.assert_close(tensor, before, rtol=0, atol=0)
 
     def test_result__is_what_the_model_takes(
-        self, picture: np.ndarray, processor: StellarImageProcessor, pixel_model: StellarModel
+        self, photo: np.ndarray, processor: StellarImageProcessor, pixel_model: StellarModel
     ) -> None:
         for fit in ("crop", "aspect", "pad"):
-            batch = processor(picture, fit=fit, return_tensors="pt")
+            batch = processor(photo, fit=fit, return_tensors="pt")
             semantics, _ = pixel_model.encode(batch["pixel_values"])
             assert semantics.shape == (1, 4, 48)
 
 
 class TestFits:
-    def test_aspect__shows_the_whole_picture(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        result = processor(picture, fit="aspect", return_geometry=True)
+    def test_aspect__shows_the_whole_image(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        result = processor(photo, fit="aspect", return_geometry=True)
         assert result["pixel_values"].shape == (1, 3, 32, 64)
         assert result["crop_boxes"].tolist() == [[0, 0, 74, 148]]
-        expected = Image.fromarray(picture).resize((64, 32), Image.Resampling.BICUBIC)
+        expected = Image.fromarray(photo).resize((64, 32), Image.Resampling.BICUBIC)
         difference = (result["pixel_values"][0] * 255 - pixels(expected)).abs()
         assert difference.max() <= 2 + 1e-3
 
-    def test_pad__shows_the_whole_picture_between_bars(
-        self, picture: np.ndarray, processor: StellarImageProcessor
-    ) -> None:
-        result = processor(picture, fit="pad", return_geometry=True)
+    def test_pad__shows_the_whole_image_between_bars(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        result = processor(photo, fit="pad", return_geometry=True)
         fitted = result["pixel_values"][0]
         assert fitted.shape == (3, 32, 32)
         assert result["crop_boxes"].tolist() == [[-37, 0, 111, 148]]  # bars of 8 rows, 4.625 of the original's each
-        expected = Image.fromarray(picture).resize((32, 16), Image.Resampling.BICUBIC)
+        expected = Image.fromarray(photo).resize((32, 16), Image.Resampling.BICUBIC)
         assert (fitted[:, 8:24] * 255 - pixels(expected)).abs().max() <= 2 + 1e-3
         bars = torch.cat([fitted[:, :8], fitted[:, 24:]], dim=1)
         torch.testing.assert_close(bars, torch.full_like(bars, 128 / 255), rtol=0, atol=1e-6)
@@ -169,36 +168,36 @@ class TestFits:
         levels = processor(noise(20, 40), fit="pad", fill_value=fill)["pixel_values"]
         torch.testing.assert_close(levels[:, :, :8], torch.full((1, 3, 8, 32), float(fill)), rtol=0, atol=0.5 / 255)
 
-    def test_geometry__by_hand(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
+    def test_geometry__by_hand(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         # 74 x 148 is halved to 37 x 74; 32 x 32 from (2, 21) is rows 4..68 and columns 42..106 of the original.
-        other = Image.fromarray(picture).resize((37, 111))  # 37 wide: not resized; rows 39..71, columns 2..34
-        result = processor([picture, other], return_geometry=True, return_tensors="pt")
+        other = Image.fromarray(photo).resize((37, 111))  # 37 wide: not resized; rows 39..71, columns 2..34
+        result = processor([photo, other], return_geometry=True, return_tensors="pt")
         assert result["original_sizes"].tolist() == [[74, 148], [111, 37]]
         assert result["crop_boxes"].tolist() == [[4, 42, 68, 106], [39, 2, 71, 34]]
-        assert processor.geometry(picture).crop_box == (4, 42, 68, 106)
+        assert processor.geometry(photo).crop_box == (4, 42, 68, 106)
 
-    def test_geometry__is_absent_unless_asked(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        assert set(processor(picture)) == {"pixel_values"}
+    def test_geometry__is_absent_unless_asked(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        assert set(processor(photo)) == {"pixel_values"}
 
-    def test_without_resizing__the_middle_is_bit_equal(self, picture: np.ndarray) -> None:
+    def test_without_resizing__the_middle_is_bit_equal(self, photo: np.ndarray) -> None:
         processor = StellarImageProcessor(
             do_resize=False, crop_size={"height": 32, "width": 32}, patch_size=8, size={"shortest_edge": 37}
         )
-        result = processor(picture)["pixel_values"][0]
-        expected = torch.from_numpy(picture[21:53, 58:90].copy()).permute(2, 0, 1).float() / 255
+        result = processor(photo)["pixel_values"][0]
+        expected = torch.from_numpy(photo[21:53, 58:90].copy()).permute(2, 0, 1).float() / 255
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
-    def test_without_fitting_at_all__the_picture_passes(
-        self, picture: np.ndarray, processor: StellarImageProcessor
+    def test_without_fitting_at_all__the_image_passes(
+        self, photo: np.ndarray, processor: StellarImageProcessor
     ) -> None:
-        result = processor(picture, do_resize=False, do_center_crop=False)["pixel_values"][0]
-        expected = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        result = processor(photo, do_resize=False, do_center_crop=False)["pixel_values"][0]
+        expected = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
-    def test_without_rescaling__uint8_is_returned(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        levels = processor(picture, do_rescale=False)["pixel_values"]
+    def test_without_rescaling__uint8_is_returned(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        levels = processor(photo, do_rescale=False)["pixel_values"]
         assert levels.dtype == torch.uint8
-        torch.testing.assert_close(levels.float() / 255, processor(picture)["pixel_values"], rtol=0, atol=0)
+        torch.testing.assert_close(levels.float() / 255, processor(photo)["pixel_values"], rtol=0, atol=0)
 
 
 class TestRefused:
@@ -206,28 +205,28 @@ class TestRefused:
         "options", [{}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}], ids=["bare", "with-mean"]
     )
     def test_normalization__is_the_models(
-        self, picture: np.ndarray, processor: StellarImageProcessor, options: dict[str, Any]
+        self, photo: np.ndarray, processor: StellarImageProcessor, options: dict[str, Any]
     ) -> None:
         with pytest.raises(ValueError, match="do_normalize must stay False: the model normalizes inside"):
-            processor(picture, do_normalize=True, **options)
+            processor(photo, do_normalize=True, **options)
         with pytest.raises(ValueError, match="do_normalize must stay False: the model normalizes inside"):
-            StellarImageProcessor(do_normalize=True, **options)(picture)
+            StellarImageProcessor(do_normalize=True, **options)(photo)
 
     @pytest.mark.parametrize("empty", [[], (), np.zeros((0, 8, 8, 3), dtype=np.uint8), torch.zeros(0, 3, 8, 8)])
-    def test_no_pictures__is_an_error(self, processor: StellarImageProcessor, empty: Any) -> None:
+    def test_no_images__is_an_error(self, processor: StellarImageProcessor, empty: Any) -> None:
         with pytest.raises(ValueError, match="no images: pass at least one"):
             processor(empty)
 
-    def test_list_of_lists__is_an_error(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        with pytest.raises(TypeError, match="one picture or a flat list of pictures, got a list of lists"):
-            processor([[picture], [picture]])
+    def test_list_of_lists__is_an_error(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        with pytest.raises(TypeError, match="one image or a flat list of images, got a list of lists"):
+            processor([[photo], [photo]])
 
-    def test_mixed_sizes__make_no_batch(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
-        upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
+    def test_mixed_sizes__make_no_batch(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        upright = np.ascontiguousarray(photo.transpose(1, 0, 2))
         message = r'differ in size or type, \[\(32, 64\), \(64, 32\)\].*Use fit="crop" or "pad"'
         with pytest.raises(ValueError, match=message):
-            processor([picture, upright], fit="aspect", return_tensors="pt")
-        result = processor([picture, upright], fit="aspect")["pixel_values"]
+            processor([photo, upright], fit="aspect", return_tensors="pt")
+        result = processor([photo, upright], fit="aspect")["pixel_values"]
         assert [tuple(image.shape) for image in result] == [(3, 32, 64), (3, 64, 32)]
 
     @pytest.mark.parametrize(
@@ -235,7 +234,7 @@ class TestRefused:
         [
             ({"crop_size": 30}, r"crop_size \(30, 30\) must be multiples of the patch size 8"),
             ({"crop_size": {"height": 32, "width": 36}}, r"crop_size \(32, 36\) must be multiples of the patch"),
-            ({"crop_size": 64}, r"cannot crop \(64, 64\) from a picture resized to \(37, 74\): make size"),
+            ({"crop_size": 64}, r"cannot crop \(64, 64\) from an image resized to \(37, 74\): make size"),
             ({"size": {"height": 37, "width": 37}}, r'size must be \{"shortest_edge": pixels\}, got .*height'),
             ({"size": {"longest_edge": 37}}, r'size must be \{"shortest_edge": pixels\}, got .*longest_edge'),
             ({"fit": "stretch"}, r"fit must be 'crop', 'aspect' or 'pad', got 'stretch'"),
@@ -245,30 +244,30 @@ class TestRefused:
         ],
     )
     def test_options_that_do_not_fit__are_named(
-        self, picture: np.ndarray, processor: StellarImageProcessor, options: dict[str, Any], message: str
+        self, photo: np.ndarray, processor: StellarImageProcessor, options: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ValueError, match=message):
-            processor(picture, **options)
+            processor(photo, **options)
 
-    def test_unknown_option__is_named(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
+    def test_unknown_option__is_named(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         with pytest.raises(TypeError, match="unexpected keyword argument 'fitt'"):
-            processor(picture, fitt="pad")
+            processor(photo, fitt="pad")
 
-    def test_wrong_type_of_option__is_named(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
+    def test_wrong_type_of_option__is_named(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         with pytest.raises(StrictDataclassFieldValidationError, match="'patch_size' expected int, got str"):
-            processor(picture, patch_size="8")
+            processor(photo, patch_size="8")
 
-    @pytest.mark.parametrize("content", [b"", b"no picture"])
-    def test_unreadable_picture_in_a_list__is_named(
-        self, tmp_path: Path, picture: np.ndarray, processor: StellarImageProcessor, content: bytes
+    @pytest.mark.parametrize("content", [b"", b"no image"])
+    def test_unreadable_image_in_a_list__is_named(
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor, content: bytes
     ) -> None:
-        Image.fromarray(picture).save(tmp_path / "good.png")
+        Image.fromarray(photo).save(tmp_path / "good.png")
         (tmp_path / "bad.png").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.png cannot be read as a picture"):
+        with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image"):
             processor([tmp_path / "good.png", tmp_path / "bad.png"])
 
-    def test_missing_picture_in_a_list__is_named(self, tmp_path: Path, processor: StellarImageProcessor) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no such picture file: .*gone\.png"):
+    def test_missing_image_in_a_list__is_named(self, tmp_path: Path, processor: StellarImageProcessor) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no such image file: .*gone\.png"):
             processor([noise(40, 40), tmp_path / "gone.png"])
 
     @pytest.mark.parametrize(
@@ -306,7 +305,7 @@ class TestLocalization:
     @pytest.mark.parametrize(("fit", "grid", "cell", "box"), CASES)
     def test_one_cell__lands_on_its_pixels(
         self,
-        picture: np.ndarray,
+        photo: np.ndarray,
         processor: StellarImageProcessor,
         fit: str,
         grid: tuple[int, int],
@@ -315,14 +314,14 @@ class TestLocalization:
         upright: bool,
     ) -> None:
         if upright:
-            picture = np.ascontiguousarray(picture.transpose(1, 0, 2))
+            photo = np.ascontiguousarray(photo.transpose(1, 0, 2))
             grid, cell, box = grid[::-1], cell[::-1], (box[1], box[0], box[3], box[2])
-        batch = processor(picture, fit=fit, return_geometry=True, return_tensors="pt")
+        batch = processor(photo, fit=fit, return_geometry=True, return_tensors="pt")
         assert batch["pixel_values"].shape[-2:] == (8 * grid[0], 8 * grid[1])
         (maps,) = processor.post_process_localization(
             one_cell(grid, cell), batch["original_sizes"], batch["crop_boxes"], grid_size=grid
         )
-        assert maps.shape == (3, *picture.shape[:2])
+        assert maps.shape == (3, *photo.shape[:2])
         rows, columns = (maps[2] > 0.5).nonzero(as_tuple=True)
         # A pixel belongs to the cell if its centre does.
         assert rows.min() + 0.5 == pytest.approx(box[0] + 0.5, abs=0.5)
@@ -331,7 +330,7 @@ class TestLocalization:
         assert columns.max() + 0.5 == pytest.approx(box[3] - 0.5, abs=0.5)
         assert maps[2, int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)] > 0.9
 
-    def test_batch__is_one_map_per_picture_in_its_own_size(self, processor: StellarImageProcessor) -> None:
+    def test_batch__is_one_map_per_image_in_its_own_size(self, processor: StellarImageProcessor) -> None:
         batch = processor([noise(74, 148), noise(50, 40)], return_geometry=True, return_tensors="pt")
         localization = torch.rand(2, 16, 3).softmax(dim=-1)
         maps = processor.post_process_localization(localization, batch["original_sizes"], batch["crop_boxes"])
@@ -350,10 +349,10 @@ class TestOverlay:
     @pytest.mark.parametrize("token", [None, 2, -1])
     @pytest.mark.parametrize(("fit", "grid"), [("crop", (4, 4)), ("aspect", (4, 8)), ("pad", (4, 4))])
     def test_size__is_that_of_the_original(
-        self, picture: np.ndarray, processor: StellarImageProcessor, fit: str, grid: tuple[int, int], token: int | None
+        self, photo: np.ndarray, processor: StellarImageProcessor, fit: str, grid: tuple[int, int], token: int | None
     ) -> None:
         processor.fit = fit
-        image = processor.overlay(picture, one_cell(grid, (1, 2)), token=token)
+        image = processor.overlay(photo, one_cell(grid, (1, 2)), token=token)
         assert image.size == (148, 74)
         assert image.mode == "RGB"
 
@@ -374,24 +373,22 @@ class TestOverlay:
         assert (rows.min(), rows.max()) == (pytest.approx(box[0], abs=1), pytest.approx(box[2] - 1, abs=1))
         assert (columns.min(), columns.max()) == (pytest.approx(box[1], abs=1), pytest.approx(box[3] - 1, abs=1))
 
-    def test_orientation__is_applied(
-        self, tmp_path: Path, picture: np.ndarray, processor: StellarImageProcessor
-    ) -> None:
+    def test_orientation__is_applied(self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         exif = Image.Exif()
         exif[0x0112] = 8
-        Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+        Image.fromarray(photo).save(tmp_path / "a.png", exif=exif)
         assert processor.overlay(tmp_path / "a.png", one_cell((4, 4), (0, 0))).size == (74, 148)
 
     @pytest.mark.parametrize("shape", [(15, 3), (2, 16, 3), (16,)])
     def test_other_grid__is_named(
-        self, picture: np.ndarray, processor: StellarImageProcessor, shape: tuple[int, ...]
+        self, photo: np.ndarray, processor: StellarImageProcessor, shape: tuple[int, ...]
     ) -> None:
-        with pytest.raises(ValueError, match=r"is not of this picture's grid \(4, 4\): pass \(n, r\) with n = 16"):
-            processor.overlay(picture, torch.zeros(shape))
+        with pytest.raises(ValueError, match=r"is not of this image's grid \(4, 4\): pass \(n, r\) with n = 16"):
+            processor.overlay(photo, torch.zeros(shape))
 
-    def test_missing_token__is_named(self, picture: np.ndarray, processor: StellarImageProcessor) -> None:
+    def test_missing_token__is_named(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         with pytest.raises(ValueError, match="there is no token 3: the model has tokens 0 to 2"):
-            processor.overlay(picture, one_cell((4, 4), (0, 0)), token=3)
+            processor.overlay(photo, one_cell((4, 4), (0, 0)), token=3)
 
 
 class TestFiles:
@@ -407,13 +404,13 @@ class TestFiles:
         )
 
     def test_save_and_load__keeps_every_option(
-        self, tmp_path: Path, picture: np.ndarray, changed: StellarImageProcessor
+        self, tmp_path: Path, photo: np.ndarray, changed: StellarImageProcessor
     ) -> None:
         changed.save_pretrained(tmp_path)
         loaded = StellarImageProcessor.from_pretrained(tmp_path)
         assert loaded.to_dict() == changed.to_dict()
-        expected = changed(picture)
-        result = loaded(picture)
+        expected = changed(photo)
+        result = loaded(photo)
         assert set(result) == {"pixel_values", "original_sizes", "crop_boxes"}
         for name, value in expected.items():
             torch.testing.assert_close(result[name], value, rtol=0, atol=0)
@@ -440,7 +437,7 @@ class TestFiles:
             StellarImageProcessor.from_pretrained(tmp_path / "nowhere")
 
     def test_auto_classes__load_a_folder_with_model_and_processor(
-        self, tmp_path: Path, picture: np.ndarray, processor: StellarImageProcessor, pixel_model: StellarModel
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor, pixel_model: StellarModel
     ) -> None:
         pixel_model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
@@ -449,9 +446,9 @@ class TestFiles:
         assert type(loaded) is StellarImageProcessor
         model = AutoModel.from_pretrained(tmp_path)
         assert type(model) is StellarModel
-        batch = loaded(picture, return_tensors="pt")
+        batch = loaded(photo, return_tensors="pt")
         with torch.no_grad():
-            result, expected = model.encode(**batch), pixel_model.encode(**processor(picture, return_tensors="pt"))
+            result, expected = model.encode(**batch), pixel_model.encode(**processor(photo, return_tensors="pt"))
         torch.testing.assert_close(result.semantics, expected.semantics, rtol=0, atol=0)
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
+from torch import nn
+
 from stellar_hub.modeling import StellarModel, inference_optimization
 from stellar_hub.modeling.inference_optimization import Variant, fastest_variant, pack_linears
 from stellar_hub.modeling.packed_linear import PackedLinear
-from timm.models.vision_transformer import Block
-from torch import nn
 
 
 @pytest.fixture

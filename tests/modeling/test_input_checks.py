@@ -3,6 +3,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from stellar_hub.modeling.input_checks import (
     VALUE_TOLERANCE,
     check_encoding,
@@ -12,7 +14,6 @@ from stellar_hub.modeling.input_checks import (
     nearest_multiples,
     resolve_grid_size,
 )
-from torch import Tensor
 
 PATCH = 8
 
@@ -52,7 +53,7 @@ class TestShape:
 
 
 class TestType:
-    @pytest.mark.parametrize("value", [np.zeros((1, 3, 16, 16)), [[0.0]], None, "picture.png"])
+    @pytest.mark.parametrize("value", [np.zeros((1, 3, 16, 16)), [[0.0]], None, "image.png"])
     def test_no_tensor__names_the_type_and_the_processor(self, value: object) -> None:
         message = rf"must be a torch.Tensor \(B, 3, H, W\), got {type(value).__name__}; StellarImageProcessor"
         with pytest.raises(TypeError, match=message):

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.intermediate_layers import collect_intermediates, format_intermediates, take_indices
 from timm.models._features import feature_take_indices
 from torch import Tensor
+
+from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling.intermediate_layers import collect_intermediates, format_intermediates, take_indices
 
 
 class TestTakeIndices:

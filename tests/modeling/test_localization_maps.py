@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from stellar_hub.modeling import localization_maps
 from stellar_hub.modeling.localization_maps import (
     as_float,
@@ -10,7 +12,6 @@ from stellar_hub.modeling.localization_maps import (
     to_pil,
     token_colors,
 )
-from torch import Tensor
 
 FULL = (0.0, 0.0, 40.0, 80.0)
 # Of the first pixel inside of a cell and the last outside, 10 x 20 pixels: 0.525 x 0.95 and 0.475 x 0.95.
@@ -50,8 +51,8 @@ class TestResampleMaps:
         assert rectangle(maps[1] > EDGE) == (20, 60, 30, 80)
         torch.testing.assert_close(maps[:, 10:50, 20:], resample_maps(grid_of_four, (40, 80), FULL), rtol=0, atol=1e-5)
 
-    def test_box_beyond_the_picture__shows_the_inner_part(self, grid_of_four: Tensor) -> None:
-        # As for a padded picture: 20 rows of bar above and below 40 x 80.
+    def test_box_beyond_the_image__shows_the_inner_part(self, grid_of_four: Tensor) -> None:
+        # As for a padded image: 20 rows of bar above and below 40 x 80.
         maps = resample_maps(grid_of_four, (40, 80), (-20.0, 0.0, 60.0, 80.0))
         assert rectangle(maps.sum(dim=0) > 0) == (0, 0, 40, 80)
         assert rectangle(maps[1] > EDGE) == (0, 40, 20, 60)
@@ -86,37 +87,37 @@ class TestResampleMaps:
 
 class TestOverlay:
     @pytest.fixture
-    def picture(self) -> Tensor:
+    def photo(self) -> Tensor:
         return torch.full((3, 40, 40), 128, dtype=torch.uint8)
 
-    def test_assignment__paints_each_pixel_in_its_strongest_token(self, picture: Tensor, grid_of_four: Tensor) -> None:
-        image = overlay_assignment(picture, grid_of_four, SQUARE, (4, 4))
+    def test_assignment__paints_each_pixel_in_its_strongest_token(self, photo: Tensor, grid_of_four: Tensor) -> None:
+        image = overlay_assignment(photo, grid_of_four, SQUARE, (4, 4))
         assert image.size == (40, 40)
         pixels = torch.from_numpy(np.array(image)).long()
         colors = {token: pixels[15, 25] if token == 1 else pixels[35, 5] for token in (0, 1)}
         inside = (pixels == colors[1]).all(dim=-1)
         assert rectangle(inside) == (10, 20, 20, 30)
         assert (pixels[~inside] == colors[0]).all()
-        for token, color in colors.items():  # hue of the token over the grey of the picture
+        for token, color in colors.items():  # hue of the token over the grey of the photo
             expected = token_colors(4)[token] * 255
             assert torch.corrcoef(torch.stack([color.float(), expected]))[0, 1] > 0.99
 
     def test_assignment__in_bands_is_the_same(
-        self, picture: Tensor, grid_of_four: Tensor, monkeypatch: pytest.MonkeyPatch
+        self, photo: Tensor, grid_of_four: Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        expected = np.array(overlay_assignment(picture, grid_of_four, SQUARE, (4, 4)))
+        expected = np.array(overlay_assignment(photo, grid_of_four, SQUARE, (4, 4)))
         monkeypatch.setattr(localization_maps, "ROWS_AT_A_TIME", 7)
-        assert (np.array(overlay_assignment(picture, grid_of_four, SQUARE, (4, 4))) == expected).all()
+        assert (np.array(overlay_assignment(photo, grid_of_four, SQUARE, (4, 4))) == expected).all()
 
-    def test_assignment__outside_of_the_box_is_dim_grey(self, picture: Tensor, grid_of_four: Tensor) -> None:
-        pixels = np.array(overlay_assignment(picture, grid_of_four, (0.0, 10.0, 40.0, 30.0), (4, 4))).astype(int)
+    def test_assignment__outside_of_the_box_is_dim_grey(self, photo: Tensor, grid_of_four: Tensor) -> None:
+        pixels = np.array(overlay_assignment(photo, grid_of_four, (0.0, 10.0, 40.0, 30.0), (4, 4))).astype(int)
         outside = np.concatenate([pixels[:, :10], pixels[:, 30:]], axis=1)
         assert (outside == outside[0, 0, 0]).all()
         assert 0 < outside[0, 0, 0] < 128
         assert (pixels[:, 10:30].max(axis=-1) > outside.max()).all()
 
-    def test_token__is_bright_where_it_is(self, picture: Tensor, grid_of_four: Tensor) -> None:
-        pixels = np.array(overlay_token(picture, grid_of_four, 1, SQUARE, (4, 4))).astype(int)
+    def test_token__is_bright_where_it_is(self, photo: Tensor, grid_of_four: Tensor) -> None:
+        pixels = np.array(overlay_token(photo, grid_of_four, 1, SQUARE, (4, 4))).astype(int)
         away = pixels[:, :15].reshape(-1, 3)
         assert (away == away[0]).all()
         assert np.ptp(away[0]) == 0
@@ -124,27 +125,27 @@ class TestOverlay:
         assert centre.sum() > 1.5 * away[0].sum()
         assert np.ptp(centre) > 20
 
-    def test_negative_token__counts_from_the_end(self, picture: Tensor, grid_of_four: Tensor) -> None:
-        last = np.array(overlay_token(picture, grid_of_four.flip(1), -1, SQUARE, (4, 4)))
-        assert (last == np.array(overlay_token(picture, grid_of_four.flip(1), 3, SQUARE, (4, 4)))).all()
+    def test_negative_token__counts_from_the_end(self, photo: Tensor, grid_of_four: Tensor) -> None:
+        last = np.array(overlay_token(photo, grid_of_four.flip(1), -1, SQUARE, (4, 4)))
+        assert (last == np.array(overlay_token(photo, grid_of_four.flip(1), 3, SQUARE, (4, 4)))).all()
 
     @pytest.mark.parametrize("token", [4, -5, 100])
-    def test_missing_token__is_named(self, picture: Tensor, grid_of_four: Tensor, token: int) -> None:
+    def test_missing_token__is_named(self, photo: Tensor, grid_of_four: Tensor, token: int) -> None:
         with pytest.raises(ValueError, match=rf"there is no token {token}: the model has tokens 0 to 3"):
-            overlay_token(picture, grid_of_four, token, SQUARE, (4, 4))
+            overlay_token(photo, grid_of_four, token, SQUARE, (4, 4))
 
-    def test_picture__is_not_changed(self, picture: Tensor, grid_of_four: Tensor) -> None:
-        before = picture.clone()
-        overlay_token(picture, grid_of_four, 0, SQUARE, (4, 4))
-        overlay_assignment(picture, grid_of_four, SQUARE, (4, 4))
-        torch.testing.assert_close(picture, before, rtol=0, atol=0)
+    def test_image__is_not_changed(self, photo: Tensor, grid_of_four: Tensor) -> None:
+        before = photo.clone()
+        overlay_token(photo, grid_of_four, 0, SQUARE, (4, 4))
+        overlay_assignment(photo, grid_of_four, SQUARE, (4, 4))
+        torch.testing.assert_close(photo, before, rtol=0, atol=0)
 
 
 class TestConversions:
     def test_pil_and_back__is_exact_for_uint8(self) -> None:
-        picture = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
-        image = to_pil(as_float(picture))
-        torch.testing.assert_close(torch.from_numpy(np.array(image)).permute(2, 0, 1), picture, rtol=0, atol=0)
+        photo = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+        image = to_pil(as_float(photo))
+        torch.testing.assert_close(torch.from_numpy(np.array(image)).permute(2, 0, 1), photo, rtol=0, atol=0)
 
     def test_floats__are_clamped(self) -> None:
         assert as_float(torch.tensor([-0.04, 0.5, 1.04])).tolist() == [0, 0.5, 1]

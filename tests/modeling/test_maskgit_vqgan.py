@@ -3,14 +3,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from stellar_hub.modeling import StellarConfig, StellarModel
-from stellar_hub.modeling.maskgit_vqgan import (
-    MaskGitVQGANDecoder,
-    MaskGitVQGANEncoder,
-    ResidualBlock,
-    nearest_codes,
-)
 from torch import nn
+
+from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder, ResidualBlock, nearest_codes
 
 
 class TestNearestCodes:
@@ -106,13 +102,13 @@ class TestForward:
         pixels = vq_model.tokenizer(torch.randint(48, (2, 4, 4)))
         assert (pixels.min().item(), pixels.max().item()) == (0, 1)
 
-    def test_code__changes_the_picture_around_its_cell(self, vq_model: StellarModel) -> None:
+    def test_code__changes_the_image_around_its_cell(self, vq_model: StellarModel) -> None:
         codes = torch.zeros(1, 8, 8, dtype=torch.int64)
         other = codes.clone()
         other[0, 0, 7] = 5
         change = (vq_model.tokenizer(other) - vq_model.tokenizer(codes)).abs().mean(dim=1)[0]
         corner, opposite = change[:8, -8:].mean(), change[-8:, :8].mean()
-        # Not zero elsewhere: GroupNorm sees the whole picture.
+        # Not zero elsewhere: GroupNorm sees the whole image.
         assert corner > 4 * opposite
 
     def test_encoder__gives_latents_of_one_eighth(self) -> None:

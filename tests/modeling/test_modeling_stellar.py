@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from stellar_hub.modeling import StellarConfig, StellarEncoding, StellarModel, StellarModelOutput
 from stellar_hub.modeling.factorization import low_rank_product
-from torch import Tensor, nn
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
@@ -204,7 +205,7 @@ class TestDecode:
         assert prediction.min() < 0 < 1 < prediction.max()
         assert_same(pixel_model.decode(semantics, localization), prediction.clamp(0, 1))
 
-    def test_vq__is_the_tokenizers_picture_of_the_likeliest_codes(self, vq_model: StellarModel, images: Tensor) -> None:
+    def test_vq__is_the_tokenizers_image_of_the_likeliest_codes(self, vq_model: StellarModel, images: Tensor) -> None:
         semantics, localization = vq_model.encode(images)
         hidden_states = vq_model.decoder(low_rank_product(localization, semantics), (4, 4))
         codes = vq_model.decoder.head(hidden_states).argmax(dim=-1)

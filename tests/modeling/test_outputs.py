@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from stellar_hub.modeling import StellarEncoding, StellarModel, StellarModelOutput
 from torch import Tensor
+
+from stellar_hub.modeling import StellarEncoding, StellarModel, StellarModelOutput
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stellar_hub.modeling.packed_linear import PackedLinear, can_pack
 from torch import nn
+
+from stellar_hub.modeling.packed_linear import PackedLinear, can_pack
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

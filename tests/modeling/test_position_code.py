@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.position_code import FourierPositionCode, fourier_position_code
 

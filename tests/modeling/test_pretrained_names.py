@@ -1,7 +1,7 @@
-import sys
 from pathlib import Path
 
 import pytest
+
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel, pretrained_names
 from stellar_hub.modeling.pretrained_names import is_path_alone, resolve_pretrained
 
@@ -56,14 +56,21 @@ class TestWithoutTheLibrary:
     @pytest.mark.parametrize("name", ["stellar-tiny", "stellar-b16", "user/repo", "whatever"])
     def test_names__are_unchanged(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(pretrained_names, "sources", None)
+        monkeypatch.setattr(pretrained_names, "registry", None)
         assert resolve_pretrained(name) == name
 
     def test_extract__says_that_it_needs_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "stellar_hub.extraction", None)
-        monkeypatch.delattr("stellar_hub.extraction", raising=False)
+        monkeypatch.setattr(pretrained_names, "registry", None)
         with pytest.raises(ImportError, match="extracting features needs the library: pip install stellar_hub"):
             pretrained_names.extract_features(None, "photos", ("S",))
+
+
+class TestRegistered:
+    """What the rooms above `modeling` give to it, as entry points of the installed library."""
+
+    @pytest.mark.parametrize("name", ["convert_if_original", "extract_features", "push"])
+    def test_function__is_found(self, name: str) -> None:
+        assert pretrained_names._registered(name).__name__ == name
 
 
 class TestClasses:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from stellar_hub.modeling import StellarEncoding, StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.modeling.encoder_stellar import mlp_ratio
@@ -20,7 +22,6 @@ from stellar_hub.modeling.intermediate_layers import take_indices
 from stellar_hub.modeling.localization_maps import resample_maps
 from stellar_hub.modeling.maskgit_vqgan import nearest_codes
 from stellar_hub.modeling.position_code import fourier_position_code
-from torch import Tensor
 
 PATCH = 8
 
@@ -40,7 +41,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def draw_images(seed: int, batch: int, grid: tuple[int, int]) -> Tensor:
-    """Noise and smooth pictures in turn, `(batch, 3, 8 h, 8 w)`."""
+    """Noise and smooth images in turn, `(batch, 3, 8 h, 8 w)`."""
     height, width = PATCH * grid[0], PATCH * grid[1]
     noise = torch.rand(batch, 3, height, width, generator=generator(seed))
     smooth = F.interpolate(torch.rand(batch, 3, 3, 3, generator=generator(seed + 1)), (height, width), mode="bilinear")
@@ -88,13 +89,13 @@ class TestBatch:
             for index in range(batch):
                 alone = shared_model.encode(images[index : index + 1])
                 # Matrix products of another size may sum in another order. Measured over 160 batches: 1.3e-6 in S (of
-                # standard deviation 1), 5.4e-7 in L, 1.0e-5 in the picture of the same encoding.
+                # standard deviation 1), 5.4e-7 in L, 1.0e-5 in the image of the same encoding.
                 part = together.select(index)
                 torch.testing.assert_close(alone.semantics, part.semantics, rtol=0, atol=1e-5)
                 torch.testing.assert_close(alone.localization, part.localization, rtol=0, atol=5e-6)
                 # The same encoding, as codes are an argmax: a near tie may fall either way after rounding.
-                picture = shared_model.decode(*part, grid_size=grid)
-                torch.testing.assert_close(picture, decoded[index : index + 1], rtol=0, atol=1e-4)
+                image = shared_model.decode(*part, grid_size=grid)
+                torch.testing.assert_close(image, decoded[index : index + 1], rtol=0, atol=1e-4)
 
     @given(seed=seeds, order=st.permutations(range(4)))
     def test_order_of_images__is_kept(self, shared_pixel_model: StellarModel, seed: int, order: list[int]) -> None:
@@ -163,8 +164,8 @@ class TestSaveLoad:
             expected, actual = model.encode(images), loaded.encode(images)
             torch.testing.assert_close(actual.semantics, expected.semantics, rtol=0, atol=0)
             torch.testing.assert_close(actual.localization, expected.localization, rtol=0, atol=0)
-            picture = model.decode(*expected, grid_size=grid)
-            torch.testing.assert_close(loaded.decode(*actual, grid_size=grid), picture, rtol=0, atol=0)
+            image = model.decode(*expected, grid_size=grid)
+            torch.testing.assert_close(loaded.decode(*actual, grid_size=grid), image, rtol=0, atol=0)
 
     @given(
         seed=seeds,
@@ -199,12 +200,12 @@ class Bounds(NamedTuple):
     dtype: torch.dtype
     cosine: float  # 1 - cosine of a token of S
     weight: float  # change of an entry of L
-    largest: float  # change of a value of the "pixel" picture
+    largest: float  # change of a value of the "pixel" image
     mean: float  # its mean change
-    tokenizer: float  # mean change of the tokenizer's picture of the same codes
+    tokenizer: float  # mean change of the tokenizer's image of the same codes
 
 
-# Measured with the tiny models over 200 batches of 4 pictures, the worst case of each, bfloat16 and float16:
+# Measured with the tiny models over 200 batches of 4 images, the worst case of each, bfloat16 and float16:
 # cosine 3.6e-5, 6.2e-7; weight 0.027, 0.0035; largest 0.011, 0.0015; mean 0.0014, 0.00018; tokenizer 0.0054, 0.00062;
 # share of patches whose strongest token is the same 0.969, 0.984; share of the same codes 0.953, 0.969.
 # The bounds are about three times that.
@@ -235,7 +236,7 @@ class TestDtypeDrift:
         assert agree[clear].all()
 
     @given(seed=seeds)
-    def test_picture_of_pixel_head__drifts_within_bounds(
+    def test_image_of_pixel_head__drifts_within_bounds(
         self, shared_pixel_model: StellarModel, bounds: Bounds, seed: int
     ) -> None:
         images = draw_images(seed, 4, (4, 4))
@@ -249,7 +250,7 @@ class TestDtypeDrift:
     @given(seed=seeds)
     def test_vq_head__drifts_within_bounds(self, shared_vq_model: StellarModel, bounds: Bounds, seed: int) -> None:
         # Codes are an argmax: a near tie that falls the other way changes its cell altogether. So most codes agree,
-        # and the picture of the same codes is close.
+        # and the image of the same codes is close.
         images = draw_images(seed, 4, (4, 4))
         half = in_dtype(shared_vq_model, bounds.dtype)
         with torch.no_grad():
@@ -294,7 +295,7 @@ class TestGeometry:
             assert plan.output_size == (32, 32)
 
     @given(size=image_sizes)
-    def test_crop__is_the_middle_of_the_picture(self, size: tuple[int, int]) -> None:
+    def test_crop__is_the_middle_of_the_image(self, size: tuple[int, int]) -> None:
         plan = self.plan(size, "crop")
         top, left, bottom, right = plan.crop_box
         assert top >= 0
@@ -305,10 +306,10 @@ class TestGeometry:
             (top, size[0] - bottom, plan.resized_size[0], size[0]),
             (left, size[1] - right, plan.resized_size[1], size[1]),
         ):
-            assert abs(before - after) <= original / resized + 1e-9  # one pixel of the resized picture
+            assert abs(before - after) <= original / resized + 1e-9  # one pixel of the resized image
 
     @given(size=image_sizes)
-    def test_pad__holds_the_whole_picture_in_the_middle(self, size: tuple[int, int]) -> None:
+    def test_pad__holds_the_whole_image_in_the_middle(self, size: tuple[int, int]) -> None:
         plan = self.plan(size, "pad")
         top, left, bottom, right = plan.crop_box
         assert max(top, left) <= 0

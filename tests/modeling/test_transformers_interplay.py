@@ -11,16 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 
 @pytest.fixture
-def folder(tmp_path: Path, pixel_model: StellarModel, processor: StellarImageProcessor, picture: np.ndarray) -> Path:
-    """Model, processor and a picture, in one folder."""
+def folder(tmp_path: Path, pixel_model: StellarModel, processor: StellarImageProcessor, photo: np.ndarray) -> Path:
+    """Model, processor and an image, in one folder."""
     path = tmp_path / "model"
     pixel_model.save_pretrained(path)
     processor.save_pretrained(path)
-    Image.fromarray(picture).save(path / "picture.png")
+    Image.fromarray(photo).save(path / "image.png")
     return path
 
 
@@ -43,7 +44,7 @@ folder, target = sys.argv[1:]
 extract = pipeline("image-feature-extraction", model=folder, image_processor=folder)
 pooled = pipeline("image-feature-extraction", model=folder, image_processor=folder, pool=True)
 with open(target, "w") as file:
-    json.dump([extract(folder + "/picture.png"), pooled(folder + "/picture.png")], file)
+    json.dump([extract(folder + "/image.png"), pooled(folder + "/image.png")], file)
 """
 
 WITHOUT_LIBRARY = """
@@ -62,7 +63,7 @@ from transformers import AutoImageProcessor, AutoModel
 folder, target = sys.argv[1:]
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-encoding = model.encode(**processor(Image.open(folder + "/picture.png"), return_tensors="pt"))
+encoding = model.encode(**processor(Image.open(folder + "/image.png"), return_tensors="pt"))
 assert not any(name.split(".")[0] == "stellar_hub" for name in sys.modules)
 save_file({**encoding._asdict(), "decoded": model.decode(*encoding)}, target)
 """
@@ -75,7 +76,7 @@ def test_pipeline__gives_s_and_the_pooled_vector(
     run_python(PIPELINE, [folder, tmp_path / "out.json"], tmp_path)
     features, pooled = json.loads((tmp_path / "out.json").read_text())
     with torch.no_grad():
-        out = pixel_model(**processor(folder / "picture.png", return_tensors="pt"))
+        out = pixel_model(**processor(folder / "image.png", return_tensors="pt"))
     torch.testing.assert_close(torch.tensor(features), out.last_hidden_state, rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.tensor(pooled), out.pooler_output, rtol=0, atol=1e-5)
 
@@ -87,7 +88,7 @@ def test_pushed_code__works_without_this_library(
     run_python(WITHOUT_LIBRARY, [folder, tmp_path / "out.safetensors"], tmp_path)
     actual = load_file(tmp_path / "out.safetensors")
     with torch.no_grad():
-        encoding = pixel_model.encode(**processor(folder / "picture.png", return_tensors="pt"))
+        encoding = pixel_model.encode(**processor(folder / "image.png", return_tensors="pt"))
         expected = {**encoding._asdict(), "decoded": pixel_model.decode(*encoding)}
     for name, tensor in expected.items():
         torch.testing.assert_close(actual[name], tensor, rtol=0, atol=1e-5)

@@ -61,6 +61,7 @@ def test_published_config__is_that_of_the_original_layouts(data_dir: Path) -> No
     import json
 
     import torch
+
     from stellar_hub.conversion import convert_original
 
     layouts = json.loads((data_dir / "original-layouts.json").read_text())

@@ -40,7 +40,7 @@ def test_inference__never_imports_training() -> None:
     code = (
         "import sys, stellar_hub; stellar_hub.StellarModel; stellar_hub.list_models; "
         "import stellar_hub.modeling, stellar_hub.conversion, stellar_hub.visualization, stellar_hub.cli.main; "
-        "import stellar_hub.extraction.command, stellar_hub.extraction.ray_engine, stellar_hub.retrieval; "
+        "import stellar_hub.store.command, stellar_hub.store.ray_engine, stellar_hub.retrieval; "
         "print([name for name in sys.modules if name.startswith('stellar_hub.training')])"
     )
     assert run(code) == "[]"

@@ -25,7 +25,7 @@ from stellar_hub.cli.evaluation.reconstruction import LpipsNet, Metrics, Network
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
 
 TASKS = ("knn", "linear", "segmentation", "reconstruction", "diagnostics", "scorecard")
-MaskedFolder = Annotated[str | None, typer.Option(help="Folder with pictures/ and masks/; segmentation needs both.")]
+MaskedFolder = Annotated[str | None, typer.Option(help="Folder with images/ and masks/; segmentation needs both.")]
 
 
 @reports_errors
@@ -52,8 +52,8 @@ def all_protocols(
 ) -> None:
     """Follow every protocol; with --output, scorecard.md and scorecard.json hold all of it.
 
-    kNN and linear on the labelled pictures, segmentation where masks are given, reconstruction by models that decode
-    and diagnostics on the test pictures.
+    kNN and linear on the labelled images, segmentation where masks are given, reconstruction by models that decode
+    and diagnostics on the test images.
 
     Example: stellar-hub eval all --train photos/train --test photos/test --compare pixels --output scorecard
     """
@@ -62,7 +62,7 @@ def all_protocols(
     from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
     from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
     from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
-    from stellar_hub.evaluation.report.scorecard import write_scorecard
+    from stellar_hub.evaluation.report.output import write_scorecard
 
     shared = (output, update_card, overwrite, cache, batch_size, workers, device, seed)
     options = Options(model, tuple(compare or ()), *shared)

@@ -20,7 +20,7 @@ from stellar_hub.cli.evaluation.options import (
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
 
 Data = Annotated[
-    str, typer.Option("--data", help="Pictures: a folder, a list (.txt), tar files, tables or hub:OWNER/NAME.")
+    str, typer.Option("--data", help="Images: a folder, a list (.txt), tar files, tables or hub:OWNER/NAME.")
 ]
 
 
@@ -29,7 +29,7 @@ def diagnostics(
     data: Data,
     model: ModelName = "stellar-tiny",
     compare: Compare = None,
-    most_pictures: Annotated[int, typer.Option("--max-pictures", help="Draw at most so many.")] = 1000,
+    max_images: Annotated[int, typer.Option("--max-images", help="Draw at most so many.")] = 1000,
     prototypes: Annotated[
         Path | None, typer.Option("--prototypes", help="Checkpoint of pretraining, to see how its prototypes are used.")
     ] = None,
@@ -54,7 +54,7 @@ def diagnostics(
 
     shared = (output, update_card, overwrite, cache, batch_size, workers, device, seed)
     options = Options(model, tuple(compare or ()), *shared)
-    protocol = DiagnosticsProtocol(most_pictures, prototypes=None if prototypes is None else str(prototypes), seed=seed)
+    protocol = DiagnosticsProtocol(max_images, prototypes=None if prototypes is None else str(prototypes), seed=seed)
     run = options.run_settings(["diagnostics"])
     backbones = options.backbones()
     report = evaluate_diagnostics(backbones, open_source(data), data, protocol, run)

@@ -11,16 +11,15 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stellar_hub.evaluation.backbones import Backbone
-    from stellar_hub.evaluation.features import RunSettings
+    from stellar_hub.evaluation.computing import RunSettings
     from stellar_hub.evaluation.report import Report
-    from stellar_hub.evaluation.segmentation_splits import SegmentationSplits
-    from stellar_hub.evaluation.splits import Splits
-    from stellar_hub.extraction import FeatureStore
+    from stellar_hub.evaluation.splits import SegmentationSplits, Splits
+    from stellar_hub.features.backbones import Backbone
+    from stellar_hub.store.feature_store import FeatureStore
 
 LABELLED = "folder of class folders, split file (.csv, .csv:SPLIT), tables (.parquet) or hub:OWNER/NAME:SPLIT"
-Train = Annotated[str, typer.Option("--train", help=f"Labelled pictures to learn from: {LABELLED}.")]
-Test = Annotated[str, typer.Option("--test", help="Labelled pictures to measure on, likewise.")]
+Train = Annotated[str, typer.Option("--train", help=f"Labelled images to learn from: {LABELLED}.")]
+Test = Annotated[str, typer.Option("--test", help="Labelled images to measure on, likewise.")]
 Compare = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,7 +29,7 @@ Compare = Annotated[
     ),
 ]
 ReportFolder = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder for the JSON with the whole protocol, and pictures.")
+    Path | None, typer.Option("--output", "-o", help="Folder for the JSON with the whole protocol, and images.")
 ]
 Card = Annotated[Path | None, typer.Option("--update-card", help="Model card (README.md) to put the table into.")]
 Cache = Annotated[
@@ -39,13 +38,13 @@ Cache = Annotated[
 Stores = Annotated[
     list[Path] | None,
     typer.Option(
-        "--store", help="What extract wrote for these pictures, to take a STELLAR model's features from; repeat it."
+        "--store", help="What extract wrote for these images, to take a STELLAR model's features from; repeat it."
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Pictures of one forward.")]
-Workers = Annotated[int, typer.Option("--workers", help="Processes that read pictures.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Images of one forward.")]
+Workers = Annotated[int, typer.Option("--workers", help="Processes that read images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random, weights included.")]
-AllowShared = Annotated[bool, typer.Option("--allow-shared", help="Accept test pictures that are in train too.")]
+AllowShared = Annotated[bool, typer.Option("--allow-shared", help="Accept test images that are in train too.")]
 Poolings = Annotated[
     list[str] | None,
     typer.Option("--pooling", help="S-mean, cls, patches-mean, S-set or pixels; all a model has if none is named."),
@@ -76,10 +75,10 @@ class Options:
         """
         from transformers.utils import logging
 
-        from stellar_hub.cli.loading import choose_device
-        from stellar_hub.evaluation.features import RunSettings
-        from stellar_hub.evaluation.processes import Processes
-        from stellar_hub.evaluation.report.write import check_targets
+        from stellar_hub.evaluation.computing import RunSettings
+        from stellar_hub.evaluation.report.output import check_targets
+        from stellar_hub.features.loading import choose_device
+        from stellar_hub.features.processes import Processes
 
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
@@ -87,7 +86,7 @@ class Options:
             choose_device(self.device)
         opened: tuple[FeatureStore, ...] = ()
         if stores:
-            from stellar_hub.evaluation.features.stores import open_stores
+            from stellar_hub.evaluation.from_store import open_stores
 
             opened = open_stores(stores)
         processes = Processes.launched(self.device)
@@ -100,7 +99,7 @@ class Options:
             OSError: if weights do not exist or cannot be fetched.
             ValueError: if a name is unknown, or given twice.
         """
-        from stellar_hub.evaluation.backbones import open_backbone
+        from stellar_hub.features.backbones import open_backbone
 
         names = (self.model, *self.compare)
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -118,18 +117,18 @@ def open_splits(train: str, test: str, run: RunSettings, allow_shared: bool) -> 
 
 
 def open_masks(train: str | None, test: str | None, run: RunSettings, allow_shared: bool) -> SegmentationSplits | None:
-    """Pictures with masks as they are written on the command line; None where there are none.
+    """Images with masks as they are written on the command line; None where there are none.
 
     Raises:
         ValueError: if one of the two is missing.
     """
-    from stellar_hub.data.segmentation_folders import read_segmentation_folder
-    from stellar_hub.evaluation.segmentation_splits import prepare_segmentation
+    from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+    from stellar_hub.evaluation.splits import prepare_segmentation
 
     if train is None and test is None:
         return None
     if train is None or test is None:
-        raise ValueError("segmentation needs pictures with masks to learn from and to measure on: give both folders")
+        raise ValueError("segmentation needs images with masks to learn from and to measure on: give both folders")
     learned = read_segmentation_folder(train)
     return prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
 
@@ -138,15 +137,14 @@ def store_notes(run: RunSettings, backbones: Sequence[Backbone]) -> list[str]:
     """What stores are used for; refuses those that are of none of the models."""
     if not run.stores:
         return []
-    from stellar_hub.evaluation.features.stores import check_stores
+    from stellar_hub.evaluation.from_store import check_stores
 
     return check_stores(run.stores, backbones)
 
 
 def finish(report: Report, options: Options, run: RunSettings, heading: bool = False) -> None:
     """Show the table and write what was asked for, in one process."""
-    from stellar_hub.evaluation.report.table import terminal_table
-    from stellar_hub.evaluation.report.write import write_report
+    from stellar_hub.evaluation.report.output import terminal_table, write_report
 
     if not run.processes.is_main:
         return

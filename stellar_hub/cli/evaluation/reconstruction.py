@@ -1,4 +1,4 @@
-"""`stellar-hub eval reconstruction`: how alike pictures are to what is decoded from their tokens."""
+"""`stellar-hub eval reconstruction`: how alike images are to what is decoded from their tokens."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,7 @@ def reconstruction(
     metric: Metrics = None,
     lpips_net: LpipsNet = "alex",
     networks: Networks = None,
-    most_pictures: Annotated[int, typer.Option("--max-pictures", help="Draw at most so many; 0 takes all.")] = 0,
+    max_images: Annotated[int, typer.Option("--max-images", help="Draw at most so many; 0 takes all.")] = 0,
     output: ReportFolder = None,
     update_card: Card = None,
     overwrite: Overwrite = False,
@@ -62,7 +62,7 @@ def reconstruction(
 
     shared = (output, update_card, overwrite, cache, batch_size, workers, device, seed)
     options = Options(model, tuple(compare or ()), *shared)
-    protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, most_pictures, seed)
+    protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, seed)
     run = options.run_settings(["reconstruction"])
     loaded = load_networks(protocol, networks)
     backbones = options.backbones(decoder=True)

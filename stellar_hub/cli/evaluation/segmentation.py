@@ -20,7 +20,7 @@ from stellar_hub.cli.evaluation.options import (
 )
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
 
-Masked = "pictures/NAME.jpg, masks/NAME.png with a class's number per pixel (255: unlabelled), perhaps classes.txt"
+Masked = "images/NAME.jpg, masks/NAME.png with a class's number per pixel (255: unlabelled), perhaps classes.txt"
 
 
 @reports_errors
@@ -32,7 +32,7 @@ def segmentation(
     features: Annotated[
         list[str] | None, typer.Option("--features", help="patches (the usual), Z or L; repeat it for more.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the pictures.")] = 20,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the images.")] = 20,
     background: Annotated[
         int, typer.Option("--background", help="The class that is no object for segments; -1: all classes are.")
     ] = 0,

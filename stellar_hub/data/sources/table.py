@@ -1,4 +1,4 @@
-"""Pictures in a column of a table, through the `datasets` library."""
+"""Images in a column of a table, through the `datasets` library."""
 
 import hashlib
 import os
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.data.sources.picture_source import EncodedPicture, IndexedSource
+from stellar_hub.data.sources.image_source import EncodedImage, IndexedSource
 
 TABLE_PREFIX = "hub:"
-INSTALL = "tables of pictures are read by the datasets library: pip install 'stellar_hub[datasets]'"
+INSTALL = "tables of images are read by the datasets library: pip install 'stellar_hub[datasets]'"
 
 
-class PictureTable(IndexedSource[EncodedPicture]):
-    """The pictures of a table's column; make it with `from_hub`, `from_disk` or `from_parquet`.
+class ImageTable(IndexedSource[EncodedImage]):
+    """The images of a table's column; make it with `from_hub`, `from_disk` or `from_parquet`.
 
-    A sequence of `EncodedPicture`: `len(source)`, `source[index]`. The table stays memory-mapped on the disk.
+    A sequence of `EncodedImage`: `len(source)`, `source[index]`. The table stays memory-mapped on the disk.
 
     Args:
         table: A `datasets.Dataset`.
         name: What to call it in messages.
-        column: The column of pictures; None takes the only one there is.
+        column: The column of images; None takes the only one there is.
 
     Raises:
         ValueError: if the table is empty, or the column is missing or not clear.
@@ -29,23 +29,23 @@ class PictureTable(IndexedSource[EncodedPicture]):
     def __init__(self, table: Any, name: str, column: str | None = None):
         from datasets import Image
 
-        self.column = column or only_picture_column(table, name)
+        self.column = column or only_image_column(table, name)
         if self.column not in table.column_names:
             raise ValueError(f"{name} has no column {self.column!r}; it has {', '.join(table.column_names)}")
         if not len(table):
-            raise ValueError(f"no pictures in {name}: it has no rows")
-        # Undecoded: bytes are read as they are, and decoded where all other pictures are.
+            raise ValueError(f"no images in {name}: it has no rows")
+        # Undecoded: bytes are read as they are, and decoded where all other images are.
         self.table = table.cast_column(self.column, Image(decode=False)).select_columns([self.column])
         self.name = name
 
     @classmethod
-    def from_hub(cls, name: str, column: str | None = None) -> "PictureTable":
+    def from_hub(cls, name: str, column: str | None = None) -> "ImageTable":
         """A split of a data set on the Hub, "OWNER/NAME" or "OWNER/NAME:SPLIT"; it is downloaded once."""
         repository, _, split = name.partition(":")
         return cls(datasets().load_dataset(repository, split=split or "train"), name, column)
 
     @classmethod
-    def from_disk(cls, folder: str | os.PathLike[str], column: str | None = None) -> "PictureTable":
+    def from_disk(cls, folder: str | os.PathLike[str], column: str | None = None) -> "ImageTable":
         """A table that `Dataset.save_to_disk` wrote.
 
         Raises:
@@ -57,7 +57,7 @@ class PictureTable(IndexedSource[EncodedPicture]):
         return cls(datasets().load_from_disk(str(folder)), str(folder), column)
 
     @classmethod
-    def from_parquet(cls, files: Sequence[str | os.PathLike[str]], column: str | None = None) -> "PictureTable":
+    def from_parquet(cls, files: Sequence[str | os.PathLike[str]], column: str | None = None) -> "ImageTable":
         """Parquet files, one after the other.
 
         Raises:
@@ -72,20 +72,20 @@ class PictureTable(IndexedSource[EncodedPicture]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def _picture(self, index: int) -> EncodedPicture:
+    def _image(self, index: int) -> EncodedImage:
         file, data = self._row(index)
-        return EncodedPicture(f"{self.name}, row {index}{f' ({file})' if file else ''}", data)
+        return EncodedImage(f"{self.name}, row {index}{f' ({file})' if file else ''}", data)
 
     def fingerprint(self) -> str:
-        """SHA-256 over every picture's size and, where it has one, name: the same wherever the table lies."""
-        digest = hashlib.sha256(f"table of {len(self)} pictures\0".encode())
+        """SHA-256 over every image's size and, where it has one, name: the same wherever the table lies."""
+        digest = hashlib.sha256(f"table of {len(self)} images\0".encode())
         for index in range(len(self)):
             file, data = self._row(index)
             digest.update(os.fsencode(file) + f"\0{len(data)}\0".encode())
         return digest.hexdigest()
 
     def _row(self, index: int) -> tuple[str, bytes]:
-        """A picture's file name, or "", and its bytes, or none where the cell is empty."""
+        """An image's file name, or "", and its bytes, or none where the cell is empty."""
         cell = self.table[index][self.column] or {}
         path, data = cell.get("path") or "", cell.get("bytes")
         if data is None and path:
@@ -93,20 +93,20 @@ class PictureTable(IndexedSource[EncodedPicture]):
         return os.path.basename(path), data or b""
 
 
-def only_picture_column(table: Any, name: str) -> str:
-    """The column of a table that holds pictures: declared so, or made of bytes and a path.
+def only_image_column(table: Any, name: str) -> str:
+    """The column of a table that holds images: declared so, or made of bytes and a path.
 
     Raises:
         ValueError: if there is none, or there are several.
     """
     from datasets import Image
 
-    def holds_pictures(feature: Any) -> bool:
+    def holds_images(feature: Any) -> bool:
         return isinstance(feature, Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
-    found = [column for column, feature in table.features.items() if holds_pictures(feature)]
+    found = [column for column, feature in table.features.items() if holds_images(feature)]
     if len(found) != 1:
-        which = f"several columns of pictures ({', '.join(found)})" if found else "no column of pictures"
+        which = f"several columns of images ({', '.join(found)})" if found else "no column of images"
         raise ValueError(f"{name} has {which}; its columns: {', '.join(table.column_names)}")
     return found[0]
 

@@ -1,11 +1,11 @@
-"""From what users write after "stream:" to a stream of pictures."""
+"""From what users write after "stream:" to a stream of images."""
 
 from collections.abc import Sequence
 
 from stellar_hub.data.sources import JoinedSources, open_sources
 from stellar_hub.data.sources.open_sources import expand, spell_range
 from stellar_hub.data.sources.table import TABLE_PREFIX
-from stellar_hub.data.streams.picture_stream import PictureStream
+from stellar_hub.data.streams.image_stream import ImageStream
 from stellar_hub.data.streams.table_stream import TableStream
 from stellar_hub.data.streams.tar_stream import TarStream
 
@@ -13,7 +13,7 @@ STREAM_PREFIX = "stream:"
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def open_pictures(names: Sequence[str], repeats: Sequence[int] = ()) -> JoinedSources | PictureStream:
+def open_images(names: Sequence[str], repeats: Sequence[int] = ()) -> JoinedSources | ImageStream:
     """Open what a recipe names: a stream where names begin with "stream:", else sources; see `open_sources`.
 
     Raises:
@@ -28,7 +28,7 @@ def open_pictures(names: Sequence[str], repeats: Sequence[int] = ()) -> JoinedSo
     return open_stream(names)
 
 
-def open_stream(names: Sequence[str]) -> PictureStream:
+def open_stream(names: Sequence[str]) -> ImageStream:
     """Open what is to be read as a stream; each name begins with "stream:".
 
     - `stream:shards/*.tar`, `stream:https://host/shard-{000..127}.tar.gz`: tar files, compressed or not;
@@ -41,7 +41,7 @@ def open_stream(names: Sequence[str]) -> PictureStream:
     """
     if not names or not all(name.startswith(STREAM_PREFIX) for name in names):
         raise ValueError(
-            f"streams cannot be mixed with sources whose pictures are reached by number; all or none must begin with "
+            f"streams cannot be mixed with sources whose images are reached by number; all or none must begin with "
             f'"{STREAM_PREFIX}", got {list(names)}'
         )
     plain = [name.removeprefix(STREAM_PREFIX) for name in names]

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.data.sources import EncodedPicture
-from stellar_hub.data.sources.table import datasets, only_picture_column
-from stellar_hub.data.streams.picture_stream import DamagedShardError, fingerprint_of_names
+from stellar_hub.data.sources import EncodedImage
+from stellar_hub.data.sources.table import datasets, only_image_column
+from stellar_hub.data.streams.image_stream import DamagedShardError, fingerprint_of_names
 
 
 class TableStream:
-    """The pictures of a table's column.
+    """The images of a table's column.
 
     Args:
         table: A `datasets.IterableDataset`; its shards are those of the stream.
         name: What to call it in messages.
-        column: The column of pictures; None takes the only one there is.
+        column: The column of images; None takes the only one there is.
 
     Attributes:
         shards: A name for each.
@@ -29,10 +29,10 @@ class TableStream:
 
         if table.features is None:  # known after the first row only, as for some formats
             table = table._resolve_features()
-        self.column = column or only_picture_column(table, name)
+        self.column = column or only_image_column(table, name)
         if self.column not in table.column_names:
             raise ValueError(f"{name} has no column {self.column!r}; it has {', '.join(table.column_names)}")
-        # Undecoded: bytes are read as they are, and decoded where all other pictures are.
+        # Undecoded: bytes are read as they are, and decoded where all other images are.
         self.table = table.cast_column(self.column, Image(decode=False)).select_columns([self.column])
         self.shards = tuple(f"{name}, part {number}" for number in range(self.table.num_shards))
 
@@ -48,8 +48,8 @@ class TableStream:
         table = datasets().load_dataset("parquet", data_files=list(files), split="train", streaming=True)
         return cls(table, Path(files[0]).name, column)
 
-    def read(self, shard: int) -> Iterator[EncodedPicture]:
-        """See `PictureStream`."""
+    def read(self, shard: int) -> Iterator[EncodedImage]:
+        """See `ImageStream`."""
         name = self.shards[shard]
         rows = iter(self.table.shard(num_shards=len(self.shards), index=shard))
         number = 0
@@ -61,7 +61,7 @@ class TableStream:
             if row is None:
                 return
             cell = row[self.column] or {}
-            yield EncodedPicture(f"{name}, row {number}", cell.get("bytes") or b"")
+            yield EncodedImage(f"{name}, row {number}", cell.get("bytes") or b"")
             number += 1
 
     def fingerprint(self) -> str:

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import fsspec
 
-from stellar_hub.data.sources import EncodedPicture
-from stellar_hub.data.sources.tar_index import is_picture
-from stellar_hub.data.streams.picture_stream import DamagedShardError, fingerprint_of_names
+from stellar_hub.data.sources import EncodedImage
+from stellar_hub.data.sources.tar_shards import is_image
+from stellar_hub.data.streams.image_stream import DamagedShardError, fingerprint_of_names
 
 # Of tarfile's errors these mean damage where it silently stops; the one it knows for an end is `EOFHeaderError`.
 NO_PROPER_END = ("InvalidHeaderError", "TruncatedHeaderError", "EmptyHeaderError")
@@ -17,7 +17,7 @@ UNREADABLE = (tarfile.TarError, EOFError, OSError)
 
 
 class TarStream:
-    """The pictures of tar files.
+    """The images of tar files.
 
     Args:
         paths: Paths or addresses, such as "shard-000.tar", "https://host/shard-000.tar.gz" or
@@ -38,16 +38,16 @@ class TarStream:
             raise ValueError(f"tar files are given twice: {', '.join(doubled)}")
         self.shards = tuple(paths)
 
-    def read(self, shard: int) -> Iterator[EncodedPicture]:
-        """See `PictureStream`; members that are no pictures are passed over."""
+    def read(self, shard: int) -> Iterator[EncodedImage]:
+        """See `ImageStream`; members that are no images are passed over."""
         path = self.shards[shard]
         name = path.rpartition("/")[2]
         with fsspec.open(path, "rb") as file:
             try:
                 for member, archive in regular_members(file):
-                    if is_picture(member.name):
+                    if is_image(member.name):
                         content: Any = archive.extractfile(member)
-                        yield EncodedPicture(f"{name}/{member.name}", content.read())
+                        yield EncodedImage(f"{name}/{member.name}", content.read())
             except UNREADABLE as error:
                 raise DamagedShardError(f"{path}: {error or type(error).__name__}") from error
 

@@ -5,28 +5,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from stellar_hub.data.sources.picture_source import PictureSource
-from stellar_hub.evaluation.backbones.backbone import Backbone
-from stellar_hub.evaluation.diagnostics.alignment_uniformity import alignment, uniformity
-from stellar_hub.evaluation.diagnostics.legend import LEGEND
-from stellar_hub.evaluation.diagnostics.map_shape import map_shape
-from stellar_hub.evaluation.diagnostics.prototype_use import load_prototypes, nearest_prototypes, prototype_use
-from stellar_hub.evaluation.diagnostics.spectral_entropy import diffusion_spectral_entropy, median_distance
-from stellar_hub.evaluation.diagnostics.spectrum import effective_rank, singular_values
-from stellar_hub.evaluation.diagnostics.token_stability import token_stability
-from stellar_hub.evaluation.diagnostics.vendi import vendi_score
-from stellar_hub.evaluation.features.extraction import RunSettings, extract_features
-from stellar_hub.evaluation.features.feature_set import check_finite
-from stellar_hub.evaluation.features.views import AugmentedView
+from stellar_hub.data.sources.combined import SampledImages, sample_images
+from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.views.augmented_view import AugmentedView
+from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.feature_set import check_finite
+from stellar_hub.evaluation.legend import LEGEND
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.report.spectra import draw_spectra
-from stellar_hub.evaluation.sampled import SampledPictures, sample_pictures
 from stellar_hub.evaluation.splits import digests
+from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.measures.alignment_uniformity import alignment, uniformity
+from stellar_hub.measures.clustering import ClusteringHead, nearest_prototypes, prototype_use
+from stellar_hub.measures.spectrum import (
+    diffusion_spectral_entropy,
+    effective_rank,
+    median_distance,
+    singular_values,
+    vendi_score,
+)
+from stellar_hub.measures.tokens import map_shape, token_stability
+from stellar_hub.visualization.figures import draw_spectra
 
 TOKENS, MAPS = "S-set", "L"
-LEAST_PICTURES = 3
+PREFIX = "clustering_head."
+MIN_IMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -34,21 +40,21 @@ class DiagnosticsProtocol:
     """What features tell about themselves; see `LEGEND` for each number.
 
     Attributes:
-        most_pictures: How many pictures are drawn at most: some measures cost their square.
+        max_images: How many images are drawn at most: some measures cost their square.
         alpha: Of alignment.
         t: Of uniformity.
         diffusion_steps: Of diffusion spectral entropy; its sigma is the median distance.
-        view_area: Smallest and largest part of the picture that the two views show.
+        view_area: Smallest and largest part of the image that the two views show.
         view_flip_probability: Of mirroring a view.
         view_jitter: Brightness, contrast and saturation of a view change by a factor within 1 ± this.
         prototypes: Checkpoint of pretraining whose prototypes the first model's tokens are compared with.
-        seed: Of the pictures drawn and of the views.
+        seed: Of the images drawn and of the views.
 
     Raises:
         ValueError: if a value is out of range.
     """
 
-    most_pictures: int = 1000
+    max_images: int = 1000
     alpha: float = 2.0
     t: float = 2.0
     diffusion_steps: int = 1
@@ -59,8 +65,8 @@ class DiagnosticsProtocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.most_pictures < LEAST_PICTURES:
-            raise ValueError(f"most_pictures must be at least {LEAST_PICTURES}, got {self.most_pictures}")
+        if self.max_images < MIN_IMAGES:
+            raise ValueError(f"max_images must be at least {MIN_IMAGES}, got {self.max_images}")
         if not (self.alpha > 0 and self.t > 0 and self.diffusion_steps >= 1):
             raise ValueError(
                 "alpha and t must be above 0 and diffusion_steps at least 1, "
@@ -73,13 +79,13 @@ class DiagnosticsProtocol:
 
 
 def evaluate_diagnostics(
-    backbones: Sequence[Backbone], pictures: PictureSource, name: str, protocol: DiagnosticsProtocol, run: RunSettings
+    backbones: Sequence[Backbone], images: ImageSource, name: str, protocol: DiagnosticsProtocol, run: RunSettings
 ) -> Report:
     """Measure models without labels.
 
     Args:
         backbones: The models, the one of interest first.
-        pictures: The pictures.
+        images: The images.
         name: What to call them in the report.
         protocol: How.
         run: How it is computed.
@@ -89,12 +95,12 @@ def evaluate_diagnostics(
 
     Raises:
         OSError: if the checkpoint with prototypes does not exist.
-        ValueError: if there are fewer than three pictures, one cannot be read, or a feature is not finite.
+        ValueError: if there are fewer than three images, one cannot be read, or a feature is not finite.
     """
-    if len(pictures) < LEAST_PICTURES:
-        raise ValueError(f"{name} has {len(pictures)} pictures, diagnostics need at least {LEAST_PICTURES}")
+    if len(images) < MIN_IMAGES:
+        raise ValueError(f"{name} has {len(images)} images, diagnostics need at least {MIN_IMAGES}")
     head = None if protocol.prototypes is None else load_prototypes(Path(protocol.prototypes))
-    drawn = sample_pictures(pictures, protocol.most_pictures, protocol.seed)
+    drawn = sample_images(images, protocol.max_images, protocol.seed)
     data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
     rows: list[Measurement] = []
     spectra: dict[str, Tensor] = {}
@@ -113,26 +119,26 @@ def evaluate_diagnostics(
         rows.append(Measurement(backbone.name, pooled, {each: numbers.get(each) for each in LEGEND}, shares))
     rows = without_empty(rows)
     data = {
-        "data": {"name": name, "num_pictures": len(drawn), "sha256": data_hash},
-        "num_available": len(pictures),
+        "data": {"name": name, "num_images": len(drawn), "sha256": data_hash},
+        "num_available": len(images),
     }
     legend = {each: LEGEND[each] for each in rows[0].metrics}
-    pictures_ = {"diagnostics-spectrum": draw_spectra(spectra)}
-    return make_report("diagnostics", protocol, data, backbones, rows, legend=legend, pictures=pictures_)
+    images_ = {"diagnostics-spectrum": draw_spectra(spectra)}
+    return make_report("diagnostics", protocol, data, backbones, rows, legend=legend, images=images_)
 
 
 def three_looks(
-    backbone: Backbone, pictures: SampledPictures, data_hash: str, protocol: DiagnosticsProtocol, run: RunSettings
+    backbone: Backbone, images: SampledImages, data_hash: str, protocol: DiagnosticsProtocol, run: RunSettings
 ) -> tuple[dict[str, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Features of the pictures as they are, and of two views of each."""
+    """Features of the images as they are, and of two views of each."""
     backbone.to(run.processes.device)
     tokens = tuple(name for name in (TOKENS,) if name in backbone.poolings)
     maps = tuple(name for name in (MAPS,) if name in backbone.dense)
     names = (backbone.poolings[0], *tokens)
-    labels = [str(pictures[index]) for index in range(len(pictures))]
+    labels = [str(images[index]) for index in range(len(images))]
 
     def look(wanted: tuple[str, ...], what: str, view: AugmentedView | None = None) -> dict[str, Tensor]:
-        features = extract_features(backbone, pictures, wanted, run, data_hash, what, view)
+        features = extract_features(backbone, images, wanted, run, data_hash, what, view)
         for name, feature in features.items():
             check_finite(name, feature, labels)
         return features
@@ -171,18 +177,18 @@ def of_maps(localization: Tensor) -> dict[str, float]:
     return {"sharpness of L": shape.sharpness, "area of L": shape.area, "owning tokens": shape.owning}
 
 
-def of_prototypes(features: dict[str, Tensor], head: dict[str, Tensor]) -> dict[str, float]:
+def of_prototypes(features: dict[str, Tensor], head: ClusteringHead) -> dict[str, float]:
     """How tokens use prototypes.
 
     Raises:
         ValueError: if the model has no tokens, or they are of another width than the head takes.
     """
-    width = head["mlp.fc1.weight"].shape[1]
+    width = head.mlp.fc1.in_features
     tokens = features.get(TOKENS)
     if tokens is None or tokens.shape[-1] != width:
         found = "none" if tokens is None else f"tokens of {tokens.shape[-1]}"
         raise ValueError(f"the prototypes are for tokens of {width} values, and the model has {found}")
-    use = prototype_use(nearest_prototypes(tokens.flatten(0, 1), head), len(head["prototypes.weight"]))
+    use = prototype_use(nearest_prototypes(tokens.flatten(0, 1), head), len(head.prototypes.weight))
     return {"prototype entropy": use.entropy, "prototypes used": use.used}
 
 
@@ -192,3 +198,30 @@ def without_empty(rows: list[Measurement]) -> list[Measurement]:
     return [
         Measurement(row.model, row.features, {name: row.metrics[name] for name in kept}, row.details) for row in rows
     ]
+
+
+def load_prototypes(path: Path) -> ClusteringHead:
+    """Reads the clustering head of a pretraining checkpoint, in float32.
+
+    Args:
+        path: `model.safetensors` of a checkpoint, or the folder it lies in, such as RUN/checkpoints/step-000100.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has no clustering head.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no such checkpoint: {file}")
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    head = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    try:
+        return ClusteringHead.from_state_dict(head)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{file} has no clustering head ({PREFIX}*): models for inference have none; "
+            "name a checkpoint of pretraining, such as RUN/checkpoints/step-000100"
+        ) from error

@@ -7,20 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.evaluation.backbones.backbone import Backbone
-from stellar_hub.evaluation.features.extraction import RunSettings
+from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.nearest_neighbours import nearest_neighbours, vote
-from stellar_hub.evaluation.protocols.pooled import (
-    SET,
-    check_poolings,
-    chosen_poolings,
-    most_frequent,
-    pooled_sets,
-)
-from stellar_hub.evaluation.report.confusion import count_confusion, draw_confusion
+from stellar_hub.evaluation.protocols.pooled import SET, check_poolings, chosen_poolings, most_frequent, pooled_sets
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.set_similarity import set_similarity
 from stellar_hub.evaluation.splits import Splits
+from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.measures.set_similarity import set_similarity
+from stellar_hub.visualization.figures import count_confusion, draw_confusion
 
 USUAL_NEIGHBOURS = (10, 20, 100, 200)
 
@@ -30,7 +24,7 @@ class KnnProtocol:
     """Weighted nearest neighbours, as Wu et al. 2018 (arXiv 1805.01978) and DINO (arXiv 2104.14294) report them.
 
     Attributes:
-        num_neighbours: The values of `k`; empty takes those of 10, 20, 100, 200 that train has pictures for.
+        num_neighbours: The values of `k`; empty takes those of 10, 20, 100, 200 that train has images for.
         temperature: A neighbour's vote weighs `exp(similarity / temperature)`.
         poolings: Features, see `POOLINGS`; empty takes all of a model's that are one vector. A model that has none of
             those named is measured by its usual one.
@@ -69,12 +63,12 @@ class KnnProtocol:
         too_large = [k for k in self.num_neighbours if k > num_train]
         if too_large:
             raise ValueError(
-                f"k = {too_large[0]} is larger than train, which has {num_train} pictures: pass --k {num_train} or less"
+                f"k = {too_large[0]} is larger than train, which has {num_train} images: pass --k {num_train} or less"
             )
         fitting = tuple(sorted(set(self.num_neighbours))) or tuple(k for k in USUAL_NEIGHBOURS if k <= num_train)
         if not fitting:
             raise ValueError(
-                f"train has {num_train} pictures, fewer than every usual k ({', '.join(map(str, USUAL_NEIGHBOURS))}): "
+                f"train has {num_train} images, fewer than every usual k ({', '.join(map(str, USUAL_NEIGHBOURS))}): "
                 f"pass --k {num_train} or less"
             )
         return replace(self, num_neighbours=fitting)
@@ -93,27 +87,27 @@ def evaluate_knn(backbones: Sequence[Backbone], splits: Splits, protocol: KnnPro
         One row for each model and pooling, accuracies in percent by `k`.
 
     Raises:
-        ValueError: if `k` does not fit the data, a picture cannot be read, or a feature is not finite.
+        ValueError: if `k` does not fit the data, an image cannot be read, or a feature is not finite.
     """
     resolved = protocol.resolved(len(splits.train))
     notes = splits.notes()
     left_out = [k for k in USUAL_NEIGHBOURS if not protocol.num_neighbours and k not in resolved.num_neighbours]
     if left_out:
-        notes.append(f"k = {', '.join(map(str, left_out))} left out: train has {len(splits.train)} pictures")
+        notes.append(f"k = {', '.join(map(str, left_out))} left out: train has {len(splits.train)} images")
     rows: list[Measurement] = []
-    pictures: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     for backbone in backbones:
         poolings = chosen_poolings(backbone, resolved.poolings, sets=True)
         train, test = pooled_sets(backbone, splits, poolings, run)
         for pooling in poolings:
             predictions = knn_predictions(train.features[pooling], test.features[pooling], splits, resolved, run)
             rows.append(measure(backbone.name, pooling, predictions, splits))
-            if not pictures:
+            if not images:
                 shown = resolved.num_neighbours[0]
                 title = f"{backbone.name}, {pooling}, k = {shown}"
-                pictures["knn-confusion"] = confusion_picture(predictions[shown], splits, title)
+                images["knn-confusion"] = confusion_figure(predictions[shown], splits, title)
     rows.append(most_frequent(splits, list(rows[0].metrics)))
-    return make_report("knn", resolved, splits.facts(), backbones, rows, notes=notes, pictures=pictures)
+    return make_report("knn", resolved, splits.facts(), backbones, rows, notes=notes, images=images)
 
 
 def knn_predictions(
@@ -158,13 +152,13 @@ def measure(name: str, pooling: str, predictions: dict[int, Tensor], splits: Spl
 
 
 def class_accuracy(predictions: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy in percent for each class that test has pictures of."""
+    """Accuracy in percent for each class that test has images of."""
     counts = count_confusion(predictions, labels, len(classes))
     right, total = counts.diagonal().tolist(), counts.sum(dim=1).tolist()
     return {name: 100 * r / t for name, r, t in zip(classes, right, total, strict=True) if t}
 
 
-def confusion_picture(predictions: Tensor, splits: Splits, title: str) -> Any:
+def confusion_figure(predictions: Tensor, splits: Splits, title: str) -> Any:
     """The confusion of test's classes."""
     counts = count_confusion(predictions, torch.tensor(splits.test.labels), len(splits.test.classes))
     return draw_confusion(counts, splits.test.classes, title)

@@ -8,21 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.evaluation.backbones.backbone import Backbone
-from stellar_hub.evaluation.features.extraction import RunSettings
-from stellar_hub.evaluation.held_out import hold_out
-from stellar_hub.evaluation.linear_heads import predict, train_heads
-from stellar_hub.evaluation.logistic import check_logistic, fit_logistic, predict_logistic
-from stellar_hub.evaluation.protocols.knn import class_accuracy, confusion_picture
-from stellar_hub.evaluation.protocols.pooled import (
-    SET,
-    check_poolings,
-    chosen_poolings,
-    most_frequent,
-    pooled_sets,
+from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.linear_classifiers import (
+    check_logistic,
+    fit_logistic,
+    predict,
+    predict_logistic,
+    train_heads,
 )
+from stellar_hub.evaluation.protocols.knn import class_accuracy, confusion_figure
+from stellar_hub.evaluation.protocols.pooled import SET, check_poolings, chosen_poolings, most_frequent, pooled_sets
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.splits import Splits
+from stellar_hub.evaluation.splits import Splits, hold_out
+from stellar_hub.features.backbones.backbone import Backbone
 
 ADAMW, LOGISTIC = "linear, %", "logistic, %"
 Fit = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor], tuple[Tensor, dict[str, Any]]]
@@ -39,7 +37,7 @@ class LinearProtocol:
         weight_decay: Of the linear weight.
         held_out: Share of each class of train that choices are made on.
         logistic: Whether to fit a logistic regression too (L-BFGS, standardized features, L2).
-        most_for_logistic: Pictures in train beyond which that is left out.
+        max_images_for_logistic: Images in train beyond which that is left out.
         inverse_penalties: scikit-learn's `C` of the logistic regression, tried likewise.
         poolings: Features, see `POOLINGS`; empty takes all of a model's that are one vector.
         seed: Of the part held out, of initial weights and of batches.
@@ -56,7 +54,7 @@ class LinearProtocol:
     weight_decay: float = 0.01
     held_out: float = 0.1
     logistic: bool = True
-    most_for_logistic: int = 20_000
+    max_images_for_logistic: int = 20_000
     inverse_penalties: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     poolings: tuple[str, ...] = ()
     seed: int = 0
@@ -95,17 +93,17 @@ def evaluate_linear(
 
     Raises:
         ImportError: if scikit-learn is asked for and not installed.
-        ValueError: if no class of train has two pictures, a picture cannot be read, or a feature is not finite.
+        ValueError: if no class of train has two images, an image cannot be read, or a feature is not finite.
     """
-    small = protocol.logistic and len(splits.train) <= protocol.most_for_logistic
+    small = protocol.logistic and len(splits.train) <= protocol.max_images_for_logistic
     backends = {"scikit-learn": check_logistic()} if small else {}
     labels = torch.tensor(splits.train.labels)
     parts = hold_out(labels, protocol.held_out, protocol.seed)
     notes = splits.notes()
     if protocol.logistic and not small:
-        notes.append(f"no logistic regression: train has more than {protocol.most_for_logistic} pictures")
+        notes.append(f"no logistic regression: train has more than {protocol.max_images_for_logistic} images")
     rows: list[Measurement] = []
-    pictures: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     for backbone in backbones:
         poolings = chosen_poolings(backbone, protocol.poolings)
         train, test = pooled_sets(backbone, splits, poolings, run)
@@ -116,12 +114,12 @@ def evaluate_linear(
                 fits[LOGISTIC] = partial(by_logistic, protocol=protocol)
             row, predictions = measure(backbone.name, pooling, *features, labels, parts, fits, splits)
             rows.append(row)
-            if not pictures:
+            if not images:
                 title = f"{backbone.name}, {pooling}, linear"
-                pictures["linear-confusion"] = confusion_picture(predictions, splits, title)
+                images["linear-confusion"] = confusion_figure(predictions, splits, title)
     rows.append(most_frequent(splits, [ADAMW, *([LOGISTIC] if small else [])]))
     return make_report(
-        "linear", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, pictures=pictures
+        "linear", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, images=images
     )
 
 

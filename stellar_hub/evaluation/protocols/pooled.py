@@ -1,15 +1,15 @@
-"""Pooled features of train and test pictures, which classification begins with."""
+"""Pooled features of train and test images, which classification begins with."""
 
 from collections.abc import Sequence
 
 import torch
 
-from stellar_hub.data.labelled import LabelledPictures
-from stellar_hub.evaluation.backbones.backbone import POOLINGS, Backbone
-from stellar_hub.evaluation.features.extraction import RunSettings, extract_features
-from stellar_hub.evaluation.features.feature_set import FeatureSet
+from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.feature_set import FeatureSet
 from stellar_hub.evaluation.report.report import Measurement
 from stellar_hub.evaluation.splits import Splits
+from stellar_hub.features.backbones.backbone import POOLINGS, Backbone
 
 SET = "S-set"
 
@@ -46,17 +46,17 @@ def pooled_sets(
 
 
 def pooled_set(
-    backbone: Backbone, labelled: LabelledPictures, data_hash: str, poolings: Sequence[str], run: RunSettings, what: str
+    backbone: Backbone, labelled: LabelledImages, data_hash: str, poolings: Sequence[str], run: RunSettings, what: str
 ) -> FeatureSet:
-    """A backbone's features of labelled pictures: out of a store of it, else computed."""
+    """A backbone's features of labelled images: out of a store of it, else computed."""
     if run.stores:
-        from stellar_hub.evaluation.features.stores import stored_features  # stores need an extra
+        from stellar_hub.evaluation.from_store import stored_features  # stores need an extra
 
         stored = stored_features(run.stores, backbone, labelled, poolings)
         if stored is not None:
             return stored
-    features = extract_features(backbone, labelled.pictures, poolings, run, data_hash, f"encoding {what}")
-    names = [str(labelled.pictures[index]) for index in range(len(labelled))]
+    features = extract_features(backbone, labelled.images, poolings, run, data_hash, f"encoding {what}")
+    names = [str(labelled.images[index]) for index in range(len(labelled))]
     return FeatureSet(features, names, torch.tensor(labelled.labels), labelled.classes)
 
 

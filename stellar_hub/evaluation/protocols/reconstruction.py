@@ -1,4 +1,4 @@
-"""Reconstruction of pictures from their tokens: the protocol, and following it."""
+"""Reconstruction of images from their tokens: the protocol, and following it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.data.sources.picture_source import PictureSource
-from stellar_hub.evaluation.backbones.backbone import Backbone, prepare_picture
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features.extraction import RunSettings, extract_features
-from stellar_hub.evaluation.frechet import frechet_distance
+from stellar_hub.data.sources.combined import sample_images
+from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.perceptual_networks import (
     INCEPTION_URL,
     LPIPS_URLS,
@@ -24,9 +22,11 @@ from stellar_hub.evaluation.perceptual_networks import (
 )
 from stellar_hub.evaluation.reconstruction_meter import MeanColor, ReconstructionMeter, reconstruct
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.report.worst_reconstructions import draw_worst
-from stellar_hub.evaluation.sampled import sample_pictures
 from stellar_hub.evaluation.splits import digests
+from stellar_hub.features.backbones.backbone import Backbone, prepare_image
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.measures.image_quality import frechet_distance
+from stellar_hub.visualization.overlays import draw_worst
 
 COLUMNS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "rfid": "rFID"}
 BETTER = {"psnr": "high", "ssim": "high, at most 1", "lpips": "low, at least 0", "rfid": "low, at least 0"}
@@ -35,14 +35,14 @@ NUM_WORST = 6
 
 @dataclass(frozen=True)
 class ReconstructionProtocol:
-    """How alike a picture is to what is decoded from its tokens, at the network's input size, after its crop.
+    """How alike an image is to what is decoded from its tokens, at the network's input size, after its crop.
 
     Attributes:
         metrics: Of "psnr", "ssim" (torchmetrics, Gaussian window 11, sigma 1.5), "lpips" and "rfid" (Inception-v3 of
             torch-fidelity, antialiased to 299 pixels).
         lpips_net: "alex", "vgg" or "squeeze".
-        most_pictures: How many pictures are drawn at most; 0 takes all.
-        seed: Of the pictures drawn.
+        max_images: How many images are drawn at most; 0 takes all.
+        seed: Of the images drawn.
 
     Raises:
         ValueError: if a value is out of range.
@@ -50,7 +50,7 @@ class ReconstructionProtocol:
 
     metrics: tuple[str, ...] = ("psnr", "ssim")
     lpips_net: str = "alex"
-    most_pictures: int = 0
+    max_images: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,8 +59,8 @@ class ReconstructionProtocol:
             raise ValueError(f"metrics must be some of {', '.join(COLUMNS)}, got {', '.join(unknown) or 'none'}")
         if self.lpips_net not in LPIPS_URLS:
             raise ValueError(f"lpips_net must be one of {', '.join(LPIPS_URLS)}, got {self.lpips_net!r}")
-        if self.most_pictures < 0:
-            raise ValueError(f"most_pictures must be at least 0, got {self.most_pictures}")
+        if self.max_images < 0:
+            raise ValueError(f"max_images must be at least 0, got {self.max_images}")
 
 
 @dataclass(frozen=True)
@@ -94,32 +94,32 @@ def load_networks(protocol: ReconstructionProtocol, folder: Path | None = None) 
 
 def evaluate_reconstruction(
     backbones: Sequence[Backbone],
-    pictures: PictureSource,
+    images: ImageSource,
     name: str,
     protocol: ReconstructionProtocol,
     networks: MetricNetworks,
     run: RunSettings,
 ) -> Report:
-    """Measure how well models reconstruct pictures.
+    """Measure how well models reconstruct images.
 
     Args:
         backbones: Models that decode, the one of interest first.
-        pictures: The pictures.
+        images: The images.
         name: What to call them in the report.
         protocol: How.
         networks: From `load_networks`.
         run: How it is computed.
 
     Returns:
-        One row for each model, and one for pictures of one colour, their mean.
+        One row for each model, and one for images of one colour, their mean.
 
     Raises:
-        ValueError: if a model does not decode, a picture cannot be read, or rFID has fewer than two pictures.
+        ValueError: if a model does not decode, an image cannot be read, or rFID has fewer than two images.
     """
     decoding = [decoder_of(backbone) for backbone in backbones]
-    if "rfid" in protocol.metrics and len(pictures) < 2:
-        raise ValueError(f"rFID needs at least 2 pictures, {name} has {len(pictures)}")
-    drawn = sample_pictures(pictures, protocol.most_pictures or len(pictures), protocol.seed)
+    if "rfid" in protocol.metrics and len(images) < 2:
+        raise ValueError(f"rFID needs at least 2 images, {name} has {len(images)}")
+    drawn = sample_images(images, protocol.max_images or len(images), protocol.seed)
     data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
     rows: list[Measurement] = []
     shown: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def evaluate_reconstruction(
         if not shown and run.processes.is_main:
             order = measured["psnr"].argsort()[:NUM_WORST].tolist()
             shown["reconstruction-worst"] = worst(decoding[0], drawn, order, measured["psnr"])
-    data = {"data": {"name": name, "num_pictures": len(drawn), "sha256": data_hash}, "num_available": len(pictures)}
+    data = {"data": {"name": name, "num_images": len(drawn), "sha256": data_hash}, "num_available": len(images)}
     legend = {COLUMNS[each]: {"good": BETTER[each]} for each in protocol.metrics}
     return make_report(
         "reconstruction",
@@ -142,7 +142,7 @@ def evaluate_reconstruction(
         rows,
         backends=networks.backends,
         legend=legend,
-        pictures=shown,
+        images=shown,
     )
 
 
@@ -158,7 +158,7 @@ def decoder_of(backbone: Backbone) -> StellarBackbone:
 
 
 def row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtocol) -> Measurement:
-    """Means over pictures; rFID is of all pictures at once."""
+    """Means over images; rFID is of all images at once."""
     metrics: dict[str, float | None] = {}
     for each in protocol.metrics:
         if each == "rfid":
@@ -169,10 +169,10 @@ def row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtocol
     return Measurement(name, "", metrics, {"lowest_psnr": psnr.min().item(), "highest_psnr": psnr.max().item()})
 
 
-def worst(backbone: StellarBackbone, pictures: PictureSource, order: Sequence[int], psnr: Tensor) -> Any:
-    """The pictures that are reconstructed worst, drawn."""
-    originals = torch.stack([prepare_picture(backbone.processor, pictures[index]) for index in order])
+def worst(backbone: StellarBackbone, images: ImageSource, order: Sequence[int], psnr: Tensor) -> Any:
+    """The images that are reconstructed worst, drawn."""
+    originals = torch.stack([prepare_image(backbone.processor, images[index]) for index in order])
     with torch.inference_mode():
         decoded = reconstruct(backbone, originals.to(backbone.device)).cpu()
-    captions = [f"{Path(str(pictures[index])).name}, {psnr[index]:.1f} dB" for index in order]
-    return draw_worst(originals, decoded, captions, f"{backbone.name}: worst of {len(pictures)}")
+    captions = [f"{Path(str(images[index])).name}, {psnr[index]:.1f} dB" for index in order]
+    return draw_worst(originals, decoded, captions, f"{backbone.name}: worst of {len(images)}")

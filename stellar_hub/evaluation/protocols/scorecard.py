@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stellar_hub.evaluation.backbones.backbone import Backbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features.extraction import RunSettings
-from stellar_hub.evaluation.protocols.diagnostics import LEAST_PICTURES, DiagnosticsProtocol, evaluate_diagnostics
+from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.protocols.diagnostics import MIN_IMAGES, DiagnosticsProtocol, evaluate_diagnostics
 from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
 from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
 from stellar_hub.evaluation.protocols.reconstruction import (
@@ -17,13 +15,11 @@ from stellar_hub.evaluation.protocols.reconstruction import (
     evaluate_reconstruction,
     load_networks,
 )
-from stellar_hub.evaluation.protocols.segmentation import (
-    SegmentationProtocol,
-    evaluate_segmentation,
-)
+from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol, evaluate_segmentation
 from stellar_hub.evaluation.report.report import Report
-from stellar_hub.evaluation.segmentation_splits import SegmentationSplits
-from stellar_hub.evaluation.splits import Splits
+from stellar_hub.evaluation.splits import SegmentationSplits, Splits
+from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,15 @@ def evaluate_all(
 
     Args:
         backbones: The models, the one of interest first.
-        splits: Labelled pictures; test's are those that are reconstructed and diagnosed.
-        masks: Pictures with masks; None leaves segmentation out.
+        splits: Labelled images; test's are those that are reconstructed and diagnosed.
+        masks: Images with masks; None leaves segmentation out.
         protocol: How.
         run: How it is computed.
         networks: Folder with weights for metrics of reconstruction; None takes torch.hub's own.
 
     Yields:
         Each report when it is done: kNN, linear, segmentation where there are masks, reconstruction where a model
-        decodes, diagnostics where test has enough pictures.
+        decodes, diagnostics where test has enough images.
 
     Raises:
         ImportError: if a library is missing.
@@ -69,8 +65,8 @@ def evaluate_all(
     yield evaluate_linear(backbones, splits, protocol.linear, run)
     if masks is not None:
         yield evaluate_segmentation(backbones, masks, protocol.segmentation, run)
-    pictures, name = splits.test.pictures, splits.test.name
+    images, name = splits.test.images, splits.test.name
     if loaded is not None:
-        yield evaluate_reconstruction(decoding, pictures, name, protocol.reconstruction, loaded, run)
-    if len(pictures) >= LEAST_PICTURES:
-        yield evaluate_diagnostics(backbones, pictures, name, protocol.diagnostics, run)
+        yield evaluate_reconstruction(decoding, images, name, protocol.reconstruction, loaded, run)
+    if len(images) >= MIN_IMAGES:
+        yield evaluate_diagnostics(backbones, images, name, protocol.diagnostics, run)

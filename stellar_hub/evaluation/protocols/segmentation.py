@@ -7,18 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.evaluation.backbones.backbone import DENSE, Backbone
-from stellar_hub.evaluation.features.extraction import RunSettings, extract_features
-from stellar_hub.evaluation.features.feature_set import check_finite
-from stellar_hub.evaluation.features.fitted_masks import fit_masks
-from stellar_hub.evaluation.held_out import hold_out
+from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.feature_set import check_finite, fit_masks
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.report.segment_overlays import SegmentExample, draw_segments
-from stellar_hub.evaluation.segmentation_metrics import class_iou, mean_iou, pixel_accuracy
 from stellar_hub.evaluation.segmentation_probes import count_all, predict_masks, train_probes
-from stellar_hub.evaluation.segmentation_splits import SegmentationSplits
 from stellar_hub.evaluation.segments import check_segments, cluster_regions, overlap
-from stellar_hub.evaluation.token_iou import argmax_regions
+from stellar_hub.evaluation.splits import SegmentationSplits, hold_out
+from stellar_hub.features.backbones.backbone import DENSE, Backbone
+from stellar_hub.measures.regions import argmax_regions, class_iou, mean_iou, pixel_accuracy
+from stellar_hub.visualization.overlays import SegmentExample, draw_segments
 
 MIOU, PIXELS, BEST, MATCHED = "mIoU, %", "pixels right, %", "best IoU, %", "one-to-one IoU, %"
 NUM_SHOWN = 6
@@ -33,10 +30,10 @@ class SegmentationProtocol:
     Attributes:
         features: See `DENSE`; a model that has none of those named is measured by its usual one.
         learning_rates: AdamW's, tried in one pass; chosen on a held-out part of train, then fitted on all of it.
-        num_epochs: Passes over the pictures.
-        batch_size: Pictures of a step.
+        num_epochs: Passes over the images.
+        batch_size: Images of a step.
         weight_decay: Of the probe.
-        held_out: Share of train's pictures that the choice is made on.
+        held_out: Share of train's images that the choice is made on.
         background: A class that is no object where segments are compared with objects; None if all are.
         num_clusters: Clusters of patches that stand for segments where a model has no tokens.
         seed: Of the part held out, of initial weights, batches and clusters.
@@ -88,12 +85,12 @@ def evaluate_segmentation(
 
     Raises:
         ImportError: if scikit-learn or scipy is not installed.
-        ValueError: if train has fewer than two pictures, one cannot be read, or a feature is not finite.
+        ValueError: if train has fewer than two images, one cannot be read, or a feature is not finite.
     """
     backends = check_segments()
     parts = hold_out(torch.zeros(len(splits.train), dtype=torch.long), protocol.held_out, protocol.seed)
     rows: list[Measurement] = []
-    pictures: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     for backbone in backbones:
         names = backbone.choose(protocol.features, backbone.dense)
         segments_of = "L" if "L" in backbone.dense else backbone.dense[0]
@@ -110,13 +107,13 @@ def evaluate_segmentation(
             predicted = found if predicted is None else predicted
         regions = segments(backbone, segments_of, test[segments_of], protocol, run)
         rows.append(segment_row(backbone, segments_of, regions, test_masks, protocol))
-        if not pictures and predicted is not None:
+        if not images and predicted is not None:
             title = f"{backbone.name}: {names[0]}, {rows[-1].features}"
             examples = shown_examples(backbone, splits, test_masks, predicted, regions)
-            pictures["segmentation-overlays"] = draw_segments(examples, splits.test.classes, title, protocol.background)
-    notes = [f"{splits.num_shared} test pictures are in train too: the numbers flatter"] if splits.num_shared else []
+            images["segmentation-overlays"] = draw_segments(examples, splits.test.classes, title, protocol.background)
+    notes = [f"{splits.num_shared} test images are in train too: the numbers flatter"] if splits.num_shared else []
     return make_report(
-        "segmentation", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, pictures=pictures
+        "segmentation", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, images=images
     )
 
 
@@ -126,13 +123,13 @@ def dense_sets(
     """A backbone's dense features of train and test, `(N, n, d)` each."""
     backbone.to(run.processes.device)
     found = []
-    for what, pictures, data_hash in (
+    for what, images, data_hash in (
         ("train", splits.train, splits.train_hash),
         ("test", splits.test, splits.test_hash),
     ):
-        features = extract_features(backbone, pictures.pictures, names, run, data_hash, f"encoding {what}")
+        features = extract_features(backbone, images.images, names, run, data_hash, f"encoding {what}")
         for name, feature in features.items():
-            check_finite(name, feature, [str(path) for path in pictures.pictures])
+            check_finite(name, feature, [str(path) for path in images.images])
         found.append(features)
     return found[0], found[1]
 
@@ -152,7 +149,7 @@ def probe_row(
     protocol: SegmentationProtocol,
     run: RunSettings,
 ) -> tuple[Measurement, Tensor]:
-    """What a linear probe of one dense feature reaches; the predicted masks of the first test pictures besides."""
+    """What a linear probe of one dense feature reaches; the predicted masks of the first test images besides."""
     device, number = run.processes.device, len(splits.train.classes)
     train, test = (each.to(device) for each in maps)
     train_masks, test_masks = (each.to(device) for each in masks)
@@ -193,11 +190,11 @@ def probe_row(
 def segments(
     backbone: Backbone, feature: str, features: Tensor, protocol: SegmentationProtocol, run: RunSettings
 ) -> list[Tensor]:
-    """Segments of each test picture, `(r, h, w)` bool: of tokens where there are any, else clusters of patches."""
+    """Segments of each test image, `(r, h, w)` bool: of tokens where there are any, else clusters of patches."""
     grid = backbone.grid_size()
     if feature == "L":
         return [argmax_regions(each, grid) for each in features]
-    progress = run.progress(features, f"clustering patches, {backbone.name}", len(features), "picture")
+    progress = run.progress(features, f"clustering patches, {backbone.name}", len(features), "image")
     return [cluster_regions(each, grid, protocol.num_clusters, protocol.seed) for each in progress]
 
 
@@ -216,12 +213,12 @@ def segment_row(
 def shown_examples(
     backbone: Backbone, splits: SegmentationSplits, masks: Tensor, predicted: Tensor, regions: list[Tensor]
 ) -> list[SegmentExample]:
-    """The first test pictures with all that is known of them."""
-    from stellar_hub.evaluation.backbones.backbone import prepare_picture
+    """The first test images with all that is known of them."""
+    from stellar_hub.features.backbones.backbone import prepare_image
 
     return [
         SegmentExample(
-            prepare_picture(backbone.processor, splits.test.pictures[index]),
+            prepare_image(backbone.processor, splits.test.images[index]),
             masks[index],
             predicted[index],
             regions[index].long().argmax(dim=0),

@@ -1,4 +1,4 @@
-"""What an evaluation found: as an object, a table, JSON, pictures, and a section of a model card."""
+"""What an evaluation found: as an object, a table, JSON, images, and a section of a model card."""
 
 from stellar_hub.evaluation.report.report import Measurement, Report
 

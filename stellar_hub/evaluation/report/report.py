@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from stellar_hub.evaluation.backbones.backbone import Backbone
+from stellar_hub.features.backbones.backbone import Backbone
 
 FORMAT = 1
 LIBRARIES = ("stellar_hub", "torch", "timm", "transformers")
@@ -46,7 +46,7 @@ class Report:
         backends: Libraries that computed a metric, with their versions.
         notes: What a reader has to know.
         legend: What each metric is, where names do not say it: source, range, what is good.
-        pictures: By file name, without suffix.
+        images: By file name, without suffix.
     """
 
     task: str
@@ -57,10 +57,10 @@ class Report:
     backends: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     legend: dict[str, dict[str, str]] = field(default_factory=dict)
-    pictures: dict[str, Image.Image] = field(default_factory=dict)
+    images: dict[str, Image.Image] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the pictures, of which the names stay; what JSON cannot hold is named ("nan", "inf")."""
+        """All but the images, of which the names stay; what JSON cannot hold is named ("nan", "inf")."""
         fields = {
             "format": FORMAT,
             "task": self.task,
@@ -72,7 +72,7 @@ class Report:
             "versions": versions(LIBRARIES),
             "notes": self.notes,
             "legend": self.legend,
-            "pictures": [f"{name}.png" for name in self.pictures],
+            "images": [f"{name}.png" for name in self.images],
         }
         return plain(fields)
 

@@ -1,4 +1,4 @@
-"""A tiny model in a folder, pictures, and a way to run commands."""
+"""A tiny model in a folder, images, and a way to run commands."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from typer.testing import CliRunner
 
 from stellar_hub.cli.main import app
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 Command = Callable[..., Result]
 
@@ -25,14 +25,14 @@ def model_folder(pixel_model: StellarModel, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with two pictures, one of them in a folder below, and a text file."""
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with two images, one of them in a folder below, and a text file."""
+    folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
     values = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(values).save(folder / "wide.png")
     Image.fromarray(values.transpose(1, 0, 2)).save(folder / "below" / "tall.jpg")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from stellar_hub.conversion import load_original
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from torch import Tensor
 
 from .conftest import Command
 

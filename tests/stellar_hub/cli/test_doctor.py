@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from stellar_hub.modeling import StellarModel
 
 from .conftest import Command

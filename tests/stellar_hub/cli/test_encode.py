@@ -8,29 +8,30 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+
 from stellar_hub.modeling import StellarEncoding, StellarImageProcessor, StellarModel
 
 from .conftest import Command
 
 
 def test_encode__writes_what_the_model_gives(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    result = command("encode", pictures / "wide.png", "--output", tmp_path / "out", "--model", model_folder)
+    result = command("encode", image_folder / "wide.png", "--output", tmp_path / "out", "--model", model_folder)
     assert result.exit_code == 0, result.output
     model = StellarModel.from_pretrained(model_folder)
     processor = StellarImageProcessor.from_pretrained(model_folder)
     with torch.inference_mode():
-        expected = model.encode(processor(pictures / "wide.png", return_tensors="pt")["pixel_values"])
+        expected = model.encode(processor(image_folder / "wide.png", return_tensors="pt")["pixel_values"])
     encoding = StellarEncoding.load(tmp_path / "out" / "wide.safetensors")
     torch.testing.assert_close(encoding.semantics, expected.semantics, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(encoding.localization, expected.localization, rtol=1e-5, atol=1e-6)
 
 
 def test_encode__records_where_it_came_from(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    source = pictures / "wide.png"
+    source = image_folder / "wide.png"
     command("encode", source, "-o", tmp_path / "out", "-m", model_folder, "--fit", "aspect")
     with safe_open(tmp_path / "out" / "wide.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -41,31 +42,31 @@ def test_encode__records_where_it_came_from(
 
 
 def test_encode__takes_folders_recursively(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    result = command("encode", pictures, "-o", tmp_path / "out", "-m", model_folder)
+    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tall.safetensors", "wide.safetensors"]
 
 
-def test_encode__goes_on_after_an_unreadable_picture_and_exits_with_1(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+def test_encode__goes_on_after_an_unreadable_image_and_exits_with_1(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    (pictures / "broken.jpg").write_bytes((pictures / "below" / "tall.jpg").read_bytes()[:100])
-    result = command("encode", pictures, "-o", tmp_path / "out", "-m", model_folder)
+    (image_folder / "broken.jpg").write_bytes((image_folder / "below" / "tall.jpg").read_bytes()[:100])
+    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 1
-    assert f"error: {pictures / 'broken.jpg'} cannot be read as a picture" in result.stderr
+    assert f"error: {image_folder / 'broken.jpg'} cannot be read as an image" in result.stderr
     assert "1 of 3 failed" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tall.safetensors", "wide.safetensors"]
 
 
 def test_encode__does_not_replace_files_unless_told(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "out" / "wide.safetensors"
     target.parent.mkdir()
     target.write_text("precious")
-    arguments = ["encode", pictures / "wide.png", "-o", target.parent, "-m", model_folder]
+    arguments = ["encode", image_folder / "wide.png", "-o", target.parent, "-m", model_folder]
     refused = command(*arguments)
     assert refused.exit_code == 1
     assert "exists already: pass --overwrite" in refused.stderr
@@ -75,39 +76,39 @@ def test_encode__does_not_replace_files_unless_told(
 
 
 def test_encode__refuses_two_sources_for_one_output_before_any_work(
-    command: Command, pictures: Path, tmp_path: Path
+    command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
-    Image.open(pictures / "wide.png").save(pictures / "below" / "wide.png")
-    result = command("encode", pictures, "-o", tmp_path / "out", "-m", "nope")
+    Image.open(image_folder / "wide.png").save(image_folder / "below" / "wide.png")
+    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", "nope")
     assert result.exit_code == 1
     assert "would all be written to" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_encode__names_an_unknown_model(command: Command, pictures: Path, tmp_path: Path) -> None:
-    result = command("encode", pictures, "-o", tmp_path / "out", "-m", "stellar-tiney")
+def test_encode__names_an_unknown_model(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", "stellar-tiney")
     assert result.exit_code == 1
     assert "did you mean 'stellar-tiny'" in result.stderr
 
 
 def test_encode__names_an_unavailable_device(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    result = command("encode", pictures, "-o", tmp_path / "out", "-m", model_folder, "--device", "warp:9")
+    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", model_folder, "--device", "warp:9")
     assert result.exit_code == 1
     assert "the device 'warp:9' is not available" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_encode__refuses_a_folder_without_pictures(command: Command, tmp_path: Path) -> None:
+def test_encode__refuses_a_folder_without_images(command: Command, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     result = command("encode", tmp_path / "none", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "no pictures in the folder" in result.stderr
+    assert "no images in the folder" in result.stderr
 
 
-def test_encode__refuses_a_file_as_output_folder(command: Command, pictures: Path) -> None:
-    result = command("encode", pictures / "wide.png", "-o", pictures / "notes.txt")
+def test_encode__refuses_a_file_as_output_folder(command: Command, image_folder: Path) -> None:
+    result = command("encode", image_folder / "wide.png", "-o", image_folder / "notes.txt")
     assert result.exit_code == 1
     assert "is a file; name a folder" in result.stderr
 
@@ -121,7 +122,7 @@ def test_encode__shows_the_traceback_with_debug(command: Command, tmp_path: Path
 def test_commands__leave_nothing_half_written_when_the_disk_is_full(
     command: Command,
     model_folder: Path,
-    pictures: Path,
+    image_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -130,7 +131,7 @@ def test_commands__leave_nothing_half_written_when_the_disk_is_full(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    result = command(name, pictures / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
+    result = command(name, image_folder / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
@@ -145,9 +146,7 @@ def test_encode__names_the_file_whose_values_are_out_of_range(
     assert "wide_range.tiff must lie in [0, 1]" in result.stderr
 
 
-def test_encode__refuses_a_picture_too_long_for_fit_aspect(
-    command: Command, model_folder: Path, tmp_path: Path
-) -> None:
+def test_encode__refuses_a_image_too_long_for_fit_aspect(command: Command, model_folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9000, 3)).save(tmp_path / "strip.png")
     result = command("encode", tmp_path / "strip.png", "-o", tmp_path / "out", "-m", model_folder, "--fit", "aspect")
     assert result.exit_code == 1

@@ -9,13 +9,13 @@ from stellar_hub.registry import MODELS
 from .conftest import Command
 
 
-def test_list__names_every_model_with_licence_and_place(command: Command) -> None:
+def test_list__names_every_model_with_license_and_place(command: Command) -> None:
     result = command("list")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     for model in MODELS.values():
         line = next(line for line in lines if line.startswith(model.name))
-        assert model.licence in line
+        assert model.license in line
         assert ("in the package" in line) == (model.file is None)
 
 

@@ -27,7 +27,7 @@ def test_push__is_private_unless_told(command: Command, model_folder: Path, call
     assert command("push", model_folder, "user/name", "--license", "mit").exit_code == 0
     assert command("push", model_folder, "user/name", "--license", "mit", "--public").exit_code == 0
     assert [call["private"] for call in calls] == [True, False]
-    assert calls[0]["licence"] == "mit"
+    assert calls[0]["license"] == "mit"
 
 
 def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, calls: list[dict[str, Any]]) -> None:
@@ -45,7 +45,7 @@ def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) ->
     assert "user/name (not reached)" in result.stdout
 
 
-def test_push__refuses_to_go_without_a_licence(command: Command, model_folder: Path) -> None:
+def test_push__refuses_to_go_without_a_license(command: Command, model_folder: Path) -> None:
     result = command("push", model_folder, "user/name")
     assert result.exit_code == 1
-    assert "not pushed without a licence" in result.stderr
+    assert "not pushed without a license" in result.stderr

@@ -4,28 +4,29 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from torch import Tensor
+
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 from .conftest import Command
 
 
-def test_reconstruct__writes_a_picture_and_says_its_psnr(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+def test_reconstruct__writes_a_image_and_says_its_psnr(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    result = command("reconstruct", pictures / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
+    result = command("reconstruct", image_folder / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 0, result.output
     assert "PSNR" in result.stdout
-    with Image.open(tmp_path / "out" / "wide.png") as picture:
-        assert (picture.size, picture.mode) == ((32, 32), "RGB")
+    with Image.open(tmp_path / "out" / "wide.png") as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
-def test_reconstruct__of_an_encoding_equals_that_of_its_picture(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+def test_reconstruct__of_an_encoding_equals_that_of_its_image(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     options = ["-m", model_folder, "--fit", "aspect"]  # not square: the grid is read from the file
-    command("encode", pictures / "wide.png", "-o", tmp_path / "codes", *options)
-    assert command("reconstruct", pictures / "wide.png", "-o", tmp_path / "direct", *options).exit_code == 0
+    command("encode", image_folder / "wide.png", "-o", tmp_path / "codes", *options)
+    assert command("reconstruct", image_folder / "wide.png", "-o", tmp_path / "direct", *options).exit_code == 0
     assert command("reconstruct", tmp_path / "codes", "-o", tmp_path / "decoded", *options).exit_code == 0
     direct, decoded = (np.asarray(Image.open(tmp_path / name / "wide.png")) for name in ("direct", "decoded"))
     assert direct.shape == (32, 48, 3)
@@ -40,20 +41,20 @@ def test_reconstruct__names_a_damaged_encoding(command: Command, model_folder: P
 
 
 def test_reconstruct__with_a_features_only_model_says_what_is_missing(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     model = StellarModel.from_pretrained(model_folder, decoder=False)
     model.save_pretrained(tmp_path / "features")
     StellarImageProcessor.from_config(model.config).save_pretrained(tmp_path / "features")
-    result = command("reconstruct", pictures, "-o", tmp_path / "out", "-m", tmp_path / "features")
+    result = command("reconstruct", image_folder, "-o", tmp_path / "out", "-m", tmp_path / "features")
     assert result.exit_code == 1
     assert "load it with decoder=False" in result.stderr
 
 
 def test_reconstruct__refuses_codes_of_another_model(
-    command: Command, model_folder: Path, pictures: Path, tmp_path: Path
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    command("encode", pictures / "wide.png", "-o", tmp_path / "codes", "-m", model_folder)
+    command("encode", image_folder / "wide.png", "-o", tmp_path / "codes", "-m", model_folder)
     model_folder.rename(tmp_path / "other")
     result = command("reconstruct", tmp_path / "codes", "-o", tmp_path / "out", "-m", tmp_path / "other")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""`stellar-hub train`: from a folder of pictures to a model, and errors a user can act on."""
+"""`stellar-hub train`: from a folder of images to a model, and errors a user can act on."""
 
 import errno
 import os
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
-from stellar_hub.training import run_state
-from stellar_hub.training.recipe_file import save_recipe
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.training.checkpoints import run_state
+from stellar_hub.training.recipes.files import save_recipe
 from stellar_hub.training.step import Stepper
-from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
+from tests.stellar_hub.training.conftest import draw_images, recipe_for
 
 from .conftest import Command
 
@@ -23,22 +23,22 @@ STEP_4 = "checkpoints/step-000004"
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """Six drawn pictures."""
-    return draw_pictures(tmp_path / "pictures")
+def image_folder(tmp_path: Path) -> Path:
+    """Six drawn images."""
+    return draw_images(tmp_path / "images")
 
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
-    """The tiny recipe, without its pictures."""
-    save_recipe(recipe_for(Path("pictures"), "data.sources=[]"), tmp_path / "tiny.yaml")
+    """The tiny recipe, without its images."""
+    save_recipe(recipe_for(Path("images"), "data.sources=[]"), tmp_path / "tiny.yaml")
     return tmp_path / "tiny.yaml"
 
 
 @pytest.fixture
-def options(recipe_file: Path, picture_folder: Path, tmp_path: Path) -> list[object]:
+def options(recipe_file: Path, image_folder: Path, tmp_path: Path) -> list[object]:
     """Options that train the tiny model."""
-    return ["--recipe", recipe_file, "--data", picture_folder, "--output", tmp_path / "run", "--cpu"]
+    return ["--recipe", recipe_file, "--data", image_folder, "--output", tmp_path / "run", "--cpu"]
 
 
 def error_of(result: Any) -> str:
@@ -52,7 +52,7 @@ def error_of(result: Any) -> str:
 
 
 @pytest.mark.slow
-def test_finetune__makes_a_model_of_ones_own_pictures(command: Command, picture_folder: Path, tmp_path: Path) -> None:
+def test_finetune__makes_a_model_of_ones_own_images(command: Command, image_folder: Path, tmp_path: Path) -> None:
     settings = {
         "steps": 2,
         "batch_size": 4,
@@ -64,13 +64,13 @@ def test_finetune__makes_a_model_of_ones_own_pictures(command: Command, picture_
     }
     changes = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     begin = ["--recipe", "finetune", "--init", "stellar-tiny", "--output", tmp_path / "mine", "--cpu"]
-    result = command("train", "--data", picture_folder, *begin, *changes)
+    result = command("train", "--data", image_folder, *begin, *changes)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'mine'}: the model is in {tmp_path / 'mine' / 'model'}\n"
     assert "note: the batch is 4, the recipe was made for 32" in result.stderr
     folder = tmp_path / "mine" / "model"
     model, processor = StellarModel.from_pretrained(folder), StellarImageProcessor.from_pretrained(folder)
-    images = processor(picture_folder / "picture-0.png", return_tensors="pt")["pixel_values"]
+    images = processor(image_folder / "image-0.png", return_tensors="pt")["pixel_values"]
     encoding = model.encode(images)
     assert encoding.semantics.shape == (1, 16, 192)
     assert model.decode(*encoding).shape == images.shape
@@ -82,10 +82,10 @@ def test_finetune__makes_a_model_of_ones_own_pictures(command: Command, picture_
 
 
 def test_train__takes_several_folders(command: Command, options: list[object], tmp_path: Path) -> None:
-    more = draw_pictures(tmp_path / "more", 2)
+    more = draw_images(tmp_path / "more", 2)
     result = command("train", *options, "--data", more, "--set", "steps=1")
     assert result.exit_code == 0, result.output
-    assert "8 pictures" in result.stderr
+    assert "8 images" in result.stderr
 
 
 def test_stop__saves_exits_with_143_and_goes_on_to_the_end(
@@ -143,20 +143,20 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--recipe", "finetune", "--init", "stellar-tiny"], "no pictures are given: pass --data FOLDER"),
-            (["--recipe", "finetune", "--data", "PICTURES"], "pass --init with a checkpoint's name or path"),
-            (["--data", "PICTURES"], "no recipe is given: pass --recipe, such as --recipe finetune"),
-            (["--recipe", "finetun", "--data", "PICTURES"], "unknown recipe 'finetun'; did you mean 'finetune'"),
+            (["--recipe", "finetune", "--init", "stellar-tiny"], "no images are given: pass --data FOLDER"),
+            (["--recipe", "finetune", "--data", "IMAGES"], "pass --init with a checkpoint's name or path"),
+            (["--data", "IMAGES"], "no recipe is given: pass --recipe, such as --recipe finetune"),
+            (["--recipe", "finetun", "--data", "IMAGES"], "unknown recipe 'finetun'; did you mean 'finetune'"),
             (["--recipe", "TINY", "--set", "learning_rat=1"], "unknown key learning_rat"),
             (["--recipe", "TINY", "--set", "learning_rate"], 'must be written "section.key=value"'),
             (["--recipe", "TINY", "--set", "batch_size=0"], "optimization.batch_size must be at least 1, got 0"),
             (["--recipe", "TINY", "--set", "num_attention_heads=5"], "not divisible by num_attention_heads 5"),
             (["--recipe", "TINY", "--set", "run.push_to_hub=a/b"], "run.license must be given with push_to_hub"),
             (["--recipe", "TINY", "--data", "nowhere"], "no such folder: nowhere"),
-            (["--recipe", "TINY", "--data", "EMPTY"], "no pictures in the folder"),
-            (["--recipe", "TINY", "--data", "PICTURES", "--set", "local_size=20"], "nearest: 16 or 24"),
-            (["--recipe", "TINY", "--data", "PICTURES", "--init", "nowhere"], "nowhere"),
-            (["--recipe", "TINY", "--data", "PICTURES", "--resume", "nowhere"], "nowhere is no checkpoint of a run"),
+            (["--recipe", "TINY", "--data", "EMPTY"], "no images in the folder"),
+            (["--recipe", "TINY", "--data", "IMAGES", "--set", "local_size=20"], "nearest: 16 or 24"),
+            (["--recipe", "TINY", "--data", "IMAGES", "--init", "nowhere"], "nowhere"),
+            (["--recipe", "TINY", "--data", "IMAGES", "--resume", "nowhere"], "nowhere is no checkpoint of a run"),
             (["--resume", "auto"], "holds no run to resume"),
         ],
     )
@@ -164,20 +164,20 @@ class TestRefused:
         self,
         command: Command,
         recipe_file: Path,
-        picture_folder: Path,
+        image_folder: Path,
         tmp_path: Path,
         arguments: list[str],
         message: str,
     ) -> None:
         (tmp_path / "EMPTY").mkdir()
-        places = {"PICTURES": picture_folder, "TINY": recipe_file, "EMPTY": tmp_path / "EMPTY"}
+        places = {"IMAGES": image_folder, "TINY": recipe_file, "EMPTY": tmp_path / "EMPTY"}
         given = [places.get(word, word) for word in arguments]
         found = error_of(command("train", *given, "--output", tmp_path / "run", "--cpu"))
         assert message in found
         assert not (tmp_path / "run").exists()
 
     def test_named_model__that_does_not_fit_the_settings_is_said_in_one_line(
-        self, command: Command, picture_folder: Path, tmp_path: Path
+        self, command: Command, image_folder: Path, tmp_path: Path
     ) -> None:
         begin = [
             "--recipe",
@@ -185,7 +185,7 @@ class TestRefused:
             "--init",
             "stellar-tiny",
             "--data",
-            picture_folder,
+            image_folder,
             "--output",
             tmp_path / "run",
         ]
@@ -200,15 +200,15 @@ class TestRefused:
         assert "run.trackers names wandb, which is not installed: pip install wandb" in found
 
     def test_another_run__is_said_in_one_line(
-        self, command: Command, options: list[object], picture_folder: Path, tmp_path: Path
+        self, command: Command, options: list[object], image_folder: Path, tmp_path: Path
     ) -> None:
         assert command("train", *options, "--set", "steps=2").exit_code == 0
         assert "holds a run already" in error_of(command("train", *options))
         found = error_of(command("train", *options, "--resume", "auto"))
         assert "optimization.steps: 2 in the run, 4 now" in found
-        shutil.copy(picture_folder / "picture-0.png", picture_folder / "picture-9.png")
+        shutil.copy(image_folder / "image-0.png", image_folder / "image-9.png")
         found = error_of(command("train", "--output", tmp_path / "run", "--resume", "auto"))
-        assert "num_pictures: 6 in the run, 7 now" in found
+        assert "num_images: 6 in the run, 7 now" in found
 
     def test_output_that_is_a_file__is_said_in_one_line(
         self, command: Command, options: list[object], tmp_path: Path

@@ -1,25 +1,25 @@
-"""Pictures that a colour tells apart, their masks, and a tiny model in the protocols' guise."""
+"""Images that a colour tells apart, their masks, and a tiny model in the protocols' guise."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
-from stellar_hub.data.labelled import LabelledPictures, open_labelled
-from stellar_hub.evaluation.backbones.backbone import BackboneFacts, preprocessing_of
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.backbones.weights_hash import weights_hash
-from stellar_hub.evaluation.features import RunSettings
+from stellar_hub.data.labelled import LabelledImages, open_labelled
+from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.splits import Splits, prepare_splits
+from stellar_hub.features.backbones.backbone import BackboneFacts, preprocessing_of
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.features.identity import weights_hash
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 COLORS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
 def paint_classes(folder: Path, counts: dict[str, int], seed: int) -> Path:
-    """Write noisy pictures of 24 x 20 pixels, each class about its colour."""
+    """Write noisy images of 24 x 20 pixels, each class about its colour."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -30,9 +30,9 @@ def paint_classes(folder: Path, counts: dict[str, int], seed: int) -> Path:
 
 
 def paint_masks(folder: Path, count: int, seed: int) -> Path:
-    """Write pictures of 32 x 32 pixels whose left part is of one of two colours, and their masks of three classes."""
+    """Write images of 32 x 32 pixels whose left part is of one of two colours, and their masks of three classes."""
     rng = np.random.default_rng(seed)
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     (folder / "classes.txt").write_text("background\nred\nblue\n")
     for number in range(count):
@@ -40,7 +40,7 @@ def paint_masks(folder: Path, count: int, seed: int) -> Path:
         mask[:, : int(rng.integers(8, 25))] = 1 + number % 2
         color = np.array([(120, 120, 120), COLORS["red"], COLORS["blue"]])[mask]
         values = (color + rng.normal(0, 20, (32, 32, 3))).clip(0, 255).astype(np.uint8)
-        Image.fromarray(values).save(folder / "pictures" / f"{number}.png")
+        Image.fromarray(values).save(folder / "images" / f"{number}.png")
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
     return folder
 
@@ -52,8 +52,8 @@ def run() -> RunSettings:
 
 
 @pytest.fixture(scope="session")
-def picture_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders `train`, of 13 pictures, and `test`, of 7, of three classes; not to be changed."""
+def image_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders `train`, of 13 images, and `test`, of 7, of three classes; not to be changed."""
     root = tmp_path_factory.mktemp("classes")
     train = paint_classes(root / "train", {"blue": 5, "green": 4, "red": 4}, 1)
     return train, paint_classes(root / "test", {"blue": 3, "green": 2, "red": 2}, 2)
@@ -61,25 +61,25 @@ def picture_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
 
 @pytest.fixture(scope="session")
 def mask_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders with pictures and masks: 9 to learn from, 5 to measure on; not to be changed."""
+    """Folders with images and masks: 9 to learn from, 5 to measure on; not to be changed."""
     root = tmp_path_factory.mktemp("masks")
     return paint_masks(root / "train", 9, 1), paint_masks(root / "test", 5, 2)
 
 
 @pytest.fixture
-def train(picture_folders: tuple[Path, Path]) -> LabelledPictures:
-    """The 13 pictures to learn from."""
-    return open_labelled(picture_folders[0])
+def train(image_folders: tuple[Path, Path]) -> LabelledImages:
+    """The 13 images to learn from."""
+    return open_labelled(image_folders[0])
 
 
 @pytest.fixture
-def test(picture_folders: tuple[Path, Path]) -> LabelledPictures:
-    """The 7 pictures to measure on."""
-    return open_labelled(picture_folders[1])
+def test(image_folders: tuple[Path, Path]) -> LabelledImages:
+    """The 7 images to measure on."""
+    return open_labelled(image_folders[1])
 
 
 @pytest.fixture
-def splits(train: LabelledPictures, test: LabelledPictures, run: RunSettings) -> Splits:
+def splits(train: LabelledImages, test: LabelledImages, run: RunSettings) -> Splits:
     """Both together."""
     return prepare_splits(train, test, run)
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from tests.evaluation_processes import run_processes
 from tests.stellar_hub.evaluation.conftest import paint_classes, paint_masks
 
@@ -22,7 +22,7 @@ def model(pixel_model: StellarModel, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(model: Path, tmp_path: Path) -> list[object]:
-    """13 pictures to learn from and 7 to measure on, in batches of 3; the last batch of either is not full."""
+    """13 images to learn from and 7 to measure on, in batches of 3; the last batch of either is not full."""
     train = paint_classes(tmp_path / "train", {"blue": 5, "green": 4, "red": 4}, 1)
     test = paint_classes(tmp_path / "test", {"blue": 3, "green": 2, "red": 2}, 2)
     return ["--train", train, "--test", test, "--model", model, "--batch-size", 3, "--device", "cpu"]
@@ -63,8 +63,8 @@ def test_more_processes_than_batches__wait_for_those_that_work(options: list[obj
     assert alone == together
 
 
-def test_a_picture_that_one_process_cannot_read__ends_all(options: list[object], tmp_path: Path) -> None:
-    (tmp_path / "test" / "red" / "z.png").write_bytes(b"no picture")
+def test_a_image_that_one_process_cannot_read__ends_all(options: list[object], tmp_path: Path) -> None:
+    (tmp_path / "test" / "red" / "z.png").write_bytes(b"no image")
     log = tmp_path / "log.txt"
     assert run_processes(2, ["knn", *options, "--k", 3], log) == [1, 1]
-    assert "z.png cannot be read as a picture" in log.read_text()
+    assert "z.png cannot be read as an image" in log.read_text()

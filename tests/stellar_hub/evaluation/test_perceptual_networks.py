@@ -88,7 +88,7 @@ def test_a_file_that_is_more_than_weights__is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_inception__gives_2048_features_of_pictures_of_any_size(tmp_path: Path) -> None:
+def test_inception__gives_2048_features_of_images_of_any_size(tmp_path: Path) -> None:
     # Not in the extra "test": it installs a package of the name "tests", which would hide this folder.
     extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="of the extra eval")
 

@@ -1,4 +1,4 @@
-"""Measures of reconstructed pictures."""
+"""Measures of reconstructed images."""
 
 from types import SimpleNamespace
 
@@ -7,32 +7,32 @@ import torch
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
 from stellar_hub.evaluation.reconstruction_meter import (
     HIGHEST_PSNR,
     MeanColor,
     as_bytes,
-    picture_psnr,
-    picture_ssim,
+    image_psnr,
+    image_ssim,
     reconstruct,
 )
+from stellar_hub.features.backbones.stellar import StellarBackbone
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_measures__of_each_picture_are_those_of_torchmetrics() -> None:
+def test_measures__of_each_image_are_those_of_torchmetrics() -> None:
     references = draw(3, 3, 24, 20)
     images = (references + 0.1 * draw(3, 3, 24, 20, seed=1)).clamp(0, 1)
-    psnr, ssim = picture_psnr(images, references), picture_ssim(images, references)
+    psnr, ssim = image_psnr(images, references), image_ssim(images, references)
     for index in range(3):
         one, other = images[index : index + 1], references[index : index + 1]
         assert psnr[index].item() == pytest.approx(PeakSignalNoiseRatio(data_range=1.0)(one, other).item(), rel=1e-5)
         expected = StructuralSimilarityIndexMeasure(data_range=1.0)(one, other).item()
         assert ssim[index].item() == pytest.approx(expected, abs=1e-5)
-    assert picture_psnr(images, images).tolist() == [HIGHEST_PSNR] * 3
-    assert picture_ssim(images[:1], images[:1]).shape == (1,)
+    assert image_psnr(images, images).tolist() == [HIGHEST_PSNR] * 3
+    assert image_ssim(images[:1], images[:1]).shape == (1,)
 
 
 def test_reconstruction__is_the_models_own(tiny: StellarBackbone) -> None:
@@ -42,7 +42,7 @@ def test_reconstruction__is_the_models_own(tiny: StellarBackbone) -> None:
         torch.testing.assert_close(reconstruct(tiny, images), expected)
 
 
-def test_larger_decoded_pictures__are_brought_to_the_size_of_the_originals(
+def test_larger_decoded_images__are_brought_to_the_size_of_the_originals(
     tiny: StellarBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = draw(2, 3, 32, 32)
@@ -50,7 +50,7 @@ def test_larger_decoded_pictures__are_brought_to_the_size_of_the_originals(
     monkeypatch.setattr(StellarBackbone, "reconstruct", lambda self, pixel_values: large)
     found = reconstruct(tiny, images)
     assert found.shape == images.shape
-    assert picture_psnr(found, images).min() > 20
+    assert image_psnr(found, images).min() > 20
 
 
 def test_mean_colour__is_one_colour(tiny: StellarBackbone) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from stellar_hub.modeling import StellarModel
 
 from stellar_hub.export import export_model
 from stellar_hub.export.formats import compare
 from stellar_hub.export.parts import DecoderGraph, EncoderGraph
+from stellar_hub.modeling import StellarModel
 
 
 @pytest.mark.parametrize("size", [(32, 32), (16, 40)])

@@ -15,8 +15,8 @@ import pytest
 import transformers
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
-from stellar_hub.modeling import StellarConfig
 
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.registry import MODELS, TOKENIZER
 from tests.hub_server import HubServer
 

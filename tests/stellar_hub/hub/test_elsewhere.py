@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from tests.hub_server import HubServer
 
 from .conftest import Run
@@ -37,29 +37,29 @@ options = {"trust_remote_code": True}
 assert AutoConfig.from_pretrained(source, **options).model_type == "stellar"
 processor = AutoImageProcessor.from_pretrained(source, **options)
 model = AutoModel.from_pretrained(source, **options)
-pixel_values = processor(picture, return_tensors="pt")["pixel_values"]
+pixel_values = processor(image, return_tensors="pt")["pixel_values"]
 with torch.inference_mode():
     S, L = model.encode(pixel_values)
     found = {"pixel_values": pixel_values, "S": S, "L": L, "decoded": model.decode(S, L)}
 torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 extract = pipeline("image-feature-extraction", model=source, image_processor=source, **options)
-torch.testing.assert_close(torch.tensor(extract(picture)), expected["S"], rtol=1e-6, atol=1e-6)
-torch.testing.assert_close(torch.tensor(extract(picture, pool=True)), expected["S"].mean(1), rtol=1e-6, atol=1e-6)
+torch.testing.assert_close(torch.tensor(extract(image)), expected["S"], rtol=1e-6, atol=1e-6)
+torch.testing.assert_close(torch.tensor(extract(image, pool=True)), expected["S"].mean(1), rtol=1e-6, atol=1e-6)
 """
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def photo(tmp_path: Path) -> Path:
     """A photograph's stand-in, neither square nor of the model's size."""
     pixels = np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
-def compute(model: StellarModel, picture: Path) -> dict[str, Tensor]:
+def compute(model: StellarModel, photo: Path) -> dict[str, Tensor]:
     """All of what another process must find again."""
-    pixel_values = StellarImageProcessor.from_config(model.config)(picture)["pixel_values"]
+    pixel_values = StellarImageProcessor.from_config(model.config)(photo)["pixel_values"]
     with torch.inference_mode():
         S, L = model.encode(pixel_values)
         results = {"pixel_values": pixel_values, "S": S, "L": L, "decoded": model.decode(S, L)}
@@ -68,9 +68,9 @@ def compute(model: StellarModel, picture: Path) -> dict[str, Tensor]:
 
 class TestWithoutTheLibrary:
     def test_saved_folder__gives_equal_outputs(
-        self, run: Run, vq_model: StellarModel, picture: Path, tmp_path: Path
+        self, run: Run, vq_model: StellarModel, photo: Path, tmp_path: Path
     ) -> None:
-        expected = compute(vq_model, picture)
+        expected = compute(vq_model, photo)
         save_file(expected, tmp_path / "expected")
         vq_model.save_pretrained(tmp_path / "model")
         check = """
@@ -88,36 +88,36 @@ class TestWithoutTheLibrary:
             processor.save_pretrained(again)
             """
         paths = {"source": tmp_path / "model", "expected": tmp_path / "expected", "again": tmp_path / "again"}
-        run(WITHOUT_LIBRARY + COMPARE, check, paths=paths | {"picture": picture}, HF_HUB_OFFLINE="1")
+        run(WITHOUT_LIBRARY + COMPARE, check, paths=paths | {"image": photo}, HF_HUB_OFFLINE="1")
         # What was saved there is complete as well: code, processor, card.
         assert {path.name for path in (tmp_path / "again").iterdir()} == {
             path.name for path in (tmp_path / "model").iterdir()
         }
         torch.testing.assert_close(
-            compute(StellarModel.from_pretrained(tmp_path / "again"), picture), expected, rtol=0, atol=0
+            compute(StellarModel.from_pretrained(tmp_path / "again"), photo), expected, rtol=0, atol=0
         )
 
     @pytest.mark.usefixtures("client")
     def test_pushed_repository__gives_equal_outputs(
-        self, hub: HubServer, run: Run, pixel_model: StellarModel, picture: Path, tmp_path: Path
+        self, hub: HubServer, run: Run, pixel_model: StellarModel, photo: Path, tmp_path: Path
     ) -> None:
-        save_file(compute(pixel_model, picture), tmp_path / "expected")
+        save_file(compute(pixel_model, photo), tmp_path / "expected")
         pixel_model.push_to_hub("user/repo", license="mit", token="hf_writer")
         hub.requests.clear()
         # The card's own example, word for word.
-        Image.open(picture).save(tmp_path / "photo.jpg")
+        Image.open(photo).save(tmp_path / "photo.jpg")
         snippet = hub.files("user/repo")["README.md"].decode().split("```python\n")[1].split("```")[0]
         check = "assert S.shape == (1, 4, 48) and L.shape == (1, 16, 4)"
-        paths = {"expected": tmp_path / "expected", "picture": picture, "source": Path("user/repo")}
+        paths = {"expected": tmp_path / "expected", "image": photo, "source": Path("user/repo")}
         run(WITHOUT_LIBRARY + COMPARE, snippet, check, paths=paths)
         assert hub.count("/modeling_stellar.py") == hub.count("/model.safetensors") == 1
 
 
 class TestBesideTheLibrary:
     def test_saved_folder__loads_through_its_own_code_before_the_library_is_imported(
-        self, run: Run, pixel_model: StellarModel, picture: Path, tmp_path: Path
+        self, run: Run, pixel_model: StellarModel, photo: Path, tmp_path: Path
     ) -> None:
-        save_file(compute(pixel_model, picture), tmp_path / "expected")
+        save_file(compute(pixel_model, photo), tmp_path / "expected")
         pixel_model.save_pretrained(tmp_path / "model")
         check = """
             assert type(model).__module__.startswith("transformers_modules."), type(model)
@@ -126,7 +126,7 @@ class TestBesideTheLibrary:
             assert type(AutoModel.from_pretrained(source, **options)) is stellar_hub.modeling.StellarModel
             assert type(model).from_pretrained("stellar-tiny").config.patch_size == 8
             """
-        paths = {"source": tmp_path / "model", "expected": tmp_path / "expected", "picture": picture}
+        paths = {"source": tmp_path / "model", "expected": tmp_path / "expected", "image": photo}
         run(COMPARE, check, paths=paths, HF_HUB_OFFLINE="1")
 
 
@@ -136,14 +136,14 @@ class TestWithTheLibrary:
         return request.getfixturevalue(f"{request.param}_model")
 
     def test_auto_classes__load_a_folder_without_its_code(
-        self, model: StellarModel, picture: Path, tmp_path: Path
+        self, model: StellarModel, photo: Path, tmp_path: Path
     ) -> None:
         model.save_pretrained(tmp_path / "model")
         assert type(AutoConfig.from_pretrained(tmp_path / "model")) is StellarConfig
         assert type(AutoImageProcessor.from_pretrained(tmp_path / "model")) is StellarImageProcessor
         loaded = AutoModel.from_pretrained(tmp_path / "model")
         assert type(loaded) is StellarModel
-        torch.testing.assert_close(compute(loaded, picture), compute(model, picture), rtol=0, atol=0)
+        torch.testing.assert_close(compute(loaded, photo), compute(model, photo), rtol=0, atol=0)
 
     def test_auto_model__takes_the_librarys_options(self, vq_model: StellarModel, tmp_path: Path) -> None:
         vq_model.save_pretrained(tmp_path / "model")
@@ -154,27 +154,27 @@ class TestWithTheLibrary:
         assert loaded.dtype == torch.float16
         assert not info["missing_keys"] | info["unexpected_keys"]
 
-    def test_pipeline__takes_a_folder(self, model: StellarModel, picture: Path, tmp_path: Path) -> None:
+    def test_pipeline__takes_a_folder(self, model: StellarModel, photo: Path, tmp_path: Path) -> None:
         folder = str(tmp_path / "model")
         model.save_pretrained(folder)
         extract = pipeline("image-feature-extraction", model=folder, image_processor=folder)
-        S = compute(model, picture)["S"]
-        torch.testing.assert_close(torch.tensor(extract(str(picture))), S, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(torch.tensor(extract(str(picture), pool=True)), S.mean(1), rtol=1e-6, atol=1e-6)
+        S = compute(model, photo)["S"]
+        torch.testing.assert_close(torch.tensor(extract(str(photo))), S, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(torch.tensor(extract(str(photo), pool=True)), S.mean(1), rtol=1e-6, atol=1e-6)
 
-    def test_pipeline__takes_model_and_processor(self, pixel_model: StellarModel, picture: Path) -> None:
+    def test_pipeline__takes_model_and_processor(self, pixel_model: StellarModel, photo: Path) -> None:
         processor = StellarImageProcessor.from_config(pixel_model.config)
         extract = pipeline("image-feature-extraction", model=pixel_model, image_processor=processor)
-        expected = compute(pixel_model, picture)["S"]
-        torch.testing.assert_close(torch.tensor(extract(str(picture))), expected, rtol=1e-6, atol=1e-6)
+        expected = compute(pixel_model, photo)["S"]
+        torch.testing.assert_close(torch.tensor(extract(str(photo))), expected, rtol=1e-6, atol=1e-6)
 
     @pytest.mark.usefixtures("client")
     def test_auto_classes__load_a_pushed_repository_without_its_code(
-        self, hub: HubServer, pixel_model: StellarModel, picture: Path
+        self, hub: HubServer, pixel_model: StellarModel, photo: Path
     ) -> None:
         pixel_model.push_to_hub("user/repo", license="mit", token="hf_writer")
         hub.requests.clear()
         assert type(AutoImageProcessor.from_pretrained("user/repo")) is StellarImageProcessor
         loaded = AutoModel.from_pretrained("user/repo")
-        torch.testing.assert_close(compute(loaded, picture), compute(pixel_model, picture), rtol=0, atol=0)
+        torch.testing.assert_close(compute(loaded, photo), compute(pixel_model, photo), rtol=0, atol=0)
         assert not any(request.path.endswith(".py") for request in hub.requests)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from stellar_hub.conversion import load_original
 from torch import Tensor
 
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.conversion import load_original
 from stellar_hub.registry import MODELS, TOKENIZER
 from tests.hub_server import HubServer
 
@@ -46,7 +46,7 @@ def _no_sockets(client: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def assert_same(model: StellarModel, expected: StellarModel, images: Tensor) -> None:
-    """Both are float32 and compute the same, down to the decoded picture."""
+    """Both are float32 and compute the same, down to the decoded image."""
     assert model.dtype == expected.dtype == torch.float32
     with torch.inference_mode():
         encoding = expected.encode(images)
@@ -310,9 +310,9 @@ class TestNames:
         original.save_pretrained(tmp_path / "model")
         assert_same(StellarModel.from_pretrained(tmp_path / "model"), original, images)
         assert StellarModel.from_pretrained(tmp_path / "model", decoder=False).decoder is None
-        picture = Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8))
+        image = Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8))
         processor = StellarImageProcessor.from_pretrained(tmp_path / "model")
-        assert processor(picture)["pixel_values"].shape == (1, 3, 32, 32)
+        assert processor(image)["pixel_values"].shape == (1, 3, 32, 32)
 
     def test_embedded_model__loads(self) -> None:
         assert StellarModel.from_pretrained("stellar-tiny").decoder is not None

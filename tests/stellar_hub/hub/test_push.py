@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import stellar_hub.modeling
 import torch
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from torch import Tensor
 
-from stellar_hub.hub.push import base_model_of, licence_of, push
+import stellar_hub.modeling
+from stellar_hub.hub.push import base_model_of, license_of, push
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from tests.hub_server import HubServer
 
 from .conftest import HEADS
@@ -47,7 +47,7 @@ class TestPush:
             "AutoImageProcessor": "image_processing_stellar.StellarImageProcessor"
         }
 
-    def test_push__writes_the_licence_into_the_card(self, hub: HubServer, pixel_model: StellarModel) -> None:
+    def test_push__writes_the_license_into_the_card(self, hub: HubServer, pixel_model: StellarModel) -> None:
         pixel_model.push_to_hub(REPO, license="cc-by-nc-4.0")
         card = hub.files(REPO)["README.md"].decode()
         assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
@@ -135,43 +135,43 @@ class TestPush:
         assert {request.token for request in asked} == {"hf_writer"}
 
 
-class TestLicence:
-    @pytest.mark.parametrize("licence", [None, "", "  "])
-    def test_push__refuses_an_empty_licence_before_anything_is_sent(
-        self, hub: HubServer, pixel_model: StellarModel, licence: str | None
+class TestLicense:
+    @pytest.mark.parametrize("license", [None, "", "  "])
+    def test_push__refuses_an_empty_license_before_anything_is_sent(
+        self, hub: HubServer, pixel_model: StellarModel, license: str | None
     ) -> None:
-        with pytest.raises(ValueError, match="not pushed without a licence: pass license="):
-            pixel_model.push_to_hub(REPO, license=licence)
+        with pytest.raises(ValueError, match="not pushed without a license: pass license="):
+            pixel_model.push_to_hub(REPO, license=license)
         assert not hub.requests
 
-    def test_push__takes_the_licence_of_the_named_model(self, hub: HubServer, published: HubServer) -> None:
+    def test_push__takes_the_license_of_the_named_model(self, hub: HubServer, published: HubServer) -> None:
         StellarModel.from_pretrained("stellar-b16", **HEADS).push_to_hub(REPO)
         assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: mit\n")
 
-    def test_push__takes_the_licence_of_the_embedded_model(self, hub: HubServer) -> None:
+    def test_push__takes_the_license_of_the_embedded_model(self, hub: HubServer) -> None:
         StellarModel.from_pretrained("stellar-tiny", decoder=False).push_to_hub(REPO)
         assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: apache-2.0\n")
 
-    def test_push__takes_the_licence_of_a_saved_folder(
+    def test_push__takes_the_license_of_a_saved_folder(
         self, hub: HubServer, pixel_model: StellarModel, tmp_path: Path
     ) -> None:
         pixel_model.save_pretrained(tmp_path / "model", license="cc-by-nc-4.0")
         StellarModel.from_pretrained(tmp_path / "model").push_to_hub(REPO)
         assert hub.files(REPO)["README.md"].startswith(b"---\nlicense: cc-by-nc-4.0\n")
 
-    def test_push__asks_for_the_licence_of_a_folder_that_states_none(
+    def test_push__asks_for_the_license_of_a_folder_that_states_none(
         self, pixel_model: StellarModel, tmp_path: Path
     ) -> None:
         pixel_model.save_pretrained(tmp_path / "model")
-        with pytest.raises(ValueError, match="not pushed without a licence"):
+        with pytest.raises(ValueError, match="not pushed without a license"):
             StellarModel.from_pretrained(tmp_path / "model").push_to_hub(REPO)
 
-    def test_push__reports_a_licence_that_the_hub_does_not_know(self, pixel_model: StellarModel) -> None:
+    def test_push__reports_a_license_that_the_hub_does_not_know(self, pixel_model: StellarModel) -> None:
         with pytest.raises(ValueError, match='"license" must be one of mit'):
             pixel_model.push_to_hub(REPO, license="my-own")
 
     @pytest.mark.parametrize(
-        ("card", "licence"),
+        ("card", "license"),
         [
             ("---\nlicense: mit\n---\n", "mit"),
             ('---\nlicense: "mit"\n---\n', "mit"),
@@ -182,19 +182,19 @@ class TestLicence:
             ("no head", None),
         ],
     )
-    def test_licence_of__reads_the_cards_head(self, tmp_path: Path, card: str, licence: str | None) -> None:
+    def test_license_of__reads_the_cards_head(self, tmp_path: Path, card: str, license: str | None) -> None:
         (tmp_path / "README.md").write_text(card)
-        assert licence_of(str(tmp_path)) == licence
+        assert license_of(str(tmp_path)) == license
 
     @pytest.mark.parametrize(
-        ("name", "licence"), [("stellar-h16", "mit"), ("stellar-tiny", "apache-2.0"), ("user/repo", None), ("", None)]
+        ("name", "license"), [("stellar-h16", "mit"), ("stellar-tiny", "apache-2.0"), ("user/repo", None), ("", None)]
     )
-    def test_licence_of__knows_named_models(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, licence: str | None
+    def test_license_of__knows_named_models(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, license: str | None
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "README.md").write_text("---\nlicense: gpl-3.0\n---\n")  # of the folder one happens to be in
-        assert licence_of(name) == licence
+        assert license_of(name) == license
 
 
 class TestOtherContent:
@@ -299,7 +299,7 @@ class TestDryRun:
     ) -> None:
         if exists:
             hub.add(REPO, {"README.md": b""})
-        done = push(pixel_model, REPO, licence="mit", dry_run=True)
+        done = push(pixel_model, REPO, license="mit", dry_run=True)
         assert not hub.sent()
         assert (REPO in hub.repositories) is exists
         assert set(done.files) == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} | CODE
@@ -307,16 +307,16 @@ class TestDryRun:
         assert done.url == f"{hub.endpoint}/{REPO}"
 
     def test_dry_run__lists_what_a_push_then_sends(self, hub: HubServer, pixel_model: StellarModel) -> None:
-        promised = push(pixel_model, REPO, licence="mit", dry_run=True).files
-        pushed = push(pixel_model, REPO, licence="mit").files
+        promised = push(pixel_model, REPO, license="mit", dry_run=True).files
+        pushed = push(pixel_model, REPO, license="mit").files
         held = {name: len(content) for name, content in hub.files(REPO).items() if name != ".gitattributes"}
         assert promised == pushed == held
 
     def test_dry_run__refuses_what_a_push_would(self, hub: HubServer, pixel_model: StellarModel) -> None:
         hub.add(REPO, {"data.csv": b"1,2"})
         with pytest.raises(ValueError, match="holds something else"):
-            push(pixel_model, REPO, licence="mit", dry_run=True)
-        with pytest.raises(ValueError, match="without a licence"):
+            push(pixel_model, REPO, license="mit", dry_run=True)
+        with pytest.raises(ValueError, match="without a license"):
             push(pixel_model, REPO, dry_run=True)
 
     def test_dry_run__is_reached_from_the_model(self, hub: HubServer, pixel_model: StellarModel) -> None:
@@ -329,11 +329,11 @@ class TestFinish:
         def finish(folder: Path) -> None:
             card = folder / "README.md"
             card.write_text(card.read_text() + "\nMore of it.\n")
-            (folder / "curves.png").write_bytes(b"picture")
+            (folder / "curves.png").write_bytes(b"image")
 
-        done = push(pixel_model, REPO, licence="mit", finish=finish)
-        assert done.files["curves.png"] == 7
-        assert hub.files(REPO)["curves.png"] == b"picture"
+        done = push(pixel_model, REPO, license="mit", finish=finish)
+        assert done.files["curves.png"] == 5
+        assert hub.files(REPO)["curves.png"] == b"image"
         assert hub.files(REPO)["README.md"].endswith(b"More of it.\n")
 
     def test_finish__that_fails_sends_nothing(self, hub: HubServer, pixel_model: StellarModel) -> None:
@@ -341,14 +341,14 @@ class TestFinish:
             raise ValueError("no card")
 
         with pytest.raises(ValueError, match="no card"):
-            push(pixel_model, REPO, licence="mit", finish=finish)
+            push(pixel_model, REPO, license="mit", finish=finish)
         assert not hub.requests
 
 
 class TestModel:
     def test_push_to_hub__refuses_unknown_keywords(self, hub: HubServer, pixel_model: StellarModel) -> None:
-        with pytest.raises(TypeError, match="licence_name"):
-            pixel_model.push_to_hub(REPO, license="mit", licence_name="mine")
+        with pytest.raises(TypeError, match="license_name"):
+            pixel_model.push_to_hub(REPO, license="mit", license_name="mine")
         assert not hub.requests
 
     def test_save_pretrained__refuses_to_push(self, hub: HubServer, pixel_model: StellarModel, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.retrieval import ApproximateIndex, build_index, search_images
 from stellar_hub.retrieval.approximate import rows_and_tokens
+from stellar_hub.store.feature_store import FeatureStore
 
 from .conftest import BAD
 
@@ -67,7 +67,7 @@ def test_factory__is_checked(store: FeatureStore) -> None:
 
 
 def test_store__gives_an_index(store: FeatureStore) -> None:
-    assert store.to_faiss("pooled").ntotal == 19
+    assert build_index(store, "pooled").ntotal == 19
 
 
 def test_missing_faiss__says_what_to_install(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.retrieval import search_concepts
 from stellar_hub.retrieval.concept_search import place_in_crop, token_at
+from stellar_hub.store.feature_store import FeatureStore
 
 from .conftest import BAD
 
 
-def test_search__finds_the_picture_and_the_token(store: FeatureStore, rows: list[int]) -> None:
+def test_search__finds_the_image_and_the_token(store: FeatureStore, rows: list[int]) -> None:
     tokens = store.read("S", [5])[0]
     hits = search_concepts(store, tokens, k=4)
     assert hits.rows[:, 0].tolist() == [5] * 4
@@ -18,7 +18,7 @@ def test_search__finds_the_picture_and_the_token(store: FeatureStore, rows: list
     assert BAD not in hits.rows
 
 
-def test_search__is_the_best_token_of_each_picture(store: FeatureStore, rows: list[int]) -> None:
+def test_search__is_the_best_token_of_each_image(store: FeatureStore, rows: list[int]) -> None:
     query = store.read("S", [0])[0, 2:3]
     hits = search_concepts(store, query, k=19)
     assert sorted(hits.rows[0].tolist()) == rows

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.extraction import FeatureStore
 from stellar_hub.retrieval import search_sets, set_similarity
+from stellar_hub.store.feature_store import FeatureStore
 
 from .conftest import BAD
 

@@ -1,4 +1,4 @@
-"""A tiny recipe and a folder of drawn pictures: a run with them takes a second or two on one core."""
+"""A tiny recipe and a folder of drawn images: a run with them takes a second or two on one core."""
 
 import json
 import resource
@@ -11,13 +11,13 @@ import pytest
 import torch.distributed as dist
 from PIL import Image
 
-from stellar_hub.data.scenes import draw_scene
-from stellar_hub.training.recipe import Recipe
-from stellar_hub.training.recipe_file import from_dict, to_dict
-from stellar_hub.training.recipe_overrides import apply_overrides
+from stellar_hub.data.scenes.scene import draw_scene
+from stellar_hub.training.recipes.files import from_dict, to_dict
+from stellar_hub.training.recipes.overrides import apply_overrides
+from stellar_hub.training.recipes.sections import Recipe
 from tests.stellar_hub.hub.conftest import cache, client, hub  # noqa: F401  # fixtures: a Hub, and a client of it
 
-NUM_PICTURES = 6
+NUM_IMAGES = 6
 
 
 def tiny_recipe_values() -> dict[str, dict[str, Any]]:
@@ -92,7 +92,7 @@ def tiny_recipe_values() -> dict[str, dict[str, Any]]:
             "log_every": 2,
             "save_every": 2,
             "keep_checkpoints": 2,
-            "picture_every": 0,
+            "preview_every": 0,
             "export_every": 0,
             "trackers": [],
             "push_to_hub": None,
@@ -101,17 +101,17 @@ def tiny_recipe_values() -> dict[str, dict[str, Any]]:
     }
 
 
-def draw_pictures(folder: Path, count: int = NUM_PICTURES) -> Path:
-    """Fill a folder with drawn scenes of 48 by 64 pixels, `picture-0.png` and so on; the folder."""
+def draw_images(folder: Path, count: int = NUM_IMAGES) -> Path:
+    """Fill a folder with drawn scenes of 48 by 64 pixels, `image-0.png` and so on; the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        picture = Image.fromarray(draw_scene(index, 64).image[:48])
-        picture.save(folder / f"picture-{index}.png")
+        image = Image.fromarray(draw_scene(index, 64).image[:48])
+        image.save(folder / f"image-{index}.png")
     return folder
 
 
 def recipe_for(folder: Path, *overrides: str) -> Recipe:
-    """The tiny recipe for the pictures of a folder, with some values replaced, as by `--set`."""
+    """The tiny recipe for the images of a folder, with some values replaced, as by `--set`."""
     values = tiny_recipe_values()
     values["data"]["sources"] = [str(folder)]
     return from_dict(apply_overrides(values, overrides))
@@ -139,15 +139,15 @@ def files_up_to(size: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """A folder with six small pictures."""
-    return draw_pictures(tmp_path / "pictures")
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with six small images."""
+    return draw_images(tmp_path / "images")
 
 
 @pytest.fixture
-def tiny_recipe(picture_folder: Path) -> Recipe:
-    """The tiny recipe for `picture_folder`: four steps, a checkpoint after two."""
-    return recipe_for(picture_folder)
+def tiny_recipe(image_folder: Path) -> Recipe:
+    """The tiny recipe for `image_folder`: four steps, a checkpoint after two."""
+    return recipe_for(image_folder)
 
 
 @pytest.fixture

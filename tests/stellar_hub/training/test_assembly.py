@@ -10,9 +10,9 @@ import torch
 from accelerate import DistributedType
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from stellar_hub.modeling import StellarConfig
 
 from stellar_hub.data.sources import open_sources
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.training import assembly as module
 from stellar_hub.training.assembly import (
     KeptPatches,
@@ -25,8 +25,8 @@ from stellar_hub.training.assembly import (
     resolve_sizes,
     warnings_at_start,
 )
-from stellar_hub.training.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
+from stellar_hub.training.recipes.sections import Recipe
 from tests.stellar_hub.training.conftest import changed, recipe_for, tiny_recipe_values
 
 CONFIG = tiny_recipe_values()["model"]["config"]
@@ -38,8 +38,8 @@ def config(**options: Any) -> StellarConfig:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """The tiny recipe, without pictures."""
-    return recipe_for(Path("pictures"))
+    """The tiny recipe, without images."""
+    return recipe_for(Path("images"))
 
 
 class TestAccelerator:
@@ -104,7 +104,7 @@ class TestSizes:
 
     @given(st.integers(1, 40), st.integers(1, 32))
     def test_sizes__are_whole_patches(self, side: int, patch_size: int) -> None:
-        open_sizes = recipe_for(Path("pictures"), "data.image_size=null", "local_size=null")
+        open_sizes = recipe_for(Path("images"), "data.image_size=null", "local_size=null")
         found = resolve_sizes(open_sizes, config(image_size=side * patch_size, patch_size=patch_size)).data
         assert found.local_size is not None
         assert found.image_size == side * patch_size
@@ -122,7 +122,7 @@ class TestSizes:
         nearest = " or ".join(str(near) for near in (size // 8 * 8, size // 8 * 8 + 8) if near)
         message = rf"data\.{name} {size} is not a multiple of the patch size 8; nearest: {nearest}$"
         with pytest.raises(ValueError, match=message):
-            resolve_sizes(recipe_for(Path("pictures"), f"data.{name}={size}"), config())
+            resolve_sizes(recipe_for(Path("images"), f"data.{name}={size}"), config())
 
     @pytest.mark.parametrize("options", [{"teacher_momentum": 0.9}, {"use_global_align": True}])
     def test_one_global_view__is_too_few_for_a_second(self, recipe: Recipe, options: dict[str, Any]) -> None:
@@ -160,30 +160,30 @@ def loader_of(folder: Path, *overrides: str, process: int = 0, processes: int = 
 
 
 class TestLoader:
-    def test_batches__have_what_the_recipe_asks_for(self, picture_folder: Path) -> None:
-        batches = list(loader_of(picture_folder))
+    def test_batches__have_what_the_recipe_asks_for(self, image_folder: Path) -> None:
+        batches = list(loader_of(image_folder))
         assert len(batches) == 5
         assert batches[0]["global_views"].shape == (4, 2, 3, 32, 32)
         assert batches[0]["local_views"].shape == (4, 2, 3, 16, 16)
         assert batches[0]["kept_patches"].shape == (8, 8)
         assert len(batches[0]["paths"]) == 4
 
-    def test_start__leaves_out_what_is_done(self, picture_folder: Path) -> None:
-        whole, rest = list(loader_of(picture_folder)), list(loader_of(picture_folder, start=3))
+    def test_start__leaves_out_what_is_done(self, image_folder: Path) -> None:
+        whole, rest = list(loader_of(image_folder)), list(loader_of(image_folder, start=3))
         assert len(rest) == 2
         torch.testing.assert_close(rest[0]["global_views"], whole[3]["global_views"], rtol=0, atol=0)
         assert rest[1]["paths"] == whole[4]["paths"]
 
-    def test_processes__share_the_batch(self, picture_folder: Path) -> None:
-        whole = next(iter(loader_of(picture_folder)))
-        halves = [next(iter(loader_of(picture_folder, process=process, processes=2))) for process in (0, 1)]
+    def test_processes__share_the_batch(self, image_folder: Path) -> None:
+        whole = next(iter(loader_of(image_folder)))
+        halves = [next(iter(loader_of(image_folder, process=process, processes=2))) for process in (0, 1)]
         for name in ("global_views", "local_views", "kept_patches", "photometric"):
             torch.testing.assert_close(torch.cat([half[name] for half in halves]), whole[name], rtol=0, atol=0)
 
-    def test_batch__that_processes_cannot_share_is_refused(self, picture_folder: Path) -> None:
+    def test_batch__that_processes_cannot_share_is_refused(self, image_folder: Path) -> None:
         message = "batch_size is 4 over all processes, which 3 processes cannot share evenly; choose a multiple of 3"
         with pytest.raises(ValueError, match=message):
-            loader_of(picture_folder, processes=3)
+            loader_of(image_folder, processes=3)
 
 
 def test_photometric__is_the_recipes(recipe: Recipe) -> None:
@@ -206,9 +206,9 @@ class TestWarnings:
         assert found.startswith("gradient accumulation does not enlarge what prototypes are balanced over")
         assert found.endswith("batch of 4")
 
-    def test_few_pictures__come_more_than_once_in_a_batch(self, recipe: Recipe) -> None:
+    def test_few_images__come_more_than_once_in_a_batch(self, recipe: Recipe) -> None:
         (found,) = warnings_at_start(recipe, 4, 3, 1)
-        assert found == "there are 3 pictures for a batch of 4: it holds some more than once"
+        assert found == "there are 3 images for a batch of 4: it holds some more than once"
 
     def test_many_workers__for_few_cores(self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "num_cores", lambda: 4)

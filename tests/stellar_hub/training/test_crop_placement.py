@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from stellar_hub.data.sources import open_sources
 from stellar_hub.training import crop_placement as module
 from stellar_hub.training.crop_placement import place_crops, remember_crops, repeated, time_samples, time_step
-from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
 from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import changed, recipe_for
@@ -34,13 +34,13 @@ def place(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, step: float, 
 
 @pytest.mark.parametrize(("step", "sample", "expected"), [(0.1, 0.01, False), (0.1, 0.1, True)])
 def test_null__is_decided_by_what_was_measured(
-    run: Run, picture_folder: Path, monkeypatch: pytest.MonkeyPatch, step: float, sample: float, expected: bool
+    run: Run, image_folder: Path, monkeypatch: pytest.MonkeyPatch, step: float, sample: float, expected: bool
 ) -> None:
-    recipe, (sentence,) = place(run, picture_folder, monkeypatch, step, sample)
+    recipe, (sentence,) = place(run, image_folder, monkeypatch, step, sample)
     assert recipe.data.device_crops is expected
     where = "on the device" if expected else "in the workers"
     assert sentence == (
-        f"views are cut {where}: 4 workers would cut those of {4 / sample:.0f} pictures a second, training takes 80"
+        f"views are cut {where}: 4 workers would cut those of {4 / sample:.0f} images a second, training takes 80"
     )
 
 
@@ -56,10 +56,10 @@ def test_resumed_run__cuts_where_it_has_before(tiny_recipe: Recipe, tmp_path: Pa
     assert remember_crops(tiny_recipe, start).data.device_crops is False
 
 
-def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run, picture_folder: Path) -> None:
+def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run, image_folder: Path) -> None:
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     state = torch.get_rng_state()
-    samples, seconds = time_samples(run.recipe, open_sources([picture_folder]), run.model.config)
+    samples, seconds = time_samples(run.recipe, open_sources([image_folder]), run.model.config)
     assert len(samples) == 6
     assert seconds > 0
     assert time_step(run.stepper, repeated(samples, 4)) > 0
@@ -69,10 +69,10 @@ def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run, pictu
 
 
 def test_training_with_views_cut_by_the_device__is_nearly_that_of_the_workers(
-    picture_folder: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path
 ) -> None:
     weights = []
     for choice in ("true", "false"):
-        recipe = recipe_for(picture_folder, f"data.device_crops={choice}", "optimization.optimizer=sgd")
+        recipe = recipe_for(image_folder, f"data.device_crops={choice}", "optimization.optimizer=sgd")
         weights.append(load_file(train(recipe, tmp_path / choice, cpu=True) / "model.safetensors"))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-2, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Two processes over gloo are one: losses, weights, pictures; and what happens when one of them is gone."""
+"""Two processes over gloo are one: losses, weights, images; and what happens when one of them is gone."""
 
 import os
 import signal
@@ -14,24 +14,24 @@ import psutil
 import pytest
 import torch
 
-from stellar_hub.training.checkpoints import Checkpoints, read_state
-from stellar_hub.training.recipe_file import save_recipe
-from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints, read_state
+from stellar_hub.training.recipes.files import save_recipe
+from tests.stellar_hub.training.conftest import draw_images, recipe_for
 from tests.training_processes import (
     PATIENCE,
     Training,
     different,
     final_weights,
     free_port,
+    images_read,
     largest_difference,
     last_step,
     measured,
-    pictures_read,
 )
 
 pytestmark = pytest.mark.slow
 
-NUM_PICTURES = 10
+NUM_IMAGES = 10
 STEPS = 10
 BATCH = 4
 SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01")
@@ -48,26 +48,26 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of as many pictures as are not a multiple of the batch."""
-    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", NUM_PICTURES)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of as many images as are not a multiple of the batch."""
+    return draw_images(tmp_path_factory.mktemp("data") / "images", NUM_IMAGES)
 
 
-def write_recipe(path: Path, pictures: Path, *overrides: str, steps: int = STEPS) -> Path:
+def write_recipe(path: Path, images: Path, *overrides: str, steps: int = STEPS) -> Path:
     """The tiny recipe with every step journaled."""
     always = (f"optimization.steps={steps}", f"optimization.batch_size={BATCH}", "run.log_every=1")
-    save_recipe(recipe_for(pictures, *always, *overrides), path)
+    save_recipe(recipe_for(images, *always, *overrides), path)
     return path
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path
 ) -> tuple[Path, Path, float]:
     """The folders of a run in one process and of the same in two, and how far they may be apart."""
     overrides, tolerance = VARIANTS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    recipe = write_recipe(folder / "recipe.yaml", pictures, *overrides, "run.save_every=100")
+    recipe = write_recipe(folder / "recipe.yaml", images, *overrides, "run.save_every=100")
     for name, count in (("one", 1), ("two", 2)):
         with Training(folder / name, "--recipe", recipe, num_processes=count) as training:
             assert training.wait() == [0] * count, training.log()
@@ -96,21 +96,21 @@ def test_two_processes__end_with_the_weights_of_one(pair: tuple[Path, Path, floa
     assert largest_difference(final_weights(two), weights) < tolerance
 
 
-def test_two_processes__read_the_pictures_of_one(pair: tuple[Path, Path, float]) -> None:
+def test_two_processes__read_the_images_of_one(pair: tuple[Path, Path, float]) -> None:
     one, two, _ = pair
-    alone, first, second = pictures_read(one), pictures_read(two, 0), pictures_read(two, 1)
+    alone, first, second = images_read(one), images_read(two, 0), images_read(two, 1)
     assert len(alone) == STEPS
     assert {step: first[step] + second[step] for step in first} == alone
     assert {len(names) for names in [*first.values(), *second.values()]} == {BATCH // 2}
 
 
-def test_two_processes__read_each_picture_once_per_epoch(pair: tuple[Path, Path, float]) -> None:
+def test_two_processes__read_each_image_once_per_epoch(pair: tuple[Path, Path, float]) -> None:
     _, two, _ = pair
-    first, second = pictures_read(two, 0), pictures_read(two, 1)
+    first, second = images_read(two, 0), images_read(two, 1)
     stream = [name for step in range(STEPS) for name in first[step] + second[step]]
-    epochs = [stream[start : start + NUM_PICTURES] for start in range(0, len(stream), NUM_PICTURES)]
-    assert len(epochs) == STEPS * BATCH // NUM_PICTURES
-    assert all(set(Counter(epoch).values()) == {1} and len(epoch) == NUM_PICTURES for epoch in epochs)
+    epochs = [stream[start : start + NUM_IMAGES] for start in range(0, len(stream), NUM_IMAGES)]
+    assert len(epochs) == STEPS * BATCH // NUM_IMAGES
+    assert all(set(Counter(epoch).values()) == {1} and len(epoch) == NUM_IMAGES for epoch in epochs)
 
 
 def test_training__moves_weights_by_far_more_than_the_tolerance(pair: tuple[Path, Path, float]) -> None:
@@ -120,10 +120,10 @@ def test_training__moves_weights_by_far_more_than_the_tolerance(pair: tuple[Path
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """The folder of a run in two processes that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    recipe = write_recipe(folder / "recipe.yaml", pictures, *TEACHER, "run.save_every=4", steps=16)
+    recipe = write_recipe(folder / "recipe.yaml", images, *TEACHER, "run.save_every=4", steps=16)
     with Training(folder / "run", "--recipe", recipe, num_processes=2) as training:
         assert training.wait() == [0, 0], training.log()
     return folder / "run"
@@ -145,11 +145,11 @@ def test_sigterm__stops_both_processes_after_a_checkpoint(undisturbed: Path, tmp
         assert training.wait() == [0, 0], training.log()
     assert different(final_weights(output), final_weights(undisturbed)) == []
     assert measured(output) == measured(undisturbed)
-    assert [pictures_read(output, rank) for rank in (0, 1)] == [pictures_read(undisturbed, rank) for rank in (0, 1)]
+    assert [images_read(output, rank) for rank in (0, 1)] == [images_read(undisturbed, rank) for rank in (0, 1)]
 
 
-def test_run_begun_alone__goes_on_in_two_processes(pictures: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "recipe.yaml", pictures, *ADAMW, *TEACHER)
+def test_run_begun_alone__goes_on_in_two_processes(images: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", images, *ADAMW, *TEACHER)
     with Training(tmp_path / "alone", "--recipe", recipe) as training:
         assert training.wait() == [0], training.log()
     with Training(tmp_path / "run", "--recipe", recipe) as training:
@@ -162,22 +162,22 @@ def test_run_begun_alone__goes_on_in_two_processes(pictures: Path, tmp_path: Pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU they find each other")
-def test_picture__that_only_the_second_process_cannot_read_is_named_by_the_first(tmp_path: Path) -> None:
-    pictures = draw_pictures(tmp_path / "pictures", 3)
-    (pictures / "damaged.png").write_bytes(b"no picture")
-    recipe = write_recipe(tmp_path / "recipe.yaml", pictures, steps=6)
+def test_image__that_only_the_second_process_cannot_read_is_named_by_the_first(tmp_path: Path) -> None:
+    images = draw_images(tmp_path / "images", 3)
+    (images / "damaged.png").write_bytes(b"no image")
+    recipe = write_recipe(tmp_path / "recipe.yaml", images, steps=6)
     with Training(tmp_path / "run", "--recipe", recipe, num_processes=2) as training:
         assert training.wait() == [0, 0], training.log()
-    readers = [sum("damaged" in str(path) for path in pictures_read(tmp_path / "run", rank)) for rank in (0, 1)]
-    assert training.log(0).count("skipped picture 1: ") == 1, readers
-    assert "skipped picture" not in training.log(1)
-    assert "| pictures that could not be read | 1 |" in (tmp_path / "run" / "model" / "README.md").read_text()
+    readers = [sum("damaged" in str(path) for path in images_read(tmp_path / "run", rank)) for rank in (0, 1)]
+    assert training.log(0).count("skipped image 1: ") == 1, readers
+    assert "skipped image" not in training.log(1)
+    assert "| images that could not be read | 1 |" in (tmp_path / "run" / "model" / "README.md").read_text()
     for sentence in ("the model is in", "begin anew"):
         assert sentence not in training.log(1)
 
 
-def test_processes_that_would_train_alone__are_refused(pictures: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "recipe.yaml", pictures)
+def test_processes_that_would_train_alone__are_refused(images: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml", images)
     with Training(tmp_path / "run", "--recipe", recipe, num_processes=2, cpu=False) as training:
         assert training.wait() == [1, 1], training.log()
         assert training.log().count("error: 2 processes were launched, but each would train alone") == 2
@@ -210,9 +210,9 @@ def launched(output: Path, *options: str | Path) -> Iterator[psutil.Process]:
         process.wait()
 
 
-def test_process_that_dies__ends_the_launch_and_leaves_the_checkpoint(pictures: Path, tmp_path: Path) -> None:
+def test_process_that_dies__ends_the_launch_and_leaves_the_checkpoint(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    recipe = write_recipe(tmp_path / "recipe.yaml", pictures, "run.save_every=2", steps=100_000)
+    recipe = write_recipe(tmp_path / "recipe.yaml", images, "run.save_every=2", steps=100_000)
     with launched(output, "--recipe", recipe) as launcher:
         wait_for_step(output, 5, launcher)
         family = launcher.children(recursive=True)

@@ -7,25 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from stellar_hub.modeling import StellarModel
 from torch import Tensor
 
+from stellar_hub.modeling import StellarModel
 from stellar_hub.training import exports as module
 from stellar_hub.training.exports import add_training, export_model, push_export
-from stellar_hub.training.journal import Journal
-from stellar_hub.training.recipe import Recipe
-from stellar_hub.training.training_card import section_of
+from stellar_hub.training.monitoring.journal import Journal
+from stellar_hub.training.monitoring.training_card import section_of
+from stellar_hub.training.recipes.sections import Recipe
 from tests.hub_server import HubServer
 from tests.stellar_hub.training.conftest import changed, files_up_to, recipe_for
 
-PNG = b"\x89PNG\r\n\x1a\n picture"
-FACTS = {"steps": "4 of 4", "device": "1 x cpu", "pictures that could not be read": None}
+PNG = b"\x89PNG\r\n\x1a\n image"
+FACTS = {"steps": "4 of 4", "device": "1 x cpu", "images that could not be read": None}
 
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """The tiny recipe with a licence."""
-    return recipe_for(Path("pictures"), "run.license=mit")
+    """The tiny recipe with a license."""
+    return recipe_for(Path("images"), "run.license=mit")
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def output(tmp_path: Path) -> Path:
     return folder
 
 
-def export(output: Path, model: StellarModel, recipe: Recipe, picture: bytes | None = PNG) -> Path:
-    return export_model(output, model, recipe, FACTS, picture)
+def export(output: Path, model: StellarModel, recipe: Recipe, image: bytes | None = PNG) -> Path:
+    return export_model(output, model, recipe, FACTS, image)
 
 
 def hidden(output: Path) -> list[str]:
@@ -79,16 +79,16 @@ class TestExport:
         assert "(curves.png)" in section
         assert "(reconstructions.png)" in section
 
-    def test_pictures__lie_beside_the_card(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+    def test_images__lie_beside_the_card(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
         folder = export(output, pixel_model, recipe)
         assert (folder / "reconstructions.png").read_bytes() == PNG
         curves = (folder / "curves.png").read_bytes()
         assert curves.startswith(b"\x89PNG")
         assert (output / "curves.png").read_bytes() == curves
 
-    def test_journal_and_picture__may_be_missing(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+    def test_journal_and_image__may_be_missing(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
         (output / "metrics.jsonl").unlink()
-        folder = export(output, pixel_model, recipe, picture=None)
+        folder = export(output, pixel_model, recipe, image=None)
         assert not list(folder.glob("*.png"))
         assert ".png" not in (section_of((folder / "README.md").read_text()) or "")
 

@@ -7,24 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from stellar_hub.modeling import StellarConfig, StellarModel
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from stellar_hub.training.checkpoints import Checkpoints
-from stellar_hub.training.gathering import whole_tensor
-from stellar_hub.training.recipe_file import load_recipe, save_recipe
-from stellar_hub.training.sharding import SHARDED_OPTIMIZERS
+from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints
+from stellar_hub.training.recipes.files import load_recipe, save_recipe
+from stellar_hub.training.sharding import SHARDED_OPTIMIZERS, whole_tensor
 from stellar_hub.training.train import train
-from tests.stellar_hub.training.conftest import draw_pictures, recipe_for, tiny_recipe_values
+from tests.stellar_hub.training.conftest import draw_images, recipe_for, tiny_recipe_values
 from tests.training_processes import FORKS, Training, different, final_weights, free_port, largest_difference, measured
 
 pytestmark = pytest.mark.slow
 
 STEPS = 4
-SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01", "run.picture_every=2")
+SGD = ("optimization.optimizer=sgd", "optimization.learning_rate=0.01", "run.preview_every=2")
 TEACHER = ("model.config.teacher_momentum=0.9",)
 # What changes the order in which blocks are gathered and gradients summed.
 AGAIN = ("run.gradient_checkpointing=true", "optimization.gradient_accumulation_steps=2")
@@ -37,25 +36,25 @@ EXACT_TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of as many pictures as are not a multiple of the batch."""
-    return draw_pictures(tmp_path_factory.mktemp("data") / "pictures", 10)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of as many images as are not a multiple of the batch."""
+    return draw_images(tmp_path_factory.mktemp("data") / "images", 10)
 
 
-def write_recipe(path: Path, pictures: Path, *overrides: str) -> Path:
+def write_recipe(path: Path, images: Path, *overrides: str) -> Path:
     """The tiny recipe with every step journaled."""
-    save_recipe(recipe_for(pictures, f"optimization.steps={STEPS}", "run.log_every=1", *overrides), path)
+    save_recipe(recipe_for(images, f"optimization.steps={STEPS}", "run.log_every=1", *overrides), path)
     return path
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, Path]:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Path, Path]:
     """The folders of a run in one process and of the same in two that share the model; both begin from a checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(7)  # not the recipe's: weights that were not read would show
     StellarModel(StellarConfig(**tiny_recipe_values()["model"]["config"])).save_pretrained(folder / "begin")
     start = f"model.init={folder / 'begin'}"
-    recipe = write_recipe(folder / "recipe.yaml", pictures, start, *VARIANTS[request.param])
+    recipe = write_recipe(folder / "recipe.yaml", images, start, *VARIANTS[request.param])
     with Training(folder / "two", "--recipe", recipe, num_processes=2, sharded=True) as training:
         train(load_recipe(recipe), folder / "one", cpu=True)
         assert training.wait() == [0, 0], training.log()
@@ -90,16 +89,16 @@ def test_sharded_run__leaves_a_model_for_inference(pair: tuple[Path, Path], imag
     assert "| device | 2 x cpu, sharded |" in (pair[1] / "model" / "README.md").read_text()
 
 
-def test_sharded_run__draws_pictures(pair: tuple[Path, Path]) -> None:
-    names = [sorted(path.name for path in (output / "pictures").iterdir()) for output in pair]
+def test_sharded_run__draws_images(pair: tuple[Path, Path]) -> None:
+    names = [sorted(path.name for path in (output / "images").iterdir()) for output in pair]
     assert names == [["step-000002.png", "step-000004.png"]] * 2
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """The folder of a sharded run that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    recipe = write_recipe(folder / "recipe.yaml", pictures, *TEACHER, *EXACT)
+    recipe = write_recipe(folder / "recipe.yaml", images, *TEACHER, *EXACT)
     with Training(folder / "run", "--recipe", recipe, num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
     return folder / "run"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from stellar_hub.conversion import convert_original
-from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from torch import Tensor
 
+from stellar_hub.conversion import convert_original
+from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.training import StellarForPreTraining
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"

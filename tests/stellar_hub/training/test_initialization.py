@@ -1,4 +1,4 @@
-"""What a run begins from."""
+"""The tokenizer's weights, into models that begin without them."""
 
 import logging
 from collections.abc import Callable
@@ -8,17 +8,119 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import load_file
-from stellar_hub.conversion import load_original
+from torch import Tensor
+
+from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.modeling import StellarModel, modeling_stellar
 from stellar_hub.modeling.backbones import backbone_weights, load_backbone
-from torch import Tensor
-
-from stellar_hub.training import StellarForPreTraining, tokenizer
-from stellar_hub.training.initialization import check_fit, initialize
-from stellar_hub.training.recipe import ModelRecipe
+from stellar_hub.registry import TOKENIZER
+from stellar_hub.training import StellarForPreTraining
+from stellar_hub.training import initialization as tokenizer
+from stellar_hub.training.initialization import CODEBOOK, check_fit, initialize, load_tokenizer
+from stellar_hub.training.recipes.sections import ModelRecipe
 
 Build = Callable[..., StellarForPreTraining]
+ORIGINAL_CODEBOOK = "quantize.embedding.weight"
+
+
+def parts(tensors: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items() if name.startswith(prefixes)}
+
+
+@pytest.fixture
+def vqgan(golden_dir: Path) -> Path:
+    """The original tokenizer's file, which fits the tiny model."""
+    return golden_dir / "vqgan.bin"
+
+
+@pytest.fixture
+def altered(tmp_path: Path, vqgan: Path) -> Callable[[Callable[[dict[str, Tensor]], object]], Path]:
+    """A copy of the file with its dictionary changed in place."""
+
+    def make(change: Callable[[dict[str, Tensor]], object]) -> Path:
+        tensors = {name: tensor.clone() for name, tensor in read_checkpoint(vqgan).items()}
+        change(tensors)
+        torch.save(tensors, tmp_path / "altered.bin")
+        return tmp_path / "altered.bin"
+
+    return make
+
+
+@pytest.fixture
+def model(build_pretraining_model: Build) -> StellarForPreTraining:
+    """With a random tokenizer."""
+    return build_pretraining_model(reconstruction_head="vq")
+
+
+@pytest.fixture
+def converted(golden_dir: Path, vqgan: Path) -> dict[str, Tensor]:
+    """What conversion makes of the file."""
+    original = load_file(golden_dir / "original-vq.safetensors")
+    heads = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}
+    return convert_original(original, vqgan=read_checkpoint(vqgan), **heads)[1]
+
+
+def test_load__fills_both_halves_and_leaves_the_rest(
+    model: StellarForPreTraining, vqgan: Path, converted: dict[str, Tensor]
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_tokenizer(model, vqgan, keep_decoder=False)
+    expected = before | parts(converted, "tokenizer_encoder.", "stellar.tokenizer.")
+    torch.testing.assert_close(model.state_dict(), expected, rtol=0, atol=0)
+    assert not any(p.requires_grad for name, p in model.named_parameters() if "tokenizer" in name)
+
+
+def test_load__keeps_the_models_own_pixel_decoder(
+    model: StellarForPreTraining, vqgan: Path, converted: dict[str, Tensor]
+) -> None:
+    assert model.stellar.tokenizer is not None
+    model.stellar.tokenizer.codebook.weight.data.copy_(converted[CODEBOOK])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_tokenizer(model, vqgan, keep_decoder=True)
+    expected = before | parts(converted, "tokenizer_encoder.")
+    torch.testing.assert_close(model.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_file__is_fetched_from_the_hub_where_none_is_given(
+    model: StellarForPreTraining, vqgan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(tokenizer, "fetch", lambda file: asked.append(file) or vqgan)
+    load_tokenizer(model, None, keep_decoder=False)
+    assert asked == [TOKENIZER]
+    assert torch.equal(model.state_dict()[CODEBOOK], read_checkpoint(vqgan)[ORIGINAL_CODEBOOK])
+
+
+def test_another_codebook__is_refused(
+    model: StellarForPreTraining, altered: Callable[..., Path], converted: dict[str, Tensor]
+) -> None:
+    model.load_state_dict(parts(converted, "stellar.tokenizer."), strict=False)
+    path = altered(lambda tensors: tensors[ORIGINAL_CODEBOOK].add_(0.1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"altered\.bin is another tokenizer than the model's: the codebooks differ"):
+        load_tokenizer(model, path, keep_decoder=True)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_missing_tensors__are_named(model: StellarForPreTraining, altered: Callable[..., Path]) -> None:
+    path = altered(lambda tensors: tensors.pop("encoder.conv_out.bias"))
+    with pytest.raises(ValueError, match=r"is not the tokenizer of this model: it lacks encoder\.conv_out\.bias"):
+        load_tokenizer(model, path, keep_decoder=False)
+
+
+def test_tensors_of_other_shapes__are_named(build_pretraining_model: Build, vqgan: Path) -> None:
+    model = build_pretraining_model(reconstruction_head="vq", codebook_size=50)
+    with pytest.raises(ValueError, match=r"stellar\.tokenizer\.codebook\.weight have other shapes"):
+        load_tokenizer(model, vqgan, keep_decoder=False)
+
+
+def test_file_that_is_not_there__is_named(model: StellarForPreTraining, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint file: .*nowhere\.bin"):
+        load_tokenizer(model, tmp_path / "nowhere.bin", keep_decoder=False)
+
+
+BuildOfInitialization = Callable[..., StellarForPreTraining]
 LOGGER = "stellar_hub.training.initialization"
 HEADS: dict[str, Any] = {"num_prototypes": 8, "prototype_dim": 4, "prototype_hidden_size": 8}
 NO_CLS = {"use_cls_head": False, "use_local_views": False}
@@ -120,7 +222,7 @@ class TestCheckpoints:
         assert model.clustering_head.prototypes.weight.std() > 0.5
 
     def test_pretraining_checkpoint__keeps_heads_and_teacher(
-        self, tmp_path: Path, build_pretraining_model: Build
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization
     ) -> None:
         source = build_pretraining_model(teacher_momentum=0.9)
         source.save_pretrained(tmp_path)
@@ -129,7 +231,9 @@ class TestCheckpoints:
         assert_states(changed, source.state_dict())
         assert (changed.config.koleo_weight, changed.config.teacher_momentum) == (0.2, 0.5)
 
-    def test_half_precision__is_trained_in_float32(self, tmp_path: Path, build_pretraining_model: Build) -> None:
+    def test_half_precision__is_trained_in_float32(
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization
+    ) -> None:
         build_pretraining_model().bfloat16().save_pretrained(tmp_path)
         configs: list[dict[str, Any]] = [{}, {"koleo_weight": 0.2}]
         for config in configs:
@@ -140,7 +244,7 @@ class TestCheckpoints:
     def test_heads_of_another_size__begin_anew_and_so_does_the_teacher(
         self,
         tmp_path: Path,
-        build_pretraining_model: Build,
+        build_pretraining_model: BuildOfInitialization,
         caplog: pytest.LogCaptureFixture,
         teacher: float | None,
     ) -> None:
@@ -155,7 +259,7 @@ class TestCheckpoints:
         assert caplog.messages == [f"{tmp_path}: {parts} begin anew under model.config"]
         assert teacher is None or teacher_is_a_copy(model)
 
-    def test_teacher_added__is_a_copy(self, tmp_path: Path, build_pretraining_model: Build) -> None:
+    def test_teacher_added__is_a_copy(self, tmp_path: Path, build_pretraining_model: BuildOfInitialization) -> None:
         source = build_pretraining_model()
         source.save_pretrained(tmp_path)
         model = begin(tmp_path, teacher_momentum=0.996)
@@ -168,7 +272,7 @@ class TestCheckpoints:
         ids=lambda config: next(iter(config)),
     )
     def test_parts_left_out__leave_the_rest_as_it_is(
-        self, tmp_path: Path, build_pretraining_model: Build, config: dict[str, Any]
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization, config: dict[str, Any]
     ) -> None:
         source = build_pretraining_model(teacher_momentum=0.9)
         source.save_pretrained(tmp_path)
@@ -176,7 +280,7 @@ class TestCheckpoints:
         assert_states(model, {name: source.state_dict()[name] for name in model.state_dict()})
 
     def test_change_of_architecture__names_tensors_and_shapes(
-        self, tmp_path: Path, build_pretraining_model: Build
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization
     ) -> None:
         build_pretraining_model().save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=r"does not fit model\.config") as error:
@@ -192,7 +296,7 @@ class TestCheckpoints:
         ],
     )
     def test_more_or_fewer_blocks__are_an_error(
-        self, tmp_path: Path, build_pretraining_model: Build, layers: int, message: str
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization, layers: int, message: str
     ) -> None:
         build_pretraining_model().save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=message):
@@ -236,7 +340,7 @@ class TestTokenizer:
             begin(folder, tmp_path / "other.bin")
 
     def test_vqgan__is_not_asked_for_where_the_checkpoint_has_it(
-        self, tmp_path: Path, build_pretraining_model: Build, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tokenizer, "fetch", lambda file: pytest.fail("nothing is to be fetched"))
         source = build_pretraining_model(reconstruction_head="vq")
@@ -244,7 +348,7 @@ class TestTokenizer:
         assert_states(begin(tmp_path, koleo_weight=0.5), source.state_dict())
 
     def test_checkpoint_without_tokenizer__can_be_given_one(
-        self, tmp_path: Path, build_pretraining_model: Build, golden_dir: Path, views: dict[str, Tensor]
+        self, tmp_path: Path, build_pretraining_model: BuildOfInitialization, golden_dir: Path, views: dict[str, Tensor]
     ) -> None:
         source = build_pretraining_model(reconstruction_head="vq", use_tokenizer=False)
         source.save_pretrained(tmp_path)

@@ -16,14 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stellar_hub.training import loop as module
-from stellar_hub.training.health import NonFiniteLossError
-from stellar_hub.training.journal import read
 from stellar_hub.training.loop import Stopped, due
-from stellar_hub.training.recipe import Recipe
+from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import TERMS, Stepper, StepResult
-from stellar_hub.training.stop_request import SIGNALS
+from stellar_hub.training.stopping import SIGNALS, NonFiniteLossError
 from stellar_hub.training.train import train
-from tests.stellar_hub.training.conftest import changed, draw_pictures, journal_of, recipe_for
+from tests.stellar_hub.training.conftest import changed, draw_images, journal_of, recipe_for
 
 METERS = {"assignment_entropy", "token_cosine", "effective_rank", "localization_entropy", "agreement"}
 FACTS = {"learning_rate", "gradient_norm", "images_per_second", "data_wait_share", "memory_gb"}
@@ -42,12 +41,12 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """One for all tests here, not to be changed."""
     base = tmp_path_factory.mktemp("finished")
-    recipe = recipe_for(draw_pictures(base / "pictures"), "steps=5", "picture_every=2", "export_every=3")
+    recipe = recipe_for(draw_images(base / "images"), "steps=5", "preview_every=2", "export_every=3")
     said, exported, export_model = io.StringIO(), [], module.export_model
 
-    def record(output: Path, model: Any, recipe: Recipe, facts: dict[str, object], picture: bytes) -> Path:
+    def record(output: Path, model: Any, recipe: Recipe, facts: dict[str, object], image: bytes) -> Path:
         exported.append(facts["steps"])
-        return export_model(output, model, recipe, facts, picture)
+        return export_model(output, model, recipe, facts, image)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         patch.setattr(module, "export_model", record)
@@ -93,10 +92,10 @@ class TestJournal:
 
 
 class TestWhatIsLeft:
-    def test_pictures__come_every_so_many_steps(self, finished: Finished) -> None:
-        pictures = sorted((finished.output / "pictures").iterdir())
-        assert [path.name for path in pictures] == ["step-000002.png", "step-000004.png"]
-        assert Image.open(pictures[0]).convert("RGB").size[0] > 500
+    def test_images__come_every_so_many_steps(self, finished: Finished) -> None:
+        images = sorted((finished.output / "images").iterdir())
+        assert [path.name for path in images] == ["step-000002.png", "step-000004.png"]
+        assert Image.open(images[0]).convert("RGB").size[0] > 500
 
     def test_checkpoints__are_the_newest_and_the_last_step(self, finished: Finished) -> None:
         names = sorted(path.name for path in (finished.output / "checkpoints").iterdir())
@@ -107,11 +106,11 @@ class TestWhatIsLeft:
 
     def test_folder__has_nothing_else(self, finished: Finished) -> None:
         names = {path.name for path in finished.output.iterdir()}
-        assert names == {"checkpoints", "curves.png", "metrics.jsonl", "model", "pictures", "recipe.yaml"}
+        assert names == {"checkpoints", "curves.png", "metrics.jsonl", "model", "images", "recipe.yaml"}
 
     def test_terminal__shows_the_start_and_the_lines_of_the_journal(self, finished: Finished) -> None:
         said = finished.said.splitlines()
-        assert said[0].startswith("from step 0 to 5: 6 pictures")
+        assert said[0].startswith("from step 0 to 5: 6 images")
         assert [line.split(",")[0] for line in said if line.startswith("step ")] == [
             f"step {step}/5" for step in (1, 2, 4, 5)
         ]
@@ -122,16 +121,16 @@ class TestWhatIsLeft:
         for name, tensor in exported.items():
             torch.testing.assert_close(tensor, kept[f"stellar.{name}"], rtol=0, atol=0, msg=name)
 
-    def test_pictures_and_exports__change_nothing_of_the_training(
-        self, finished: Finished, picture_folder: Path, tmp_path: Path
+    def test_images_and_exports__change_nothing_of_the_training(
+        self, finished: Finished, image_folder: Path, tmp_path: Path
     ) -> None:
-        train(recipe_for(picture_folder, "steps=5", "save_every=9", "log_every=9"), tmp_path / "run", cpu=True)
+        train(recipe_for(image_folder, "steps=5", "save_every=9", "log_every=9"), tmp_path / "run", cpu=True)
         for name in ("model/model.safetensors", "checkpoints/step-000005/model.safetensors"):
             torch.testing.assert_close(load_file(tmp_path / "run" / name), load_file(finished.output / name))
 
 
 class TestNotFinite:
-    def test_nan__stops_the_run_and_names_pictures_and_the_last_good_checkpoint(
+    def test_nan__stops_the_run_and_names_images_and_the_last_good_checkpoint(
         self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def spoil(stepper: Stepper, step: int) -> None:
@@ -144,7 +143,7 @@ class TestNotFinite:
             train(changed(tiny_recipe, "export_every=3", "save_every=2"), tmp_path / "run", cpu=True)
         checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
         assert f"the last good checkpoint is {checkpoint}" in str(caught.value)
-        assert str(caught.value).count("picture-") == 4
+        assert str(caught.value).count("image-") == 4
         assert [path.name for path in checkpoint.parent.iterdir()] == ["step-000002"]
         assert all(tensor.isfinite().all() for tensor in load_file(checkpoint / "model.safetensors").values())
         assert not (tmp_path / "run" / "model").exists()  # step 3 was to be exported
@@ -213,9 +212,9 @@ class TestStop:
         assert len(written) == 1
 
     def test_stopped_run__goes_on_to_the_same_weights(
-        self, finished: Finished, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, finished: Finished, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        recipe = recipe_for(picture_folder, "steps=5", "save_every=9")
+        recipe = recipe_for(image_folder, "steps=5", "save_every=9")
 
         def send(stepper: Stepper, step: int) -> None:
             if step == 1:
@@ -232,27 +231,27 @@ class TestStop:
         assert [record["step"] for record in journal_of(tmp_path / "run")] == [1, 2, 4, 5]
 
 
-class TestSkippedPictures:
-    def test_damaged_pictures__are_named_and_counted_once_and_the_run_goes_on(
-        self, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+class TestSkippedImages:
+    def test_damaged_images__are_named_and_counted_once_and_the_run_goes_on(
+        self, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (picture_folder / "damaged-a.png").write_bytes(b"no picture")
-        (picture_folder / "damaged-b.jpg").write_bytes(b"")
-        folder = train(recipe_for(picture_folder, "steps=8"), tmp_path / "run", cpu=True)
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped picture")]
-        assert [line.split(":")[0] for line in lines] == ["skipped picture 1", "skipped picture 2"]
+        (image_folder / "damaged-a.png").write_bytes(b"no image")
+        (image_folder / "damaged-b.jpg").write_bytes(b"")
+        folder = train(recipe_for(image_folder, "steps=8"), tmp_path / "run", cpu=True)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped image")]
+        assert [line.split(":")[0] for line in lines] == ["skipped image 1", "skipped image 2"]
         for name in ("damaged-a.png", "damaged-b.jpg"):
-            assert sum(str(picture_folder / name) in line for line in lines) == 1
-        assert "| pictures that could not be read | 2 |" in (folder / "README.md").read_text()
+            assert sum(str(image_folder / name) in line for line in lines) == 1
+        assert "| images that could not be read | 2 |" in (folder / "README.md").read_text()
 
-    def test_damaged_pictures__are_remembered_by_a_resumed_run(
-        self, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    def test_damaged_images__are_remembered_by_a_resumed_run(
+        self, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (picture_folder / "damaged.png").write_bytes(b"no picture")
-        train(recipe_for(picture_folder, "steps=8"), tmp_path / "run", cpu=True)
-        again = train(recipe_for(picture_folder, "steps=8"), tmp_path / "run", resume="auto", cpu=True)
-        assert capsys.readouterr().err.count("skipped picture") == 1
-        assert "| pictures that could not be read | 1 |" in (again / "README.md").read_text()
+        (image_folder / "damaged.png").write_bytes(b"no image")
+        train(recipe_for(image_folder, "steps=8"), tmp_path / "run", cpu=True)
+        again = train(recipe_for(image_folder, "steps=8"), tmp_path / "run", resume="auto", cpu=True)
+        assert capsys.readouterr().err.count("skipped image") == 1
+        assert "| images that could not be read | 1 |" in (again / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("done", "expected"), [(1, True), (2, False), (3, True), (6, True), (7, False), (8, True)])

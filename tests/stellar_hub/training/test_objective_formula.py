@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from stellar_hub.modeling import StellarConfig
 from torch import Tensor
 
 from stellar_hub.matching import match_tokens
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.training import StellarForPreTraining
+from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import koleo_loss, sinkhorn_assign
-from stellar_hub.training.views import EncodedViews, encode_views
 
 Build = Callable[..., StellarForPreTraining]
 TEACHER = {"teacher_momentum": 0.9}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stellar_hub.training import StellarForPreTraining
 from stellar_hub.training.optimization import build_optimizer, build_schedule, count_steps
-from stellar_hub.training.recipe import OptimizationRecipe
+from stellar_hub.training.recipes.sections import OptimizationRecipe
 
 Build = Callable[..., StellarForPreTraining]
 RECIPE = OptimizationRecipe(
@@ -139,7 +139,7 @@ class TestCountSteps:
         ("values", "expected"),
         [
             ({}, 100),
-            ({"steps": None, "epochs": 3}, 8),  # 30 pictures in batches of 4
+            ({"steps": None, "epochs": 3}, 8),  # 30 images in batches of 4
             ({"steps": None, "epochs": 3, "gradient_accumulation_steps": 2}, 4),
             ({"steps": None, "epochs": 1, "batch_size": 64}, 1),
         ],

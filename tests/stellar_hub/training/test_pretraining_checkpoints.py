@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stellar_hub.modeling import StellarModel
 from torch import Tensor
 
+from stellar_hub.modeling import StellarModel
 from stellar_hub.training import StellarForPreTraining
 
 Build = Callable[..., StellarForPreTraining]
 TEACHER = {"teacher_momentum": 0.9}
 VQ = {"reconstruction_head": "vq"}
-LOGGER = "stellar_hub.training.modeling_pretraining"
+LOGGER = "stellar_hub.training.model.modeling_pretraining"
 
 
 def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

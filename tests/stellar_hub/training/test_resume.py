@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from stellar_hub.training.checkpoints import Checkpoints
-from stellar_hub.training.recipe_file import save_recipe
-from tests.stellar_hub.training.conftest import draw_pictures, recipe_for
-from tests.training_processes import Training, different, final_weights, last_step, measured, pictures_read
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints
+from stellar_hub.training.recipes.files import save_recipe
+from tests.stellar_hub.training.conftest import draw_images, recipe_for
+from tests.training_processes import Training, different, final_weights, images_read, last_step, measured
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe with a teacher, every step journaled, a checkpoint every second."""
     folder = tmp_path_factory.mktemp("recipe")
     overrides = ("model.config.teacher_momentum=0.9", "run.log_every=1", "run.save_every=2")
-    pictures = draw_pictures(folder / "pictures")
-    save_recipe(recipe_for(pictures, *overrides, f"optimization.steps={STEPS}"), folder / "recipe.yaml")
+    images = draw_images(folder / "images")
+    save_recipe(recipe_for(images, *overrides, f"optimization.steps={STEPS}"), folder / "recipe.yaml")
     return folder / "recipe.yaml"
 
 
@@ -39,11 +39,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
 
 
 def check_same(output: Path, undisturbed: Path) -> None:
-    """Weights, journal and pictures are those of the undisturbed run, bit for bit."""
+    """Weights, journal and images are those of the undisturbed run, bit for bit."""
     assert different(final_weights(output), final_weights(undisturbed)) == []
     assert [record["step"] for record in measured(output)] == list(range(1, STEPS + 1))
     assert measured(output) == measured(undisturbed)
-    assert pictures_read(output) == pictures_read(undisturbed)
+    assert images_read(output) == images_read(undisturbed)
     assert list((output / "checkpoints").glob(".*")) == []
 
 

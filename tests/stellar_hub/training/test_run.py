@@ -9,15 +9,9 @@ import pytest
 import torch
 
 from stellar_hub.training import run as module
-from stellar_hub.training.recipe import Recipe, config_fields
-from stellar_hub.training.recipe_file import load_recipe
-from stellar_hub.training.run import (
-    Run,
-    begin_folder,
-    build_run,
-    check_same_folder,
-    wandb_options,
-)
+from stellar_hub.training.recipes.files import load_recipe
+from stellar_hub.training.recipes.sections import Recipe, config_fields
+from stellar_hub.training.run import Run, begin_folder, build_run, check_same_folder, wandb_options
 from tests.stellar_hub.training.conftest import changed, recipe_for
 
 
@@ -49,7 +43,7 @@ class TestBuild:
         assert (weights[0][name] - weights[2][name]).abs().max() > 0
 
     def test_first_note__says_what_will_be_done(self, run: Run) -> None:
-        assert run.notes[0].startswith("from step 0 to 4: 6 pictures, batch 4 on 1 x cpu, fp32, 0.1 M parameters")
+        assert run.notes[0].startswith("from step 0 to 4: 6 images, batch 4 on 1 x cpu, fp32, 0.1 M parameters")
         assert len(run.notes) == 1
 
     @pytest.mark.parametrize(("precision", "said"), [("auto", "fp32"), ("fp32", "fp32"), ("fp64", "fp64")])
@@ -59,14 +53,14 @@ class TestBuild:
         found = build_run(changed(tiny_recipe, f"precision={precision}"), tmp_path / "run", cpu=True)
         assert f"cpu, {said}, " in found.notes[0]
 
-    def test_further_notes__warn(self, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_further_notes__warn(self, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "check_space", lambda folder, needed: f"{needed} bytes are too much")
-        recipe = recipe_for(picture_folder, "batch_size=8", "gradient_accumulation_steps=2")
+        recipe = recipe_for(image_folder, "batch_size=8", "gradient_accumulation_steps=2")
         notes = build_run(recipe, tmp_path / "run", cpu=True, reference_batch_size=64).notes
         assert [note.split()[0] for note in notes[1:]] == ["note:"] * 4
         assert "the recipe was made for 64" in notes[1]
         assert "gradient accumulation" in notes[2]
-        assert "there are 6 pictures for a batch of 8" in notes[3]
+        assert "there are 6 images for a batch of 8" in notes[3]
         assert "bytes are too much" in notes[4]
 
     def test_space__asked_for_is_that_of_the_checkpoints(
@@ -130,15 +124,15 @@ class TestCardFacts:
         facts = run.card_facts(3)
         assert facts["steps"] == "3 of 4"
         assert facts["images seen"] == 12
-        assert facts["pictures in the data"] == 6
-        assert facts["pictures that could not be read"] is None
+        assert facts["images in the data"] == 6
+        assert facts["images that could not be read"] is None
         assert facts["began from"] == "random"
         assert facts["device"] == "1 x cpu"
         assert facts["precision"] == "float32"
         assert "since" not in str(facts["time"])
         run.skipped["a.png: damaged"] = 1
         run.start_step = 2
-        assert run.card_facts(3)["pictures that could not be read"] == 1
+        assert run.card_facts(3)["images that could not be read"] == 1
         assert str(run.card_facts(3)["time"]).endswith("minutes since step 2")
 
 

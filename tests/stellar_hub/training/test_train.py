@@ -1,24 +1,29 @@
 """Whole runs: what is refused before the first step, going on, options that change how and not what, a full disk."""
 
 import errno
+import logging
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
-from stellar_hub.training import run_state
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.training import train as module
+from stellar_hub.training.checkpoints import run_state
+from stellar_hub.training.checkpoints.checkpoints import STATE_FILE
 from stellar_hub.training.exports import without_paths
-from stellar_hub.training.recipe import Recipe
-from stellar_hub.training.recipe_file import load_recipe
-from stellar_hub.training.recipe_yaml import write_yaml
-from stellar_hub.training.train import train
-from stellar_hub.training.training_card import section_of
+from stellar_hub.training.loop import Stopped
+from stellar_hub.training.monitoring.training_card import section_of
+from stellar_hub.training.recipes.files import load_recipe, save_recipe, write_yaml
+from stellar_hub.training.recipes.sections import Recipe
+from stellar_hub.training.train import chosen_recipe, train, train_by_options
 from tests.hub_server import HubServer
-from tests.stellar_hub.training.conftest import changed, draw_pictures, journal_of, recipe_for
+from tests.stellar_hub.training.conftest import changed, draw_images, journal_of, recipe_for
 
 STEP_2 = "checkpoints/step-000002"
 STEP_4 = "checkpoints/step-000004"
@@ -26,9 +31,9 @@ STEP_4 = "checkpoints/step-000004"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run and, beside it, its pictures; not to be changed."""
+    """A finished run and, beside it, its images; not to be changed."""
     base = tmp_path_factory.mktemp("finished")
-    train(recipe_for(draw_pictures(base / "pictures")), base / "run", cpu=True)
+    train(recipe_for(draw_images(base / "images")), base / "run", cpu=True)
     return base / "run"
 
 
@@ -57,11 +62,11 @@ class TestFinished:
         folder = train(changed(tiny_recipe, "steps=1"), tmp_path / "run", cpu=True)
         assert folder == tmp_path / "run" / "model"
         model, processor = StellarModel.from_pretrained(folder), StellarImageProcessor.from_pretrained(folder)
-        picture = Path(tiny_recipe.data.sources[0]) / "picture-0.png"
-        encoding = model.encode(processor(picture, return_tensors="pt")["pixel_values"])
+        image = Path(tiny_recipe.data.sources[0]) / "image-0.png"
+        encoding = model.encode(processor(image, return_tensors="pt")["pixel_values"])
         assert encoding.semantics.shape == (1, 4, 48)
 
-    def test_card__has_recipe_numbers_and_pictures(self, finished: Path) -> None:
+    def test_card__has_recipe_numbers_and_images(self, finished: Path) -> None:
         section = section_of((finished / "model" / "README.md").read_text())
         assert section is not None
         assert "| steps | 4 of 4 |" in section
@@ -81,19 +86,19 @@ class TestData:
 
     def test_empty_folder__is_named(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        message = rf"no pictures in the folder {tmp_path / 'empty'}; looked for "
+        message = rf"no images in the folder {tmp_path / 'empty'}; looked for "
         self.refused(recipe_for(tmp_path / "empty"), tmp_path, ValueError, message)
 
     def test_missing_folder__is_named(self, tmp_path: Path) -> None:
         message = f"no such folder: {tmp_path / 'nowhere'}"
         self.refused(recipe_for(tmp_path / "nowhere"), tmp_path, FileNotFoundError, message)
 
-    def test_damaged_pictures_alone__are_refused_at_the_start(self, tmp_path: Path) -> None:
-        (tmp_path / "pictures").mkdir()
+    def test_damaged_images_alone__are_refused_at_the_start(self, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
         for name in ("a.png", "b.jpg"):
-            (tmp_path / "pictures" / name).write_bytes(b"no picture")
-        message = rf"none of 2 pictures tried can be read; the first: {tmp_path / 'pictures' / 'a.png'}"
-        self.refused(recipe_for(tmp_path / "pictures"), tmp_path, ValueError, message)
+            (tmp_path / "images" / name).write_bytes(b"no image")
+        message = rf"none of 2 images tried can be read; the first: {tmp_path / 'images' / 'a.png'}"
+        self.refused(recipe_for(tmp_path / "images"), tmp_path, ValueError, message)
 
     @pytest.mark.parametrize("name", ["image_size", "local_size"])
     def test_views_that_are_no_whole_patches__are_refused(self, tiny_recipe: Recipe, tmp_path: Path, name: str) -> None:
@@ -114,7 +119,7 @@ class TestData:
         assert (tmp_path / "run").read_text() == "mine"
 
     @pytest.mark.parametrize(
-        ("num_pictures", "overrides"),
+        ("num_images", "overrides"),
         [
             (1, ()),
             (1, ("batch_size=1", "teacher_momentum=0.9")),
@@ -124,8 +129,8 @@ class TestData:
             (6, ("steps=null", "epochs=1", "batch_size=3")),
         ],
     )
-    def test_little_data__is_enough(self, tmp_path: Path, num_pictures: int, overrides: tuple[str, ...]) -> None:
-        recipe = recipe_for(draw_pictures(tmp_path / "pictures", num_pictures), "steps=2", *overrides)
+    def test_little_data__is_enough(self, tmp_path: Path, num_images: int, overrides: tuple[str, ...]) -> None:
+        recipe = recipe_for(draw_images(tmp_path / "images", num_images), "steps=2", *overrides)
         train(recipe, tmp_path / "run", cpu=True)
         assert [record["step"] for record in journal_of(tmp_path / "run")] == [1, 2]
 
@@ -213,26 +218,26 @@ class TestResume:
         assert difference in str(caught.value)
 
     @pytest.mark.parametrize("change", ["one more", "another size", "another name"])
-    def test_other_pictures__are_refused_with_what_differs(
-        self, copied: Path, recipe: Recipe, picture_folder: Path, change: str
+    def test_other_images__are_refused_with_what_differs(
+        self, copied: Path, recipe: Recipe, image_folder: Path, change: str
     ) -> None:
-        picture = picture_folder / "picture-0.png"
+        image = image_folder / "image-0.png"
         if change == "one more":
-            shutil.copy(picture, picture_folder / "picture-9.png")
+            shutil.copy(image, image_folder / "image-9.png")
         elif change == "another size":
-            picture.write_bytes(picture.read_bytes() + b"\0")
+            image.write_bytes(image.read_bytes() + b"\0")
         else:
-            picture.rename(picture_folder / "picture-00.png")
+            image.rename(image_folder / "image-00.png")
         with pytest.raises(ValueError, match="data: fingerprint: ") as caught:
-            train(changed(recipe, f"data.sources=[{picture_folder}]"), copied, resume="auto", cpu=True)
-        assert ("num_pictures: 6 in the run, 7 now" in str(caught.value)) is (change == "one more")
+            train(changed(recipe, f"data.sources=[{image_folder}]"), copied, resume="auto", cpu=True)
+        assert ("num_images: 6 in the run, 7 now" in str(caught.value)) is (change == "one more")
 
-    def test_moved_pictures_and_other_habits__are_no_other_run(
-        self, copied: Path, finished: Path, recipe: Recipe, picture_folder: Path
+    def test_moved_images_and_other_habits__are_no_other_run(
+        self, copied: Path, finished: Path, recipe: Recipe, image_folder: Path
     ) -> None:
         shutil.rmtree(copied / STEP_4)
-        habits = ("save_every=1", "log_every=1", "picture_every=4", "run.license=mit")
-        moved = changed(recipe, f"data.sources=[{picture_folder}]", *habits)
+        habits = ("save_every=1", "log_every=1", "preview_every=4", "run.license=mit")
+        moved = changed(recipe, f"data.sources=[{image_folder}]", *habits)
         train(moved, copied, resume="auto", cpu=True)
         same_weights(copied, finished)
         assert load_recipe(copied) == moved
@@ -309,7 +314,7 @@ class TestOptions:
         folder = train(
             changed(recipe, "batch_size=2", "gradient_accumulation_steps=2", "epochs=1"), tmp_path / "run", cpu=True
         )
-        assert journal_of(tmp_path / "run")[-1]["step"] == 2  # 6 pictures, 4 a step
+        assert journal_of(tmp_path / "run")[-1]["step"] == 2  # 6 images, 4 a step
         assert "| images seen | 8 |" in (folder / "README.md").read_text()
 
     @pytest.mark.parametrize("precision", ["bf16", "fp64"])
@@ -329,7 +334,7 @@ class TestOptions:
 
 
 class TestPush:
-    def test_push__follows_the_training_with_licence_and_card(
+    def test_push__follows_the_training_with_license_and_card(
         self,
         recipe: Recipe,
         tmp_path: Path,
@@ -345,3 +350,138 @@ class TestPush:
         assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
         assert section_of(card) == section_of((folder / "README.md").read_text())
         assert {"curves.png", "reconstructions.png", "model.safetensors"} < set(files)
+
+
+Calls = list[dict[str, Any]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What `train` is called with; nothing is trained."""
+    recorded: Calls = []
+
+    def record(recipe: object, output: Path, **options: Any) -> Path:
+        recorded.append({"recipe": recipe, "output": output, **options})
+        return output / "model"
+
+    monkeypatch.setattr(module, "train", record)
+    return recorded
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """What looks like a run's folder, with one checkpoint."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / STATE_FILE).write_text('{"step": 2}')
+    save_recipe(recipe_for(Path("images")), tmp_path / "run" / "recipe.yaml")
+    return tmp_path / "run"
+
+
+def run(output: Path, **options: Any) -> Path | None:
+    defaults: dict[str, Any] = {"data": [], "recipe_name": None, "init": None, "overrides": [], "resume": None}
+    return train_by_options(output, **(defaults | {"cpu": True} | options))
+
+
+class TestOptionsOfCommand:
+    def test_options__change_the_named_recipe(self, calls: Calls, tmp_path: Path) -> None:
+        folder = run(
+            tmp_path / "run",
+            data=["a", "b"],
+            recipe_name="finetune",
+            init="stellar-tiny",
+            overrides=["batch_size=8"],
+        )
+        assert folder == tmp_path / "run" / "model"
+        (call,) = calls
+        assert call["recipe"].data.sources == ("a", "b")
+        assert call["recipe"].model.init == "stellar-tiny"
+        assert call["recipe"].optimization.batch_size == 8
+        assert (call["output"], call["resume"], call["cpu"]) == (tmp_path / "run", None, True)
+
+    def test_reference__is_the_batch_of_the_recipe_before_it_is_changed(self, calls: Calls, tmp_path: Path) -> None:
+        run(tmp_path, data=["a"], recipe_name="b16", overrides=["batch_size=8"])
+        assert calls[0]["reference_batch_size"] == load_recipe("b16").optimization.batch_size > 8
+
+    def test_repeats__stay_where_there_are_as_many_folders(self, calls: Calls, tmp_path: Path) -> None:
+        for folders in (["a", "b"], ["a"]):
+            run(tmp_path, data=folders, recipe_name="stellar-tiny")
+        assert [call["recipe"].data.repeats for call in calls] == [(1, 35), ()]
+
+    def test_repeats__that_do_not_fit_are_left_out_with_a_note(
+        self, calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(tmp_path, data=["a"], recipe_name="stellar-tiny")
+        assert capsys.readouterr().err == "note: data.repeats [1, 35] is not for 1 sources: each comes once\n"
+
+    def test_repeats__that_are_asked_for_must_fit(self, calls: Calls, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"data\.repeats must be empty or a number >= 1 for each of the 2 sources"):
+            run(tmp_path, data=["a", "b"], recipe_name="finetune", overrides=["data.repeats=[1, 2, 3]"])
+        assert calls == []
+
+    def test_folder__is_named_by_the_first_process_only(
+        self, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RANK", "1")
+        level = logging.getLogger("stellar_hub").level
+        try:
+            assert run(tmp_path, data=["a"], recipe_name="finetune") is None
+        finally:
+            logging.getLogger("stellar_hub").setLevel(level)
+        assert len(calls) == 1
+
+    def test_recipes_own_values__stay_without_options(self, calls: Calls, tmp_path: Path) -> None:
+        recipe = recipe_for(Path("images"), "init=stellar-tiny", "model.config={}")
+        save_recipe(recipe, tmp_path / "mine.yaml")
+        run(tmp_path / "run", recipe_name=str(tmp_path / "mine.yaml"))
+        assert calls[0]["recipe"] == recipe
+
+    def test_images__are_asked_for(self, calls: Calls, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no images are given: pass --data FOLDER"):
+            run(tmp_path, recipe_name="finetune")
+        assert not calls
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_stopped_run__exits_as_if_by_the_signal(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+    ) -> None:
+        def stop(*arguments: object, **options: object) -> None:
+            raise Stopped(number, 7)
+
+        monkeypatch.setattr(module, "train", stop)
+        with pytest.raises(typer.Exit) as caught:
+            run(tmp_path, data=["a"], recipe_name="finetune")
+        assert caught.value.exit_code == 128 + number
+        assert capsys.readouterr().err == "stopped at step 7, checkpoint saved; --resume auto goes on\n"
+
+
+class TestChosenRecipe:
+    def test_recipe__is_asked_for(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no recipe is given: pass --recipe, such as --recipe finetune"):
+            chosen_recipe(tmp_path, None, [], None)
+
+    def test_resumed_run__brings_its_own(self, run_folder: Path) -> None:
+        expected = recipe_for(Path("images")), None
+        assert chosen_recipe(run_folder, None, [], "auto") == expected
+
+    def test_resumed_checkpoint__brings_its_runs(
+        self, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checkpoint = run_folder / "checkpoints" / "step-000002"
+        expected = recipe_for(Path("images")), None
+        assert chosen_recipe(tmp_path / "new", None, [], str(checkpoint)) == expected
+        monkeypatch.chdir(checkpoint.parent)
+        assert chosen_recipe(tmp_path / "new", None, [], "step-000002") == expected
+
+    @pytest.mark.parametrize("resume", ["/", "/nowhere", "nowhere"])
+    def test_resume__of_what_is_no_checkpoint_is_named(self, run_folder: Path, resume: str) -> None:
+        with pytest.raises(FileNotFoundError, match=rf"^{resume} is no checkpoint of a run"):
+            chosen_recipe(run_folder, None, [], resume)
+
+    def test_resume__where_there_is_no_run_asks_for_a_recipe(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"holds no run to resume.*pass --recipe"):
+            chosen_recipe(tmp_path, None, [], "auto")
+
+    def test_settings__without_a_recipe_are_refused(self, run_folder: Path) -> None:
+        with pytest.raises(ValueError, match="--set changes a recipe: pass --recipe too"):
+            chosen_recipe(run_folder, None, ["batch_size=8"], "auto")

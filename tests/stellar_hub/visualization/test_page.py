@@ -1,4 +1,4 @@
-"""The page about one picture."""
+"""The page about one image."""
 
 from collections.abc import Callable
 
@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
-from stellar_hub.evaluation.psnr import psnr
+from stellar_hub.measures.image_quality import psnr
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.visualization import draw_page
 from stellar_hub.visualization.page import panel_size, reconstruction_psnr
 
 
 @pytest.fixture
-def picture() -> Image.Image:
+def photo() -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
 
 @pytest.mark.parametrize("fit", ["crop", "aspect", "pad"])
-def test_draw_page__shows_the_numbers_of_the_model(model: StellarModel, picture: Image.Image, fit: str) -> None:
+def test_draw_page__shows_the_numbers_of_the_model(model: StellarModel, photo: Image.Image, fit: str) -> None:
     processor = StellarImageProcessor.from_config(model.config, fit=fit)
-    page, facts = draw_page(model, processor, picture)
-    pixel_values = processor(picture, return_tensors="pt")["pixel_values"]
+    page, facts = draw_page(model, processor, photo)
+    pixel_values = processor(photo, return_tensors="pt")["pixel_values"]
     grid_size = model.grid_size(*pixel_values.shape[-2:])
     with torch.inference_mode():
         encoding = model.encode(pixel_values)
@@ -34,21 +34,19 @@ def test_draw_page__shows_the_numbers_of_the_model(model: StellarModel, picture:
     assert float(facts.shares.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_draw_page__without_a_decoder_has_no_psnr(
-    build_model: Callable[..., StellarModel], picture: Image.Image
-) -> None:
+def test_draw_page__without_a_decoder_has_no_psnr(build_model: Callable[..., StellarModel], photo: Image.Image) -> None:
     model = build_model(use_decoder=False)
-    _, facts = draw_page(model, StellarImageProcessor.from_config(model.config), picture)
+    _, facts = draw_page(model, StellarImageProcessor.from_config(model.config), photo)
     assert facts.psnr is None
 
 
 def test_draw_page__grows_with_the_number_of_tokens(
-    build_model: Callable[..., StellarModel], picture: Image.Image
+    build_model: Callable[..., StellarModel], photo: Image.Image
 ) -> None:
     heights = []
     for num_tokens in (8, 9):
         model = build_model(num_sparse_tokens=num_tokens, reconstruction_head="pixel")
-        heights.append(draw_page(model, StellarImageProcessor.from_config(model.config), picture)[0].height)
+        heights.append(draw_page(model, StellarImageProcessor.from_config(model.config), photo)[0].height)
     assert heights[1] > heights[0]
 
 

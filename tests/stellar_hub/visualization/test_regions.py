@@ -7,10 +7,10 @@ WHOLE = (0.0, 0.0, 64.0, 64.0)
 
 
 def region(token: int, caption: str = "found") -> Region:
-    """A blue picture of 64 x 64; token 0 is in its left half, token 1 in its right one."""
-    picture = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 64, 64)
+    """A blue image of 64 x 64; token 0 is in its left half, token 1 in its right one."""
+    image = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 64, 64)
     localization = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(2, 1)
-    return Region(picture, localization, token, WHOLE, (2, 2), caption)
+    return Region(image, localization, token, WHOLE, (2, 2), caption)
 
 
 def test_region__keeps_its_colours_and_the_rest_is_pale() -> None:

@@ -1,4 +1,4 @@
-"""Folders of pictures with classes and with masks, and what a failed command says."""
+"""Folders of images with classes and with masks, and what a failed command says."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.stellar_hub.evaluation.conftest import paint_classes, paint_masks
 
 @pytest.fixture
 def train(tmp_path: Path) -> Path:
-    """13 pictures of three classes."""
+    """13 images of three classes."""
     return paint_classes(tmp_path / "train", {"blue": 5, "green": 4, "red": 4}, 1)
 
 
@@ -23,7 +23,7 @@ def test(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def masked(tmp_path: Path) -> tuple[Path, Path]:
-    """9 pictures with masks, and 5 others."""
+    """9 images with masks, and 5 others."""
     return paint_masks(tmp_path / "masked-train", 9, 1), paint_masks(tmp_path / "masked-test", 5, 2)
 
 

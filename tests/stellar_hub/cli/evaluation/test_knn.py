@@ -29,7 +29,7 @@ def test_knn__compares_models_in_one_table_and_writes_the_protocol(
         "pixels",
         "most",
     ]
-    assert "note: k = 20, 100, 200 left out: train has 13 pictures" in result.stderr
+    assert "note: k = 20, 100, 200 left out: train has 13 images" in result.stderr
     fields = json.loads((tmp_path / "out" / "knn.json").read_text())
     assert [each["kind"] for each in fields["models"]] == ["stellar", "timm", "stellar", "pixels"]
     assert fields["models"][1]["weights"] == "random, seed 0"
@@ -62,7 +62,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--k", "14"], "k = 14 is larger than train, which has 13 pictures: pass --k 13 or less"),
+            (["--k", "14"], "k = 14 is larger than train, which has 13 images: pass --k 13 or less"),
             (["--k", "0"], "k must be at least 1, got 0"),
             (["--temperature", "0"], "temperature must be above 0, got 0"),
             (["--pooling", "mean"], "pooling must be one of S-mean, cls"),
@@ -106,15 +106,15 @@ class TestRefused:
         (tmp_path / "empty").mkdir()
         assert "holds no class folders" in said(train, tmp_path / "empty")
         (tmp_path / "empty.csv").write_text("path,label\n")
-        assert "empty.csv is empty: it names no pictures" in said(train, tmp_path / "empty.csv")
+        assert "empty.csv is empty: it names no images" in said(train, tmp_path / "empty.csv")
         shutil.copytree(test / "red", test / "pink")
         assert "holds classes that train does not: pink" in said(train, test)
         shutil.rmtree(test / "pink")
         shutil.copy(next((train / "red").iterdir()), test / "red" / "copy.png")
-        assert "1 of 8 pictures" in said(train, test)
+        assert "1 of 8 images" in said(train, test)
         assert "pass --allow-shared" in said(train, test)
-        (test / "red" / "copy.png").write_bytes(b"no picture")
-        assert "copy.png cannot be read as a picture" in said(train, test)
+        (test / "red" / "copy.png").write_bytes(b"no image")
+        assert "copy.png cannot be read as an image" in said(train, test)
 
     def test_reports__are_not_replaced_unless_asked(
         self, command: Command, error_of: ErrorOf, train: Path, test: Path, tmp_path: Path

@@ -8,8 +8,8 @@ from urllib.error import URLError
 import pytest
 import torch
 from click.testing import Result
-from stellar_hub.modeling import StellarModel
 
+from stellar_hub.modeling import StellarModel
 from tests.stellar_hub.cli.conftest import Command
 
 ErrorOf = Callable[[Result], str]
@@ -45,7 +45,7 @@ def test_segmentation__reads_folders_with_masks(
     assert fields["protocol"]["background"] is None
     assert (tmp_path / "out" / "segmentation-overlays.png").is_file()
     (masked[1] / "masks" / "2.png").unlink()
-    assert "1 pictures of" in error_of(command("eval", "segmentation", *folders))
+    assert "1 images of" in error_of(command("eval", "segmentation", *folders))
 
 
 def test_reconstruction__measures_models_that_decode(
@@ -65,11 +65,11 @@ def test_reconstruction__measures_models_that_decode(
     assert "weights of metrics are missing and could not be fetched: alexnet" in missing
 
 
-def test_diagnostics__take_any_source_of_pictures(
+def test_diagnostics__take_any_source_of_images(
     command: Command, error_of: ErrorOf, train: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text("\n".join(str(path) for path in sorted(train.rglob("*.png"))))
-    options = ("--data", tmp_path / "list.txt", "--model", model_folder, "--compare", "pixels", "--max-pictures", 9)
+    options = ("--data", tmp_path / "list.txt", "--model", model_folder, "--compare", "pixels", "--max-images", 9)
     result = command("eval", "diagnostics", *options)
     assert result.exit_code == 0, result.output
     assert "sharpness of L" in result.stdout
@@ -107,4 +107,4 @@ def test_features_that_are_not_finite__are_said_in_one_line(
     model.encoder.norm.weight.data[0] = torch.nan
     model.save_pretrained(model_folder)
     folders = ("--train", train, "--test", test, "--model", model_folder)
-    assert "the feature 'S-mean' is not finite for 13 of 13 pictures" in error_of(command("eval", "knn", *folders))
+    assert "the feature 'S-mean' is not finite for 13 of 13 images" in error_of(command("eval", "knn", *folders))

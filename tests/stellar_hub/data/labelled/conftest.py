@@ -1,4 +1,4 @@
-"""Small pictures in class folders."""
+"""Small images in class folders."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def paint(path: Path, shade: int) -> Path:
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
-    """Two pictures of cats, one of them further down, and one of a dog."""
+    """Two images of cats, one of them further down, and one of a dog."""
     paint(tmp_path / "animals" / "dogs" / "1.png", 10)
     paint(tmp_path / "animals" / "cats" / "2.png", 20)
     paint(tmp_path / "animals" / "cats" / "old" / "3.jpg", 30)

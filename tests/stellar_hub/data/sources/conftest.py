@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def png(color: int, side: int = 4) -> bytes:
-    """A small picture of one grey."""
+    """A small image of one grey."""
     buffer = io.BytesIO()
     Image.new("L", (side, side), color).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -26,7 +26,7 @@ def write_tar(path: Path, members: Mapping[str, bytes], **options: object) -> Pa
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
-    """Three tars of 3, 1 and 2 pictures, named as WebDataset does, with labels between."""
+    """Three tars of 3, 1 and 2 images, named as WebDataset does, with labels between."""
     counts, paths, color = (3, 1, 2), [], 0
     for shard, count in enumerate(counts):
         members: dict[str, bytes] = {}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stellar_hub.data.sources import PictureFolder, PictureList, TarShards, open_source, open_sources
+from stellar_hub.data.sources import ImageFolder, ImageList, TarShards, open_source, open_sources
 from stellar_hub.data.sources import open_sources as package_function
 from stellar_hub.data.sources.open_sources import expand
 from tests.stellar_hub.data.sources.conftest import png
@@ -13,8 +13,8 @@ def test_kinds__are_told_by_what_is_there(shards: list[Path], tmp_path: Path) ->
     (tmp_path / "folder" / "a.png").write_bytes(png(9))
     (tmp_path / "list.txt").write_text("folder/a.png\n")
     kinds = {
-        tmp_path / "folder": (PictureFolder, 1),
-        str(tmp_path / "list.txt"): (PictureList, 1),
+        tmp_path / "folder": (ImageFolder, 1),
+        str(tmp_path / "list.txt"): (ImageList, 1),
         str(shards[0]): (TarShards, 3),
         str(tmp_path / "shard-{000..002}.tar"): (TarShards, 6),
         str(tmp_path / "*.tar"): (TarShards, 6),
@@ -79,5 +79,5 @@ class TestErrors:
 
     def test_other_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.zip").touch()
-        with pytest.raises(ValueError, match=r"a\.zip is no source of pictures: name a folder, a list \(\.txt\)"):
+        with pytest.raises(ValueError, match=r"a\.zip is no source of images: name a folder, a list \(\.txt\)"):
             open_source(tmp_path / "a.zip")

@@ -2,29 +2,101 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
-from stellar_hub.data.crops import ViewSettings
-from stellar_hub.data.multi_crop import MultiCropDataset
-from stellar_hub.data.sampling import ResumableBatchSampler
-from stellar_hub.data.sources import TarShards, read_picture
-from stellar_hub.data.view_maker import collate_samples
+from stellar_hub.data.sources import TarShards, read_image
+from stellar_hub.data.sources.tar_shards import index_tar
+from stellar_hub.data.views.crops import ViewSettings
+from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
+from stellar_hub.data.views.view_maker import collate_samples
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 
+def test_index__finds_images_where_they_lie(shards: list[Path]) -> None:
+    index = index_tar(shards[0])
+    data = shards[0].read_bytes()
+    assert list(index.names) == ["0-0.png", "0-1.png", "0-2.png"]
+    assert index.cut_short is None
+    for color, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):
+        assert data[offset : offset + size] == png(color)
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_index__reads_every_format_with_long_and_odd_names(tmp_path: Path, tar_format: int) -> None:
+    names = ["a/" + "b" * 60 + "/" + "c" * 60 + ".png", "é .JPG"]
+    path = write_tar(tmp_path / "a.tar", dict.fromkeys(names, png(1)), format=tar_format)
+    assert list(index_tar(path).names) == names
+
+
+def test_index__passes_over_what_is_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    write_tar(path, {"a.txt": b"x", ".hidden.png": b"x", "sub/._a.png": b"x", "no-suffix": b"x", "b.left.png": png(1)})
+    with tarfile.open(path, "a") as archive:
+        for name, kind in (("folder.png", tarfile.DIRTYPE), ("link.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            archive.addfile(info)
+    assert list(index_tar(path).names) == ["b.left.png"]
+
+
+def test_cut_short__keeps_what_lies_before(shards: list[Path]) -> None:
+    whole = index_tar(shards[0])
+    middle = int(whole.offsets[2]) + 10  # inside the third image
+    shards[0].write_bytes(shards[0].read_bytes()[:middle])
+    index = index_tar(shards[0])
+    assert list(index.names) == ["0-0.png", "0-1.png"]
+    assert index.cut_short == "0-2.png is cut short"
+
+
+def test_damaged_header__keeps_what_lies_before(shards: list[Path]) -> None:
+    whole = index_tar(shards[0])
+    data = bytearray(shards[0].read_bytes())
+    header = int(whole.offsets[1]) - 512
+    data[header : header + 512] = b"\xaa" * 512
+    shards[0].write_bytes(data)
+    index = index_tar(shards[0])
+    assert list(index.names) == ["0-0.png"]
+    assert index.cut_short == f"it is damaged at byte {header}"
+
+
+def test_missing_end__is_said(shards: list[Path]) -> None:
+    whole = index_tar(shards[0])
+    end = int(whole.offsets[2] + whole.sizes[2] + 511) // 512 * 512
+    shards[0].write_bytes(shards[0].read_bytes()[:end])
+    index = index_tar(shards[0])
+    assert len(index.names) == 3
+    assert index.cut_short == "it has no end mark: what follows may be missing"
+
+
+def test_compressed__is_refused_with_the_reason(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w:gz"):
+        pass
+    with pytest.raises(ValueError, match=r"a\.tar is no plain tar file \(it is compressed: "):
+        index_tar(tmp_path / "a.tar")
+
+
+def test_no_tar__is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(ValueError, match=r"a\.tar is no plain tar file: "):
+        index_tar(tmp_path / "a.tar")
+    with pytest.raises(FileNotFoundError, match=r"no such tar file: .*gone\.tar"):
+        index_tar(tmp_path / "gone.tar")
+
+
 def colors(source: TarShards, indices: list[int]) -> list[int]:
-    return [int(read_picture(source[index])[0, 0, 0]) for index in indices]
+    return [int(read_image(source[index])[0, 0, 0]) for index in indices]
 
 
-def test_scan__gives_the_pictures_shard_by_shard(shards: list[Path]) -> None:
+def test_scan__gives_the_images_shard_by_shard(shards: list[Path]) -> None:
     source = TarShards.scan(shards)
     assert len(source) == 6
     assert colors(source, list(range(6))) == list(range(6))
-    assert [str(picture) for picture in source][3:5] == ["shard-001.tar/1-0.png", "shard-002.tar/2-0.png"]
+    assert [str(image) for image in source][3:5] == ["shard-001.tar/1-0.png", "shard-002.tar/2-0.png"]
     assert source.damaged == ()
 
 
@@ -37,18 +109,18 @@ def test_scan__names_shards_that_are_cut_short(shards: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers__read_the_same_pictures_however_they_start(shards: list[Path], method: str) -> None:
+def test_workers__read_the_same_images_however_they_start(shards: list[Path], method: str) -> None:
     source = TarShards.scan(shards)
     assert source[5].data == png(5)  # this process has a file open
     with multiprocessing.get_context(method).Pool(2) as pool:
         found = pool.map(source.__getitem__, list(range(6)) * 4)
-    assert [picture.data for picture in found] == [png(color) for color in range(6)] * 4
+    assert [image.data for image in found] == [png(color) for color in range(6)] * 4
     assert source[0].data == png(0)
 
 
-def test_loader__gives_each_picture_once(shards: list[Path]) -> None:
+def test_loader__gives_each_image_once(shards: list[Path]) -> None:
     loader = DataLoader(TarShards.scan(shards), batch_size=None, num_workers=2)  # type: ignore[arg-type]
-    assert [picture.data for picture in loader] == [png(color) for color in range(6)]
+    assert [image.data for image in loader] == [png(color) for color in range(6)]
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
@@ -68,14 +140,14 @@ def test_processes__share_an_epoch_without_loss_or_doubles_and_go_on_anywhere(
     whole = [paths(0, process) for process in range(num_processes)]
     for step in range(3):  # a batch is two epochs
         seen = Counter(path for process in whole for path in process[step])
-        assert seen == {str(picture): 2 for picture in source}
+        assert seen == {str(image): 2 for image in source}
     assert [paths(2, process) for process in range(num_processes)] == [process[2:] for process in whole]
 
 
 def test_pickled_and_dropped__closes_its_files(shards: list[Path]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     source = pickle.loads(pickle.dumps(TarShards.scan(shards)))
-    assert [picture.data for picture in source] == [png(color) for color in range(6)]
+    assert [image.data for image in source] == [png(color) for color in range(6)]
     assert len(os.listdir("/proc/self/fd")) == before + 3
     del source
     assert len(os.listdir("/proc/self/fd")) == before
@@ -105,11 +177,11 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"given twice: .*shard-001\.tar$"):
             TarShards.scan([*shards, shards[1]])
 
-    def test_no_pictures(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"no pictures in .*a\.tar$"):
+    def test_no_images(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"no images in .*a\.tar$"):
             TarShards.scan([write_tar(tmp_path / "a.tar", {"a.txt": b"x"})])
 
     @pytest.mark.parametrize("index", [-1, 6])
     def test_index_outside(self, shards: list[Path], index: int) -> None:
-        with pytest.raises(IndexError, match=f"picture {index} of 6"):
+        with pytest.raises(IndexError, match=f"image {index} of 6"):
             TarShards.scan(shards)[index]

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from stellar_hub.data.sources import JoinedSources
-from stellar_hub.data.streams import TableStream, TarStream, open_pictures, open_stream
+from stellar_hub.data.streams import TableStream, TarStream, open_images, open_stream
 from tests.stellar_hub.data.sources.conftest import png
 
 
@@ -47,13 +47,13 @@ def test_hub_name__goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_other_things__are_refused(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_pictures(names)
+        open_images(names)
 
 
 def test_plain_names__are_sources(shards: list[Path]) -> None:
-    assert isinstance(open_pictures([str(path) for path in shards]), JoinedSources)
+    assert isinstance(open_images([str(path) for path in shards]), JoinedSources)
 
 
 def test_repeats__are_refused(shards: list[Path]) -> None:
     with pytest.raises(ValueError, match="streams cannot be repeated"):
-        open_pictures([f"stream:{shards[0]}"], repeats=[2])
+        open_images([f"stream:{shards[0]}"], repeats=[2])

@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 import torch
 
-from stellar_hub.data.crops import ViewSettings
-from stellar_hub.data.streams import Lanes, TarStream
-from stellar_hub.data.streams.lanes import Cursor
+from stellar_hub.data.streams import Readers, TarStream
+from stellar_hub.data.streams.reading_order import Cursor
 from stellar_hub.data.streams.stream_batches import StreamBatches
-from stellar_hub.data.view_maker import ViewMaker
+from stellar_hub.data.views.crops import ViewSettings
+from stellar_hub.data.views.view_maker import ViewMaker
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 VIEWS = ViewSettings(8, 4, 1, 1, (0.5, 1.0), (0.5, 1.0), 0.5)
 
 
 @pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Lanes:
-    """Four unequal tars, 30 pictures, one of which is damaged."""
+def readers(tmp_path_factory: pytest.TempPathFactory) -> Readers:
+    """Four unequal tars, 30 images, one of which is damaged."""
     folder, paths, color = tmp_path_factory.mktemp("shards"), [], 0
     for shard, count in enumerate((3, 12, 5, 10)):
         members = {}
@@ -25,21 +25,21 @@ def lanes(tmp_path_factory: pytest.TempPathFactory) -> Lanes:
             members[f"{shard}-{number}.png"] = b"damaged" if (shard, number) == (1, 4) else png(color, side=12)
             color += 1
         paths.append(str(write_tar(folder / f"{shard}.tar", members)))
-    return Lanes(TarStream(paths), seed=3)
+    return Readers(TarStream(paths), seed=3)
 
 
-def batches(lanes: Lanes, share: int, count: int, **options: Any) -> list[dict[str, Any]]:
-    return list(StreamBatches(lanes, ViewMaker(VIEWS, None), share, count, **options))
+def batches(readers: Readers, share: int, count: int, **options: Any) -> list[dict[str, Any]]:
+    return list(StreamBatches(readers, ViewMaker(VIEWS, None), share, count, **options))
 
 
 def names(found: list[dict[str, Any]]) -> list[list[str]]:
     return [batch["paths"] for batch in found]
 
 
-def test_batches__are_the_same_for_any_number_of_workers(lanes: Lanes) -> None:
-    expected = batches(lanes, 6, 4)
+def test_batches__are_the_same_for_any_number_of_workers(readers: Readers) -> None:
+    expected = batches(readers, 6, 4)
     for num_workers in (1, 2, 3, 4):
-        found = batches(lanes, 6, 4, num_workers=num_workers)
+        found = batches(readers, 6, 4, num_workers=num_workers)
         assert names(found) == names(expected)
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one["global_views"], other["global_views"])
@@ -47,37 +47,37 @@ def test_batches__are_the_same_for_any_number_of_workers(lanes: Lanes) -> None:
 
 
 @pytest.mark.parametrize("num_processes", [2, 4])
-def test_processes__share_the_batches_of_one(lanes: Lanes, num_processes: int) -> None:
-    expected = names(batches(lanes, 8, 6))
+def test_processes__share_the_batches_of_one(readers: Readers, num_processes: int) -> None:
+    expected = names(batches(readers, 8, 6))
     options = {"num_processes": num_processes, "num_workers": 2}
     parts = [
-        names(batches(lanes, 8 // num_processes, 6, process_index=rank, **options)) for rank in range(num_processes)
+        names(batches(readers, 8 // num_processes, 6, process_index=rank, **options)) for rank in range(num_processes)
     ]
     for number, whole in enumerate(expected):
         assert Counter(name for part in parts for name in part[number]) == Counter(whole)
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_cursors__go_on_as_if_nothing_had_happened(lanes: Lanes, stop: int) -> None:
-    expected = batches(lanes, 6, 7)
+def test_cursors__go_on_as_if_nothing_had_happened(readers: Readers, stop: int) -> None:
+    expected = batches(readers, 6, 7)
     cursors: dict[int, Cursor] = {}
-    for batch in batches(lanes, 6, stop):
+    for batch in batches(readers, 6, stop):
         cursors |= batch["cursors"]
     for workers in (0, 2):
-        found = batches(lanes, 6, 7, start_batch=stop, cursors=cursors, num_workers=workers)
+        found = batches(readers, 6, 7, start_batch=stop, cursors=cursors, num_workers=workers)
         assert names(found) == names(expected[stop:])
 
 
-def test_damaged_picture__is_named_and_the_next_takes_its_place(lanes: Lanes) -> None:
-    found = batches(lanes, 6, 12)
+def test_damaged_image__is_named_and_the_next_takes_its_place(readers: Readers) -> None:
+    found = batches(readers, 6, 12)
     skipped = {entry for batch in found for entry in batch["skipped"]}
     assert len(skipped) == 1
     assert "1.tar/1-4.png: " in skipped.pop()
     assert all(len(batch["paths"]) == 6 for batch in found)
 
 
-def test_shards_that_hold_no_readable_picture__end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_that_hold_no_readable_image__end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stellar_hub.data.streams.stream_batches.MAX_TRIES", 5)
     tar = write_tar(tmp_path / "a.tar", {f"{number}.png": b"damaged" for number in range(3)})
-    with pytest.raises(ValueError, match=r"none of 6 pictures could be read; the last was a\.tar"):
-        batches(Lanes(TarStream([str(tar)]), 0), 2, 1)
+    with pytest.raises(ValueError, match=r"none of 6 images could be read; the last was a\.tar"):
+        batches(Readers(TarStream([str(tar)]), 0), 2, 1)

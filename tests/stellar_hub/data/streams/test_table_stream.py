@@ -9,7 +9,7 @@ from tests.stellar_hub.data.sources.conftest import png
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """Two parquet files, of three pictures and of one."""
+    """Two parquet files, of three images and of one."""
     paths = []
     for shard, colors in enumerate(((0, 1, 2), (3,))):
         rows = {"image": [{"bytes": png(color), "path": None} for color in colors], "label": list(colors)}
@@ -18,11 +18,11 @@ def files(tmp_path: Path) -> list[str]:
     return paths
 
 
-def test_read__gives_each_picture_once_file_by_file(files: list[str]) -> None:
+def test_read__gives_each_image_once_file_by_file(files: list[str]) -> None:
     stream = TableStream.from_parquet(files)
     assert len(stream.shards) == 2
-    assert [picture.data for picture in stream.read(0)] == [png(0), png(1), png(2)]
-    assert [str(picture) for picture in stream.read(1)] == [f"{stream.shards[1]}, row 0"]
+    assert [image.data for image in stream.read(0)] == [png(0), png(1), png(2)]
+    assert [str(image) for image in stream.read(1)] == [f"{stream.shards[1]}, row 0"]
 
 
 def test_read_twice__gives_the_same(files: list[str]) -> None:
@@ -37,9 +37,9 @@ def test_file_gone_meanwhile__is_damaged(files: list[str]) -> None:
         list(stream.read(1))
 
 
-def test_table_without_pictures__is_refused(tmp_path: Path) -> None:
+def test_table_without_images__is_refused(tmp_path: Path) -> None:
     Dataset.from_dict({"label": [1]}).to_parquet(tmp_path / "part.parquet")
-    with pytest.raises(ValueError, match="no column of pictures"):
+    with pytest.raises(ValueError, match="no column of images"):
         TableStream.from_parquet([str(tmp_path / "part.parquet")])
 
 

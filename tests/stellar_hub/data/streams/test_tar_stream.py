@@ -12,11 +12,11 @@ from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 
 def read_all(stream: TarStream, shard: int = 0) -> tuple[list[bytes], str | None]:
-    """The pictures up to the end or the damage, and what the damage is."""
+    """The images up to the end or the damage, and what the damage is."""
     found = []
     try:
-        for picture in stream.read(shard):
-            found.append(picture.data)
+        for image in stream.read(shard):
+            found.append(image.data)
     except DamagedShardError as error:
         return found, str(error)
     return found, None
@@ -24,7 +24,7 @@ def read_all(stream: TarStream, shard: int = 0) -> tuple[list[bytes], str | None
 
 def test_read__gives_what_the_indexed_source_gives(shards: list[Path]) -> None:
     stream, source = TarStream([str(path) for path in shards]), TarShards.scan(shards)
-    streamed = [picture for shard in range(3) for picture in stream.read(shard)]
+    streamed = [image for shard in range(3) for image in stream.read(shard)]
     assert streamed == list(source)
 
 
@@ -38,7 +38,7 @@ def test_address__is_read_through_fsspec(shards: list[Path]) -> None:
     with fsspec.open("memory://bucket/shard.tar", "wb") as file:
         file.write(shards[0].read_bytes())
     stream = TarStream(["memory://bucket/shard.tar"])
-    assert [str(picture) for picture in stream.read(0)] == [f"shard.tar/0-{n}.png" for n in range(3)]
+    assert [str(image) for image in stream.read(0)] == [f"shard.tar/0-{n}.png" for n in range(3)]
 
 
 @given(length=st.integers(1, 9000))
@@ -58,7 +58,7 @@ def test_shard_cut_short__gives_what_lies_before_and_says_so(
 
 def test_damaged_header__is_no_end(shards: list[Path]) -> None:
     content = bytearray(shards[0].read_bytes())
-    content[2048:2560] = b"x" * 512  # the second picture's label
+    content[2048:2560] = b"x" * 512  # the second image's label
     shards[0].write_bytes(content)
     found, damage = read_all(TarStream([str(shards[0])]))
     assert found == [png(0)]

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from stellar_hub.data.labelled import LabelledPictures
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.diagnostics.alignment_uniformity import alignment
-from stellar_hub.evaluation.diagnostics.legend import LEGEND
-from stellar_hub.evaluation.diagnostics.spectrum import effective_rank
-from stellar_hub.evaluation.features import RunSettings, extract_features
+from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.legend import LEGEND
 from stellar_hub.evaluation.protocols.diagnostics import DiagnosticsProtocol, evaluate_diagnostics
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.measures.alignment_uniformity import alignment
+from stellar_hub.measures.spectrum import effective_rank
 
 OF_TOKENS = {"rank of S", "rank of S within", "Vendi within", "stability", "stability by chance"}
 OF_MAPS = {"sharpness of L", "area of L", "owning tokens"}
@@ -22,69 +22,69 @@ OF_PROTOTYPES = {"prototype entropy", "prototypes used"}
 
 
 def test_report__has_every_number_that_applies_and_its_legend(
-    tiny: StellarBackbone, pixels: PixelBackbone, train: LabelledPictures, run: RunSettings
+    tiny: StellarBackbone, pixels: PixelBackbone, train: LabelledImages, run: RunSettings
 ) -> None:
-    report = evaluate_diagnostics([tiny, pixels], train.pictures, "train", DiagnosticsProtocol(), run)
+    report = evaluate_diagnostics([tiny, pixels], train.images, "train", DiagnosticsProtocol(), run)
     of_tiny, of_pixels = report.measurements
     assert set(of_tiny.metrics) == set(of_pixels.metrics) == set(LEGEND) - OF_PROTOTYPES
     assert all(value is not None for value in of_tiny.metrics.values())
     assert {name for name, value in of_pixels.metrics.items() if value is None} == OF_TOKENS | OF_MAPS
     assert set(report.legend) == set(of_tiny.metrics)
     assert all(set(entry) == {"what", "source", "range", "good"} for entry in LEGEND.values())
-    assert list(report.pictures) == ["diagnostics-spectrum"]
+    assert list(report.images) == ["diagnostics-spectrum"]
     assert sum(of_tiny.details["spectrum"]) == pytest.approx(1)
 
 
-def test_numbers__are_of_the_pictures_and_of_two_views(
-    tiny: StellarBackbone, train: LabelledPictures, run: RunSettings
+def test_numbers__are_of_the_images_and_of_two_views(
+    tiny: StellarBackbone, train: LabelledImages, run: RunSettings
 ) -> None:
     protocol = DiagnosticsProtocol(seed=4)
-    row = evaluate_diagnostics([tiny], train.pictures, "train", protocol, run).measurements[0]
-    whole = extract_features(tiny, train.pictures, ("S-mean",), run)["S-mean"]
-    views = [extract_features(tiny, train.pictures, ("S-mean",), run, view=protocol.view(n))["S-mean"] for n in (1, 2)]
+    row = evaluate_diagnostics([tiny], train.images, "train", protocol, run).measurements[0]
+    whole = extract_features(tiny, train.images, ("S-mean",), run)["S-mean"]
+    views = [extract_features(tiny, train.images, ("S-mean",), run, view=protocol.view(n))["S-mean"] for n in (1, 2)]
     assert row.metrics["rank of pooled"] == pytest.approx(effective_rank(whole).item(), rel=1e-6)
     assert row.metrics["alignment"] == pytest.approx(alignment(*views), rel=1e-6)
 
 
-def test_one_seed__reproduces_every_number(tiny: StellarBackbone, train: LabelledPictures, run: RunSettings) -> None:
+def test_one_seed__reproduces_every_number(tiny: StellarBackbone, train: LabelledImages, run: RunSettings) -> None:
     first, second, other = (
-        evaluate_diagnostics([tiny], train.pictures, "train", DiagnosticsProtocol(10, seed=seed), run)
+        evaluate_diagnostics([tiny], train.images, "train", DiagnosticsProtocol(10, seed=seed), run)
         for seed in (1, 1, 2)
     )
     assert first.as_dict() == second.as_dict()
     assert first.measurements[0].metrics != other.measurements[0].metrics
-    assert first.data["data"]["num_pictures"] == 10
+    assert first.data["data"]["num_images"] == 10
 
 
 def test_prototypes__are_those_of_a_checkpoint(
     tiny: StellarBackbone,
     pixels: PixelBackbone,
-    train: LabelledPictures,
+    train: LabelledImages,
     run: RunSettings,
     build_pretraining_model: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     save_file(build_pretraining_model().state_dict(), tmp_path / "model.safetensors")
     protocol = DiagnosticsProtocol(prototypes=str(tmp_path))
-    row = evaluate_diagnostics([tiny], train.pictures, "train", protocol, run).measurements[0]
+    row = evaluate_diagnostics([tiny], train.images, "train", protocol, run).measurements[0]
     used, entropy = row.metrics["prototypes used"], row.metrics["prototype entropy"]
     assert used is not None
     assert entropy is not None
     assert 1 / 16 <= used <= 1
     assert 0 <= entropy <= 1
     with pytest.raises(ValueError, match="the prototypes are for tokens of 48 values, and the model has none"):
-        evaluate_diagnostics([pixels], train.pictures, "train", protocol, run)
+        evaluate_diagnostics([pixels], train.images, "train", protocol, run)
 
 
-def test_too_few_pictures__are_refused(pixels: PixelBackbone, train: LabelledPictures, run: RunSettings) -> None:
-    with pytest.raises(ValueError, match="few has 2 pictures, diagnostics need at least 3"):
-        evaluate_diagnostics([pixels], train.pictures[:2], "few", DiagnosticsProtocol(), run)  # type: ignore[index]
+def test_too_few_images__are_refused(pixels: PixelBackbone, train: LabelledImages, run: RunSettings) -> None:
+    with pytest.raises(ValueError, match="few has 2 images, diagnostics need at least 3"):
+        evaluate_diagnostics([pixels], train.images[:2], "few", DiagnosticsProtocol(), run)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"most_pictures": 2}, "most_pictures must be at least 3, got 2"),
+        ({"max_images": 2}, "max_images must be at least 3, got 2"),
         ({"alpha": 0.0}, "alpha and t must be above 0 and diffusion_steps at least 1, got 0.0, 2.0 and 1"),
         ({"diffusion_steps": 0}, "diffusion_steps at least 1"),
     ],

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
-from stellar_hub.modeling import StellarModel
 
-from stellar_hub.data.labelled import LabelledPictures
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features import RunSettings, extract_features
+from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
 from stellar_hub.evaluation.splits import Splits
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.modeling import StellarModel
 
 
 def test_report__has_a_row_for_each_model_and_pooling_and_one_to_be_better_than(
@@ -29,7 +29,7 @@ def test_report__has_a_row_for_each_model_and_pooling_and_one_to_be_better_than(
     assert report.measurements[-1].metrics["k=1, %"] == pytest.approx(100 * 3 / 7)  # blue
     assert [facts["name"] for facts in report.models] == ["tiny", "pixels"]
     assert report.protocol["num_neighbours"] == (1, 5)
-    assert list(report.pictures) == ["knn-confusion"]
+    assert list(report.images) == ["knn-confusion"]
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -37,7 +37,7 @@ def test_accuracy__is_that_of_scikit_learn(
     pixels: PixelBackbone, splits: Splits, run: RunSettings, center: bool
 ) -> None:
     bank, queries = (
-        extract_features(pixels, each.pictures, ("pixels",), run)["pixels"].double()
+        extract_features(pixels, each.images, ("pixels",), run)["pixels"].double()
         for each in (splits.train, splits.test)
     )
     if center:
@@ -69,13 +69,13 @@ def test_a_model_without_the_pooling__is_measured_by_its_usual_one(
 def test_usual_k__are_those_that_train_reaches(pixels: PixelBackbone, splits: Splits, run: RunSettings) -> None:
     report = evaluate_knn([pixels], splits, KnnProtocol(), run)
     assert report.protocol["num_neighbours"] == (10,)
-    assert report.notes == ["k = 20, 100, 200 left out: train has 13 pictures"]
+    assert report.notes == ["k = 20, 100, 200 left out: train has 13 images"]
 
 
 def test_k_that_does_not_fit__is_refused_before_any_work(splits: Splits, run: RunSettings) -> None:
-    with pytest.raises(ValueError, match="k = 14 is larger than train, which has 13 pictures: pass --k 13 or less"):
+    with pytest.raises(ValueError, match="k = 14 is larger than train, which has 13 images: pass --k 13 or less"):
         evaluate_knn([], splits, KnnProtocol((3, 14)), run)
-    with pytest.raises(ValueError, match="train has 7 pictures, fewer than every usual k"):
+    with pytest.raises(ValueError, match="train has 7 images, fewer than every usual k"):
         KnnProtocol().resolved(7)
 
 
@@ -93,22 +93,20 @@ def test_values__out_of_range_are_refused(options: dict[str, object], message: s
         KnnProtocol(**options)  # type: ignore[arg-type]
 
 
-def test_features_that_are_not_finite__name_their_pictures(
+def test_features_that_are_not_finite__name_their_images(
     tiny: StellarBackbone, pixel_model: StellarModel, splits: Splits, run: RunSettings
 ) -> None:
     tiny.network.encoder.norm.weight.data[0] = torch.nan
-    with pytest.raises(
-        ValueError, match=r"the feature 'S-mean' is not finite for 13 of 13 pictures \(.*\.png, .*\.\.\."
-    ):
+    with pytest.raises(ValueError, match=r"the feature 'S-mean' is not finite for 13 of 13 images \(.*\.png, .*\.\.\."):
         evaluate_knn([tiny], splits, KnnProtocol((3,)), run)
 
 
-def test_classes_of_one_picture__can_be_voted_for(
-    pixels: PixelBackbone, train: LabelledPictures, test: LabelledPictures, run: RunSettings
+def test_classes_of_one_image__can_be_voted_for(
+    pixels: PixelBackbone, train: LabelledImages, test: LabelledImages, run: RunSettings
 ) -> None:
     from stellar_hub.evaluation.splits import prepare_splits
 
-    few = LabelledPictures("few", [train.pictures[0], train.pictures[5], train.pictures[9]], (0, 1, 2), train.classes)
+    few = LabelledImages("few", [train.images[0], train.images[5], train.images[9]], (0, 1, 2), train.classes)
     report = evaluate_knn([pixels], prepare_splits(few, test, run), KnnProtocol((1,)), run)
     assert report.measurements[0].metrics["k=1, %"] == 100
-    assert report.notes == ["classes with one picture in train: blue, green, red"]
+    assert report.notes == ["classes with one image in train: blue, green, red"]

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from stellar_hub.data.labelled import LabelledPictures
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features import RunSettings
+from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.protocols import linear
 from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
 from stellar_hub.evaluation.splits import Splits, prepare_splits
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
 
 QUICK = LinearProtocol(learning_rates=(1e-3, 1e-1), num_epochs=5, held_out=0.25, inverse_penalties=(0.1, 1.0))
 
@@ -32,9 +32,9 @@ def test_report__says_what_was_chosen_and_on_what(
 
 
 def test_choices__are_made_without_test(
-    pixels: PixelBackbone, splits: Splits, test: LabelledPictures, run: RunSettings
+    pixels: PixelBackbone, splits: Splits, test: LabelledImages, run: RunSettings
 ) -> None:
-    wrong = LabelledPictures(test.name, test.pictures, tuple((label + 1) % 3 for label in test.labels), test.classes)
+    wrong = LabelledImages(test.name, test.images, tuple((label + 1) % 3 for label in test.labels), test.classes)
     there, elsewhere = (
         evaluate_linear([pixels], each, QUICK, run).measurements[0]
         for each in (splits, prepare_splits(splits.train, wrong, run))
@@ -52,10 +52,10 @@ def test_same_seed__gives_the_same_numbers(pixels: PixelBackbone, splits: Splits
 def test_large_train__goes_without_logistic_regression(
     pixels: PixelBackbone, splits: Splits, run: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    protocol = LinearProtocol((1e-2,), num_epochs=1, most_for_logistic=12)
+    protocol = LinearProtocol((1e-2,), num_epochs=1, max_images_for_logistic=12)
     report = evaluate_linear([pixels], splits, protocol, run)
     assert list(report.measurements[0].metrics) == ["linear, %"]
-    assert report.notes == ["no logistic regression: train has more than 12 pictures"]
+    assert report.notes == ["no logistic regression: train has more than 12 images"]
 
 
 def test_a_head_that_says_nothing__is_wrong_and_never_chosen(
@@ -70,11 +70,11 @@ def test_a_head_that_says_nothing__is_wrong_and_never_chosen(
 
 
 def test_train_without_two_of_a_class__is_refused_before_any_work(
-    train: LabelledPictures, test: LabelledPictures, run: RunSettings, monkeypatch: pytest.MonkeyPatch
+    train: LabelledImages, test: LabelledImages, run: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = LabelledPictures("few", [train.pictures[0], train.pictures[5], train.pictures[9]], (0, 1, 2), train.classes)
+    few = LabelledImages("few", [train.images[0], train.images[5], train.images[9]], (0, 1, 2), train.classes)
     monkeypatch.setattr(linear, "pooled_sets", lambda *_: pytest.fail("features were computed"))
-    with pytest.raises(ValueError, match="no class has two training pictures"):
+    with pytest.raises(ValueError, match="no class has two training images"):
         evaluate_linear([], prepare_splits(few, test, run), QUICK, run)
 
 

@@ -7,12 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stellar_hub.data.labelled import LabelledPictures
-from stellar_hub.evaluation.backbones.backbone import prepare_picture
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features import RunSettings
-from stellar_hub.evaluation.frechet import frechet_distance
+from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.protocols import reconstruction
 from stellar_hub.evaluation.protocols.reconstruction import (
     MetricNetworks,
@@ -20,13 +16,16 @@ from stellar_hub.evaluation.protocols.reconstruction import (
     evaluate_reconstruction,
     load_networks,
 )
-from stellar_hub.evaluation.psnr import psnr
+from stellar_hub.features.backbones.backbone import prepare_image
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.measures.image_quality import frechet_distance, psnr
 
 NONE = MetricNetworks(None, None, {})
 
 
 class SmallNetwork(torch.nn.Module):
-    """In the place of Inception or LPIPS: a few numbers of a picture, or how far two are apart."""
+    """In the place of Inception or LPIPS: a few numbers of an image, or how far two are apart."""
 
     def forward(self, images: Tensor, others: Tensor | None = None, normalize: bool = False) -> Tensor:
         if others is None:
@@ -35,12 +34,10 @@ class SmallNetwork(torch.nn.Module):
         return (images - others).abs().mean(dim=(1, 2, 3))[:, None, None, None]
 
 
-def test_report__is_of_each_pictures_psnr_and_ssim(
-    tiny: StellarBackbone, test: LabelledPictures, run: RunSettings
-) -> None:
+def test_report__is_of_each_images_psnr_and_ssim(tiny: StellarBackbone, test: LabelledImages, run: RunSettings) -> None:
     protocol = ReconstructionProtocol()
-    report = evaluate_reconstruction([tiny], test.pictures, "test", protocol, load_networks(protocol), run)
-    images = torch.stack([prepare_picture(tiny.processor, test.pictures[index]) for index in range(7)])
+    report = evaluate_reconstruction([tiny], test.images, "test", protocol, load_networks(protocol), run)
+    images = torch.stack([prepare_image(tiny.processor, test.images[index]) for index in range(7)])
     with torch.no_grad():
         decoded = tiny.reconstruct(images)
     values = [psnr(one, other) for one, other in zip(decoded, images, strict=True)]
@@ -50,15 +47,15 @@ def test_report__is_of_each_pictures_psnr_and_ssim(
     assert list(first.metrics) == ["PSNR, dB", "SSIM"]
     assert last.model == "mean colour"
     assert set(report.backends) == {"torchmetrics"}
-    assert list(report.pictures) == ["reconstruction-worst"]
-    assert report.data["data"]["num_pictures"] == 7
+    assert list(report.images) == ["reconstruction-worst"]
+    assert report.data["data"]["num_images"] == 7
 
 
-def test_networks__measure_every_picture_once(tiny: StellarBackbone, test: LabelledPictures, run: RunSettings) -> None:
+def test_networks__measure_every_image_once(tiny: StellarBackbone, test: LabelledImages, run: RunSettings) -> None:
     protocol = ReconstructionProtocol(("lpips", "rfid"))
     networks = MetricNetworks(SmallNetwork(), SmallNetwork(), {})
-    row = evaluate_reconstruction([tiny], test.pictures, "test", protocol, networks, run).measurements[0]
-    images = torch.stack([prepare_picture(tiny.processor, test.pictures[index]) for index in range(7)])
+    row = evaluate_reconstruction([tiny], test.images, "test", protocol, networks, run).measurements[0]
+    images = torch.stack([prepare_image(tiny.processor, test.images[index]) for index in range(7)])
     with torch.no_grad():
         decoded = tiny.reconstruct(images)
     assert row.metrics["LPIPS"] == pytest.approx((decoded - images).abs().mean().item(), rel=1e-4)
@@ -66,20 +63,20 @@ def test_networks__measure_every_picture_once(tiny: StellarBackbone, test: Label
     assert row.metrics["rFID"] == pytest.approx(frechet_distance(*features), rel=1e-3)
 
 
-def test_pictures__are_at_most_so_many(tiny: StellarBackbone, test: LabelledPictures, run: RunSettings) -> None:
-    protocol = ReconstructionProtocol(("psnr",), most_pictures=3)
-    report = evaluate_reconstruction([tiny], test.pictures, "test", protocol, NONE, run)
-    assert report.data["data"]["num_pictures"] == 3
+def test_images__are_at_most_so_many(tiny: StellarBackbone, test: LabelledImages, run: RunSettings) -> None:
+    protocol = ReconstructionProtocol(("psnr",), max_images=3)
+    report = evaluate_reconstruction([tiny], test.images, "test", protocol, NONE, run)
+    assert report.data["data"]["num_images"] == 3
     assert report.data["num_available"] == 7
 
 
 def test_what_does_not_decode__is_refused_by_name(
-    tiny: StellarBackbone, pixels: PixelBackbone, test: LabelledPictures, run: RunSettings
+    tiny: StellarBackbone, pixels: PixelBackbone, test: LabelledImages, run: RunSettings
 ) -> None:
     with pytest.raises(ValueError, match="pixels does not decode: reconstruction compares STELLAR models"):
-        evaluate_reconstruction([tiny, pixels], test.pictures, "test", ReconstructionProtocol(), NONE, run)
-    one = [test.pictures[0]]
-    with pytest.raises(ValueError, match="rFID needs at least 2 pictures, test has 1"):
+        evaluate_reconstruction([tiny, pixels], test.images, "test", ReconstructionProtocol(), NONE, run)
+    one = [test.images[0]]
+    with pytest.raises(ValueError, match="rFID needs at least 2 images, test has 1"):
         evaluate_reconstruction([tiny], one, "test", ReconstructionProtocol(("rfid",)), NONE, run)
 
 
@@ -101,7 +98,7 @@ def test_missing_networks__are_all_said_before_any_work(tmp_path: Path, monkeypa
         ({"metrics": ("mse",)}, "metrics must be some of psnr, ssim, lpips, rfid, got mse"),
         ({"metrics": ()}, "got none"),
         ({"lpips_net": "resnet"}, "lpips_net must be one of alex, vgg, squeeze, got 'resnet'"),
-        ({"most_pictures": -1}, "most_pictures must be at least 0, got -1"),
+        ({"max_images": -1}, "max_images must be at least 0, got -1"),
     ],
 )
 def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:

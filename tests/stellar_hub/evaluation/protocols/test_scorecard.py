@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from stellar_hub.data.segmentation_folders import read_segmentation_folder
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features import RunSettings
+from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.protocols.knn import KnnProtocol
 from stellar_hub.evaluation.protocols.linear import LinearProtocol
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
 from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
-from stellar_hub.evaluation.segmentation_splits import prepare_segmentation
-from stellar_hub.evaluation.splits import Splits
+from stellar_hub.evaluation.splits import Splits, prepare_segmentation
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
 
 QUICK = ScorecardProtocol(
     knn=KnnProtocol((3,)),

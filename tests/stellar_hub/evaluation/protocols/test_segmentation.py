@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stellar_hub.data.segmentation_folders import read_segmentation_folder
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
-from stellar_hub.evaluation.backbones.stellar import StellarBackbone
-from stellar_hub.evaluation.features import RunSettings, extract_features
-from stellar_hub.evaluation.features.fitted_masks import fit_masks
+from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.feature_set import fit_masks
 from stellar_hub.evaluation.protocols.segmentation import (
     BEST,
     MATCHED,
@@ -18,15 +16,17 @@ from stellar_hub.evaluation.protocols.segmentation import (
     SegmentationProtocol,
     evaluate_segmentation,
 )
-from stellar_hub.evaluation.segmentation_splits import SegmentationSplits, prepare_segmentation
-from stellar_hub.evaluation.token_iou import argmax_regions, best_iou, to_pixels
+from stellar_hub.evaluation.splits import SegmentationSplits, prepare_segmentation
+from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.measures.regions import argmax_regions, best_iou, to_pixels
 
 QUICK = SegmentationProtocol(learning_rates=(1e-2, 3e-2), num_epochs=8, batch_size=4, num_clusters=3)
 
 
 @pytest.fixture
 def masked(mask_folders: tuple[Path, Path], run: RunSettings) -> SegmentationSplits:
-    """Pictures with masks."""
+    """Images with masks."""
     train, test = (read_segmentation_folder(folder) for folder in mask_folders)
     return prepare_segmentation(train, test, run)
 
@@ -48,7 +48,7 @@ def test_report__has_probes_and_segments_of_each_model(
         assert list(row.metrics) == expected
         assert all(value is not None and 0 <= value <= 100 for value in row.metrics.values())
     assert set(report.backends) == {"scikit-learn", "scipy"}
-    assert list(report.pictures) == ["segmentation-overlays"]
+    assert list(report.images) == ["segmentation-overlays"]
     assert report.data["classes"] == ["background", "red", "blue"]
 
 
@@ -62,7 +62,7 @@ def test_probe__learns_colours(pixels: PixelBackbone, masked: SegmentationSplits
 
 def test_segments__are_the_tokens_places(tiny: StellarBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
     row = evaluate_segmentation([tiny], masked, QUICK, run).measurements[-1]
-    maps = extract_features(tiny, masked.test.pictures, ("L",), run)["L"]
+    maps = extract_features(tiny, masked.test.images, ("L",), run)["L"]
     masks = fit_masks(tiny, masked.test, range(5))
     found = [
         best_iou(to_pixels(argmax_regions(each, (4, 4)), 32, 32), (mask == mask.max())[None])

@@ -10,23 +10,32 @@ import pytest
 import torch
 from PIL import Image
 
-from stellar_hub.evaluation.backbones.pixels import PixelBackbone
 from stellar_hub.evaluation.protocols.knn import KnnProtocol
-from stellar_hub.evaluation.report.card import marks, update_card
+from stellar_hub.evaluation.report.output import (
+    check_targets,
+    markdown_section,
+    markdown_table,
+    marks,
+    number,
+    scorecard_json,
+    scorecard_markdown,
+    terminal_table,
+    update_card,
+    write_report,
+    write_scorecard,
+)
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report, plain
-from stellar_hub.evaluation.report.scorecard import scorecard_json, scorecard_markdown, write_scorecard
-from stellar_hub.evaluation.report.table import markdown_section, markdown_table, number, terminal_table
-from stellar_hub.evaluation.report.write import check_targets, write_report
+from stellar_hub.features.backbones.pixels import PixelBackbone
 
 
 @pytest.fixture
 def report(pixels: PixelBackbone) -> Report:
-    """Of two rows and one picture."""
+    """Of two rows and one image."""
     rows = [
         Measurement("pixels", "pixels", {"k=1, %": 81.25, "k=3, %": None}, {"rate": 0.1}),
         Measurement("most frequent class", "", {"k=1, %": 10.0, "k=3, %": float("nan")}),
     ]
-    data = {"train": {"name": "A", "num_pictures": 9, "sha256": "00"}, "classes": ["x", "y"]}
+    data = {"train": {"name": "A", "num_images": 9, "sha256": "00"}, "classes": ["x", "y"]}
     return make_report(
         "knn",
         KnnProtocol((1, 3)),
@@ -35,7 +44,7 @@ def report(pixels: PixelBackbone) -> Report:
         rows,
         notes=["a thing to know"],
         backends={"torchmetrics": "1"},
-        pictures={"knn-confusion": Image.new("RGB", (4, 4))},
+        images={"knn-confusion": Image.new("RGB", (4, 4))},
     )
 
 
@@ -65,7 +74,7 @@ def test_json__has_every_field_of_protocol_and_model(report: Report) -> None:
     assert model["preprocessing"]["crop"] == [64, 64]
     assert fields["measurements"][1]["metrics"]["k=3, %"] == "nan"
     assert fields["measurements"][0]["metrics"]["k=3, %"] is None
-    assert fields["pictures"] == ["knn-confusion.png"]
+    assert fields["images"] == ["knn-confusion.png"]
     assert {"stellar_hub", "torch"} <= set(fields["versions"])
 
 
@@ -103,7 +112,7 @@ def test_section__says_protocol_data_and_notes(report: Report) -> None:
     section = markdown_section(report)
     assert "| pixels | pixels | 81.2 |  |" in section
     assert "temperature 0.07" in section
-    assert "train: 9 pictures of A" in section
+    assert "train: 9 images of A" in section
     assert "Computed by torchmetrics 1." in section
     assert "Note: a thing to know." in section
 

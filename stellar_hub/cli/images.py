@@ -1,0 +1,88 @@
+"""From command-line arguments to images: what to read, where to write, and going through them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import typer
+
+from stellar_hub.cli.errors import one_line
+from stellar_hub.data.sources.files import SUFFIXES
+
+
+def find_files(paths: Iterable[Path], suffixes: set[str] = SUFFIXES) -> list[Path]:
+    """The files named, and those below the folders named that have one of the suffixes.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        ValueError: if nothing is found.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+            if not inside:
+                raise ValueError(f"no images in the folder {path}; looked for {', '.join(sorted(suffixes))}")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"no such file or folder: {path}")
+    return list(dict.fromkeys(found))
+
+
+def plan_outputs(sources: list[Path], folder: Path, suffix: str, overwrite: bool) -> list[Path]:
+    """Where each source's output goes: the folder, the source's stem, the suffix. Creates the folder.
+
+    Raises:
+        ValueError: if two sources would be written to the same file.
+        FileExistsError: if an output exists and may not be replaced, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--output {folder} is a file; name a folder")
+    outputs = [folder / f"{source.stem}{suffix}" for source in sources]
+    repeated = [path for path, count in Counter(outputs).items() if count > 1]
+    if repeated:
+        clashing = ", ".join(str(source) for source in sources if source.stem == repeated[0].stem)
+        raise ValueError(
+            f"{clashing} would all be written to {repeated[0]}: give them different names or run them apart"
+        )
+    existing = [path for path in outputs if path.exists()]
+    if existing and not overwrite:
+        what = f"{existing[0]} and {len(existing) - 1} more exist" if len(existing) > 1 else f"{existing[0]} exists"
+        raise FileExistsError(f"{what} already: pass --overwrite or another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    return outputs
+
+
+def for_each(sources: list[Path], outputs: list[Path], work: Callable[[Path, Path], str], debug: bool) -> None:
+    """Do `work(source, output)` for each and print the line it returns; a failing one does not stop the others.
+
+    Raises:
+        typer.Exit: with code 1, after all have been tried, if any failed.
+    """
+    from tqdm import tqdm
+
+    failed = 0
+    progress = tqdm(total=len(sources), unit="image", disable=True if len(sources) < 2 else None, leave=False)
+    with progress:
+        for source, output in zip(sources, outputs, strict=True):
+            try:
+                line = work(source, output)
+            except (ValueError, TypeError, OSError) as error:
+                if debug:
+                    raise
+                failed += 1
+                progress.write(f"error: {one_line(error)}", file=_standard_error())
+            else:
+                progress.write(line)
+            progress.update()
+    if failed:
+        typer.echo(f"{failed} of {len(sources)} failed", err=True)
+        raise typer.Exit(1)
+
+
+def _standard_error() -> object:
+    import sys
+
+    return sys.stderr

@@ -1,1 +1,0 @@
-"""What features tell about themselves, without labels: one measure per file, computed in float64."""

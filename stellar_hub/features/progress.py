@@ -1,0 +1,92 @@
+"""What an extraction shows while it goes: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class ExtractionProgress:
+    """Rows, errors, and the share of time that went by waiting for images; shown on stderr.
+
+    Args:
+        total: Rows to do.
+        done: Of these, rows that were done by an earlier run.
+        enabled: Whether to show anything; numbers are kept all the same.
+
+    Attributes:
+        rows: Done by this run.
+        errors: Of these, rows with an error.
+    """
+
+    def __init__(self, total: int, done: int = 0, enabled: bool = True):
+        self.rows = 0
+        self.errors = 0
+        self._waiting = 0.0
+        self._start = self._last_line = time.perf_counter()
+        self._done = done
+        self._total = total
+        self._lines = enabled and not sys.stderr.isatty()
+        options: dict[str, Any] = {"unit": "row", "dynamic_ncols": True, "file": sys.stderr, "smoothing": 0.1}
+        self._bar = tqdm(total=total, initial=done, disable=not enabled or self._lines, **options)
+
+    def waiting_for(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time until each comes counts as waiting."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._waiting += time.perf_counter() - start
+            yield item
+
+    def update(self, rows: int, errors: int) -> None:
+        """Some more rows are done."""
+        self.rows += rows
+        self.errors += errors
+        self._bar.set_postfix_str(f"{self.errors} errors, {self.waiting_share:.0%} waiting for data", refresh=False)
+        self._bar.update(rows)
+        if self._lines and time.perf_counter() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.perf_counter()
+            sys.stderr.write(f"{self}\n")
+            sys.stderr.flush()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._start
+
+    @property
+    def rows_per_second(self) -> float:
+        """Of this run."""
+        return self.rows / max(self.seconds, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time spent waiting for images, in [0, 1]."""
+        return min(self._waiting / max(self.seconds, 1e-9), 1.0)
+
+    def __str__(self) -> str:
+        done = self._done + self.rows
+        left = tqdm.format_interval((self._total - done) / max(self.rows_per_second, 1e-9)) if self.rows else "?"
+        return (
+            f"{done}/{self._total} rows, {self.rows_per_second:.3g} rows/s, {self.errors} errors, "
+            f"{self.waiting_share:.0%} waiting for data, {left} left"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()

@@ -1,0 +1,77 @@
+"""What differs between a run and what it is asked to go on with."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stellar_hub.training.recipes.files import to_dict
+from stellar_hub.training.recipes.sections import Recipe
+
+# These change what a run writes or how fast it goes, not its result. Folders may move: that they hold the same
+# images is compared by fingerprint, where the images are.
+MAY_CHANGE = frozenset(
+    {
+        "run.log_every",
+        "run.save_every",
+        "run.keep_checkpoints",
+        "run.preview_every",
+        "run.export_every",
+        "run.trackers",
+        "run.push_to_hub",
+        "run.license",
+        "data.num_workers",
+        "data.sources",
+    }
+)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each value that differs between two nested mappings; lists and tuples of the same are the same.
+
+    For example "optimization.learning_rate: 0.001 in the run, 0.002 now", in the order of `old`, then of `new`.
+    """
+    return [line for _, line in _differing(old, new, "")]
+
+
+def refuse_other_recipe(old: Recipe, new: Recipe) -> None:
+    """Refuse to go on with a run under a recipe that would change its result.
+
+    Args:
+        old: The recipe that the run was started with.
+        new: The recipe now.
+
+    Raises:
+        ValueError: naming every value that differs, but for those in `MAY_CHANGE`, and how to go on.
+    """
+    lines = [line for key, line in _differing(to_dict(old), to_dict(new), "") if key not in MAY_CHANGE]
+    if lines:
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise ValueError(
+            f"this run was started with another recipe:\n{listed}\n"
+            "Go on with the values of the run, or start anew with another --output; "
+            "`--init RUN/checkpoints/step-N` starts there from the weights of this one"
+        )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name in [*old, *(name for name in new if name not in old)]:
+        key = f"{prefix}{name}"
+        if name in old and name in new and isinstance(old[name], Mapping) and isinstance(new[name], Mapping):
+            yield from _differing(old[name], new[name], f"{key}.")
+        elif name not in old:
+            yield key, f"{key}: not set in the run, {_shown(new[name])} now"
+        elif name not in new:
+            yield key, f"{key}: {_shown(old[name])} in the run, not set now"
+        elif not _same(old[name], new[name]):
+            yield key, f"{key}: {_shown(old[name])} in the run, {_shown(new[name])} now"
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return len(old) == len(new) and all(map(_same, old, new))
+    return (old == new and isinstance(old, bool) == isinstance(new, bool)) or _shown(old) == _shown(new)
+
+
+def _shown(value: Any) -> str:
+    """A value as it would stand in a recipe; JSON is YAML too."""
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,106 @@
+"""Images with masks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stellar_hub.data.labelled.segmentation_folders import UNLABELLED, read_mask, read_segmentation_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images of 6 x 4 pixels and their masks of classes 0, 1, 2 and 255."""
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    (tmp_path / "masks" / "sub").mkdir(parents=True)
+    values = np.array([[0, 0, 1, 1], [0, 255, 1, 1]], dtype=np.uint8).repeat(3, axis=0)
+    for number, name in enumerate(("a", "sub/b")):
+        Image.new("RGB", (4, 6), (number, 0, 0)).save(tmp_path / "images" / f"{name}.jpg")
+        Image.fromarray(values).save(tmp_path / "masks" / f"{name}.png")
+    extra = values.copy()
+    extra[0, 0] = 2
+    Image.fromarray(extra).save(tmp_path / "masks" / "sub" / "b.png")
+    return tmp_path
+
+
+def test_folder__pairs_images_with_masks_and_numbers_classes(folder: Path) -> None:
+    found = read_segmentation_folder(folder)
+    assert [path.name for path in found.images] == ["a.jpg", "b.jpg"]
+    assert found.classes == ("0", "1", "2")
+    mask = found.mask(1)
+    assert mask.dtype == torch.uint8
+    assert mask.shape == (6, 4)
+    assert sorted(mask.unique().tolist()) == [0, 1, 2, UNLABELLED]
+
+
+def test_names__are_those_of_the_file_or_given(folder: Path) -> None:
+    (folder / "classes.txt").write_text("sky\nsea\nsand\nstone\n")
+    assert read_segmentation_folder(folder).classes == ("sky", "sea", "sand", "stone")
+    assert read_segmentation_folder(folder, ("a", "b", "c")).classes == ("a", "b", "c")
+    for text in ("", "sky\n\nsand\n", "sky\nsky\n"):
+        (folder / "classes.txt").write_text(text)
+        with pytest.raises(ValueError, match="must name a class on each line, none of them twice"):
+            read_segmentation_folder(folder)
+
+
+def test_mask_of_another_size__is_refused(folder: Path) -> None:
+    Image.new("L", (4, 5)).save(folder / "masks" / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png has 5 x 4 pixels, and its image 6 x 4: they must be equal"):
+        read_segmentation_folder(folder).mask(0)
+
+
+def test_orientation__is_that_of_the_image_as_it_is_shown(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    Image.new("RGB", (6, 4)).save(folder / "images" / "a.jpg", exif=exif)
+    assert read_segmentation_folder(folder).mask(0).shape == (6, 4)
+
+
+def test_unknown_label__is_refused(folder: Path) -> None:
+    (folder / "classes.txt").write_text("sky\nsea\n")
+    found = read_segmentation_folder(folder)
+    found.mask(0)
+    with pytest.raises(ValueError, match=r"b\.png has the label 2, and the classes are 0 to 1 \(255: unlabelled\)"):
+        found.mask(1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (
+            lambda root: (root / "masks" / "a.png").unlink(),
+            FileNotFoundError,
+            "1 images of .* have no mask, the first",
+        ),
+        (lambda root: (root / "masks").rename(root / "other"), FileNotFoundError, "no such folder: .*masks"),
+        (
+            lambda root: Image.new("RGB", (4, 6)).save(root / "images" / "a.png"),
+            ValueError,
+            "names that differ in their ending only",
+        ),
+        (lambda root: (root / "masks" / "a.png").write_bytes(b"x"), ValueError, r"a\.png cannot be read"),
+        (lambda root: Image.new("RGB", (4, 6)).save(root / "masks" / "a.png"), ValueError, r"in colour \(RGB\)"),
+    ],
+)
+def test_what_is_no_segmentation_folder__is_refused(
+    folder: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    spoil(folder)
+    with pytest.raises(error, match=message):
+        read_segmentation_folder(folder)
+
+
+def test_palettes_and_wide_numbers__are_read_as_numbers(tmp_path: Path) -> None:
+    values = np.array([[3, 7]], dtype=np.uint8)
+    palette = Image.fromarray(values, mode="P")
+    palette.putpalette([200] * 768)
+    palette.save(tmp_path / "p.png")
+    assert read_mask(tmp_path / "p.png").tolist() == [[3, 7]]
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "w.png")
+    assert read_mask(tmp_path / "w.png").tolist() == [[3, 7]]
+    Image.fromarray(np.array([[300]], dtype=np.uint16)).save(tmp_path / "w.png")
+    with pytest.raises(ValueError, match="has numbers from 300 to 300, allowed are 0 to 255"):
+        read_mask(tmp_path / "w.png")

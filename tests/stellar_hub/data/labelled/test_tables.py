@@ -1,0 +1,90 @@
+"""Tables with images and labels."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from stellar_hub.data.labelled.tables import read_labelled_table, read_split_file
+
+
+def table(class_folders: Path, labels: list[Any], feature: Any, column: str = "label") -> Dataset:
+    """Three images with labels beside them."""
+    images = sorted(str(path) for path in class_folders.rglob("*.??g"))
+    return Dataset.from_dict({"image": images, column: labels}, features=Features({"image": Image(), column: feature}))
+
+
+def test_declared_labels__keep_their_names_and_numbers(class_folders: Path) -> None:
+    made = table(class_folders, [1, 0, 2], ClassLabel(names=["dog", "cat", "ant"]), "animal")
+    labelled = read_labelled_table(made, "mine")
+    assert labelled.classes == ("dog", "cat", "ant")
+    assert labelled.labels == (1, 0, 2)
+    assert len(labelled.images) == 3
+
+
+def test_usual_names__are_found(class_folders: Path) -> None:
+    labelled = read_labelled_table(table(class_folders, ["b", "a", "b"], Value("string")), "mine")
+    assert labelled.classes == ("a", "b")
+    assert labelled.labels == (1, 0, 1)
+
+
+def test_what_has_no_clear_labels__is_refused(class_folders: Path) -> None:
+    with pytest.raises(ValueError, match="mine has no clear column of labels; its columns are image, animal"):
+        read_labelled_table(table(class_folders, ["b", "a", "b"], Value("string"), "animal"), "mine")
+    with pytest.raises(ValueError, match="mine has 1 rows without a label, the first is row 1"):
+        read_labelled_table(table(class_folders, ["b", None, "b"], Value("string")), "mine")
+    with pytest.raises(ValueError, match="mine has 2 rows without a label, the first is row 0"):
+        read_labelled_table(table(class_folders, [-1, -1, 0], ClassLabel(names=["dog"])), "mine")
+
+
+@pytest.fixture
+def split_file(class_folders: Path) -> Path:
+    """Beside the class folders, naming their images in two splits."""
+    path = class_folders.parent / "split.csv"
+    path.write_text(
+        "label,path,split\ncat,animals/cats/2.png,train\ndog,animals/dogs/1.png,train\n"
+        '"cat",animals/cats/old/3.jpg,test\n'
+    )
+    return path
+
+
+def test_rows__are_those_of_the_split(split_file: Path, class_folders: Path) -> None:
+    train = read_split_file(split_file, "train")
+    assert train.classes == ("cat", "dog")
+    assert train.labels == (0, 1)
+    assert train.images[1] == class_folders / "dogs" / "1.png"
+    assert len(read_split_file(split_file, "test")) == 1
+    assert len(read_split_file(split_file)) == 3
+    tabbed = split_file.with_suffix(".tsv")
+    tabbed.write_text("path\tlabel\nanimals/dogs/1.png\ta dog, asleep\n")
+    assert read_split_file(tabbed).classes == ("a dog, asleep",)
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "message"),
+    [
+        ("", None, "has no column 'path' and no column 'label'; .* got nothing"),
+        ("path,class\na.png,cat\n", None, "has no column 'label'; .* got path, class"),
+        ("path,label\n", None, "is empty: it names no images"),
+        ("path,label\nanimals/dogs/1.png\n", None, "line 2 of .* lacks a path or a label"),
+        ("path,label\nanimals/dogs/1.png,dog\n", "test", "has no column 'split'"),
+        (
+            "path,label,split\nanimals/dogs/1.png,dog,train\n",
+            "test",
+            "no rows of the split 'test'; its splits are train",
+        ),
+    ],
+)
+def test_what_is_no_split_file__is_refused(split_file: Path, text: str, split: str | None, message: str) -> None:
+    split_file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_split_file(split_file, split)
+
+
+def test_missing_files__are_named(split_file: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such split file"):
+        read_split_file(split_file.with_name("other.csv"))
+    split_file.write_text("path,label\ngone.png,cat\n")
+    with pytest.raises(FileNotFoundError, match=r"names images that do not exist: .*gone\.png"):
+        read_split_file(split_file)

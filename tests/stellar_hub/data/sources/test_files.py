@@ -1,0 +1,216 @@
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stellar_hub.data.sources import ImageFolder, ImageList
+from stellar_hub.data.sources.files import SUFFIXES, PackedNames, find_images
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_find_images__lists_images_of_all_depths_sorted(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("b/x.png", "b-c/x.JPG", "a.tiff", "b/a/deep/y.webp", "notes.txt", "b/z")))
+    assert find_images(tmp_path) == ["a.tiff", "b/a/deep/y.webp", "b/x.png", "b-c/x.JPG"]
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_find_images__takes_every_suffix_in_either_case(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path / f"a{suffix}", tmp_path / f"b{suffix.upper()}")
+    assert find_images(tmp_path) == [f"a{suffix}", f"b{suffix.upper()}"]
+
+
+def test_find_images__skips_hidden_files_and_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "seen.png", tmp_path / "._seen.png", tmp_path / ".cache" / "hidden.png")
+    assert find_images(tmp_path) == ["seen.png"]
+
+
+def test_find_images__hidden_root_is_read(tmp_path: Path) -> None:
+    touch(tmp_path / ".photographs" / "seen.png")
+    assert find_images(tmp_path / ".photographs") == ["seen.png"]
+
+
+def test_find_images__a_folder_named_like_a_image_is_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "album.png" / "seen.png")
+    assert find_images(tmp_path) == ["album.png/seen.png"]
+
+
+def test_find_images__links_in_a_circle_end(tmp_path: Path) -> None:
+    touch(tmp_path / "one" / "seen.png", tmp_path / "two" / "seen.png")
+    (tmp_path / "one" / "up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "one" / "two").symlink_to(tmp_path / "two", target_is_directory=True)
+    (tmp_path / "two" / "one").symlink_to(tmp_path / "one", target_is_directory=True)
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone.png")
+    assert find_images(tmp_path) == ["one/seen.png", "one/two/seen.png"]
+
+
+def test_find_images__follows_links_to_images_and_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "far" / "a.png")
+    near = tmp_path / "near"
+    near.mkdir()
+    (near / "folder").symlink_to(tmp_path / "far", target_is_directory=True)
+    (near / "image.png").symlink_to(tmp_path / "far" / "a.png")
+    assert find_images(near) == ["folder/a.png", "image.png"]
+
+
+def test_find_images__missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*gone"):
+        find_images(tmp_path / "gone")
+
+
+def test_find_images__a_file_is_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png")
+    with pytest.raises(NotADirectoryError, match=r"a\.png"):
+        find_images(tmp_path / "a.png")
+
+
+def test_find_images__empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"no images in the folder .*looked for \.bmp, .*\.webp"):
+        find_images(tmp_path)
+
+
+@given(st.lists(st.binary(max_size=8).map(os.fsdecode)))
+def test_names__come_back_whatever_their_bytes(names: list[str]) -> None:
+    packed = PackedNames.pack(names)
+    assert len(packed) == len(names)
+    assert list(packed) == [packed[index] for index in range(len(packed))] == names
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_getitem__refuses_what_lies_outside(index: int) -> None:
+    with pytest.raises(IndexError, match=f"name {index} of 2"):
+        PackedNames.pack(["a", "b"])[index]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with 3 images of different sizes."""
+    for name, size in (("a.png", 1), ("sub/b.png", 2), ("sub/é .jpg", 3)):
+        (tmp_path / "one" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "one" / name).write_bytes(b"x" * size)
+    return tmp_path / "one"
+
+
+def test_scan__gives_the_files_in_order(folder: Path) -> None:
+    source = ImageFolder.scan(folder)
+    expected = [folder / "a.png", folder / "sub" / "b.png", folder / "sub" / "é .jpg"]
+    assert len(source) == 3
+    assert [source[index] for index in range(3)] == list(source) == expected
+
+
+def test_scan__paths_hold_when_the_working_directory_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    source = ImageFolder.scan("one")
+    monkeypatch.chdir(folder)
+    assert source[0].read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_getitem__refuses_what_lies_outside__folder(folder: Path, index: int) -> None:
+    with pytest.raises(IndexError, match=f"image {index} of 3"):
+        ImageFolder.scan(folder)[index]
+
+
+def test_source__survives_pickling(folder: Path) -> None:
+    source = ImageFolder.scan(folder)
+    copied = pickle.loads(pickle.dumps(source))
+    assert list(copied) == list(source)
+    assert copied.fingerprint() == source.fingerprint()
+
+
+def test_source__names_that_are_no_unicode_lead_to_their_file(tmp_path: Path) -> None:
+    path = os.path.join(os.fsencode(tmp_path), b"\xff\xfe.png")
+    with open(path, "wb") as file:
+        file.write(b"x")
+    source = ImageFolder.scan(tmp_path)
+    assert source[0].read_bytes() == b"x"
+    assert len(source.fingerprint()) == 64
+
+
+class TestFingerprint:
+    def test_fingerprint__is_the_same_elsewhere_and_at_other_times(self, folder: Path, tmp_path: Path) -> None:
+        before = ImageFolder.scan(folder).fingerprint()
+        moved = tmp_path / "elsewhere" / "under another name"
+        shutil.copytree(folder, moved)
+        os.utime(moved / "a.png", (1, 1))
+        assert ImageFolder.scan(moved).fingerprint() == before
+        assert len(before) == 64
+
+    def test_fingerprint__changes_with_names_and_sizes(self, folder: Path) -> None:
+        seen = [ImageFolder.scan(folder).fingerprint()]
+        (folder / "a.png").write_bytes(b"longer")
+        seen.append(ImageFolder.scan(folder).fingerprint())
+        (folder / "a.png").rename(folder / "aa.png")
+        seen.append(ImageFolder.scan(folder).fingerprint())
+        assert len(set(seen)) == len(seen)
+
+    def test_fingerprint__a_image_gone_meanwhile_is_named(self, folder: Path) -> None:
+        source = ImageFolder.scan(folder)
+        source[1].unlink()
+        with pytest.raises(FileNotFoundError, match=r"b\.png"):
+            source.fingerprint()
+
+
+class TestErrors:
+    def test_scan__missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no such folder: .*gone"):
+            ImageFolder.scan(tmp_path / "gone")
+
+    def test_scan__empty_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"no images in the folder .*; looked for \.bmp"):
+            ImageFolder.scan(tmp_path)
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_read__is_relative_to_the_list_and_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "lists" / "train.txt", b"sub/b.png\r\n\na.png\n/elsewhere/c d.jpg")
+    source = ImageList.read("lists/train.txt")
+    expected = [tmp_path / "lists/sub/b.png", tmp_path / "lists/a.png", Path("/elsewhere/c d.jpg")]
+    assert len(source) == 3
+    assert [source[index] for index in range(3)] == list(source) == expected
+
+
+def test_read__takes_names_that_are_no_unicode(tmp_path: Path) -> None:
+    source = ImageList.read(write(tmp_path / "train.txt", b"\xff\xfe.png\n"))
+    assert os.fsencode(source[0].name) == b"\xff\xfe.png"
+
+
+def test_fingerprint__is_of_the_names_in_order(tmp_path: Path) -> None:
+    lists = [b"a.png\nb.png", b"a.png\r\nb.png\n", b"b.png\na.png", b"a.png", b"a.pngb.png"]
+    found = [ImageList.read(write(tmp_path / f"{i}.txt", data)).fingerprint() for i, data in enumerate(lists)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+def test_getitem__refuses_what_lies_outside__list_file(tmp_path: Path, index: int) -> None:
+    with pytest.raises(IndexError, match=f"image {index} of 1"):
+        ImageList.read(write(tmp_path / "a.txt", b"a.png"))[index]
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"\n \n", "names no image"), (b"a\0b", "is no list of images")])
+def test_read__refuses_what_is_no_list(tmp_path: Path, data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"a\.txt {message}.*; write one path per line"):
+        ImageList.read(write(tmp_path / "a.txt", data))
+
+
+def test_read__missing_list(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such list of images: .*gone\.txt"):
+        ImageList.read(tmp_path / "gone.txt")

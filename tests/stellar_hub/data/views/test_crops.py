@@ -1,0 +1,172 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from stellar_hub.data.views.crops import ViewSettings, draw_crop_box, draw_views
+
+SETTINGS = ViewSettings(16, 8, 3, 2, (0.36, 1.0), (0.06, 0.36), 0.5)
+RATIO = (3 / 4, 4 / 3)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(height: int, width: int) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), generator=seeded(0)).to(torch.uint8)
+
+
+class TestDrawCropBox:
+    @given(st.integers(1, 3000), st.integers(1, 3000), st.floats(1e-4, 1), st.floats(0, 1), st.integers(0, 99))
+    def test_box__lies_inside_any_image(self, height: int, width: int, low: float, part: float, seed: int) -> None:
+        area = (low, low + part * (1 - low))
+        top, left, box_height, box_width = draw_crop_box(height, width, area, RATIO, seeded(seed))
+        assert box_height >= 1
+        assert box_width >= 1
+        assert 0 <= top <= height - box_height
+        assert 0 <= left <= width - box_width
+
+    @given(st.integers(32, 1000), st.floats(0.7, 1.4), st.floats(0.05, 0.5), st.floats(0, 1), st.integers(0, 99))
+    def test_box__area_and_shape_are_in_range_where_they_fit(
+        self, height: int, shape: float, low: float, part: float, seed: int
+    ) -> None:
+        width = round(height * shape)
+        area = (low, low + part * (0.5 - low))
+        _, _, box_height, box_width = draw_crop_box(height, width, area, RATIO, seeded(seed))
+        rounding = (box_height + box_width) / 2 + 1
+        assert area[0] * height * width - rounding <= box_height * box_width <= area[1] * height * width + rounding
+        assert (box_width - 0.5) / (box_height + 0.5) <= RATIO[1]
+        assert (box_width + 0.5) / (box_height - 0.5) >= RATIO[0]
+
+    @pytest.mark.parametrize(("height", "width"), [(300, 400), (200, 500), (500, 90)])
+    def test_box__is_distributed_as_torchvision_draws_it(self, height: int, width: int) -> None:
+        area = (0.36, 1.0)
+        image = torch.empty(3, height, width)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            theirs = [RandomResizedCrop.get_params(image, list(area), list(RATIO)) for _ in range(3000)]
+        generator = seeded(1)
+        ours = [draw_crop_box(height, width, area, RATIO, generator) for _ in range(3000)]
+        for index, side in enumerate((height, width, height, width)):
+            first, second = (torch.tensor([box[index] / side for box in boxes]) for boxes in (ours, theirs))
+            torch.testing.assert_close(first.mean(), second.mean(), rtol=0, atol=0.02)
+            torch.testing.assert_close(first.std(), second.std(), rtol=0, atol=0.02)
+
+    @pytest.mark.parametrize(
+        ("height", "width", "expected"),
+        [(30, 1000, (0, 480, 30, 40)), (1000, 30, (480, 0, 40, 30)), (1, 1, (0, 0, 1, 1)), (1, 9, (0, 4, 1, 1))],
+    )
+    def test_box__is_the_middle_where_nothing_fits(
+        self, height: int, width: int, expected: tuple[int, int, int, int]
+    ) -> None:
+        assert draw_crop_box(height, width, (1.0, 1.0), RATIO, seeded(0)) == expected
+
+    def test_box__is_the_whole_image_where_that_is_the_range(self) -> None:
+        assert draw_crop_box(20, 20, (1.0, 1.0), (1.0, 1.0), seeded(0)) == (0, 0, 20, 20)
+
+    def test_box__reaches_every_position(self) -> None:
+        generator = seeded(0)
+        boxes = [draw_crop_box(4, 4, (0.25, 0.25), (1.0, 1.0), generator) for _ in range(300)]
+        assert {box[:2] for box in boxes} == {(top, left) for top in range(3) for left in range(3)}
+
+
+class TestDrawViews:
+    def test_views__have_the_settings_shapes(self) -> None:
+        global_views, local_views = draw_views(noise(40, 50), SETTINGS, seeded(0))
+        assert local_views is not None
+        assert global_views.shape == (3, 3, 16, 16)
+        assert local_views.shape == (2, 3, 8, 8)
+        assert global_views.dtype == local_views.dtype == torch.uint8
+        assert global_views.is_contiguous()
+
+    def test_views__without_local_ones(self) -> None:
+        global_views, local_views = draw_views(noise(40, 50), replace(SETTINGS, num_local_views=0), seeded(0))
+        assert global_views.shape[0] == 3
+        assert local_views is None
+
+    @pytest.mark.parametrize("flip_probability", [0.0, 1.0])
+    def test_views__are_torchvisions_bicubic_crops(self, flip_probability: float) -> None:
+        image = noise(40, 50)
+        settings = replace(SETTINGS, flip_probability=flip_probability)
+        global_views, local_views = draw_views(image, settings, seeded(5))
+        assert local_views is not None
+        generator = seeded(5)
+        for views, area in ((global_views, settings.global_area), (local_views, settings.local_area)):
+            for view in views:
+                box = draw_crop_box(40, 50, area, settings.aspect_ratio, generator)
+                torch.rand((), generator=generator)
+                expected = F.resized_crop(
+                    image, *box, list(view.shape[1:]), interpolation=InterpolationMode.BICUBIC, antialias=True
+                )
+                expected = expected.flip(-1) if flip_probability else expected
+                torch.testing.assert_close(view, expected, rtol=0, atol=0)
+
+    def test_views__global_ones_do_not_depend_on_local_ones(self) -> None:
+        image = noise(30, 30)
+        first, _ = draw_views(image, SETTINGS, seeded(1))
+        second, _ = draw_views(image, replace(SETTINGS, num_local_views=0), seeded(1))
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+    def test_views__differ_from_each_other_and_between_generators(self) -> None:
+        image = noise(40, 50)
+        views = [view for seed in range(4) for view in draw_views(image, SETTINGS, seeded(seed))[0]]
+        assert len({view.numpy().tobytes() for view in views}) == len(views)
+
+    def test_views__do_not_depend_on_memory_layout(self) -> None:
+        image = noise(40, 50)
+        channels_last = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        first, second = (draw_views(layout, SETTINGS, seeded(2))[0] for layout in (image, channels_last))
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+    def test_views__leave_the_global_generator_and_the_image_alone(self) -> None:
+        image = noise(20, 20)
+        before, copied = torch.get_rng_state(), image.clone()
+        draw_views(image, SETTINGS, seeded(0))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.testing.assert_close(image, copied, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3), (3, 4000)])
+    def test_views__of_a_plain_image_of_any_shape_are_plain(self, height: int, width: int) -> None:
+        image = torch.tensor([10, 128, 250], dtype=torch.uint8)[:, None, None].expand(3, height, width)
+        for views in draw_views(image, SETTINGS, seeded(0)):
+            assert views is not None
+            torch.testing.assert_close(views, image[:, :1, :1].expand_as(views), rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        "image",
+        [torch.zeros(3, 4, 4), torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 4, dtype=torch.uint8)],
+    )
+    def test_views__refuse_what_is_no_image(self, image: Tensor) -> None:
+        with pytest.raises(ValueError, match=r"image must be uint8 of shape \(3, H, W\), got torch"):
+            draw_views(image, SETTINGS, seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"local_size": -3}, "local_size must be at least 1, got -3"),
+        ({"num_global_views": 0}, "num_global_views must be at least 1, got 0"),
+        ({"num_local_views": -1}, "num_local_views must be at least 0, got -1"),
+        ({"global_area": (0.0, 1.0)}, r"global_area must be .* within \(0, 1\], got \(0.0, 1.0\)"),
+        ({"global_area": (0.5, 1.1)}, "global_area must be"),
+        ({"local_area": (0.5, 0.4)}, "local_area must be"),
+        ({"local_area": (0.5,)}, "local_area must be"),
+        ({"local_area": (math.nan, 1.0)}, "local_area must be"),
+        ({"aspect_ratio": (0.0, 1.0)}, "aspect_ratio must be"),
+        ({"aspect_ratio": (2.0, 1.0)}, "aspect_ratio must be"),
+        ({"flip_probability": 1.5}, r"flip_probability must be within \[0, 1\], got 1.5"),
+    ],
+)
+def test_settings__refuse_values_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **changes)

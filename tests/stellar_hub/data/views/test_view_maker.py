@@ -1,0 +1,134 @@
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from stellar_hub.data.random_numbers import sample_generator
+from stellar_hub.data.scenes.scene import draw_scene
+from stellar_hub.data.sources import EncodedImage, read_image
+from stellar_hub.data.views.crops import View, ViewSettings, plan_views
+from stellar_hub.data.views.dataset import MultiCropDataset
+from stellar_hub.data.views.view_maker import read_for_views, reduction
+
+VIEWS = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
+
+
+def photo(height: int = 600, width: int = 800, kind: str = "JPEG", orientation: int | None = None) -> EncodedImage:
+    buffer = io.BytesIO()
+    image = Image.fromarray(draw_scene(3, max(height, width)).image[:height, :width])
+    exif = image.getexif()
+    if orientation:
+        exif[0x0112] = orientation
+    image.save(buffer, format=kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    return EncodedImage("photo", buffer.getvalue())
+
+
+def whole(height: int, width: int, size: int) -> list[View]:
+    return [View((0, 0, height, width), False, size)]
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [(600, 1), (301, 1), (300, 2), (151, 2), (150, 4), (76, 4), (75, 8), (4, 8), (900, 1)]
+)
+def test_factor__leaves_every_view_enough_pixels(size: int, factor: int) -> None:
+    image, (height, width) = read_for_views(photo(), lambda height, width: whole(height, width, size))
+    assert (height, width) == (600, 800)
+    assert image.shape == (3, 600 // factor, 800 // factor)
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 500), st.integers(1, 100)), min_size=1, max_size=5))
+def test_reduction__never_makes_a_view_smaller_than_shown(sides: list[tuple[int, int, int]]) -> None:
+    views = [View((0, 0, height, width), False, size) for height, width, size in sides]
+    factor = reduction(views)
+    assert factor in (1, 2, 4, 8)
+    assert factor == 1 or all(min(height, width) >= factor * size for height, width, size in sides)
+    assert factor == 8 or any(min(height, width) < 2 * factor * size for height, width, size in sides)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_other_kinds__are_read_whole(kind: str) -> None:
+    encoded = photo(kind=kind)
+    image, _ = read_for_views(encoded, lambda height, width: whole(height, width, 10))
+    torch.testing.assert_close(image, read_image(encoded), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_plan__is_made_for_the_upright_image(orientation: int) -> None:
+    sizes = []
+
+    def plan(height: int, width: int) -> list[View]:
+        sizes.append((height, width))
+        return whole(height, width, 100)
+
+    image, size = read_for_views(photo(orientation=orientation), plan)
+    upright = (600, 800) if orientation in (1, 3) else (800, 600)
+    assert sizes == [upright]
+    assert size == upright
+    assert image.shape[1:] == (upright[0] // 4, upright[1] // 4)
+
+
+@given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([1, 2, 4, 8]), st.integers(0, 99))
+def test_scaled_views__lie_inside_the_smaller_image(height: int, width: int, factor: int, seed: int) -> None:
+    plans = plan_views(height, width, VIEWS, torch.Generator().manual_seed(seed))
+    small_height, small_width = -(-height // factor), -(-width // factor)  # libjpeg rounds up
+    for view in [*plans[0], *plans[1]]:
+        top, left, box_height, box_width = view.scaled(
+            small_height / height, small_width / width, small_height, small_width
+        ).box
+        assert box_height >= 1
+        assert box_width >= 1
+        assert 0 <= top <= small_height - box_height
+        assert 0 <= left <= small_width - box_width
+
+
+def views_of(image: EncodedImage, reduced: bool, index: int = 0) -> dict[str, Tensor]:
+    settings = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5, reduced_decoding=reduced)
+    return MultiCropDataset([image] * 3, settings, None, seed=0)[0, index]
+
+
+class TestViews:
+    def test_reduced__shows_the_same_parts_of_large_photographs(self) -> None:
+        for index in range(3):
+            reduced, full = (views_of(photo(), flag, index) for flag in (True, False))
+            for name in ("global_views", "local_views"):
+                difference = (reduced[name].float() - full[name].float()).abs()
+                other = (full[name].float() - full[name].flip(0).float()).abs()
+                assert 0 < difference.mean() < 0.25 * other.mean()
+
+    def test_reduced__is_the_same_where_all_pixels_are_needed(self) -> None:
+        small = photo(40, 50)
+        reduced, full = (views_of(small, flag) for flag in (True, False))
+        for name in ("global_views", "local_views", "photometric"):
+            torch.testing.assert_close(reduced[name], full[name], rtol=0, atol=0)
+
+    def test_draws_after_the_views__do_not_depend_on_it(self) -> None:
+        settings = [
+            ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5, reduced_decoding=flag) for flag in (True, False)
+        ]
+        found = [
+            MultiCropDataset([photo()], views, None, 0, lambda generator: torch.rand(3, generator=generator))[0, 0]
+            for views in settings
+        ]
+        torch.testing.assert_close(found[0]["kept_patches"], found[1]["kept_patches"], rtol=0, atol=0)
+        assert not torch.equal(found[0]["kept_patches"], torch.rand(3, generator=sample_generator(0, 0, 0)))
+
+    @pytest.mark.parametrize("data", [b"", b"no image", photo().data[:5000]])
+    def test_damaged__is_replaced_and_named(self, data: bytes) -> None:
+        settings = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5, reduced_decoding=True)
+        good, bad = photo(), EncodedImage("bad", data)
+        sample = MultiCropDataset([bad, good], settings, None, seed=0)[0, 0]
+        assert sample["path"] == "photo"
+        assert len(sample["skipped"]) == 1
+        assert sample["skipped"][0].startswith("bad: cannot be read as an image: ")
+        # What is drawn is as if the bad one had never been tried.
+        again = MultiCropDataset([good, good], settings, None, seed=0)[0, 0]
+        torch.testing.assert_close(sample["global_views"], again["global_views"], rtol=0, atol=0)
+
+    def test_missing_file__is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
+            read_for_views(tmp_path / "gone.jpg", lambda height, width: whole(height, width, 8))

@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stellar_hub.data.sources import EncodedImage
+from stellar_hub.features.image_record import ImageRecord, file_name, name_of, printable
+
+
+@given(st.binary(max_size=30))
+def test_printable__is_utf8_and_leads_back(name: bytes) -> None:
+    original = os.fsdecode(name)
+    printed = printable(original)
+    printed.encode("utf-8")
+    assert file_name(printed) == original
+
+
+def test_printable__leaves_usual_names_alone() -> None:
+    assert printable("/data/ä b/1.jpg") == "/data/ä b/1.jpg"
+    assert printable(os.fsdecode(b"caf\xe9.jpg")) == r"caf\xe9.jpg"
+
+
+def test_name__is_a_path_or_a_member() -> None:
+    assert name_of(Path("/data/1.jpg"), 7) == "/data/1.jpg"
+    assert name_of(EncodedImage("a.tar/1.jpg", b""), 7) == "a.tar/1.jpg"
+    assert name_of(object(), 7) == "image 7"
+
+
+def test_status__follows_from_the_error() -> None:
+    assert ImageRecord(0, "a").status == "ok"
+    assert ImageRecord(0, "a", error="cut short").status == "error"

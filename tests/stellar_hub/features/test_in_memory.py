@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from stellar_hub.features.in_memory import extract_features
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+
+def test_loop__gives_every_row_once(pixel_model: StellarModel, image_folder: Path) -> None:
+    batches = list(pixel_model.extract(image_folder, batch_size=5))
+    assert torch.cat([batch.row_ids for batch in batches]).tolist() == list(range(23))
+    assert torch.cat([~batch.ok for batch in batches]).nonzero().flatten().tolist() == [4, 17]
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in batches[0].features.items()} == {
+        "S": (4, 48),
+        "L": (16, 4),
+        "pooled": (48,),
+    }
+
+
+def test_loop__computes_what_the_model_computes(pixel_model: StellarModel, image_folder: Path) -> None:
+    processor = StellarImageProcessor.from_config(pixel_model.config)
+    paths = [image_folder / f"{index:04d}.png" for index in range(4)]
+    (batch,) = extract_features(pixel_model, paths, ["S", "cls"])
+    with torch.inference_mode():
+        expected = pixel_model(processor(paths, return_tensors="pt")["pixel_values"])
+    torch.testing.assert_close(batch["S"], expected.last_hidden_state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(batch["cls"], expected.cls_token, atol=1e-5, rtol=1e-5)
+
+
+def test_loop__leaves_the_random_state_alone(pixel_model: StellarModel, image_folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    next(extract_features(pixel_model, image_folder))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"outputs": ["Z"]}, "outputs must be some of"),
+    ],
+)
+def test_options__are_checked_at_once(
+    pixel_model: StellarModel, image_folder: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        extract_features(pixel_model, image_folder, **options)  # type: ignore[arg-type]
+
+
+def test_no_images__is_an_error(pixel_model: StellarModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the source has no images"):
+        extract_features(pixel_model, [])
+    with pytest.raises(ValueError, match="no images in the folder"):
+        extract_features(pixel_model, tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        extract_features(pixel_model, tmp_path / "gone")

@@ -1,0 +1,125 @@
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stellar_hub.data.sources import JoinedSources
+from stellar_hub.features import preparation
+from stellar_hub.features.preparation import PreparedBatches, batch_loader, check_fixed_size, prepare_row, stack_pixels
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+
+@pytest.fixture
+def processor(pixel_model: StellarModel) -> StellarImageProcessor:
+    return StellarImageProcessor.from_config(pixel_model.config)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pixels__are_those_of_the_processor(source: JoinedSources, processor: StellarImageProcessor, fit: str) -> None:
+    processor.fit = fit  # type: ignore[assignment]
+    record, pixels = prepare_row(source, 3, processor)
+    expected = processor(source[3], return_tensors="pt", return_geometry=True)
+    assert pixels is not None
+    assert pixels.dtype == torch.uint8
+    torch.testing.assert_close(pixels.float() / 255, expected["pixel_values"][0], atol=0, rtol=0)
+    assert record.original_size == tuple(expected["original_sizes"][0].tolist())
+    assert record.crop_box == tuple(expected["crop_boxes"][0].tolist())
+
+
+def test_bad_image__keeps_its_row_with_its_error(source: JoinedSources, processor: StellarImageProcessor) -> None:
+    batch = PreparedBatches(source, processor, [range(3, 6)])[0]
+    assert [record.row for record in batch.records] == [3, 4, 5]
+    assert [record.status for record in batch.records] == ["ok", "error", "ok"]
+    assert "0004.png cannot be read as an image" in str(batch.records[1].error)
+    assert batch.pixel_values is not None
+    assert batch.pixel_values.shape == (2, 3, 32, 32)
+
+
+def test_missing_file__is_an_error_of_its_row(processor: StellarImageProcessor, tmp_path: Path) -> None:
+    record, pixels = prepare_row([tmp_path / "gone.png"], 0, processor)
+    assert pixels is None
+    assert record.image == str(tmp_path / "gone.png")
+    assert "no such image file" in str(record.error)
+
+
+def test_full_machine__is_no_error_of_a_row(
+    source: JoinedSources, processor: StellarImageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: Any) -> None:
+        try:
+            raise OSError(errno.EMFILE, "Too many open files")
+        except OSError as error:
+            raise ValueError(f"{image} cannot be read") from error
+
+    monkeypatch.setattr(preparation, "read_image", fail)
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        prepare_row(source, 0, processor)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_float_images__make_a_float_batch() -> None:
+    bytes_, floats = torch.full((3, 2, 2), 255, dtype=torch.uint8), torch.full((3, 2, 2), 0.5)
+    stacked = stack_pixels([bytes_, floats])
+    assert stacked is not None
+    torch.testing.assert_close(stacked, torch.stack([torch.ones(3, 2, 2), floats]), atol=0, rtol=0)
+
+
+def test_batch_of_bad_images__has_no_pixels(tmp_path: Path, processor: StellarImageProcessor) -> None:
+    batch = PreparedBatches([tmp_path / "a.png", tmp_path / "b.png"], processor, [range(2)])[0]
+    assert batch.pixel_values is None
+    assert len(batch.records) == 2
+
+
+def test_workers__change_nothing(source: JoinedSources, processor: StellarImageProcessor) -> None:
+    batches = PreparedBatches(source, processor, [range(0, 5), range(5, 9)])
+    for alone, parallel in zip(batch_loader(batches, 0, False), batch_loader(batches, 2, False), strict=True):
+        assert alone.records == parallel.records
+        assert torch.equal(alone.pixel_values, parallel.pixel_values)
+
+
+def test_animated_image__counts_with_its_first_frame(processor: StellarImageProcessor, tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((40, 40, 3), value, dtype=np.uint8)) for value in (10, 200)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    _, pixels = prepare_row([tmp_path / "moving.gif"], 0, processor)
+    assert pixels is not None
+    assert pixels.unique().tolist() == [10]
+
+
+def test_decompression_bomb__is_an_error_of_its_row(
+    source: JoinedSources, processor: StellarImageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    record, pixels = prepare_row(source, 0, processor)
+    assert pixels is None
+    assert "exceeds limit of 200 pixels" in str(record.error)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_empty_or_cut_short__is_an_error_of_its_row(
+    data: bytes, processor: StellarImageProcessor, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(data)
+    record, pixels = prepare_row([tmp_path / "bad.png"], 0, processor)
+    assert pixels is None
+    assert "cannot be read as an image" in str(record.error)
+
+
+def test_cut_short_inside__is_an_error_of_its_row(
+    source: JoinedSources, processor: StellarImageProcessor, tmp_path: Path
+) -> None:
+    whole = Path(str(source[0])).read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    record, pixels = prepare_row([tmp_path / "half.png"], 0, processor)
+    assert pixels is None
+    assert "cannot be read as an image" in str(record.error)
+
+
+def test_images_of_many_sizes__are_refused(processor: StellarImageProcessor) -> None:
+    assert check_fixed_size(processor) == (32, 32)
+    processor.fit = "aspect"
+    with pytest.raises(ValueError, match=r'use fit="crop" or fit="pad", got fit=\'aspect\''):
+        check_fixed_size(processor)

@@ -1,0 +1,63 @@
+"""PSNR."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from stellar_hub.measures.image_quality import frechet_distance, psnr
+
+
+def test_psnr__of_a_known_error() -> None:
+    assert psnr(torch.full((2, 3), 0.6), torch.full((2, 3), 0.5)) == pytest.approx(20.0, abs=1e-4)
+
+
+def test_psnr__of_equal_images_is_infinite() -> None:
+    image = torch.rand(3, 4, 4)
+    assert psnr(image, image) == math.inf
+
+
+def test_psnr__refuses_different_shapes() -> None:
+    with pytest.raises(ValueError, match=r"shapes differ: \(3, 4\) and \(3, 5\)"):
+        psnr(torch.zeros(3, 4), torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize(("first", "second", "width"), [(50, 60, 6), (7, 9, 20), (300, 5, 12), (2, 2, 3)])
+def test_distance__is_the_formula(first: int, second: int, width: int) -> None:
+    rng = np.random.default_rng(first)
+    x, y = rng.normal(size=(first, width)), 0.5 + 2 * rng.normal(size=(second, width))
+    covariances = [np.cov(rows, rowvar=False) for rows in (x, y)]
+    root = sqrtm(covariances[0] @ covariances[1] + 1e-13 * np.eye(width)).real
+    expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    found = frechet_distance(torch.from_numpy(x), torch.from_numpy(y))
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_distance__is_that_of_torchmetrics() -> None:
+    class Features(nn.Module):
+        num_features = 12
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.double().flatten(1)[:, :12]
+
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randint(low, 256, (40, 3, 2, 2), generator=generator, dtype=torch.uint8) for low in (0, 60))
+    metric = FrechetInceptionDistance(feature=Features()).set_dtype(torch.float64)
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+    assert frechet_distance(x.flatten(1), y.flatten(1)) == pytest.approx(metric.compute().item(), rel=1e-5)
+
+
+def test_distance__of_features_from_themselves_is_0() -> None:
+    features = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("shapes", [((1, 3), (4, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
+def test_distance__refuses_what_does_not_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=r"must have shapes \(N, d\) and \(M, d\)"):
+        frechet_distance(torch.ones(shapes[0]), torch.ones(shapes[1]))

@@ -1,0 +1,118 @@
+"""Singular values and effective rank."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stellar_hub.measures.spectrum import (
+    diffusion_eigenvalues,
+    diffusion_spectral_entropy,
+    effective_rank,
+    median_distance,
+    singular_values,
+    vendi_score,
+)
+
+
+@given(seed=st.integers(0, 100), number=st.integers(2, 12), width=st.integers(1, 12))
+def test_rank__is_the_formula_by_numpys_decomposition(seed: int, number: int, width: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(number, width)) + 3
+    values = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    shares = values[values > 1e-9] / values.sum()
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    found = singular_values(torch.from_numpy(rows))
+    torch.testing.assert_close(found, torch.from_numpy(values), rtol=1e-6, atol=1e-6)
+    assert effective_rank(torch.from_numpy(rows)).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_rank__is_of_each_image_where_there_are_several() -> None:
+    tokens = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    found = effective_rank(tokens)
+    expected = torch.stack([effective_rank(each) for each in tokens])
+    torch.testing.assert_close(found, expected)
+
+
+def test_rank__of_collapsed_features_is_1() -> None:
+    assert effective_rank(torch.full((10, 4), 7.3)).item() == 1
+    assert effective_rank(torch.zeros(10, 4)).item() == 1
+    line = torch.arange(10.0)[:, None] * torch.tensor([1.0, 2.0, 3.0])
+    assert effective_rank(line).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_rank__of_even_directions_is_their_number() -> None:
+    rows = torch.cat([torch.eye(5), -torch.eye(5)])
+    assert effective_rank(rows).item() == pytest.approx(5)
+
+
+def entropy_slowly(rows: np.ndarray, sigma: float, t: int) -> float:
+    """The paper's text: Gaussian kernel, anisotropic kernel, rows normalized: a matrix that is not symmetric."""
+    number = len(rows)
+    gaussian = np.zeros((number, number))
+    for i in range(number):
+        for j in range(number):
+            square = ((rows[i] - rows[j]) ** 2).sum()
+            gaussian[i, j] = math.exp(-square / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
+    sums = gaussian.sum(axis=1)
+    kernel = gaussian / np.sqrt(np.outer(sums, sums))
+    diffusion = kernel / kernel.sum(axis=1, keepdims=True)
+    powers = np.abs(np.linalg.eigvals(diffusion)) ** t
+    shares = powers / powers.sum()
+    return float(-(shares * np.log(np.maximum(shares, 1e-300))).sum())
+
+
+@given(seed=st.integers(0, 100), number=st.integers(2, 12), sigma=st.floats(0.3, 5), t=st.integers(1, 3))
+def test_entropy__is_the_papers_text(seed: int, number: int, sigma: float, t: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(number, 3))
+    found = diffusion_spectral_entropy(torch.from_numpy(rows), sigma, t)
+    assert found == pytest.approx(entropy_slowly(rows, sigma, t), abs=1e-6)
+
+
+def test_eigenvalues__are_those_of_a_stochastic_matrix() -> None:
+    rows = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    values = diffusion_eigenvalues(rows, 1.0)
+    assert values[-1].item() == pytest.approx(1)
+    assert (values.abs() <= 1 + 1e-12).all()
+
+
+def test_ends_of_the_range__are_reached() -> None:
+    assert diffusion_spectral_entropy(torch.ones(8, 3), 1.0) == pytest.approx(0, abs=1e-6)
+    far_apart = 100 * torch.eye(8)
+    assert diffusion_spectral_entropy(far_apart, 1.0) == pytest.approx(math.log(8))
+    with pytest.raises(ValueError, match="sigma must be above 0, got 0"):
+        diffusion_spectral_entropy(far_apart, 0.0)
+
+
+def test_median_distance__fits_the_scale() -> None:
+    rows = torch.tensor([[0.0], [1.0], [3.0]])
+    assert median_distance(rows) == 2
+    assert median_distance(10 * rows) == 20
+    assert median_distance(torch.ones(3, 2)) == 1
+    scaled = diffusion_spectral_entropy(10 * rows, median_distance(10 * rows))
+    assert scaled == pytest.approx(diffusion_spectral_entropy(rows, median_distance(rows)))
+
+
+@given(seed=st.integers(0, 100), number=st.integers(1, 12), width=st.integers(1, 12))
+def test_score__is_the_entropy_of_the_whole_kernel(seed: int, number: int, width: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(number, width))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(unit @ unit.T / number)
+    values = values[values > 1e-12]
+    assert vendi_score(torch.from_numpy(rows)).item() == pytest.approx(
+        np.exp(-(values * np.log(values)).sum()), abs=1e-6
+    )
+
+
+def test_score__counts_what_differs() -> None:
+    different = torch.eye(6)[:4]
+    assert vendi_score(different).item() == pytest.approx(4)
+    assert vendi_score(different.repeat(3, 1)).item() == pytest.approx(4)
+    assert vendi_score(torch.ones(7, 3)).item() == pytest.approx(1)
+
+
+def test_score__is_of_each_image_where_there_are_several() -> None:
+    tokens = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(vendi_score(tokens), torch.stack([vendi_score(each) for each in tokens]))

@@ -1,0 +1,138 @@
+"""The section of the model card about the training."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.model_card import model_card
+from stellar_hub.training.monitoring.training_card import (
+    CLOSING,
+    OPENING,
+    section_of,
+    training_section,
+    with_section,
+    write_training_card,
+)
+
+RECIPE = "run:\n  seed: 0\n"
+
+
+def section(**changes: Any) -> str:
+    arguments: dict[str, Any] = {
+        "recipe_yaml": RECIPE,
+        "facts": {"steps": 200, "device": "cpu", "time": None},
+        "final": {"mask_loss": 1.23456, "loss": 2.5},
+        "has_curves": True,
+        "has_preview": True,
+    }
+    return training_section(**(arguments | changes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the card of a model."""
+    (tmp_path / "README.md").write_text(model_card(StellarConfig(), "a-model", "mit"), encoding="utf-8")
+    return tmp_path
+
+
+def test_training_section__has_facts_values_images_and_recipe() -> None:
+    text = section()
+    assert text.startswith("## Training\n")
+    assert "| steps | 200 |\n| device | cpu |\n" in text
+    assert "time" not in text.split("Last values")[0]
+    assert text.index("| loss, total | 2.5 |") < text.index("| mask loss | 1.235 | falls")
+    assert "](curves.png)" in text
+    assert "](reconstructions.png)" in text
+    assert f"```yaml\n{RECIPE}```\n\n</details>" in text
+
+
+def test_training_section__leaves_out_what_is_not_there() -> None:
+    text = section(facts={}, final={}, has_curves=False, has_preview=False)
+    assert "|" not in text
+    assert ".png" not in text
+    assert RECIPE in text
+
+
+def test_training_section__keeps_text_within_its_cell() -> None:
+    text = section(facts={"folders": "a|b\nc"})
+    assert "| folders | a\\|b c |\n" in text
+
+
+def test_training_section__fences_a_recipe_with_fences() -> None:
+    text = section(recipe_yaml="note: '```'\n")
+    assert "````yaml\nnote: '```'\n````" in text
+
+
+def test_write_training_card__goes_before_limits_and_license(folder: Path) -> None:
+    before = (folder / "README.md").read_text()
+    write_training_card(folder, section())
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit")
+    positions = [card.index(mark) for mark in (OPENING, "## Training", CLOSING, "## What the weights", "## License")]
+    assert positions == sorted(positions)
+    start, end = card.index(OPENING), card.index(CLOSING) + len(CLOSING)
+    assert card[:start] + card[end:].lstrip("\n") == before
+
+
+def test_write_training_card__replaces_an_earlier_section(folder: Path) -> None:
+    write_training_card(folder, section(facts={"steps": 1}))
+    write_training_card(folder, section())
+    once = (folder / "README.md").read_text()
+    assert once.count(OPENING) == once.count(CLOSING) == once.count("## Training") == 1
+    assert "| steps | 1 |" not in once
+    write_training_card(folder, section())
+    assert (folder / "README.md").read_text() == once
+
+
+def test_write_training_card__goes_to_the_end_of_other_cards(folder: Path) -> None:
+    (folder / "README.md").write_text("# A model")
+    write_training_card(folder, section())
+    card = (folder / "README.md").read_text()
+    assert card.startswith(f"# A model\n\n{OPENING}\n")
+    assert card.endswith(f"{CLOSING}\n")
+
+
+def test_write_training_card__needs_a_card(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="save_pretrained makes one"):
+        write_training_card(tmp_path, section())
+
+
+def test_write_training_card__refuses_a_section_without_an_end(folder: Path) -> None:
+    (folder / "README.md").write_text(f"# A model\n{OPENING}\n## Training\n")
+    with pytest.raises(ValueError, match=r"without <!-- /training -->"):
+        write_training_card(folder, section())
+    assert (folder / "README.md").read_text() == f"# A model\n{OPENING}\n## Training\n"
+
+
+def test_write_training_card__leaves_the_old_card_if_writing_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    before = (folder / "README.md").read_bytes()
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_training_card(folder, section())
+    assert (folder / "README.md").read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == ["README.md"]
+
+
+@given(text=st.text(max_size=40), card=st.text(max_size=40))
+def test_with_section__is_the_same_done_twice(text: str, card: str) -> None:
+    once = with_section(card, f"## Training\n{text}{CLOSING}{text}")
+    assert with_section(once, f"## Training\n{text}{CLOSING}{text}") == once
+
+
+@pytest.mark.parametrize("card", ["", "# A model\n", f"# A model\n{OPENING}\n## Training\n", CLOSING + OPENING])
+def test_section_of__is_none_without_both_markers(card: str) -> None:
+    assert section_of(card) is None
+
+
+def test_section_of__is_what_was_put_there() -> None:
+    assert section_of(with_section("# A model\n\n## License\n", section())) == section().strip()

@@ -1,0 +1,306 @@
+"""Recipe files: the shipped ones and their numbers, reading with errors that help, writing that comes back."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.registry import MODELS
+from stellar_hub.training.recipes.files import from_dict, load_recipe, recipe_names, save_recipe, to_dict
+from stellar_hub.training.recipes.sections import SECTIONS, Recipe, config_fields
+from stellar_hub.training.recipes.yaml_text import write_yaml
+
+NAMES = ["b16", "finetune", "h16", "l16", "scratch-stage1", "scratch-stage2", "stellar-tiny"]
+PAPER = ["b16", "l16", "h16", "scratch-stage1", "scratch-stage2"]
+
+
+def test_names__are_those_shipped() -> None:
+    assert recipe_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestShipped:
+    def test_shipped__loads_and_comes_back_from_a_file(self, name: str, tmp_path: Path) -> None:
+        recipe = load_recipe(name)
+        save_recipe(recipe, tmp_path / "again.yaml")
+        assert load_recipe(tmp_path / "again.yaml") == recipe
+
+    def test_shipped__leaves_images_and_destination_to_the_user(self, name: str) -> None:
+        recipe = load_recipe(name)
+        assert recipe.data.sources == ()
+        assert (recipe.run.push_to_hub, recipe.run.license, recipe.run.trackers) == (None, None, ())
+
+    def test_shipped__global_and_local_views_are_whole_patches(self, name: str) -> None:
+        recipe = load_recipe(name)
+        patch_size = StellarConfig(**recipe.model.config).patch_size
+        for size in (recipe.data.image_size, recipe.data.local_size):
+            assert size is None or size % patch_size == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "epochs", "learning_rate"),
+    [
+        ("b16", "timm:vit_base_patch16_224.mae", 150, 1.5e-4),
+        ("l16", "timm:vit_large_patch16_224.mae", 100, 5e-5),
+        ("h16", "timm:vit_huge_patch14_224.mae", 50, 5e-5),
+        ("scratch-stage1", "random", 150, 1.5e-4),
+        ("scratch-stage2", None, 75, 1.5e-4),
+    ],
+)
+def test_published__start_length_and_learning_rate(
+    name: str, init: str | None, epochs: int, learning_rate: float
+) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.init == init
+    assert (recipe.optimization.epochs, recipe.optimization.steps) == (epochs, None)
+    assert recipe.optimization.learning_rate == learning_rate
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_published__optimizer_batch_and_views(name: str) -> None:
+    recipe = load_recipe(name)
+    optimization, data = recipe.optimization, recipe.data
+    assert (optimization.optimizer, optimization.weight_decay, optimization.clip_norm) == ("adamw", 0.04, 3.0)
+    assert (optimization.batch_size, optimization.gradient_accumulation_steps) == (2048, 1)
+    assert recipe.run.precision == "bf16"
+    assert (data.num_global_views, data.num_local_views, data.image_size) == (8, 8, 224)
+    assert data.local_size == (84 if name == "h16" else 96)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_published__crops_and_augmentation(name: str) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.data.global_area, recipe.data.local_area) == ((0.36, 1.0), (0.06, 0.36))
+    assert recipe.data.flip_probability == 0.5
+    assert dataclasses.astuple(recipe.augmentation) == (True, 0.4, 0.4, 0.2, 0.1, 0.8, 0.2, 0.5, (0.1, 2.0), 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher_momentum", "mask_ratio"),
+    [
+        ("b16", None, 0.8),
+        ("l16", None, 0.8),
+        ("h16", None, 0.8),
+        ("scratch-stage1", 0.996, 0.6),
+        ("scratch-stage2", None, 0.8),
+    ],
+)
+def test_published__teacher_and_mask_ratio(name: str, teacher_momentum: float | None, mask_ratio: float) -> None:
+    config = load_recipe(name).model.config
+    assert (config["teacher_momentum"], config["mask_ratio"]) == (teacher_momentum, mask_ratio)
+    assert (config["reconstruction_head"], config["num_sparse_tokens"]) == ("vq", 16)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_published__model_is_the_published_checkpoints(name: str) -> None:
+    ours = StellarConfig(**load_recipe(name).model.config)
+    model = f"stellar-{name}" if f"stellar-{name}" in MODELS else "stellar-b16"
+    theirs = StellarConfig(**MODELS[model].config)
+    for field in ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"):
+        assert getattr(ours, field) == getattr(theirs, field), field
+
+
+@pytest.mark.parametrize("name", ["b16", "l16", "h16"])
+def test_published__timm_knows_the_weights_it_starts_from(name: str) -> None:
+    prefix, _, model = str(load_recipe(name).model.init).partition(":")
+    assert prefix == "timm"
+    assert model in timm.list_models(model, pretrained=True)
+
+
+@pytest.mark.parametrize("name", [*PAPER, "stellar-tiny"])
+def test_shipped__states_the_whole_configuration(name: str) -> None:
+    config = load_recipe(name).model.config
+    assert list(config) == config_fields()
+    head_weight = 10 if config["reconstruction_head"] == "pixel" else 0.05
+    assert config["reconstruction_weight"] == head_weight
+    rest = {key for key in config if key != "reconstruction_weight"}
+    if name == "b16":
+        default = StellarConfig().to_dict()
+        assert {key: config[key] for key in rest} == {key: default[key] for key in rest}
+
+
+def test_own_recipes__start_length_and_cost() -> None:
+    tiny, finetune = load_recipe("stellar-tiny"), load_recipe("finetune")
+    assert (tiny.model.init, finetune.model.init, finetune.model.config) == ("random", None, {})
+    assert (tiny.optimization.epochs is None, finetune.optimization.steps is None) == (True, True)
+    assert (finetune.data.image_size, finetune.data.local_size) == (None, None)
+    assert (finetune.data.num_global_views, finetune.data.num_local_views) == (4, 4)
+    assert (tiny.run.precision, finetune.run.precision) == ("bf16", "auto")
+
+
+def test_load__applies_overrides() -> None:
+    recipe = load_recipe("finetune", ["model.init=stellar-b16", "data.sources=[here]", "mask_ratio=0.6", "steps=10"])
+    assert (recipe.model.init, recipe.data.sources) == ("stellar-b16", ("here",))
+    assert recipe.model.config == {"mask_ratio": 0.6}
+    assert (recipe.optimization.epochs, recipe.optimization.steps) == (None, 10)
+
+
+def test_load__prefers_a_shipped_name_to_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("finetune")
+    (tmp_path / "finetune").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("finetune") == recipe
+
+
+def test_load__reads_the_recipe_of_a_runs_folder(tmp_path: Path) -> None:
+    recipe = load_recipe("stellar-tiny", ["seed=3"])
+    save_recipe(recipe, tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path) == recipe
+
+
+def test_load__reads_a_file_without_suffix_if_it_exists(tmp_path: Path) -> None:
+    save_recipe(load_recipe("stellar-tiny"), tmp_path / "mine")
+    assert load_recipe(str(tmp_path / "mine")) == load_recipe("stellar-tiny")
+
+
+@pytest.mark.parametrize("path", ["gone.yaml", "gone.yml", "."])
+def test_load__names_a_file_that_is_not_there(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no recipe .*\.ya?ml; shipped ones are named b16, finetune"):
+        load_recipe(path)
+
+
+def test_load__suggests_shipped_names() -> None:
+    with pytest.raises(ValueError, match="unknown recipe 'finetun'; did you mean 'finetune'"):
+        load_recipe("finetun")
+    with pytest.raises(ValueError, match="unknown recipe 'zzz': it is no file, and none of b16, finetune"):
+        load_recipe("zzz")
+
+
+def written(values: Any, folder: Path) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(write_yaml(values), encoding="utf-8")
+    return path
+
+
+def test_load__names_file_and_line_of_what_is_no_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model:\n  init: [random\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.yaml, line 3: not valid YAML"):
+        load_recipe(path)
+
+
+def test_load__names_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"mine\.yaml is no text in UTF-8"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("values", [None, [1], "text"])
+def test_load__refuses_what_is_no_mapping(values: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mine\.yaml: a recipe must be a mapping with the sections model, data"):
+        load_recipe(written(values, tmp_path))
+
+
+def test_load__refuses_unknown_keys_with_close_ones(tmp_path: Path) -> None:
+    values = to_dict(load_recipe("stellar-tiny"))
+    values["optimization"]["learnin_rate"] = 1
+    with pytest.raises(
+        ValueError, match=r"mine\.yaml: unknown key optimization\.learnin_rate; did you mean 'learning_r"
+    ):
+        load_recipe(written(values, tmp_path))
+    with pytest.raises(ValueError, match="unknown key optimisation; did you mean 'optimization'"):
+        from_dict({"optimisation": {}})
+
+
+@pytest.mark.parametrize("section", list(SECTIONS))
+def test_load__names_every_missing_key(section: str, tmp_path: Path) -> None:
+    values = to_dict(load_recipe("stellar-tiny"))
+    gone = list(values[section])[:2]
+    for key in gone:
+        del values[section][key]
+    with pytest.raises(ValueError, match=rf"missing {section}\.{gone[0]}, {section}\.{gone[1]}; a recipe states every"):
+        load_recipe(written(values, tmp_path))
+    del values[section]
+    with pytest.raises(ValueError, match=rf"missing {section};"):
+        load_recipe(written(values, tmp_path))
+
+
+def test_load__refuses_a_section_that_is_no_mapping(tmp_path: Path) -> None:
+    values = to_dict(load_recipe("stellar-tiny")) | {"run": None}
+    with pytest.raises(ValueError, match="run must be a mapping of keys to values, got None"):
+        load_recipe(written(values, tmp_path))
+
+
+def test_load__names_the_file_of_a_wrong_value(tmp_path: Path) -> None:
+    values = to_dict(load_recipe("stellar-tiny"))
+    values["run"]["seed"] = "x"
+    with pytest.raises(ValueError, match=r"recipe .*mine\.yaml: run\.seed must be a whole number, got 'x'"):
+        load_recipe(written(values, tmp_path))
+
+
+def test_to_dict__is_a_copy_of_plain_values_in_order() -> None:
+    recipe = load_recipe("b16", ["model.config.tokenizer_channel_mult=[1, 2]"])
+    values = to_dict(recipe)
+    assert list(values) == list(SECTIONS)
+    assert values["optimization"]["betas"] == [0.9, 0.999]
+    values["model"]["config"]["tokenizer_channel_mult"].append(3)
+    assert recipe.model.config["tokenizer_channel_mult"] == [1, 2]
+    assert from_dict(to_dict(recipe)) == recipe
+
+
+def test_from_dict__keeps_nothing_of_what_it_was_given() -> None:
+    values = to_dict(load_recipe("stellar-tiny", ["model.config.tokenizer_channel_mult=[1, 2]"]))
+    recipe = from_dict(values)
+    values["model"]["config"]["tokenizer_channel_mult"].append(3)
+    assert recipe.model.config["tokenizer_channel_mult"] == [1, 2]
+
+
+TEXTS = st.text(min_size=1)
+PROBABILITIES = st.floats(0, 1)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    folders = tuple(draw(st.lists(TEXTS, max_size=3)))
+    tiny = load_recipe("stellar-tiny")
+    low, high = sorted(draw(st.tuples(st.floats(1e-9, 1), st.floats(1e-9, 1))))
+    model = dataclasses.replace(
+        tiny.model, init=draw(TEXTS.filter(lambda text: text != "random")), config={"koleo_weight": draw(PROBABILITIES)}
+    )
+    data = dataclasses.replace(
+        tiny.data, sources=folders, repeats=draw(st.sampled_from([(), (2,) * len(folders)])), local_area=(low, high)
+    )
+    run = dataclasses.replace(tiny.run, seed=draw(st.integers(0, 2**32 - 1)), license=draw(st.none() | TEXTS))
+    return dataclasses.replace(tiny, model=model, data=data, run=run)
+
+
+@given(recipes())
+def test_save__comes_back_whatever_the_values(recipe: Recipe) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        save_recipe(recipe, path)
+        assert load_recipe(path) == recipe
+        first = path.read_bytes()
+        save_recipe(load_recipe(path), path)
+        assert path.read_bytes() == first
+
+
+def test_save__leaves_the_old_file_and_nothing_else_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    save_recipe(load_recipe("stellar-tiny"), path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_recipe(load_recipe("finetune"), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save__names_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        save_recipe(load_recipe("finetune"), tmp_path / "gone" / "recipe.yaml")
