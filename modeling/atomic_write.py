@@ -1,8 +1,10 @@
-"""Writing a file so that nothing half-written is ever seen or left behind."""
+"""Writing files and folders so that nothing half-written is ever seen or left behind."""
 
 import contextlib
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -29,3 +31,59 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a new, empty folder to fill, which takes the place of `path` once the block ends without an error.
+
+    The new folder lies beside `path` under a hidden name that ends in `.part`. Readers see the old folder or the whole
+    new one. If the block fails, the new folder is removed and the old one stays. A folder that a killed process left
+    under the hidden name `.NAME.old` comes back first.
+
+    Args:
+        path: Folder to write; it is replaced if it exists.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        FileNotFoundError: if the parent folder of `path` does not exist.
+        OSError: if a folder cannot be created or renamed.
+    """
+    final = Path(path).absolute()
+    if not final.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
+    partial, old = final.with_name(f".{final.name}.{uuid.uuid4().hex}.part"), final.with_name(f".{final.name}.old")
+    restore(final, old)
+    partial.mkdir()
+    try:
+        yield partial
+        for item in [*partial.rglob("*"), partial]:
+            sync(item)
+        if final.exists():
+            os.replace(final, old)
+        os.replace(partial, final)
+        sync(final.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        restore(final, old)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(final: Path, old: Path) -> None:
+    """Gives a folder that was moved aside its name back, or removes it where a newer one has the name."""
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        os.replace(old, final)
+
+
+def sync(path: Path) -> None:
+    """Flushes one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -99,6 +99,12 @@ class StellarModel(StellarPreTrainedModel):
         """Side of a patch in pixels."""
         return self.config.patch_size
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether `decode` works: the model has a decoder and, for a "vq" head, the tokenizer."""
+        needs_tokenizer = self.config.reconstruction_head == "vq"
+        return self.decoder is not None and not (needs_tokenizer and self.tokenizer is None)
+
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
         """Patches `(h, w)` of an image of `height` by `width` pixels.
 
@@ -209,6 +215,21 @@ class StellarModel(StellarPreTrainedModel):
             return prediction.clamp(0, 1)
         codes = prediction.argmax(dim=-1).unflatten(1, grid)  # (B, h, w)
         return self.tokenizer(codes)
+
+    def reconstruct(self, pixel_values: Tensor) -> Tensor:
+        """Encodes images and decodes them again.
+
+        Args:
+            pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides are multiples of the patch size.
+
+        Returns:
+            Images `(B, 3, H', W')` in [0, 1]. `H'` and `W'` differ from `H` and `W` where a "vq" head's 16 pixels per
+            cell are not the patch size.
+
+        Raises:
+            ValueError: if the model cannot decode, or shape or values are wrong.
+        """
+        return self.decode(*self.encode(pixel_values), grid_size=self.grid_size(*pixel_values.shape[-2:]))
 
     def optimize_for_inference(
         self, dtype: torch.dtype | Literal["auto"] | None = None, compile: bool | None = None

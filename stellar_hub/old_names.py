@@ -1,0 +1,25 @@
+"""Names of earlier releases, and what they are called now; they are data, in `old_names.json`.
+
+An old name is refused with the new one in the error, for one release. Files that were written under old names open.
+"""
+
+import json
+from functools import cache
+from importlib import resources
+
+
+@cache
+def old_names(kind: str) -> dict[str, str]:
+    """Returns the table of a kind of names: "options", "features", "recipe_keys", "store_format_1" or "folders".
+
+    Keys are old names and values are new names, but in "store_format_1": there keys are attributes, and values are
+    their spelling on disk.
+    """
+    text = (resources.files("stellar_hub") / "old_names.json").read_text(encoding="utf-8")
+    return dict(json.loads(text)[kind])
+
+
+def hint_of_new_name(kind: str, name: str) -> str:
+    """Returns "; 'OLD' is now called 'NEW'" for an old name, and "" for any other name."""
+    new = old_names(kind).get(name)
+    return f"; {name!r} is now called {new!r}" if new is not None else ""
