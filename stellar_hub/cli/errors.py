@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
+from stellar_hub.old_names import hint_of_new_name
+
+UsageError = typer.BadParameter.__mro__[1]  # click's; typer has a copy of click, or imports it, depending on version
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
@@ -47,3 +51,18 @@ def reports_errors(command: CommandT) -> CommandT:
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands: it refuses an option of an earlier release with its new name in the error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            hint = hint_of_new_name("options", getattr(error, "option_name", None) or "")
+            if hint:
+                error.message += hint
+                error.possibilities = None
+            raise

@@ -25,7 +25,20 @@ def options(model: Path, tmp_path: Path) -> list[object]:
     """13 images to learn from and 7 to measure on, in batches of 3; the last batch of either is not full."""
     train = paint_classes(tmp_path / "train", {"blue": 5, "green": 4, "red": 4}, 1)
     test = paint_classes(tmp_path / "test", {"blue": 3, "green": 2, "red": 2}, 2)
-    return ["--train", train, "--test", test, "--model", model, "--batch-size", 3, "--device", "cpu"]
+    return [
+        "--train",
+        train,
+        "--test",
+        test,
+        "--model",
+        model,
+        "--batch-size",
+        3,
+        "--device",
+        "cpu",
+        "--num-workers",
+        0,
+    ]
 
 
 def test_two_processes__give_the_numbers_of_one(options: list[object], tmp_path: Path) -> None:
