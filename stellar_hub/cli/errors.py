@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 
 from stellar_hub.old_names import hint_of_new_name
 
-UsageError = typer.BadParameter.__mro__[1]  # click's; typer has a copy of click, or imports it, depending on version
+# Click's class: some versions of typer import click, and others have a copy of it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
@@ -61,8 +62,9 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except UsageError as error:
+            unknown_option: Any = error
             hint = hint_of_new_name("options", getattr(error, "option_name", None) or "")
             if hint:
-                error.message += hint
-                error.possibilities = None
+                unknown_option.message += hint
+                unknown_option.possibilities = None
             raise

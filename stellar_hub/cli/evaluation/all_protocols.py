@@ -35,10 +35,10 @@ def all_protocols(
     networks: Networks = None,
     allow_shared: AllowShared = False,
 ) -> None:
-    """Run every protocol. With --output, scorecard.md and scorecard.json hold all results.
+    """Run every protocol, for one scorecard.
 
-    kNN and linear classification use the labelled images, segmentation the images with masks, reconstruction (by
-    models that decode) and diagnostics the test images.
+    With --output, scorecard.md and scorecard.json hold all results. kNN and linear classification use the labelled
+    images, segmentation the images with masks, reconstruction (by models that decode) and diagnostics the test images.
 
     Example: stellar-hub eval all --train photos/train --test photos/test --compare pixels --output scorecard
     """

@@ -57,7 +57,9 @@ def knn(
     allow_shared: AllowShared = False,
     store: Stores = None,
 ) -> None:
-    """Classify images by the nearest neighbours of their features. Nothing is trained.
+    """Classify images by nearest neighbours.
+
+    Each of the k nearest training images votes for its class. Nothing is trained.
 
     Example: stellar-hub eval knn --train photos/train --test photos/test --compare vit_tiny_patch16_224:random
     """
@@ -94,7 +96,9 @@ def linear(
     allow_shared: AllowShared = False,
     store: Stores = None,
 ) -> None:
-    """Classify images by a linear layer on frozen features. A held-out part of train chooses the learning rate.
+    """Classify images by a linear layer.
+
+    The layer is trained on frozen features. Its learning rate is chosen on a held-out part of train.
 
     Example: stellar-hub eval linear --train photos/train --test photos/test --compare stellar-tiny:random
     """

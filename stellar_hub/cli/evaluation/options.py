@@ -131,7 +131,7 @@ class Options:
 
 
 def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Makes a command of a function: adds the options of `Options`, and reports errors in one line.
+    """Turns a function into a command: adds the options of `Options`, and reports errors in one line.
 
     The function gets an `Options` as its argument `options`, and its own options as keywords.
     """

@@ -33,7 +33,9 @@ def segmentation(
     ] = 0,
     allow_shared: AllowShared = False,
 ) -> None:
-    """Segment images by a linear probe of frozen features, and by the regions of tokens without training.
+    """Segment images by a linear probe and by tokens.
+
+    The probe is trained on frozen features. The regions of tokens are compared with objects without any training.
 
     Example: stellar-hub eval segmentation --train scenes/train --test scenes/test --features patches --features L
     """

@@ -39,7 +39,9 @@ def reconstruction(
         int, typer.Option("--max-images", help="Largest number of images to use, drawn at random; 0 for all.")
     ] = 0,
 ) -> None:
-    """Measure how well models reconstruct images from their tokens: PSNR, SSIM, LPIPS, rFID.
+    """Measure reconstruction from tokens.
+
+    Each image is compared with what a model decodes from its tokens: PSNR, SSIM, LPIPS, rFID.
 
     Example: stellar-hub eval reconstruction --data photos --metric psnr --metric ssim --metric lpips
     """
@@ -70,9 +72,10 @@ def diagnostics(
         ),
     ] = None,
 ) -> None:
-    """Measure features without labels: rank, spread, stability of tokens, shape of their maps.
+    """Measure features without labels.
 
-    The JSON in --output has the source, the range and the good direction of each number.
+    The table has rank and spread of features, stability of tokens and the shape of their maps. The JSON in --output
+    has the source, the range and the good direction of each number.
 
     Example: stellar-hub eval diagnostics --data photos --compare stellar-tiny:random
     """

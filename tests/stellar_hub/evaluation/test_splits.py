@@ -1,4 +1,4 @@
-"""Holding out a part of the training data."""
+"""Train and test: checked, hashed, and a part held out."""
 
 import shutil
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_image_that_is_gone__is_named(train: LabelledImages, test: LabelledIma
 
 @pytest.fixture
 def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The same, to be spoiled."""
+    """Copies of the folders, which a test may spoil."""
     for name, folder in zip(("train", "test"), mask_folders, strict=True):
         shutil.copytree(folder, tmp_path / name)
     return tmp_path / "train", tmp_path / "test"

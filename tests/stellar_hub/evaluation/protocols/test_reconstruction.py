@@ -17,7 +17,7 @@ NONE = MetricNetworks(None, None, {})
 
 
 class SmallNetwork(torch.nn.Module):
-    """In the place of Inception or LPIPS: a few numbers of an image, or how far two are apart."""
+    """Stands for Inception or LPIPS: returns a few numbers per image, or the distance of two images."""
 
     def forward(self, images: Tensor, others: Tensor | None = None, normalize: bool = False) -> Tensor:
         if others is None:
