@@ -101,7 +101,7 @@ def test_classes_of_one_image__are_noted(train: LabelledImages, test: LabelledIm
     assert note.endswith(": red")
 
 
-def test_a_image_that_is_gone__is_named(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
+def test_an_image_that_is_gone__is_named(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
     gone = LabelledImages("train", [*train.images[:12], Path("gone.png")], train.labels, train.classes)  # type: ignore[index, misc]
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         prepare_splits(gone, test, run)

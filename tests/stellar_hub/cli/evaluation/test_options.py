@@ -12,22 +12,20 @@ from tests.stellar_hub.cli.evaluation.conftest import ErrorOf
 NAMES = ["knn", "linear", "segmentation", "reconstruction", "diagnostics", "all"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_help__of_each_command_has_an_example_and_the_shared_options(command: Command, name: str) -> None:
-    result = command("eval", name, "--help")
-    assert result.exit_code == 0
-    assert f"Example: stellar-hub eval {name}" in result.output
-    for option in inspect.signature(Options).parameters:
-        assert f"--{option.replace('_', '-')}" in result.output
+def test_help__has_an_example_and_the_shared_options(command: Command) -> None:
+    for name in NAMES:
+        result = command("eval", name, "--help")
+        assert result.exit_code == 0
+        assert f"Example: stellar-hub eval {name}" in result.output
+        for option in inspect.signature(Options).parameters:
+            assert f"--{option.replace('_', '-')}" in result.output
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("--workers", "--num-workers"), ("--most-pictures", "--max-images")], ids=["workers", "images"]
-)
-def test_old_options__are_refused_with_the_new_name(command: Command, old: str, new: str) -> None:
-    result = command("eval", "diagnostics", "--data", "photos", old, 3)
-    assert result.exit_code == 2
-    assert f"'{old}' is now called '{new}'" in result.stderr
+def test_old_options__are_refused_with_the_new_name(command: Command) -> None:
+    for old, new in (("--workers", "--num-workers"), ("--most-pictures", "--max-images")):
+        result = command("eval", "diagnostics", "--data", "photos", old, 3)
+        assert result.exit_code == 2
+        assert f"'{old}' is now called '{new}'" in result.stderr
 
 
 def test_num_workers__are_processes_that_change_nothing(
