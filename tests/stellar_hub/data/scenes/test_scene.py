@@ -7,16 +7,14 @@ import pytest
 from stellar_hub.data.scenes import CLASS_APPEARANCES, SCENE_CLASSES, ClassCue, Scene, draw_scene
 
 SEEDS = range(40)
-CLASSES = [('ring', 'star', 'triangle', 'crescent'), ('star', 'triangle'), ('rectangle', 'cross', 'ellipse', 'crescent')]  # of seeds 0 to 2
-MASK_PIXELS = [445, 562, 602]
-MEAN_LEVELS = [162.04, 110.79, 204.43]
+# What seeds 0 to 2 draw:
+CLASSES = [
     ("ring", "star", "triangle", "crescent"),
     ("star", "triangle"),
     ("rectangle", "cross", "ellipse", "crescent"),
-    ("circle", "rectangle", "triangle", "ring"),
-    ("cross", "ring", "crescent"),
-    ("crescent", "ellipse", "ring"),
 ]
+MASK_PIXELS = [445, 562, 602]
+MEAN_LEVELS = [162.04, 110.79, 204.43]
 
 
 class TestDrawScene:
