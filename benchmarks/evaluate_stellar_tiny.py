@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stellar_hub.data.labelled import LabelledImages
-from stellar_hub.data.scenes.scene import SCENE_CLASSES, ClassCue, draw_scene
+from stellar_hub.data.scenes import SCENE_CLASSES, ClassCue, draw_scene
 from stellar_hub.data.sources import EncodedImage, open_source
 from stellar_hub.evaluation import (
     KnnProtocol,

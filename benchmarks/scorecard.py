@@ -19,9 +19,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from stellar_hub.data.labelled import open_labelled
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
-from stellar_hub.data.scenes.scene import SCENE_CLASSES, draw_scene
+from stellar_hub.data.labelled import open_labelled, read_segmentation_folder
+from stellar_hub.data.scenes import SCENE_CLASSES, draw_scene
 from stellar_hub.evaluation import (
     KnnProtocol,
     Report,

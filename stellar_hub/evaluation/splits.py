@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.data.labelled import LabelledImages, SegmentationImages
 from stellar_hub.data.labelled.labelled_images import shortened
-from stellar_hub.data.labelled.segmentation_folders import SegmentationImages
 from stellar_hub.data.sources.image_source import ImageSource, image_digest
 from stellar_hub.evaluation.computing import RunSettings
 

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from stellar_hub.data.labelled import open_labelled
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
-from stellar_hub.data.scenes.scene import SCENE_CLASSES
+from stellar_hub.data.labelled import open_labelled, read_segmentation_folder
+from stellar_hub.data.scenes import SCENE_CLASSES
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scorecard.py"
 

@@ -161,7 +161,7 @@ def open_splits(train: str, test: str, run: "RunSettings", allow_shared: bool) -
 
 def open_masks(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "SegmentationSplits":
     """Opens two folders of images with masks; the classes of the first one name those of the second."""
-    from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+    from stellar_hub.data.labelled import read_segmentation_folder
     from stellar_hub.evaluation import prepare_segmentation
 
     learned = read_segmentation_folder(train)

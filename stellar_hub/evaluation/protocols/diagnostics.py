@@ -8,8 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stellar_hub.data.sources.combined import SampledImages, sample_images
-from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.sources import ImageSource, SampledImages, sample_images
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.feature_set import check_finite

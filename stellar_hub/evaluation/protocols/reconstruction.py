@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.data.sources.combined import sample_images
-from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.sources import ImageSource, sample_images
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.perceptual_networks import LPIPS_URLS, MetricNetworks
 from stellar_hub.evaluation.reconstruction_meter import MeanColor, ReconstructionMeter, reconstruct

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stellar_hub.data.labelled import LabelledImages, open_labelled
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.labelled import LabelledImages, open_labelled, read_segmentation_folder
 from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.splits import Splits, data_hash, digests, hold_out, prepare_segmentation, prepare_splits
 
@@ -118,10 +117,10 @@ def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]
 def test_spoiled_masks__are_refused_before_any_work(copied: tuple[Path, Path], run: RunSettings) -> None:
     train, test = copied
     Image.new("L", (32, 31)).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png.* 31 x 32 .* 32 x 32"):
+    with pytest.raises(ValueError, match=r"masks/3\.png .*31 x 32"):
         prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
     Image.new("L", (32, 32), 7).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png.* 7.* 0 to 2"):
+    with pytest.raises(ValueError, match=r"masks/3\.png .*label 7"):
         prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
 
 

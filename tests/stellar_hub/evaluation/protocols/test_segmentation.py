@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.labelled import read_segmentation_folder
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.feature_set import fit_masks
 from stellar_hub.evaluation.protocols.segmentation import (
