@@ -165,9 +165,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=12, help="Number of images. Default: %(default)s.")
     parser.add_argument("--width", type=int, default=500, help="Width of the images in pixels. Default: %(default)s.")
     parser.add_argument("--height", type=int, default=375, help="Height of the images in pixels. Default: %(default)s.")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="Rounds over the images. Default: %(default)s."
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="Rounds over the images. Default: %(default)s.")
     parser.add_argument("--json", type=Path, help="File for the seconds per image.")
     parser.add_argument("--check", action="store_true", help="Exit with 1 if a limit is missed.")
     args = parser.parse_args()

@@ -15,7 +15,7 @@ import torch
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.hub.card_sections import write_section
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 from stellar_hub.modeling.atomic_write import write_atomically
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stellar_hub.extras import require
-from stellar_hub.measures.regions import UNLABELLED, best_iou, count_pixels, hungarian_iou, to_pixels
+from stellar_hub.measures import UNLABELLED, best_iou, count_confusion, hungarian_iou, to_pixels
 
 
 def dice_loss(logits: Tensor, masks: Tensor, smoothing: float = 1.0) -> Tensor:
@@ -114,12 +114,11 @@ def count_predictions(probe: nn.Module, features: Tensor, masks: Tensor, num_cla
     """Counts how many pixels of each class (row) a probe takes for each class (column), over all images.
 
     Returns:
-        `(num_classes, num_classes)` int64, as from `count_pixels`.
+        `(num_classes, num_classes)` int64, as from `count_confusion`.
     """
     pairs = zip(features.split(batch_size), masks.split(batch_size), strict=True)
-    return torch.stack(
-        [count_pixels(predict_masks(probe, each, mask), mask, num_classes).cpu() for each, mask in pairs]
-    ).sum(dim=0)
+    counts = [count_confusion(predict_masks(probe, each, mask), mask, num_classes, UNLABELLED) for each, mask in pairs]
+    return torch.stack(counts).sum(dim=0).cpu()
 
 
 def cluster_regions(patches: Tensor, grid_size: tuple[int, int], num_regions: int, seed: int) -> Tensor:

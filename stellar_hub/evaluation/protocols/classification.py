@@ -12,8 +12,9 @@ from stellar_hub.evaluation.feature_set import FeatureSet
 from stellar_hub.evaluation.report import Measurement
 from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import POOLINGS, Backbone
+from stellar_hub.measures import count_confusion
 from stellar_hub.old_names import hint_of_new_name
-from stellar_hub.visualization.figures import draw_confusion
+from stellar_hub.visualization import draw_confusion
 
 SET = "S"  # the one pooling that gives a set of vectors per image
 
@@ -80,30 +81,17 @@ def accuracy(predictions: Tensor, labels: Tensor) -> float:
     return 100 * (predictions == labels).double().mean().item()
 
 
-def confusion_counts(predictions: Tensor, labels: Sequence[int], num_classes: int) -> Tensor:
-    """Counts how often each class (row) was taken for each class (column).
-
-    Args:
-        predictions: Predicted classes, `(N,)` int64 in [0, num_classes).
-        labels: True classes, `N` integers in [0, num_classes).
-        num_classes: Number of classes.
-
-    Returns:
-        `(num_classes, num_classes)` int64 with sum `N`.
-    """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    return multiclass_confusion_matrix(predictions, torch.tensor(labels), num_classes)
-
-
 def class_accuracy(predictions: Tensor, splits: Splits) -> dict[str, float]:
     """Returns the accuracy in percent of each class that test has images of."""
-    counts = confusion_counts(predictions, splits.test.labels, len(splits.test.classes))
+    counts = _count_confusion(predictions, splits)
     right, total = counts.diagonal().tolist(), counts.sum(dim=1).tolist()
     return {name: 100 * r / t for name, r, t in zip(splits.test.classes, right, total, strict=True) if t}
 
 
 def confusion_figure(predictions: Tensor, splits: Splits, title: str) -> Image.Image:
     """Draws the confusion matrix of the test images."""
-    counts = confusion_counts(predictions, splits.test.labels, len(splits.test.classes))
-    return draw_confusion(counts, splits.test.classes, title)
+    return draw_confusion(_count_confusion(predictions, splits), splits.test.classes, title)
+
+
+def _count_confusion(predictions: Tensor, splits: Splits) -> Tensor:
+    return count_confusion(predictions, torch.tensor(splits.test.labels), len(splits.test.classes))

@@ -26,7 +26,7 @@ from stellar_hub.evaluation.protocols.classification import (
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.measures.set_similarity import set_similarity
+from stellar_hub.measures import set_similarity
 
 USUAL_NEIGHBOURS = (10, 20, 100, 200)
 QUERIES_AT_A_TIME = 1024

@@ -20,7 +20,7 @@ from stellar_hub.evaluation.segmenters import (
     probe_loss,
     train_probes,
 )
-from stellar_hub.measures.regions import UNLABELLED, mean_iou
+from stellar_hub.measures import UNLABELLED, mean_iou
 
 
 def dice_slowly(logits: Tensor, masks: Tensor, smoothing: float) -> float:
