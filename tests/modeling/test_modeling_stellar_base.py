@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, one_line, without_table
+from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, _success_line, _without_load_report
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, one_
         (False, False, "stellar-b16: all 7 tensors loaded; features only"),
     ],
 )
-def test_one_line__says_what_was_loaded(converted: bool, decodes: bool, line: str) -> None:
-    assert one_line("stellar-b16", 7, converted, decodes) == line
+def test_success_line__says_what_was_loaded(converted: bool, decodes: bool, line: str) -> None:
+    assert _success_line("stellar-b16", 7, converted, decodes) == line
 
 
-def test_without_table__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
+def test__without_load_report__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger(TRANSFORMERS_LOGGER)
-    with without_table():
+    with _without_load_report():
         logger.warning("StellarModel LOAD REPORT from: x")
         logger.warning("something else")
     logger.warning("LOAD REPORT after")

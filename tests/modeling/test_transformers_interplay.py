@@ -65,7 +65,7 @@ processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 encoding = model.encode(**processor(Image.open(folder + "/image.png"), return_tensors="pt"))
 assert not any(name.split(".")[0] == "stellar_hub" for name in sys.modules)
-save_file({**encoding._asdict(), "decoded": model.decode(*encoding)}, target)
+save_file({**encoding._asdict(), "decoded": model.decode(encoding)}, target)
 """
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from stellar_hub.data.sources.files import find_images
 from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.modeling.image_loading import upright_size
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 NUMBER_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's, of images that hold a number for each pixel
-ORIENTATION_TAG, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: orientations whose sides change places
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +138,6 @@ def size_of_image(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION_TAG) in TURNED
+            return upright_size(image, str(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return (width, height) if turned else (height, width)

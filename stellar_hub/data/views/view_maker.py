@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -14,11 +13,9 @@ from stellar_hub.data.sources.image_source import ImageItem, open_undecoded
 from stellar_hub.data.views.crops import View, ViewSettings, plan_views, render_views
 from stellar_hub.data.views.device_crops import as_boxes
 from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, pil_to_rgb
+from stellar_hub.modeling.image_loading import decode_image, pil_to_rgb, upright_size
 
 REDUCTIONS = (8, 4, 2)
-ORIENTATION = 0x0112  # EXIF's tag
-SIDEWAYS = (5, 6, 7, 8)  # its values for images that lie on their side
 
 Plan = Callable[[int, int], Sequence[View]]  # the views of an image of this height and width
 
@@ -53,15 +50,6 @@ def reduction(views: Sequence[View]) -> int:
     """How many times smaller an image may be so that no view has to be enlarged for it: 1, 2, 4 or 8."""
     room = min(min(view.box[2:]) / view.size for view in views)
     return next((factor for factor in REDUCTIONS if factor <= room), 1)
-
-
-def upright_size(opened: Image.Image, name: str) -> tuple[int, int]:
-    """Height and width of an opened image once EXIF's orientation is applied."""
-    try:
-        sideways = opened.getexif().get(ORIENTATION) in SIDEWAYS
-    except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
-    return (opened.width, opened.height) if sideways else (opened.height, opened.width)
 
 
 class ViewMaker:
