@@ -132,6 +132,6 @@ def check_name(name: str) -> None:
     close = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise ValueError(
-        f"there is no model or folder {name!r}. {hint}The known names are {', '.join(MODELS)}. "
+        f"unknown model {name!r}, and not a folder here. {hint}The known names are {', '.join(MODELS)}. "
         'A Hub repository is written "user/name"'
     )

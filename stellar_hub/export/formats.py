@@ -80,7 +80,7 @@ class DecoderGraph(nn.Module):
     def __init__(self, model: StellarModel, height: int, width: int):
         super().__init__()
         if not model.can_decode:
-            raise ValueError("this model cannot decode: there is no decoder to export")
+            raise ValueError("this model cannot decode: it does not have a decoder to export")
         self.decoder = model.decoder
         self.tokenizer = model.tokenizer
         self.grid_size = model.grid_size(height, width)
