@@ -236,11 +236,11 @@ class StellarModel(StellarPreTrainedModel):
                 "this model has no tokenizer, which turns codes into pixels: convert the original checkpoint again "
                 "with vqgan=, the weights of the MaskGIT-VQGAN (maskgit-vqgan-imagenet-f16-256.bin)"
             )
-        semantics, localization, grid_size = unpack_encoding(semantics, localization, grid_size)
-        check_encoding(semantics, localization, self.config.num_sparse_tokens, self.config.hidden_size)
-        grid = resolve_grid_size(localization.shape[1], grid_size)
+        sparse, maps, grid_size = unpack_encoding(semantics, localization, grid_size)
+        check_encoding(sparse, maps, self.config.num_sparse_tokens, self.config.hidden_size)
+        grid = resolve_grid_size(maps.shape[1], grid_size)
         dtype = self.decoder.proj.weight.dtype
-        hidden_states = self.decoder(low_rank_product(localization.to(dtype), semantics.to(dtype)), grid)
+        hidden_states = self.decoder(low_rank_product(maps.to(dtype), sparse.to(dtype)), grid)
         prediction = self.decoder.predict(hidden_states, grid)
         if self.tokenizer is None:
             return prediction.clamp(0, 1)

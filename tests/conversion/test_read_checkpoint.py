@@ -173,7 +173,7 @@ def test_read_checkpoint__raises_nothing_unexpected_for_any_damage(
     buffer = io.BytesIO()
     torch.save(tensors, buffer, _use_new_zipfile_serialization=zipped)
     refused = 0
-    for attempt in range(1500):
+    for attempt in range(300):
         content = bytearray(buffer.getvalue() if attempt % 3 else random.randbytes(50))
         for _ in range(random.choice([1, 3, 10])):
             content[random.randrange(len(content))] = random.randrange(256)
@@ -184,7 +184,7 @@ def test_read_checkpoint__raises_nothing_unexpected_for_any_damage(
         except ValueError as error:
             assert str(path) in str(error)  # noqa: PT017 -- some damage is to values alone and cannot be noticed
             refused += 1
-    assert refused > 500
+    assert refused > 100
 
 
 def test_read_checkpoint__names_a_file_with_the_wrong_ending(
