@@ -130,8 +130,8 @@ def check_name(name: str) -> None:
     if name in MODELS or "/" in name or "\\" in name:
         return
     close = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    hint = f": did you mean {' or '.join(map(repr, close))}?" if close else "."
     raise ValueError(
-        f"unknown model {name!r}, and not a folder here. {hint}The known names are {', '.join(MODELS)}. "
+        f"{name!r} is neither a known model nor a folder here{hint} The known names are {', '.join(MODELS)}. "
         'A Hub repository is written "user/name"'
     )
