@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stellar_hub import StellarEncoding, StellarImageProcessor, StellarModel
 from stellar_hub.extras import require
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 INT8 = "int8 weights"

@@ -10,10 +10,10 @@ from importlib import resources
 
 @cache
 def old_names(kind: str) -> dict[str, str]:
-    """Returns the table of a kind of names: "options", "features", "recipe_keys", "store_format_1" or "folders".
+    """Returns the table of a kind of names, such as "options"; the kinds are the keys of `old_names.json`.
 
-    Keys are old names and values are new names. Only in "store_format_1" keys are attributes in Python, and values are
-    their names on disk.
+    Keys are old names and values are new names. Two tables are different: in "store_format_1" keys are attributes, in
+    "fingerprints" keys are words, and values are their spelling in files that were written before.
     """
     text = (resources.files("stellar_hub") / "old_names.json").read_text(encoding="utf-8")
     return dict(json.loads(text)[kind])

@@ -32,11 +32,11 @@ def reconstruct(
     import torch
 
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.data.sources.files import SUFFIXES
+    from stellar_hub.data.sources.files import IMAGE_SUFFIXES
     from stellar_hub.features.loading import load_model
-    from stellar_hub.visualization.page import reconstruction_psnr
+    from stellar_hub.measures import psnr
 
-    sources = find_files(images, SUFFIXES | {".safetensors"})
+    sources = find_files(images, IMAGE_SUFFIXES | {".safetensors"})
     outputs = plan_outputs(sources, output, ".png", overwrite)
     network, processor = load_model(model, device, fit, decoder=True)
 
@@ -48,7 +48,7 @@ def reconstruct(
         with torch.inference_mode():
             decoded = network.reconstruct(pixel_values.to(network.device)).float().cpu()
         write_png(decoded[0], target)
-        return f"{source} -> {target}: PSNR {reconstruction_psnr(decoded, pixel_values):.2f} dB"
+        return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
     for_each(sources, outputs, work, debug)
 
