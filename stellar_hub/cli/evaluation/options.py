@@ -47,7 +47,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of everything random, weights
 AllowShared = Annotated[bool, typer.Option("--allow-shared", help="Accept test images that are in train too.")]
 Poolings = Annotated[
     list[str] | None,
-    typer.Option("--pooling", help="S-mean, cls, patches-mean, S-set or pixels; all a model has if none is named."),
+    typer.Option("--pooling", help="pooled, cls, patches_mean, S or pixels; all a model has if none is named."),
 ]
 
 

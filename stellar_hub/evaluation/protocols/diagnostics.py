@@ -30,7 +30,7 @@ from stellar_hub.measures.spectrum import (
 from stellar_hub.measures.tokens import map_shape, token_stability
 from stellar_hub.visualization.figures import draw_spectra
 
-TOKENS, MAPS = "S-set", "L"
+TOKENS, MAPS = "S", "L"
 PREFIX = "clustering_head."
 MIN_IMAGES = 3
 

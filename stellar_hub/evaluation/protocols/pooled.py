@@ -11,7 +11,7 @@ from stellar_hub.evaluation.report.report import Measurement
 from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import POOLINGS, Backbone
 
-SET = "S-set"
+SET = "S"
 
 
 def check_poolings(poolings: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ class TestRefused:
             (["--k", "14"], "k = 14 is larger than train, which has 13 images: pass --k 13 or less"),
             (["--k", "0"], "k must be at least 1, got 0"),
             (["--temperature", "0"], "temperature must be above 0, got 0"),
-            (["--pooling", "mean"], "pooling must be one of S-mean, cls"),
+            (["--pooling", "mean"], "pooling must be one of pooled, cls"),
             (["--compare", "vit_tiny_patch16_224"], "the weights of vit_tiny_patch16_224 could not be fetched"),
             (["--compare", "pixel"], "no model 'pixel': it is no folder"),
             (["--compare", "pixels"], "pixels is given twice; name each model once"),

@@ -107,4 +107,4 @@ def test_features_that_are_not_finite__are_said_in_one_line(
     model.encoder.norm.weight.data[0] = torch.nan
     model.save_pretrained(model_folder)
     folders = ("--train", train, "--test", test, "--model", model_folder)
-    assert "the feature 'S-mean' is not finite for 13 of 13 images" in error_of(command("eval", "knn", *folders))
+    assert "the feature 'pooled' is not finite for 13 of 13 images" in error_of(command("eval", "knn", *folders))

@@ -40,8 +40,8 @@ def test_numbers__are_of_the_images_and_of_two_views(
 ) -> None:
     protocol = DiagnosticsProtocol(seed=4)
     row = evaluate_diagnostics([tiny], train.images, "train", protocol, run).measurements[0]
-    whole = extract_features(tiny, train.images, ("S-mean",), run)["S-mean"]
-    views = [extract_features(tiny, train.images, ("S-mean",), run, view=protocol.view(n))["S-mean"] for n in (1, 2)]
+    whole = extract_features(tiny, train.images, ("pooled",), run)["pooled"]
+    views = [extract_features(tiny, train.images, ("pooled",), run, view=protocol.view(n))["pooled"] for n in (1, 2)]
     assert row.metrics["rank of pooled"] == pytest.approx(effective_rank(whole).item(), rel=1e-6)
     assert row.metrics["alignment"] == pytest.approx(alignment(*views), rel=1e-6)
 

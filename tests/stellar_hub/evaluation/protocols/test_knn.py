@@ -19,9 +19,9 @@ def test_report__has_a_row_for_each_model_and_pooling_and_one_to_be_better_than(
     report = evaluate_knn([tiny, pixels], splits, KnnProtocol((1, 5)), run)
     rows = [(row.model, row.features) for row in report.measurements]
     assert rows == [
-        ("tiny", "S-mean"),
+        ("tiny", "pooled"),
         ("tiny", "cls"),
-        ("tiny", "patches-mean"),
+        ("tiny", "patches_mean"),
         ("pixels", "pixels"),
         ("most frequent class", ""),
     ]
@@ -54,8 +54,8 @@ def test_accuracy__is_that_of_scikit_learn(
 
 
 def test_sets_of_tokens__are_compared_by_matching(tiny: StellarBackbone, splits: Splits, run: RunSettings) -> None:
-    report = evaluate_knn([tiny], splits, KnnProtocol((3,), poolings=("S-set", "cls")), run)
-    assert [row.features for row in report.measurements] == ["S-set", "cls", ""]
+    report = evaluate_knn([tiny], splits, KnnProtocol((3,), poolings=("S", "cls")), run)
+    assert [row.features for row in report.measurements] == ["S", "cls", ""]
     assert report.measurements[0].metrics["k=3, %"] is not None
 
 
@@ -84,7 +84,7 @@ def test_k_that_does_not_fit__is_refused_before_any_work(splits: Splits, run: Ru
     [
         ({"num_neighbours": (0,)}, "k must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0"),
-        ({"poolings": ("mean",)}, "pooling must be one of S-mean, cls, .*, got mean"),
+        ({"poolings": ("mean",)}, "pooling must be one of pooled, cls, .*, got mean"),
         ({"similarity": "euclidean"}, "similarity must be 'cosine'"),
     ],
 )
@@ -97,7 +97,7 @@ def test_features_that_are_not_finite__name_their_images(
     tiny: StellarBackbone, pixel_model: StellarModel, splits: Splits, run: RunSettings
 ) -> None:
     tiny.network.encoder.norm.weight.data[0] = torch.nan
-    with pytest.raises(ValueError, match=r"the feature 'S-mean' is not finite for 13 of 13 images \(.*\.png, .*\.\.\."):
+    with pytest.raises(ValueError, match=r"the feature 'pooled' is not finite for 13 of 13 images \(.*\.png, .*\.\.\."):
         evaluate_knn([tiny], splits, KnnProtocol((3,)), run)
 
 

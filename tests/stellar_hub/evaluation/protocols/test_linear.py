@@ -28,7 +28,7 @@ def test_report__says_what_was_chosen_and_on_what(
     assert first.details["linear, %"]["learning_rate"] in QUICK.learning_rates
     assert set(first.details["logistic, %"]["held_out_accuracy"]) == {"0.1", "1.0"}
     assert set(report.backends) == {"scikit-learn"}
-    assert [row.features for row in report.measurements[1:]] == ["S-mean", "cls", "patches-mean", ""]
+    assert [row.features for row in report.measurements[1:]] == ["pooled", "cls", "patches_mean", ""]
 
 
 def test_choices__are_made_without_test(
@@ -101,7 +101,7 @@ def test_missing_library__is_said_before_any_work(
         ({"inverse_penalties": (-1.0,)}, "inverse_penalties must be some numbers above 0"),
         ({"num_epochs": 0}, "num_epochs and batch_size must be at least 1, got 0 and 256"),
         ({"held_out": 1.0}, r"held_out must be within \(0, 1\), got 1.0"),
-        ({"poolings": ("S-set",)}, "a linear layer takes one vector"),
+        ({"poolings": ("S",)}, "a linear layer takes one vector"),
         ({"poolings": ("mean",)}, "pooling must be one of"),
     ],
 )
