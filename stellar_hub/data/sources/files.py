@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stellar_hub.data.sources.image_source import IndexedSource
+from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -122,7 +122,7 @@ class ImageFolder(IndexedSource[Path]):
         Raises:
             OSError: if an image is gone meanwhile.
         """
-        digest = hashlib.sha256(f"folder of {len(self)} images\0".encode())
+        digest = hashlib.sha256(f"folder of {len(self)} {HASHED_WORD}\0".encode())
         for name in self.names:
             size = os.stat(os.path.join(self.folder, name)).st_size
             digest.update(os.fsencode(name) + f"\0{size}\0".encode())
@@ -168,6 +168,6 @@ class ImageList(IndexedSource[Path]):
 
     def fingerprint(self) -> str:
         """SHA-256 over the names as they stand in the list: the same wherever it lies with its images."""
-        digest = hashlib.sha256(f"list of {len(self)} images\0".encode())
+        digest = hashlib.sha256(f"list of {len(self)} {HASHED_WORD}\0".encode())
         digest.update(self.names.text + b"\0" + self.names.ends.tobytes())
         return digest.hexdigest()

@@ -12,6 +12,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, load_rgb, pil_to_rgb
+from stellar_hub.old_names import old_names
+
+# The word for images that fingerprints hash. It stays as it was: checkpoints and stores hold fingerprints.
+HASHED_WORD = old_names("fingerprints")["images"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.data.sources.image_source import EncodedImage, IndexedSource
+from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, IndexedSource
 
 TABLE_PREFIX = "hub:"
 INSTALL = "tables of images are read by the datasets library: pip install 'stellar_hub[datasets]'"
@@ -78,7 +78,7 @@ class ImageTable(IndexedSource[EncodedImage]):
 
     def fingerprint(self) -> str:
         """SHA-256 over every image's size and, where it has one, name: the same wherever the table lies."""
-        digest = hashlib.sha256(f"table of {len(self)} images\0".encode())
+        digest = hashlib.sha256(f"table of {len(self)} {HASHED_WORD}\0".encode())
         for index in range(len(self)):
             file, data = self._row(index)
             digest.update(os.fsencode(file) + f"\0{len(data)}\0".encode())

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stellar_hub.data.sources.files import SUFFIXES, PackedNames
-from stellar_hub.data.sources.image_source import EncodedImage, IndexedSource
+from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, IndexedSource
 
 
 class TarIndex(NamedTuple):
@@ -157,7 +157,7 @@ class TarShards(IndexedSource[EncodedImage]):
         """SHA-256 over the members' names and sizes, shard by shard: the same wherever the tars lie."""
         digest = hashlib.sha256()
         for path, index in zip(self.paths, self.indices, strict=True):
-            digest.update(f"{len(index.names)} images in {path.name}\0".encode(errors="surrogateescape"))
+            digest.update(f"{len(index.names)} {HASHED_WORD} in {path.name}\0".encode(errors="surrogateescape"))
             digest.update(index.names.text + b"\0" + index.names.ends.tobytes() + index.sizes.tobytes())
         return digest.hexdigest()
 
