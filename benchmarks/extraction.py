@@ -35,8 +35,8 @@ from transformers import pipeline
 
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import open_sources
+from stellar_hub.store.command import packed_on_cpu
 from stellar_hub.store.plan import ExtractionOptions
-from stellar_hub.store.shard_work import packed_on_cpu
 from stellar_hub.store.to_store import extract_to_store
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"

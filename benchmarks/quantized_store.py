@@ -23,8 +23,8 @@ from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import JoinedSources, open_sources
 from stellar_hub.measures.image_quality import psnr
 from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store.files import RECORDS
 from stellar_hub.store.plan import ExtractionOptions
-from stellar_hub.store.shard_file import RECORDS
 from stellar_hub.store.tensor_format import DTYPES
 from stellar_hub.store.to_store import extract_to_store
 

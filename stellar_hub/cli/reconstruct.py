@@ -32,7 +32,7 @@ def reconstruct(
 
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
     from stellar_hub.data.sources.files import SUFFIXES
-    from stellar_hub.features.loading import load_model
+    from stellar_hub.features import load_model
     from stellar_hub.visualization.page import reconstruction_psnr
 
     sources = find_files(images, SUFFIXES | {".safetensors"})

@@ -1,4 +1,4 @@
-"""One extraction at a time in a store; the processes of one launch share it."""
+"""The lock of a store: one extraction at a time; the processes of one launch share it."""
 
 import fcntl
 import os
@@ -8,25 +8,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from stellar_hub.store.layout import LOCK
+from stellar_hub.store.manifest import LOCK
 
 MAX_PROCESSES = 1 << 20
-MERGING = MAX_PROCESSES  # the byte of whoever puts the index together
+MERGING = MAX_PROCESSES  # the byte of the process that writes the index
 
 
 class StoreLock:
-    """A store's lock, held within `with`.
+    """The lock of a store, held inside `with`.
 
-    Each process locks a byte of its own, a process alone all of them: a second run always meets one that is taken. The
-    file stays empty. Such locks end with their process, however it ends, and its data workers do not inherit them.
+    Each process of a launch locks its own byte of a file, and a single process locks all bytes: a second run always
+    finds a locked byte. The file stays empty. Such locks end with their process, however it ends, and its data workers
+    do not inherit them.
 
     Args:
-        folder: The store's.
-        rank: Which process of its launch this is.
-        num_processes: How many there are.
+        folder: Folder of the store.
+        rank: Number of this process in its launch.
+        num_processes: Number of processes in the launch.
 
     Raises:
-        BlockingIOError: on entering, if another run is using the store.
+        BlockingIOError: on entering, if another run uses the store.
     """
 
     def __init__(self, folder: Path, rank: int = 0, num_processes: int = 1):
@@ -41,7 +42,7 @@ class StoreLock:
         except (BlockingIOError, PermissionError) as error:
             os.close(self._descriptor)
             raise BlockingIOError(
-                f"{self.folder} is in use by another run of extract: wait for its end, or name another --output"
+                f"another run uses the store {self.folder}: wait until it ends, or name another folder"
             ) from error
         return self
 
@@ -52,8 +53,8 @@ class StoreLock:
 
     @contextmanager
     def merging(self) -> Iterator[None]:
-        """Wait for the turn to put the index together."""
-        # On the same descriptor: closing another one of the file would end all of this process's locks on it.
+        """Waits until no other process writes the index, and keeps others from it inside the block."""
+        # The same descriptor: closing another one of this file would end all locks of this process on it.
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, MERGING)
         try:
             yield

@@ -77,7 +77,7 @@ class Options:
 
         from stellar_hub.evaluation.computing import RunSettings
         from stellar_hub.evaluation.report.output import check_targets
-        from stellar_hub.features.loading import choose_device
+        from stellar_hub.features import choose_device
         from stellar_hub.features.processes import Processes
 
         logging.disable_progress_bar()

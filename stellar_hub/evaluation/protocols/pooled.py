@@ -9,16 +9,15 @@ from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.feature_set import FeatureSet
 from stellar_hub.evaluation.report.report import Measurement
 from stellar_hub.evaluation.splits import Splits
-from stellar_hub.features.backbones.backbone import POOLINGS, Backbone
+from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.features.names import POOLINGS, check_names
 
 SET = "S"
 
 
 def check_poolings(poolings: Sequence[str]) -> None:
     """Raise ValueError if a pooling is unknown."""
-    unknown = [name for name in poolings if name not in POOLINGS]
-    if unknown:
-        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {', '.join(unknown)}")
+    check_names("pooling", poolings, POOLINGS)
 
 
 def chosen_poolings(backbone: Backbone, poolings: Sequence[str], sets: bool = False) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def decoder_of(backbone: Backbone) -> StellarBackbone:
     Raises:
         ValueError: if it does not.
     """
-    if not isinstance(backbone, StellarBackbone) or not backbone.decodes:
+    if not isinstance(backbone, StellarBackbone) or not backbone.network.can_decode:
         raise ValueError(f"{backbone.name} does not decode: reconstruction compares STELLAR models with a decoder")
     return backbone
 

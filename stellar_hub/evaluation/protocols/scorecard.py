@@ -59,7 +59,7 @@ def evaluate_all(
         ImportError: if a library is missing.
         ValueError: as the protocols.
     """
-    decoding = [each for each in backbones if isinstance(each, StellarBackbone) and each.decodes]
+    decoding = [each for each in backbones if isinstance(each, StellarBackbone) and each.network.can_decode]
     loaded = load_networks(protocol.reconstruction, networks) if decoding else None
     yield evaluate_knn(backbones, splits, protocol.knn, run)
     yield evaluate_linear(backbones, splits, protocol.linear, run)

@@ -11,7 +11,7 @@ from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.legend import LEGEND
 from stellar_hub.evaluation.protocols.diagnostics import DiagnosticsProtocol, evaluate_diagnostics
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures.alignment_uniformity import alignment
 from stellar_hub.measures.spectrum import effective_rank

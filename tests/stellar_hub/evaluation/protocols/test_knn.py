@@ -8,7 +8,7 @@ from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
 from stellar_hub.evaluation.splits import Splits
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.modeling import StellarModel
 

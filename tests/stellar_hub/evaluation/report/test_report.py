@@ -25,7 +25,7 @@ from stellar_hub.evaluation.report.output import (
     write_scorecard,
 )
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report, plain
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 
 
 @pytest.fixture

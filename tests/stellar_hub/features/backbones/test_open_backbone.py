@@ -8,12 +8,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import ViTConfig, ViTModel
 
-from stellar_hub.features.backbones import open_backbone
+from stellar_hub.features.backbones import PixelBackbone, open_backbone
 from stellar_hub.features.backbones.open_backbone import split_spec
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones.other_libraries import TimmBackbone, TransformersBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.features.backbones.timm_backbone import TimmBackbone
-from stellar_hub.features.backbones.transformers_backbone import TransformersBackbone
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 SMALL_TIMM = "test_vit"  # timm's own, for tests: 64 wide, 160 pixels
@@ -58,9 +56,9 @@ def test_stellar_tiny__is_known_and_has_a_random_twin() -> None:
         open_backbone("stellar-tiny:random", seed=2),
     )
     assert isinstance(model, StellarBackbone)
-    assert not model.decodes
+    assert not model.network.can_decode
     assert isinstance(twin, StellarBackbone)
-    assert twin.decodes
+    assert twin.network.can_decode
     assert twin.facts.sha256 == again.facts.sha256 != other.facts.sha256
     assert (twin.facts.seed, twin.facts.weights) == (1, "random, seed 1")
     assert model.facts.preprocessing["crop"] == [64, 64]
@@ -116,7 +114,7 @@ def test_timm__reads_weights_of_a_file(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "weights.safetensors")
     found = open_backbone(f"{SMALL_TIMM}:{tmp_path / 'weights.safetensors'}")
     assert found.facts.sha256 == source.facts.sha256
-    with pytest.raises(FileNotFoundError, match=f"no such file with weights for {SMALL_TIMM}: nowhere"):
+    with pytest.raises(FileNotFoundError, match=f"{SMALL_TIMM}: nowhere"):
         open_backbone(f"{SMALL_TIMM}:nowhere")
 
 
@@ -150,11 +148,11 @@ def test_pixels__are_the_image_averaged_and_its_patches() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("vit_tiny_patch16_224", OSError, "the weights of vit_tiny_patch16_224 could not be fetched .*:random"),
-        ("nobody/nothing", OSError, "the weights of nobody/nothing could not be fetched"),
+        ("vit_tiny_patch16_224", OSError, "vit_tiny_patch16_224 could not be fetched .*:random"),
+        ("nobody/nothing", OSError, "nobody/nothing could not be fetched"),
         ("stelar-tiny", ValueError, "no model 'stelar-tiny': .* did you mean 'stellar-tiny'"),
         ("./nowhere", ValueError, r"no model '\./nowhere'"),
-        ("timm:vit_tinny", ValueError, "timm knows no model 'vit_tinny'"),
+        ("timm:vit_tinny", ValueError, "timm has no model 'vit_tinny'"),
     ],
 )
 def test_what_is_not_there__is_said_in_one_line(spec: str, error: type[Exception], message: str) -> None:
@@ -169,3 +167,13 @@ def test_random_weights__leave_the_generator_as_it_was() -> None:
     torch.manual_seed(0)
     open_backbone(f"{SMALL_TIMM}:random")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("spec", ["stellar-tiny", "pixels", f"{SMALL_TIMM}:random", "test_convnext:random", "folder"])
+def test_shapes__are_those_of_the_features(spec: str, vit_folder: Path) -> None:
+    found = open_backbone(str(vit_folder) if spec == "folder" else spec)
+    images = torch.rand(1, 3, *found.facts.preprocessing["crop"])
+    with torch.no_grad():
+        features = found.features(images, found.feature_names)
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in features.items()}
+    assert found.feature_shapes(found.feature_names) == shapes

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from stellar_hub.features import progress
-from stellar_hub.features.progress import ExtractionProgress
+from stellar_hub.store import progress
+from stellar_hub.store.progress import ExtractionProgress
 
 
 def test_progress__counts_rows_errors_and_waiting() -> None:
