@@ -9,8 +9,6 @@ from torch import Tensor
 from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.old_names import hint_of_new_name
 
-VECTOR, DENSE, SET = "vector", "dense", "set"
-
 
 @dataclass(frozen=True)
 class Feature:
@@ -35,20 +33,20 @@ class Feature:
 
 
 FEATURES: dict[str, Feature] = {
-    "S": Feature(SET, "(r, d)", "sparse tokens", field="last_hidden_state"),
-    "L": Feature(DENSE, "(n, r)", "localization of the tokens: one map per token", field="localization"),
-    "pooled": Feature(VECTOR, "(d,)", "mean of S over its tokens", field="pooler_output"),
-    "cls": Feature(VECTOR, "(d,)", "cls token", field="cls_token"),
-    "patches": Feature(DENSE, "(n, d)", "patch features before the factorization", field="patch_features"),
+    "S": Feature("set", "(r, d)", "sparse tokens", field="last_hidden_state"),
+    "L": Feature("dense", "(n, r)", "localization of the tokens: one map per token", field="localization"),
+    "pooled": Feature("vector", "(d,)", "mean of S over its tokens", field="pooler_output"),
+    "cls": Feature("vector", "(d,)", "cls token", field="cls_token"),
+    "patches": Feature("dense", "(n, d)", "patch features before the factorization", field="patch_features"),
     "patches_mean": Feature(
-        VECTOR,
+        "vector",
         "(d,)",
         "mean of the patch features",
         made_of=("patches",),
         derive=lambda patches: patches.mean(dim=1),
     ),
-    "Z": Feature(DENSE, "(n, d)", "low-rank product L S", made_of=("L", "S"), derive=low_rank_product),
-    "pixels": Feature(VECTOR, "(768,)", "the image itself, averaged to 16 x 16 pixels"),
+    "Z": Feature("dense", "(n, d)", "low-rank product L S", made_of=("L", "S"), derive=low_rank_product),
+    "pixels": Feature("vector", "(768,)", "the image itself, averaged to 16 x 16 pixels"),
 }
 
 # The features of a STELLAR model that `extract` writes, and those it writes unless others are named.
@@ -57,7 +55,7 @@ DEFAULT_OUTPUTS = ("S", "L", "pooled")
 
 # The features that evaluation compares images by, and those that it compares patches by; the usual one first.
 POOLINGS = ("pooled", "cls", "patches_mean", "S", "pixels")
-DENSE_FEATURES = ("patches", "Z", "L")
+DENSE = ("patches", "Z", "L")
 
 
 def check_names(what: str, names: Iterable[str], allowed: Sequence[str]) -> None:

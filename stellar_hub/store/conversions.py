@@ -76,7 +76,7 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
     Raises:
         ImportError: if `datasets` is not installed.
     """
-    library = require("datasets", "datasets", "to_datasets")
+    library = require("datasets", "datasets", "a table of features")
     names = tuple(outputs or store.outputs)
     columns: dict[str, Any] = library.Features.from_arrow_schema(records_to_table(store.records([0])).schema)
     for name in names:

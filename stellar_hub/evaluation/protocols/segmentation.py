@@ -14,7 +14,7 @@ from stellar_hub.evaluation.segmentation_probes import count_all, predict_masks,
 from stellar_hub.evaluation.segments import check_segments, cluster_regions, overlap
 from stellar_hub.evaluation.splits import SegmentationSplits, hold_out
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.features.names import DENSE_FEATURES
+from stellar_hub.features.names import DENSE
 from stellar_hub.measures.regions import argmax_regions, class_iou, mean_iou, pixel_accuracy
 from stellar_hub.visualization.overlays import SegmentExample, draw_segments
 
@@ -29,7 +29,7 @@ class SegmentationProtocol:
     Predictions and masks are compared in the size of the network's input, after its crop.
 
     Attributes:
-        features: See `DENSE_FEATURES`; a model that has none of those named is measured by its usual one.
+        features: See `DENSE`; a model that has none of those named is measured by its usual one.
         learning_rates: AdamW's, tried in one pass; chosen on a held-out part of train, then fitted on all of it.
         num_epochs: Passes over the images.
         batch_size: Images of a step.
@@ -58,11 +58,9 @@ class SegmentationProtocol:
     loss: str = "cross-entropy + Dice"
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.features if name not in DENSE_FEATURES]
+        unknown = [name for name in self.features if name not in DENSE]
         if unknown or not self.features:
-            raise ValueError(
-                f"features must be some of {', '.join(DENSE_FEATURES)}, got {', '.join(unknown) or 'none'}"
-            )
+            raise ValueError(f"features must be some of {', '.join(DENSE)}, got {', '.join(unknown) or 'none'}")
         if not self.learning_rates or not all(rate > 0 for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be some numbers above 0, got {self.learning_rates}")
         if min(self.num_epochs, self.batch_size, self.num_clusters) < 1:

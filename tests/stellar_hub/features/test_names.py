@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stellar_hub.features.names import (
-    DENSE_FEATURES,
+    DENSE,
     FEATURES,
     OUTPUTS,
     POOLINGS,
@@ -54,8 +54,8 @@ def test_features__are_fields_or_follow_from_them(pixel_model: StellarModel, ima
 def test_lists__are_parts_of_the_table() -> None:
     assert OUTPUTS == ("S", "L", "pooled", "cls", "patches")
     assert {FEATURES[name].kind for name in POOLINGS} == {"vector", "set"}
-    assert {FEATURES[name].kind for name in DENSE_FEATURES} == {"dense"}
-    assert {*POOLINGS, *DENSE_FEATURES} == set(FEATURES)
+    assert {FEATURES[name].kind for name in DENSE} == {"dense"}
+    assert {*POOLINGS, *DENSE} == set(FEATURES)
 
 
 def test_docs__show_the_table() -> None:
