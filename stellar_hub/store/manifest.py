@@ -1,11 +1,14 @@
-"""The folder of a store and its manifest: which files there are, and what made them."""
+"""The folder of a store: the names of its files, its manifest and its lock."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from stellar_hub.features.identity import sha256_of_json
 from stellar_hub.modeling.atomic_write import write_atomically
@@ -20,6 +23,9 @@ LOCK = ".lock"
 _NOT_IDENTITY = ("counts", "source.names")  # the place of images says nothing about their content
 _NUM_IMAGES = "num_images"
 _NUM_IMAGES_ON_DISK = old_names("store_format_1")[_NUM_IMAGES]  # format 1 keeps the name it began with
+
+_MAX_PROCESSES = 1 << 20
+_MERGING = _MAX_PROCESSES  # the byte of the process that writes the index
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -185,3 +191,51 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + name] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+class StoreLock:
+    """The lock of a store, held inside `with`.
+
+    Each process of a launch locks its own byte of a file, and a single process locks all bytes: a second run always
+    finds a locked byte. The file stays empty. Such locks end with their process, however it ends, and its data workers
+    do not inherit them.
+
+    Args:
+        folder: Folder of the store.
+        rank: Number of this process in its launch.
+        num_processes: Number of processes in the launch.
+
+    Raises:
+        BlockingIOError: on entering, if another run uses the store.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0, num_processes: int = 1):
+        self.folder = folder
+        self.bytes = (_MAX_PROCESSES, 0) if num_processes == 1 else (1, rank)  # how many, and the first
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, *self.bytes)
+        except (BlockingIOError, PermissionError) as error:
+            os.close(self._descriptor)
+            raise BlockingIOError(
+                f"another run uses the store {self.folder}: wait until it ends, or name another folder"
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """Waits until no other process writes the index, and keeps others from it inside the block."""
+        # The same descriptor: closing another one of this file would end all locks of this process on it.
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, _MERGING)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _MERGING)

@@ -17,8 +17,7 @@ from stellar_hub.features.identity import load_model, weights_sha256
 from stellar_hub.features.preparation import check_at_least
 from stellar_hub.store.command import Command, completed, load_for_extraction
 from stellar_hub.store.files import pyarrow
-from stellar_hub.store.lock import StoreLock
-from stellar_hub.store.manifest import Manifest
+from stellar_hub.store.manifest import Manifest, StoreLock
 from stellar_hub.store.plan import encoder_of, extract_shards, make_plan
 from stellar_hub.store.progress import ExtractionProgress
 from stellar_hub.store.to_store import begin, complete, missing_shards, prepare_folder, remove_damaged

@@ -15,12 +15,12 @@ from stellar_hub.features.preparation import check_at_least
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.store.files import check_shard, open_index, open_shard, pyarrow, read_records, write_index
-from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.manifest import (
     INDEX,
     MANIFEST,
     SHARDS,
     Manifest,
+    StoreLock,
     differences,
     remove_unfinished,
     shard_path,

@@ -14,7 +14,6 @@ from .conftest import OPTIONS
     [
         ({"dtype": "int4"}, "dtype must be .*int8, got 'int4'"),
         ({"precision": "double"}, "precision must be .*got 'double'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"shard_rows": 0}, "shard_rows must be at least 1, got 0"),
         ({"outputs": ("S", "mean")}, "outputs must be .*got mean"),
     ],
@@ -31,7 +30,7 @@ def test_batches__never_cross_shards(pixel_model: StellarModel, source: JoinedSo
     assert batches_of(plan, 2) == [range(16, 19), range(19, 22), range(22, 23)]
 
 
-@pytest.mark.parametrize("num_processes", [1, 2, 4, 7])
+@pytest.mark.parametrize("num_processes", [2, 7])
 def test_processes__share_all_shards(pixel_model: StellarModel, source: JoinedSources, num_processes: int) -> None:
     plan = make_plan(as_backbone(pixel_model), source, OPTIONS)
     owned = [shard for rank in range(num_processes) for shard in owned_shards(plan, rank, num_processes)]

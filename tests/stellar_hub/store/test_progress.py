@@ -1,4 +1,4 @@
-import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -6,29 +6,41 @@ from stellar_hub.store import progress
 from stellar_hub.store.progress import ExtractionProgress
 
 
-def test_progress__counts_rows_errors_and_waiting() -> None:
-    def slow() -> object:
+class Clock:
+    """A clock that goes on only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the progress bar."""
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_progress__counts_rows_errors_and_waiting(clock: Clock) -> None:
+    def slow() -> Iterator[int]:
+        clock.now += 3
         yield 1
-        time.sleep(0.05)
-        yield 2
 
     with ExtractionProgress(10, done=4, enabled=False) as shown:
-        assert list(shown.waiting_for(slow())) == [1, 2]
-        shown.update(3, 1)
-    assert (shown.rows, shown.errors) == (3, 1)
-    assert 0.5 < shown.waiting_share <= 1
-    assert shown.rows_per_second == pytest.approx(3 / shown.seconds, rel=0.1)
-    assert str(shown).startswith("7/10 rows, ")
-
-
-def test_log_file__gets_a_line_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
-    with ExtractionProgress(4) as shown:
-        shown.update(2, 0)
+        assert list(shown.waiting_for(slow())) == [1]
+        clock.now += 1
         shown.update(2, 1)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["2/4 rows", "4/4 rows"]
-    assert "1 errors" in lines[1]
-    assert "waiting for data" in lines[1]
+    assert (shown.rows, shown.errors, shown.seconds) == (2, 1, 4)
+    assert (shown.waiting_share, shown.rows_per_second) == (0.75, 0.5)
+    assert str(shown) == "6/10 rows, 0.5 rows/s, 1 errors, 75% waiting for data, 00:08 left"
+
+
+def test_log_file__gets_a_line_every_half_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with ExtractionProgress(6) as shown:
+        for seconds in (20, 20, 20):
+            clock.now += seconds
+            shown.update(2, 0)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["4/6 rows"]

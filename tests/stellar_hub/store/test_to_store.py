@@ -16,7 +16,7 @@ from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel, atomic_write
 from stellar_hub.store import plan as store_plan
 from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.store.lock import StoreLock
+from stellar_hub.store.manifest import StoreLock
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.to_store import extract_to_store
 
@@ -41,16 +41,14 @@ def test_rows__are_those_of_the_loop(extract: Extract, pixel_model: StellarModel
         torch.testing.assert_close(stored, batch["S"], atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers__change_no_byte(extract: Extract, num_workers: int) -> None:
-    assert files_of(extract("one")) == files_of(extract("other", num_workers=num_workers))
+def test_workers__change_no_byte(extract: Extract) -> None:
+    assert files_of(extract("one")) == files_of(extract("other", num_workers=2))
 
 
-@pytest.mark.parametrize("num_processes", [2, 4])
-def test_processes__change_no_byte(extract: Extract, num_processes: int) -> None:
-    for rank in reversed(range(num_processes)):
-        extract("shared", processes=Processes(rank, num_processes))
+def test_processes__change_no_byte(extract: Extract) -> None:
+    for rank in reversed(range(4)):
+        extract("shared", processes=Processes(rank, 4))
     assert files_of(extract("alone")) == files_of(extract("shared"))
 
 
@@ -192,7 +190,7 @@ def test_damage__is_named_and_repaired_to_the_same_bytes(extract: Extract, pixel
 
 
 @pytest.mark.parametrize("name", ["shards/000001.safetensors", "index.parquet", "manifest.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone", "garbage"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_any_damaged_file__is_repaired_to_the_same_bytes(extract: Extract, name: str, damage: str) -> None:
     folder = extract()
     expected = files_of(folder)
@@ -200,7 +198,7 @@ def test_any_damaged_file__is_repaired_to_the_same_bytes(extract: Extract, name:
     if damage == "gone":
         (folder / name).unlink()
     else:
-        (folder / name).write_bytes(data[: len(data) // 2] if damage == "cut" else b"\0" * len(data))
+        (folder / name).write_bytes(data[: len(data) // 2])
     with pytest.raises((ValueError, FileNotFoundError), match=name.split("/")[-1].replace(".", r"\.")):
         FeatureStore(folder).read("S", range(8, 16))
     assert files_of(extract(repair=True)) == expected
