@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import JoinedSources, open_sources
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 from stellar_hub.store.files import RECORDS
 from stellar_hub.store.tensor_format import DTYPES

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stellar_hub.data.sources.files import find_images
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 from stellar_hub.old_names import old_names
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
