@@ -16,7 +16,8 @@ from stellar_hub.features.identity import weights_hash
 from stellar_hub.measures import psnr, resize_like
 
 if TYPE_CHECKING:
-    from stellar_hub.evaluation.protocols.reconstruction import MetricNetworks, ReconstructionProtocol
+    from stellar_hub.evaluation.perceptual_networks import MetricNetworks
+    from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 
 MAX_PSNR = 100.0  # dB, for an image that is the same bit for bit: infinity has no mean
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from stellar_hub.evaluation.protocols.reconstruction import MetricNetworks, ReconstructionProtocol
+from stellar_hub.evaluation.perceptual_networks import MetricNetworks
+from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 from stellar_hub.evaluation.reconstruction_meter import (
     MAX_PSNR,
     MeanColor,
