@@ -22,7 +22,7 @@ from stellar_hub.store.manifest import Manifest
 from stellar_hub.store.plan import ExtractionOptions, make_plan
 from stellar_hub.store.to_store import fill_store
 
-SHARD_ROWS = 1024  # about so many rows of a cached store are computed again after an interruption
+SHARD_ROWS = 1024  # an interrupted run computes about this many rows of a cached store again
 _KEY_LENGTH = 32  # hexadecimal digits
 
 

@@ -50,7 +50,7 @@ def load_model(
         decoder: False does not read decoder and tokenizer.
 
     Raises:
-        OSError: if there is no such model.
+        OSError: if the model does not exist.
         ValueError: if the device is not available or the weights do not fit.
     """
     from transformers.utils import logging

@@ -65,7 +65,7 @@ class FeatureBatch:
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.features:
-            raise KeyError(f"there is no {name!r} here, only {', '.join(self.features)}: name it in outputs")
+            raise KeyError(f"the batch has {', '.join(self.features)}, not {name!r}: name it in outputs")
         return self.features[name]
 
     @property

@@ -78,7 +78,7 @@ def open_shard(path: Path, rows: range, plan: str | None = None) -> Any:
         file = safe_open(path, framework="pt")
         found = ShardHeader(**json.loads((file.metadata() or {})[_HEADER]))
     except FileNotFoundError:
-        raise ValueError(f"{spell_rows(rows)} cannot be read: there is no {path}") from None
+        raise ValueError(f"{spell_rows(rows)} cannot be read: {path} does not exist") from None
     except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
         raise ValueError(f"{spell_rows(rows)} cannot be read: {path} is damaged ({error})") from error
     if (found.first_row, found.num_rows) != (rows.start, len(rows)) or plan not in (None, found.plan):

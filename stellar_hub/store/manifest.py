@@ -123,7 +123,7 @@ class Manifest:
         """Reads the manifest of a store.
 
         Raises:
-            FileNotFoundError: if there is no manifest.
+            FileNotFoundError: if the manifest does not exist.
             ValueError: if it is damaged, or this version does not know its format.
         """
         path = folder / MANIFEST

@@ -71,7 +71,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     """Connects to a cluster inside the block, unless there is a connection already.
 
     Raises:
-        ConnectionError: if there is no cluster at the address.
+        ConnectionError: if no cluster answers at the address.
     """
     if ray.is_initialized():
         yield

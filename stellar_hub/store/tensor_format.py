@@ -43,7 +43,7 @@ def check_dtype(dtype: str) -> str:
     """Returns the name of a stored type.
 
     Raises:
-        ValueError: if there is no such type.
+        ValueError: if the type does not exist.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")

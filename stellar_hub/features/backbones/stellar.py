@@ -34,7 +34,7 @@ class StellarBackbone(Backbone):
             decoder: False does not read decoder and tokenizer.
 
         Raises:
-            OSError: if there is no such model.
+            OSError: if the model does not exist.
             ValueError: if its weights do not fit.
         """
         if seed is None:

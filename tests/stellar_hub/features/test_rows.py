@@ -45,5 +45,5 @@ def test_batch__tells_rows_and_which_are_ok() -> None:
 
 
 def test_batch__names_what_it_has() -> None:
-    with pytest.raises(KeyError, match="there is no 'L' here, only S"):
+    with pytest.raises(KeyError, match="S, not 'L'"):
         BATCH["L"]
