@@ -83,7 +83,9 @@ NumWorkers = Annotated[
 Repair = Annotated[bool, typer.Option("--repair", help="Read the whole store, and extract damaged rows again.")]
 Engine = Annotated[
     EngineOption,
-    typer.Option("--engine", help="Engine that runs the processes: local, or ray for a Ray cluster (needs the extra)."),
+    typer.Option(
+        "--engine", help="Engine that runs the processes: local, or ray for a Ray cluster (needs stellar_hub[ray])."
+    ),
 ]
 Address = Annotated[
     str | None,
