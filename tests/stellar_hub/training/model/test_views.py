@@ -40,7 +40,7 @@ def test_batches_that_fit__pass(views: Views, changed: dict[str, Any]) -> None:
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"pixel_values": [1.0]}, TypeError, r"pixel_values must be a torch\.Tensor"),
-    ({"pixel_values": torch.rand(2, 3, 30, 32)}, ValueError, "height of pixel_values, 30, is not a multiple"),
+    ({"pixel_values": torch.rand(2, 3, 30, 32)}, ValueError, "height of pixel_values .* got 30"),
     ({"pixel_values": 255 * torch.rand(2, 3, 32, 32)}, ValueError, r"pixel_values must lie in \[0, 1\]"),
     ({"global_views": None}, TypeError, r"global_views must be a torch\.Tensor, .* got NoneType"),
     ({"global_views": torch.zeros(2, 3, 3, 32, 32, dtype=torch.int64)}, TypeError, r"or uint8, got torch\.int64"),
@@ -54,9 +54,9 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
         "must be of the same size as pixel_values",
     ),
     ({"global_views": 255 * torch.rand(2, 3, 3, 32, 32)}, ValueError, r"global_views must lie in \[0, 1\]"),
-    ({"local_views": torch.rand(2, 2, 3, 20, 16)}, ValueError, "local_views: the height .* 20, is not a multiple"),
+    ({"local_views": torch.rand(2, 2, 3, 20, 16)}, ValueError, "local_views: the height .* got 20"),
     ({"local_views": torch.rand(4, 3, 16, 16)}, ValueError, r"local_views must have shape \(B, V, 3, H, W\)"),
-    ({"local_views": torch.full((2, 2, 3, 16, 16), torch.nan)}, ValueError, "local_views contains NaN"),
+    ({"local_views": torch.full((2, 2, 3, 16, 16), torch.nan)}, ValueError, "local_views .* got NaN"),
     ({"kept_patches": torch.zeros(6, 4)}, TypeError, r"of dtype torch\.int64, got torch\.float32"),
     ({"kept_patches": torch.zeros(2, 4, dtype=torch.int64)}, ValueError, r"\(6, 1 to 16\), got \(2, 4\); the view"),
     ({"kept_patches": torch.zeros(6, 17, dtype=torch.int64)}, ValueError, r"\(6, 1 to 16\), got \(6, 17\)"),

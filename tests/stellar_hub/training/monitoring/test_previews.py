@@ -176,7 +176,7 @@ def test_evaluating__restores_the_modes_after_an_error(pixel_model: StellarModel
 
 
 def test_draw_progress_image__refuses_sides_that_do_not_fit(pixel_model: StellarModel) -> None:
-    with pytest.raises(ValueError, match="not a multiple of the patch size"):
+    with pytest.raises(ValueError, match="multiple of the patch size 8"):
         draw_preview(pixel_model, torch.zeros(1, 3, 33, 32))
 
 
