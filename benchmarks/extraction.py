@@ -35,8 +35,7 @@ from PIL import Image
 from transformers import pipeline
 
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import open_sources
-from stellar_hub.data.workers import default_num_workers
+from stellar_hub.data import default_num_workers, open_sources
 from stellar_hub.store import ExtractionOptions, extract_to_store
 from stellar_hub.store.command import packed_on_cpu
 

@@ -67,7 +67,7 @@ def extract_and_sample(
     import torch
 
     from stellar_hub import StellarConfig, StellarModel
-    from stellar_hub.data.sources import open_sources
+    from stellar_hub.data import open_sources
     from stellar_hub.store import ExtractionOptions, extract_to_store
 
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import JoinedSources, open_sources
+from stellar_hub.data import JoinedSources, open_sources
 from stellar_hub.measures import psnr
 from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 from stellar_hub.store.files import RECORDS

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import ImageSource, read_image
+from stellar_hub.data import ImageSource, read_image
 from stellar_hub.features import weights_sha256
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.retrieval import place_in_crop, search_concepts, token_at

@@ -120,7 +120,7 @@ def check_source(source: ImageSource) -> None:
     if not hasattr(source, "fingerprint"):
         raise TypeError(
             f"a store needs a source with a fingerprint, got {type(source).__name__}: "
-            "open a folder, a list, tars or a table with stellar_hub.data.sources.open_sources"
+            "open a folder, a list, tars or a table with stellar_hub.data.open_sources"
         )
 
 

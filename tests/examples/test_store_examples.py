@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stellar_hub import StellarModel
-from stellar_hub.data.sources import open_sources
+from stellar_hub.data import open_sources
 from stellar_hub.store import extract_to_store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
