@@ -1,25 +1,26 @@
-"""How fast `extract` is, beside the model alone and beside transformers' `pipeline("image-feature-extraction")`.
+"""Compares the speed of `extract` with the model alone and with transformers' `pipeline("image-feature-extraction")`.
 
     python benchmarks/extraction.py --check
 
-Two cases, on JPEGs of 500 x 375 pixels made from `examples/training_photographs`:
+There are two cases, on JPEGs of 500 x 375 pixels made from `examples/training_photographs`:
 
-- the model is the limit: stellar-b16 with random weights. `extract`, from files to the finished store, as a share of
-  what the model alone does with pixels that are in memory already, in batches of the same size;
-- reading images is the limit: stellar-tiny. `extract` beside the pipeline at its defaults, one image at a time, and
-  with batches of the same size. The pipeline gives nested lists of `S`; `extract` writes `S`, `L` and pooled vectors.
+- The model is the limit: stellar-b16 with random weights. `extract`, from files to the finished store, is compared with
+  the model alone, which reads pixels in memory in batches of the same size.
+- Reading images is the limit: stellar-tiny. `extract` is compared with the pipeline at its defaults, one image at a
+  time, and with batches of the same size. The pipeline gives nested lists of `S`; `extract` writes `S`, `L` and pooled
+  vectors.
 
-On a CPU the model of `extract` has its linear layers packed, as the command does it, and so has "the model alone".
+On a CPU, `extract` and "the model alone" have packed linear layers, as the command packs them.
 
-All take turns; reported are medians. `--processor-time` counts what the process itself computed, for machines that do
-other things as well; data workers would not be counted, so there must be none. With `--check` it exits with 1 unless
-`extract` reaches 0.9 of the model, 2 times the pipeline at its defaults, and the pipeline at the same batch.
+All contestants take turns, and the medians are reported. `--processor-time` counts the processor time of this process,
+for machines that do other work as well. It would not count data workers, and therefore needs none. With `--check`, the
+exit code is 1 unless `extract` reaches 0.9 of the model alone, 2 times the pipeline at its defaults, and the pipeline
+with batches of the same size.
 """
 
 import argparse
 import copy
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -34,10 +35,9 @@ from PIL import Image
 from transformers import pipeline
 
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import open_sources
-from stellar_hub.store.plan import ExtractionOptions
-from stellar_hub.store.shard_work import packed_on_cpu
-from stellar_hub.store.to_store import extract_to_store
+from stellar_hub.data import default_num_workers, open_sources
+from stellar_hub.store import ExtractionOptions, extract_to_store
+from stellar_hub.store.command import packed_on_cpu
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
 SIZE = (500, 375)
@@ -47,7 +47,7 @@ MIN_OF_BATCHED_PIPELINE = 1.0
 
 
 def write_images(folder: Path, count: int) -> list[str]:
-    """Write JPEGs, each a photograph resized; their paths."""
+    """Writes JPEGs, each one a resized photograph, and returns their paths."""
     folder.mkdir(parents=True)
     photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))
     paths = []
@@ -60,7 +60,7 @@ def write_images(folder: Path, count: int) -> list[str]:
 
 
 def extraction(model: StellarModel, images: Path, batch_size: int, num_workers: int) -> Callable[[], None]:
-    """A whole extraction of a folder, into a store that is removed again."""
+    """Returns a function that extracts a folder into a store; each call removes the store of the call before."""
     store = images.with_name(f"{images.name}-store")
 
     def run() -> None:
@@ -72,7 +72,7 @@ def extraction(model: StellarModel, images: Path, batch_size: int, num_workers: 
 
 
 def model_alone(model: StellarModel, count: int, batch_size: int) -> Callable[[], None]:
-    """The model over `count` images that are in memory."""
+    """Returns a function that runs the model on `count` images in memory."""
     side = model.config.image_size
     pixel_values = torch.randint(0, 256, (batch_size, 3, side, side), dtype=torch.uint8).to(model.device)
 
@@ -87,7 +87,7 @@ def model_alone(model: StellarModel, count: int, batch_size: int) -> Callable[[]
 
 
 def piped(model: StellarModel, paths: list[str], batch_size: int | None) -> Callable[[], None]:
-    """Transformers' pipeline over the files; None is its default, one image at a time."""
+    """Returns a function that runs transformers' pipeline on files; None is its default, one image at a time."""
     processor = StellarImageProcessor.from_config(model.config)
     extractor: Any = pipeline("image-feature-extraction", model=model, image_processor=processor, device=model.device)
     options = {} if batch_size is None else {"batch_size": batch_size}
@@ -103,7 +103,7 @@ def piped(model: StellarModel, paths: list[str], batch_size: int | None) -> Call
 def rates(
     contestants: dict[str, Callable[[], None]], count: int, repeats: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Images per second of a clock, medians of runs that take turns, after one to warm up."""
+    """Returns images per second of a clock: medians of runs that take turns, after one run to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats + 1):
         for name, run in contestants.items():
@@ -114,7 +114,7 @@ def rates(
 
 
 def compare(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Images per second in both cases."""
+    """Returns images per second in both cases."""
     found = {}
     clock = time.process_time if args.processor_time else time.perf_counter
     images = folder / "b16"
@@ -141,7 +141,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, dict[str, float
 
 
 def meets_bars(found: dict[str, dict[str, float]]) -> bool:
-    """Whether `extract` is as fast as it has to be."""
+    """Whether `extract` is fast enough."""
     b16, tiny = found["stellar-b16"], found["stellar-tiny"]
     batched = next(rate for name, rate in tiny.items() if name.startswith("pipeline,"))
     return (
@@ -152,18 +152,25 @@ def meets_bars(found: dict[str, dict[str, float]]) -> bool:
 
 
 def main() -> int:
-    """Compare, print, check."""
+    """Compares, prints and checks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--b16-images", type=int, default=64, help="(default: %(default)s)")
-    parser.add_argument("--b16-batch", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--tiny-images", type=int, default=512, help="(default: %(default)s)")
-    parser.add_argument("--tiny-batch", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument(
-        "--num-workers", type=int, default=len(os.sched_getaffinity(0)) - 1, help="(default: cores - 1)"
+        "--b16-images", type=int, default=64, help="number of images for stellar-b16 (default: %(default)s)"
+    )
+    parser.add_argument("--b16-batch", type=int, default=8, help="batch size for stellar-b16 (default: %(default)s)")
+    parser.add_argument(
+        "--tiny-images", type=int, default=512, help="number of images for stellar-tiny (default: %(default)s)"
+    )
+    parser.add_argument("--tiny-batch", type=int, default=32, help="batch size for stellar-tiny (default: %(default)s)")
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=default_num_workers(),
+        help="number of worker processes that read images (default: %(default)s)",
     )
     parser.add_argument("--processor-time", action="store_true", help="count processor time; needs --num-workers 0")
-    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of the timing (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="device of the models (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of timed runs (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the rates to")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     args = parser.parse_args()

@@ -1,13 +1,13 @@
-"""Does an extraction that is killed again and again end with the very bytes of an undisturbed one?
+"""Checks that an extraction that is killed many times ends with the same bytes as an undisturbed one.
 
     python benchmarks/extraction_kills.py
 
-Images (half in a folder, half in tar files, one in a hundred of them no image) are extracted with a small model of
-random weights, once undisturbed, and once with SIGKILL at random moments: within each kill's start, while it reads,
-computes or writes, and, at the last one, when all shards are there. Then the stores are compared, file by file, and
-each row's status with what was drawn.
+It extracts images (half of them in a folder, half in tar files; one in a hundred is damaged) with a small model of
+random weights: once undisturbed, and once with SIGKILL at random moments, while the run starts, reads, computes or
+writes. The last kill comes when all shards exist. Then it compares the stores, file by file, and the status of each row
+with what was drawn.
 
-Exits with 1 if a byte or a status differs, or the run had ended before all kills were done. Needs 100 MB of disk.
+Exits with 1 if a byte or a status differs, or if the run ended before all kills were done. Needs 100 MB of disk.
 """
 
 import argparse
@@ -28,12 +28,12 @@ import numpy as np
 from PIL import Image
 
 from stellar_hub.modeling import StellarConfig, StellarModel
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store import FeatureStore
 
-# Forked from a process that has imported everything: a start takes a second in place of ten.
+# Processes fork from one that has imported everything: a start takes one second instead of ten.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.store.command", "pyarrow.parquet", "pandas"])
-PAUSE = 0.002  # seconds between two looks
+PAUSE = 0.002  # seconds between two checks
 SHARD_ROWS = 10
 NUM_TARS = 4
 BAD_SHARE = 0.01
@@ -50,7 +50,7 @@ MODEL = StellarConfig(
 
 
 def image(generator: np.random.Generator, bad: bool) -> bytes:
-    """A JPEG of noise; a bad one is cut in the middle."""
+    """Returns a JPEG of noise; a bad one is cut in the middle."""
     buffer = io.BytesIO()
     values = generator.integers(0, 256, (generator.integers(36, 60), generator.integers(36, 60), 3), dtype=np.uint8)
     Image.fromarray(values).save(buffer, format="JPEG")
@@ -59,7 +59,7 @@ def image(generator: np.random.Generator, bad: bool) -> bytes:
 
 
 def draw_sources(folder: Path, count: int, seed: int) -> tuple[list[str], list[bool]]:
-    """Write images as files and in tars; the sources' names, and which rows are bad."""
+    """Writes images as files and in tars; returns the names of the sources, and which rows are bad."""
     generator = np.random.default_rng(seed)
     bad = (generator.permutation(count) < max(1, round(BAD_SHARE * count))).tolist()
     data = [image(generator, is_bad) for is_bad in bad]
@@ -77,7 +77,7 @@ def draw_sources(folder: Path, count: int, seed: int) -> tuple[list[str], list[b
 
 
 def start(arguments: list[str], num_processes: int) -> list[BaseProcess]:
-    """The command, in one process or in several of one launch."""
+    """Starts the command, in one process or in several processes of one launch."""
     processes = []
     for rank in range(num_processes):
         environment = {"OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": str(num_processes)}
@@ -88,9 +88,9 @@ def start(arguments: list[str], num_processes: int) -> list[BaseProcess]:
 
 
 def run_command(arguments: list[str], environment: dict[str, str]) -> None:
-    """`stellar-hub extract`, the leader of a group that its data workers belong to."""
+    """Runs `stellar-hub extract` as the leader of a process group that its data workers belong to."""
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # a data loader's own choice, not the fork server's
+    multiprocessing.set_start_method("fork", force=True)  # what a data loader uses, not the fork server
     os.environ |= environment
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull if descriptor == 1 else "/dev/stderr", os.O_WRONLY), descriptor)
@@ -103,7 +103,7 @@ def run_command(arguments: list[str], environment: dict[str, str]) -> None:
 
 
 def run(arguments: list[str], num_processes: int) -> None:
-    """The command to its end.
+    """Runs the command to its end.
 
     Raises:
         RuntimeError: if it fails.
@@ -116,7 +116,7 @@ def run(arguments: list[str], num_processes: int) -> None:
 
 
 def run_and_kill(arguments: list[str], store: Path, more: int, total: int, delay: float, processes: int) -> bool:
-    """Start the command, kill it a little after some more shards are there; whether it was still at work."""
+    """Starts the command, kills it soon after `more` shards exist, and returns whether it was still running."""
     started = start(arguments, processes)
     wanted = min(num_shards(store) + more, total)
     while num_shards(store) < wanted and any(process.is_alive() for process in started):
@@ -124,7 +124,7 @@ def run_and_kill(arguments: list[str], store: Path, more: int, total: int, delay
     time.sleep(delay)
     alive = [process for process in started if process.is_alive()]
     for process in alive:
-        # Of the group, as a container's end does, or of the process alone, as the kernel does when memory is short.
+        # Kills the group, as the end of a container does, or one process, as the kernel does when memory is short.
         send = os.killpg if random.random() < 0.5 and group_of(process) == process.pid else os.kill
         send(process.pid or 0, signal.SIGKILL)
     for process in started:
@@ -133,22 +133,22 @@ def run_and_kill(arguments: list[str], store: Path, more: int, total: int, delay
 
 
 def group_of(process: BaseProcess) -> int:
-    """A process's group."""
+    """Returns the group of a process."""
     return os.getpgid(process.pid or 0)
 
 
 def num_shards(store: Path) -> int:
-    """Shards that are there."""
+    """Returns the number of shards that exist."""
     return len(list((store / "shards").glob("0*.safetensors"))) if store.exists() else 0
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    """Every file of a store, by its relative name."""
+    """Returns the content of every file of a store, by its relative name."""
     return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
 
 
 def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes: int) -> dict[str, int]:
-    """Draw, extract undisturbed, extract with kills, compare.
+    """Draws images, extracts them undisturbed and with kills, and compares.
 
     Returns:
         Counts: "rows", "shards", "kills", "different_files", "wrong_statuses".
@@ -173,7 +173,7 @@ def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes:
     done = 0
     for kill in range(kills):
         last = kill == kills - 1
-        # Without another shard it is the start that is hit.
+        # With no further shard, the kill hits the start.
         more = total if last else min(random.choice((0, 1, 2, 4, 8)), max(0, total - 3 - num_shards(killed)))
         delay = random.uniform(0, 0.02 if last else seconds / total * 2 if more else seconds / 4)
         done += run_and_kill(arguments(killed), killed, more, total, delay, processes)
@@ -195,12 +195,16 @@ def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes:
 
 
 def main() -> int:
-    """Command line."""
+    """Runs the check and prints what it finds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000, help="(default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="of one launch (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of images and moments (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="number of images (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="number of processes of one launch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the images and of the moments (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the counts to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,13 @@
-"""Is the memory of an extraction flat, however many images there are?
+"""Checks that the memory of an extraction does not grow with the number of images.
 
     python benchmarks/extraction_memory.py
 
-Extracts 1,000 and 20,000 images (a list that names 200 photographs of 160 x 120 pixels again and again) with a small
-model of random weights, each in a fresh process, and samples the anonymous resident memory (`RssAnon`; Linux) of that
-process and its data workers ten times a second. Compared are the highest values: memory grows while
-the first few shards fill what the allocators keep, and then has to stay. Shards have 256 rows, so that there are
-several in the shorter run too.
+It extracts 1,000 and 20,000 images (a list that repeats 200 photographs of 160 x 120 pixels) with a small model of
+random weights, each in a fresh process. Ten times a second it samples the anonymous resident memory (`RssAnon`; Linux)
+of that process and its data workers, and it compares the highest values. Memory may grow during the first shards, while
+the allocators fill their reserves, and not afterwards. Shards have 256 rows, so that the shorter run has several, too.
 
-Exits with 1 if it is more than 5 % higher with 20,000 images. Needs 1 GB of disk.
+Exits with 1 if memory is more than 5 % higher with 20,000 images. Needs 1 GB of disk.
 """
 
 import argparse
@@ -25,13 +24,13 @@ from PIL import Image
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
 NUM_FILES = 200
 SIZE = (160, 120)
-MOST = 1.05
-SAMPLING_INTERVAL = 0.1  # seconds; a look at all processes takes some milliseconds
+MAX_GROWTH = 1.05
+SAMPLING_INTERVAL = 0.1  # seconds; one sample of all processes takes some milliseconds
 SHARD_ROWS = 256
 
 
 def write_images(folder: Path) -> list[Path]:
-    """Small photographs."""
+    """Writes small photographs and returns their paths."""
     folder.mkdir()
     photographs, paths = sorted(PHOTOGRAPHS.glob("*.jpg")), []
     for index in range(NUM_FILES):
@@ -42,14 +41,14 @@ def write_images(folder: Path) -> list[Path]:
 
 
 def write_list(folder: Path, images: list[Path], count: int) -> Path:
-    """A list of so many lines."""
+    """Writes a list with `count` lines and returns its path."""
     path = folder / f"{count}.txt"
     path.write_text("".join(f"{images[index % len(images)]}\n" for index in range(count)))
     return path
 
 
 def anonymous_bytes() -> int:
-    """Of this process and its children."""
+    """Returns the anonymous resident memory of this process and its children, in bytes."""
     process = psutil.Process()
     total = 0
     for one in [process, *process.children(recursive=True)]:
@@ -64,13 +63,12 @@ def anonymous_bytes() -> int:
 def extract_and_sample(
     source: Path, store: Path, num_workers: int, results: "multiprocessing.Queue[list[int]]"
 ) -> None:
-    """Extract in this process; what was sampled meanwhile."""
+    """Extracts in this process, and puts the memory samples into a queue."""
     import torch
 
     from stellar_hub import StellarConfig, StellarModel
-    from stellar_hub.data.sources import open_sources
-    from stellar_hub.store.plan import ExtractionOptions
-    from stellar_hub.store.to_store import extract_to_store
+    from stellar_hub.data import open_sources
+    from stellar_hub.store import ExtractionOptions, extract_to_store
 
     torch.set_num_threads(1)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
@@ -92,7 +90,7 @@ def extract_and_sample(
 
 
 def measure(folder: Path, images: list[Path], count: int, num_workers: int) -> dict[str, float]:
-    """Extract so many images in a fresh process; megabytes."""
+    """Extracts `count` images in a fresh process, and returns the highest memory in megabytes."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     arguments = (write_list(folder, images, count), folder / f"store-{count}", num_workers, results)
@@ -104,10 +102,14 @@ def measure(folder: Path, images: list[Path], count: int, num_workers: int) -> d
 
 
 def main() -> int:
-    """Command line."""
+    """Measures both numbers of images and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs=2, default=[1000, 20000], help="images (default: %(default)s)")
-    parser.add_argument("--num-workers", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument(
+        "--counts", type=int, nargs=2, default=[1000, 20000], help="two numbers of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=1, help="number of worker processes that read images (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -120,7 +122,7 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     few, many = rows
-    return 0 if many["peak_mb"] <= MOST * few["peak_mb"] else 1
+    return 0 if many["peak_mb"] <= MAX_GROWTH * few["peak_mb"] else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a store's dtype costs: size, how near `S` stays, and how good the decoded image is.
+"""Measures what the dtype of a store costs: its size, the error of `S` and `L`, and the quality of decoded images.
 
     python benchmarks/quantized_store.py
 
-Extracts the held-out photographs of `examples/images`, each also mirrored and in its four quarters, with stellar-tiny
-into stores of every dtype. Reported are bytes of features for each image (the index apart), the mean cosine of the
-tokens of `S` with those in float32, the largest difference of `L`, and PSNR of the image decoded from what is stored:
-against the image that went in, and against the one decoded from float32.
+It extracts the held-out photographs of `examples/images`, each also mirrored and in its four quarters, with
+stellar-tiny into stores of every dtype. It reports the bytes of features per image (without the index), the mean cosine
+of the tokens of `S` with those in float32, the largest difference of `L`, and the PSNR of the image that is decoded
+from the store: with the original image, and with the image that is decoded from float32.
 """
 
 import argparse
@@ -20,20 +20,18 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import JoinedSources, open_sources
+from stellar_hub.data import JoinedSources, open_sources
 from stellar_hub.measures import psnr
-from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.store.plan import ExtractionOptions
-from stellar_hub.store.shard_file import RECORDS
+from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
+from stellar_hub.store.files import RECORDS
 from stellar_hub.store.tensor_format import DTYPES
-from stellar_hub.store.to_store import extract_to_store
 
-MAX_PIXELS = (256, 256)  # of a photograph; the model sees 64 x 64
+MAX_PIXELS = (256, 256)  # largest width and height of a photograph; the model sees 64 x 64
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 
 
 def write_images(folder: Path) -> JoinedSources:
-    """The photographs, mirrored, and quartered."""
+    """Writes the photographs, mirrored and in quarters, and returns them as a source."""
     folder.mkdir()
     for path in sorted(PHOTOGRAPHS.glob("*.jpg")):
         with Image.open(path) as opened:
@@ -48,7 +46,7 @@ def write_images(folder: Path) -> JoinedSources:
 
 
 def feature_bytes(store: FeatureStore) -> float:
-    """Bytes of features for each row."""
+    """Returns the number of bytes of features per row."""
     total = 0
     for number in range(store.manifest.num_shards):
         shard = store.open_shard(number)
@@ -57,7 +55,7 @@ def feature_bytes(store: FeatureStore) -> float:
 
 
 def measure(store: FeatureStore, exact: FeatureStore, model: StellarModel, images: torch.Tensor) -> dict[str, Any]:
-    """One row of the table."""
+    """Returns one row of the table."""
     rows = range(len(store))
     (tokens, maps), (exact_tokens, exact_maps) = (
         (one.read("S", rows).float(), one.read("L", rows).float()) for one in (store, exact)
@@ -75,12 +73,12 @@ def measure(store: FeatureStore, exact: FeatureStore, model: StellarModel, image
 
 
 def mean_psnr(images: torch.Tensor, references: torch.Tensor) -> float:
-    """Over images, in dB."""
+    """Returns the mean PSNR of pairs of images, in dB."""
     return sum(psnr(*pair) for pair in zip(images, references, strict=True)) / len(images)
 
 
 def main() -> int:
-    """Extract, measure, print."""
+    """Extracts, measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     args = parser.parse_args()

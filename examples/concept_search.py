@@ -1,10 +1,10 @@
-"""Search a store by one concept: a place of an image finds images that have the like, and where in them it is.
+"""Searches a store by one concept: a place in an image finds similar places in other images.
 
     stellar-hub extract photos --output features
     python examples/concept_search.py features --query photos/cat.jpg --at 120,200 --output hits.png
 
-`--at` is a pixel of the query, from the top and from the left: the token that it belongs to most is looked for.
-`--token` names one; without either, it is the token whose map rises highest above its mean.
+`--at` is a pixel of the query: its row and its column. The search takes the token whose map is highest there. `--token`
+names a token. Without both, the search takes the token whose map rises highest above its mean.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.data.sources import ImageSource, read_image
-from stellar_hub.features.identity import weights_sha256
+from stellar_hub.data import ImageSource, read_image
+from stellar_hub.features import weights_sha256
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.retrieval import place_in_crop, search_concepts, token_at
 from stellar_hub.store import FeatureStore
@@ -23,15 +23,15 @@ from stellar_hub.visualization import Region, draw_regions
 
 
 def encode_query(store: FeatureStore, image: Path) -> tuple[torch.Tensor, Region]:
-    """An image's tokens, `(r, d)`, and the image with its maps; by the model and preprocessing of the store.
+    """Returns the tokens of an image, `(r, d)`, and the image with its maps, by the model and preprocessing of a store.
 
     Raises:
-        ValueError: if the model of this name has other weights by now.
+        ValueError: if the model with this name has other weights now, or the image cannot be read.
     """
     manifest = store.manifest
     model = StellarModel.from_pretrained(manifest.model["name"], revision=manifest.model["revision"], decoder=False)
     if weights_sha256(model) != manifest.model["weights_sha256"]:
-        raise ValueError(f"the store was made by another {manifest.model['name']}: its weights differ")
+        raise ValueError(f"another {manifest.model['name']} made the store: its weights differ")
     processor = StellarImageProcessor.from_config(model.config, fit=manifest.preprocessing["settings"]["fit"])
     batch = next(model.extract([image], outputs=("S", "L"), processor=processor))
     record = batch.records[0]
@@ -43,7 +43,7 @@ def encode_query(store: FeatureStore, image: Path) -> tuple[torch.Tensor, Region
 
 
 def choose_token(region: Region, token: int | None, pixel: tuple[float, float] | None) -> int:
-    """The token asked for: by number, by a pixel, or the one whose map is sharpest."""
+    """Returns a token of the query: by its number, by a pixel, or the one with the sharpest map."""
     if token is not None:
         return token
     if pixel is not None:
@@ -52,7 +52,7 @@ def choose_token(region: Region, token: int | None, pixel: tuple[float, float] |
 
 
 def region_of_hit(store: FeatureStore, source: ImageSource, row: int, token: int, score: float) -> Region:
-    """What was found: the image, and where in it."""
+    """Returns a found image, and the region of the token in it."""
     record = store.records([row])[0]
     assert record.crop_box is not None, "rows with an error are never found"
     localization = store.read("L", [row])[0].float()
@@ -62,14 +62,14 @@ def region_of_hit(store: FeatureStore, source: ImageSource, row: int, token: int
 
 
 def main() -> None:
-    """Search and draw."""
+    """Searches and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path, help="what `stellar-hub extract` wrote, with S and L")
-    parser.add_argument("--query", type=Path, required=True, help="an image")
-    parser.add_argument("--at", help="ROW,COLUMN: a pixel of the query")
-    parser.add_argument("--token", type=int, help="a token of the query, in place of --at")
-    parser.add_argument("--count", type=int, default=10, help="images to find (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("hits.png"), help="image (default: %(default)s)")
+    parser.add_argument("store", type=Path, help="store that `stellar-hub extract` wrote, with S and L")
+    parser.add_argument("--query", type=Path, required=True, help="image with the concept")
+    parser.add_argument("--at", help="pixel of the query, as ROW,COLUMN")
+    parser.add_argument("--token", type=int, help="number of a token of the query, instead of --at")
+    parser.add_argument("--count", type=int, default=10, help="number of images to find (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("hits.png"), help="image to write (default: %(default)s)")
     args = parser.parse_args()
     try:
         store = FeatureStore(args.store)
@@ -78,7 +78,7 @@ def main() -> None:
         pixel = tuple(float(part) for part in args.at.split(",")) if args.at else None
         token = choose_token(region, args.token, pixel)
         if not 0 <= token < len(tokens):
-            raise ValueError(f"there is no token {token}: the model has tokens 0 to {len(tokens) - 1}")
+            raise ValueError(f"token must be 0 to {len(tokens) - 1}, got {token}")
         found = search_concepts(store, tokens[token : token + 1], args.count)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SystemExit(f"concept_search: {error}") from error
@@ -91,7 +91,7 @@ def main() -> None:
     buffer = io.BytesIO()
     page.save(buffer, format="PNG")
     write_atomically(args.output, buffer.getvalue())
-    print(f"{args.output}: look at it")
+    print(f"written: {args.output}")
 
 
 if __name__ == "__main__":

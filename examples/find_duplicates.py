@@ -1,4 +1,4 @@
-"""Find images in a store that are nearly the same: copies, other sizes, other compression.
+"""Finds images in a store that are nearly the same: copies, other sizes, other compression.
 
 stellar-hub extract photos --output features
 python examples/find_duplicates.py features --threshold 0.99
@@ -12,11 +12,13 @@ from stellar_hub.store import FeatureStore
 
 
 def main() -> None:
-    """Print a line for each pair, the most similar first."""
+    """Prints a line for each pair, the most similar pair first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path, help="what `stellar-hub extract` wrote")
-    parser.add_argument("--threshold", type=float, default=0.99, help="least cosine similarity (default: %(default)s)")
-    parser.add_argument("--feature", default="pooled", help="pooled or cls (default: %(default)s)")
+    parser.add_argument("store", type=Path, help="store that `stellar-hub extract` wrote")
+    parser.add_argument(
+        "--threshold", type=float, default=0.99, help="smallest cosine similarity of a pair (default: %(default)s)"
+    )
+    parser.add_argument("--feature", default="pooled", help="feature: pooled or cls (default: %(default)s)")
     args = parser.parse_args()
     try:
         store = FeatureStore(args.store)

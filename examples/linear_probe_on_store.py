@@ -1,10 +1,10 @@
-"""A linear classifier on a store of features, for images in class folders (`cats/1.jpg`, `dogs/2.png`, ...).
+"""Trains a linear classifier on a store of features, for images in class folders (`cats/1.jpg`, `dogs/2.png`, ...).
 
     stellar-hub extract photos --output features
     python examples/linear_probe_on_store.py features
 
-Each row's class is the folder of its image. Logistic regression of scikit-learn's (`pip install scikit-learn`) on
-vectors whose columns are standardized; a part of the rows is kept apart and tells the accuracy.
+The class of a row is the folder of its image. The classifier is the logistic regression of scikit-learn
+(`pip install scikit-learn`) on standardized vectors. It is tested on rows that it was not trained on.
 """
 
 import argparse
@@ -15,29 +15,33 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store import FeatureStore
 
 
 def labelled_rows(store: FeatureStore) -> tuple[list[int], list[str]]:
-    """Rows that have features, and their classes.
+    """Returns the rows that have features, and their classes.
 
     Raises:
-        ValueError: if they are not of two classes at least.
+        ValueError: if there are fewer than two classes.
     """
     rows = store.ok.nonzero().flatten().tolist()
     labels = [Path(record.image).parent.name for record in store.records(rows)]
     if len(set(labels)) < 2:
-        raise ValueError(f"the images of {store.path} lie in one folder: put each class into its own")
+        raise ValueError(f"all images of {store.path} are in one folder: put each class into its own folder")
     return rows, labels
 
 
 def main() -> None:
-    """Train and test."""
+    """Trains and tests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path, help="what `stellar-hub extract` wrote")
-    parser.add_argument("--feature", default="pooled", help="pooled or cls (default: %(default)s)")
-    parser.add_argument("--test-share", type=float, default=0.25, help="of the rows, kept apart (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    parser.add_argument("store", type=Path, help="store that `stellar-hub extract` wrote")
+    parser.add_argument("--feature", default="pooled", help="feature: pooled or cls (default: %(default)s)")
+    parser.add_argument(
+        "--test-share", type=float, default=0.25, help="share of the rows to test on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the split into train and test (default: %(default)s)"
+    )
     args = parser.parse_args()
     try:
         store = FeatureStore(args.store)
@@ -50,8 +54,8 @@ def main() -> None:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(train_vectors, train_labels)
     accuracy = classifier.score(test_vectors, test_labels)
-    print(f"{len(set(labels))} classes, {len(train_labels)} rows to train on")
-    print(f"accuracy on {len(test_labels)} others: {accuracy:.3f}")
+    print(f"{len(set(labels))} classes, trained on {len(train_labels)} rows")
+    print(f"accuracy on {len(test_labels)} other rows: {accuracy:.3f}")
 
 
 if __name__ == "__main__":

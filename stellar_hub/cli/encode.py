@@ -24,7 +24,7 @@ def encode(
     Example: stellar-hub encode photo.jpg holiday/ --output codes
     """
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.features.loading import load_model
+    from stellar_hub.features import load_model
     from stellar_hub.version import __version__
 
     sources = find_files(images)

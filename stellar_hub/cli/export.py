@@ -37,7 +37,7 @@ def export(
     Example: stellar-hub export torch-export --model stellar-tiny --output exported
     """
     from stellar_hub.export import export_model
-    from stellar_hub.features.loading import load_model
+    from stellar_hub.features import load_model
 
     network, _ = load_model(model, "cpu")
     for graph in export_model(network.float(), output, fmt.value, height, width):

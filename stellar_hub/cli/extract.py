@@ -11,7 +11,7 @@ from stellar_hub.cli.options import Debug, Device, FitOption, ModelName
 
 
 class DtypeOption(StrEnum):
-    """What features are stored in; the choices of `ExtractionOptions`."""
+    """Type of the stored features; the choices of `ExtractionOptions`."""
 
     float32 = "float32"
     float16 = "float16"
@@ -20,7 +20,7 @@ class DtypeOption(StrEnum):
 
 
 class PrecisionOption(StrEnum):
-    """What features are computed in; likewise."""
+    """Precision of the computation; the choices of `ExtractionOptions`."""
 
     float32 = "float32"
     float16 = "float16"
@@ -28,14 +28,14 @@ class PrecisionOption(StrEnum):
 
 
 class EngineOption(StrEnum):
-    """Who runs the processes."""
+    """The engine that runs the processes."""
 
     local = "local"
     ray = "ray"
 
 
 class FixedFitOption(StrEnum):
-    """The fits that give images of one size."""
+    """The fits that give all images one size."""
 
     crop = FitOption.crop.value
     pad = FitOption.pad.value
@@ -45,25 +45,57 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folder of images, list (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or hub:OWNER/NAME; "
-        "several are put together.",
+        help="Folder of images, list of paths (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or "
+        "hub:OWNER/NAME. Several sources are joined.",
     ),
 ]
-StoreFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder of the store; a store there goes on.")]
-Outputs = Annotated[str, typer.Option("--outputs", help="Of S, L, pooled, cls and patches, with commas between.")]
-Dtype = Annotated[DtypeOption, typer.Option("--dtype", help="Stored in; int8 keeps S as int8 and L as uint8.")]
-Precision = Annotated[PrecisionOption, typer.Option("--precision", help="Computed in; the 16-bit ones are autocast.")]
-Fit = Annotated[FixedFitOption, typer.Option("--fit", help="crop: the centre; pad: the whole image, with bars.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Images that go through the model at once.")]
-ShardRows = Annotated[int, typer.Option("--shard-rows", help="Rows of a shard: what is done again after a kill.")]
+StoreFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder of the store. A store that is not complete is resumed.")
+]
+Outputs = Annotated[
+    str, typer.Option("--outputs", help="Features to store, separated by commas: S, L, pooled, cls, patches.")
+]
+Dtype = Annotated[
+    DtypeOption, typer.Option("--dtype", help="Type of the stored features. int8 stores S as int8 and L as uint8.")
+]
+Precision = Annotated[
+    PrecisionOption,
+    typer.Option("--precision", help="Precision of the computation. float16 and bfloat16 use autocast."),
+]
+Fit = Annotated[
+    FixedFitOption,
+    typer.Option("--fit", help="How an image fits the model: crop takes the centre, pad shows all of it with bars."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Number of images per batch.")]
+ShardRows = Annotated[
+    int,
+    typer.Option("--shard-rows", help="Number of rows per shard. An interrupted run loses at most the last shards."),
+]
 NumWorkers = Annotated[
     int | None,
-    typer.Option("--num-workers", help="Processes that read and fit images; left out, as many as there are cores."),
+    typer.Option(
+        "--num-workers",
+        help="Number of worker processes that read images. Default: number of cores, at most 8. 0 reads in the main "
+        "process.",
+        show_default=False,
+    ),
 ]
-Repair = Annotated[bool, typer.Option("--repair", help="Read all that is there, and do again what is damaged.")]
-Engine = Annotated[EngineOption, typer.Option("--engine", help="local, or ray: a cluster (needs the extra).")]
-Address = Annotated[str | None, typer.Option("--address", help="Of the Ray cluster; left out, one is started here.")]
-Actors = Annotated[int, typer.Option("--actors", help="Models that Ray runs at a time, each on a GPU if there is one.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Read the whole store, and extract damaged rows again.")]
+Engine = Annotated[
+    EngineOption,
+    typer.Option(
+        "--engine", help="Engine that runs the processes: local, or ray for a Ray cluster (needs stellar_hub[ray])."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Address of the Ray cluster. Default: a cluster that starts on this machine for this run."
+    ),
+]
+Actors = Annotated[
+    int, typer.Option("--actors", help="Number of models that Ray runs at once. Each uses one GPU if there are GPUs.")
+]
 
 
 @reports_errors
@@ -85,28 +117,27 @@ def extract(
     actors: Actors = 1,
     debug: Debug = False,
 ) -> None:
-    """Extract features of images into a store; over several GPUs with `accelerate launch -m stellar_hub extract`.
+    """Extract features of images into a store.
 
-    Killed at any moment, the same command goes on, to the same bytes. An image that cannot be read keeps its row, with
-    its error in the index.
+    An interrupted run resumes when you run the same command again, and the store is the same, byte for byte. An image
+    that cannot be read keeps its row, and the index has its error. For several GPUs, use
+    `accelerate launch -m stellar_hub extract`.
 
     Example: stellar-hub extract photos --output features
     """
-    from stellar_hub.features.processes import LaunchedProcess, num_workers_for
+    from stellar_hub.store import ExtractionOptions
     from stellar_hub.store.command import Command, extract_by_options
-    from stellar_hub.store.plan import ExtractionOptions
 
     names = [name.strip() for name in outputs.split(",") if name.strip()]
     options = ExtractionOptions(names, dtype.value, precision.value, batch_size, shard_rows)
-    workers = num_workers_for(LaunchedProcess.from_environment()) if num_workers is None else num_workers
-    asked = Command(sources, output, model, fit.value, options, workers, device, repair)
+    command = Command(sources, output, model, fit.value, options, num_workers, device, repair)
     if engine is EngineOption.ray:
         from stellar_hub.store.ray_engine import extract_with_ray
 
-        lines = extract_with_ray(asked, address, actors)
+        lines = extract_with_ray(command, address, actors)
     elif address is not None or actors != 1:
-        raise ValueError("--address and --actors are of the engine ray: pass --engine ray")
+        raise ValueError("--address and --actors belong to the engine ray: add --engine ray")
     else:
-        lines = extract_by_options(asked)
+        lines = extract_by_options(command)
     for line in lines:
         typer.echo(line)

@@ -34,7 +34,7 @@ def push(
 
     Example: stellar-hub push ./my-model user/my-model --license mit --dry-run
     """
-    from stellar_hub.features.loading import load_model
+    from stellar_hub.features import load_model
     from stellar_hub.hub.push import push as push_model
 
     network, _ = load_model(model, "cpu")

@@ -22,7 +22,7 @@ def visualize(
     Example: stellar-hub visualize photo.jpg --output pages
     """
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.features.loading import load_model
+    from stellar_hub.features import load_model
 
     sources = find_files(images)
     outputs = plan_outputs(sources, output, ".png", overwrite)

@@ -1,4 +1,4 @@
-"""Features by name with the labels beside them: all that a protocol needs to know of a data set."""
+"""Features of a data set with its labels, and its masks as a backbone sees them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling.image_geometry import ImageGeometry
 
-MAX_NAMED = 3
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,13 @@ class FeatureSet:
     """Features of `N` images, in memory.
 
     Attributes:
-        features: By name, each `(N, ...)`.
-        names: What to call each image in messages.
-        labels: `(N,)` int64; None where there are none.
-        classes: What labels are indices into.
+        features: Features by name, each `(N, ...)`.
+        names: Name of each image, for messages.
+        labels: Class of each image, `(N,)` int64; None without labels.
+        classes: Names of the classes that labels are indices of.
 
     Raises:
-        ValueError: if lengths differ, or a feature is not finite: the first images where it is not are named.
+        ValueError: if lengths differ, or a feature is not finite; the message names the first images with such values.
     """
 
     features: Mapping[str, Tensor]
@@ -38,7 +38,7 @@ class FeatureSet:
         lengths = {name: len(feature) for name, feature in self.features.items()}
         lengths |= {} if self.labels is None else {"labels": len(self.labels)}
         if any(length != len(self.names) for length in lengths.values()):
-            raise ValueError(f"there are {len(self.names)} images, and of features {lengths}: lengths must be equal")
+            raise ValueError(f"all lengths must be equal, got {len(self.names)} images and {lengths}")
         for name, feature in self.features.items():
             check_finite(name, feature, self.names)
 
@@ -47,26 +47,26 @@ class FeatureSet:
 
 
 def check_finite(name: str, feature: Tensor, names: Sequence[str]) -> None:
-    """Raise ValueError if a feature `(N, ...)` holds NaN or infinite values, naming images where it does."""
+    """Raises ValueError if a feature `(N, ...)` has values that are NaN or infinite; the message names their images."""
     if feature.isfinite().all():
         return
     bad = (~feature.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
-    shown = ", ".join(names[index] for index in bad[:MAX_NAMED])
+    shown = ", ".join(names[index] for index in bad[:_MAX_NAMED])
     raise ValueError(
         f"the feature {name!r} is not finite for {len(bad)} of {len(names)} images ({shown}"
-        f"{', ...' if len(bad) > MAX_NAMED else ''}): look at the weights, or compute in a wider type"
+        f"{', ...' if len(bad) > _MAX_NAMED else ''}): check the weights, or compute in a wider type"
     )
 
 
 def fit_mask(mask: Tensor, geometry: ImageGeometry) -> Tensor:
-    """Carry a mask through an image's resizing and cropping; each pixel takes the nearest one's class.
+    """Resizes and crops a mask like its image; each pixel takes the class of the nearest pixel.
 
     Args:
-        mask: `(H, W)` uint8, in the size of the image.
+        mask: Mask `(H, W)` uint8, in the size of the image.
         geometry: How the image was fitted.
 
     Returns:
-        `(H', W')` uint8, 255 where there is no image.
+        The mask `(H', W')` uint8; it is 255 outside the image.
     """
     large = F.interpolate(mask[None, None].float(), geometry.resized_size, mode="nearest-exact")[0, 0].to(torch.uint8)
     (top, left), (height, width) = geometry.offset, geometry.output_size
@@ -78,10 +78,10 @@ def fit_mask(mask: Tensor, geometry: ImageGeometry) -> Tensor:
 
 
 def fit_masks(backbone: Backbone, images: SegmentationImages, indices: Iterable[int]) -> Tensor:
-    """The masks of images as a backbone sees them, `(N, H, W)` uint8.
+    """Returns the masks of images in the size of a backbone's input, `(N, H, W)` uint8.
 
     Raises:
-        ValueError: if one does not fit its image.
+        ValueError: if a mask does not fit its image.
     """
     masks = [images.mask(index) for index in indices]
     return torch.stack([fit_mask(mask, backbone.geometry(*mask.shape)) for mask in masks])

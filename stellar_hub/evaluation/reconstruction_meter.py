@@ -1,4 +1,4 @@
-"""Numbers of each reconstructed image, in the guise of features: batches, processes and the cache are theirs."""
+"""Measures of each reconstructed image as features: the pipeline computes, shares and caches them like features."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from stellar_hub.features.identity import weights_hash
 from stellar_hub.measures import psnr, resize_like
 
 if TYPE_CHECKING:
-    from stellar_hub.evaluation.protocols.reconstruction import MetricNetworks, ReconstructionProtocol
+    from stellar_hub.evaluation.perceptual_networks import MetricNetworks
+    from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 
-HIGHEST_PSNR = 100.0  # dB, of an image that is the same bit for bit: infinity has no mean
+MAX_PSNR = 100.0  # dB, for an image that is the same bit for bit: infinity has no mean
 
 
 class MeanColor(Backbone):
-    """Each image in one colour, its mean: what a reconstruction has to be better than.
+    """Each image in one colour, its mean; every useful reconstruction is better.
 
     Args:
-        like: Prepares the images.
+        like: Backbone whose processor prepares the images.
     """
 
     def __init__(self, like: Backbone):
@@ -33,27 +34,27 @@ class MeanColor(Backbone):
         super().__init__(facts, nn.Identity(), like.processor)
 
     def grid_size(self) -> tuple[int, int]:
-        """One place."""
+        """Returns a grid of one place."""
         return 1, 1
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """It has none."""
+        """Returns no features."""
         return {}
 
 
 class ReconstructionMeter(Backbone):
-    """Measures what another backbone reconstructs.
+    """A backbone whose features are measures of what another backbone reconstructs.
 
     Args:
-        backbone: Reconstructs.
-        protocol: What is measured.
-        networks: What that needs.
+        backbone: Backbone that reconstructs.
+        protocol: Protocol that names the measures.
+        networks: Networks that the measures need.
     """
 
     def __init__(
         self, backbone: StellarBackbone | MeanColor, protocol: ReconstructionProtocol, networks: MetricNetworks
     ):
-        # Measures of other networks are other measures, to the cache.
+        # The cache must not mix measures of different networks.
         digest = hashlib.sha256(f"{backbone.facts.sha256} {protocol.lpips_net} {networks.backends}".encode())
         parts = nn.ModuleList(each for each in (networks.lpips, networks.inception) if each is not None)
         digest.update(weights_hash(parts).encode())
@@ -64,21 +65,21 @@ class ReconstructionMeter(Backbone):
         self.networks = networks
 
     def to(self, device: str) -> None:
-        """Move all networks."""
+        """Moves all networks to a device."""
         super().to(device)
         self.backbone.to(device)
 
     def grid_size(self) -> tuple[int, int]:
-        """Of the backbone."""
+        """Returns the grid of the backbone that reconstructs."""
         return self.backbone.grid_size()
 
     def names(self) -> tuple[str, ...]:
-        """What it measures of each image; PSNR is always there."""
+        """Returns the names of the measures; PSNR is always among them."""
         single = tuple(name for name in self.protocol.metrics if name not in ("rfid", "psnr"))
         return "psnr", *single, *(("inception", "inception of original") if "rfid" in self.protocol.metrics else ())
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """One number per image `(B,)`, or Inception's features `(B, 2048)`."""
+        """Returns one number per image `(B,)`, or the features of Inception `(B, 2048)`."""
         decoded = reconstruct(self.backbone, pixel_values)
         measures = {
             "psnr": lambda: image_psnr(decoded, pixel_values),
@@ -89,22 +90,27 @@ class ReconstructionMeter(Backbone):
         }
         return {name: measures[name]() for name in names}
 
+    def feature_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each measure for one image."""
+        vectors = [name for name in names if name.startswith("inception")]
+        return super().feature_shapes(vectors) | {name: () for name in names if name not in vectors}
+
 
 def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor) -> Tensor:
     """Returns reconstructed images in the size of the originals, `(B, 3, H, W)` in [0, 1]; see `resize_like`."""
     if isinstance(backbone, MeanColor):
         return pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
-    return resize_like(backbone.reconstruct(pixel_values).float(), pixel_values)
+    return resize_like(backbone.network.reconstruct(pixel_values).float(), pixel_values)
 
 
 def image_psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Computes the PSNR of each image, `(B, 3, H, W)` in [0, 1] to `(B,)` dB, at most 100, in float64."""
+    """Returns the PSNR of each image `(B, 3, H, W)` in [0, 1]: `(B,)` in dB, at most 100, computed in float64."""
     pairs = zip(images.double(), references.double(), strict=True)
-    return torch.tensor([min(psnr(*pair), HIGHEST_PSNR) for pair in pairs], device=images.device)
+    return torch.tensor([min(psnr(*pair), MAX_PSNR) for pair in pairs], device=images.device)
 
 
 def image_ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity of each image, `(B, 3, H, W)` in [0, 1] to `(B,)` in [-1, 1].
+    """Returns the structural similarity of each image `(B, 3, H, W)` in [0, 1]: `(B,)` in [-1, 1].
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", by torchmetrics.
     """
@@ -116,5 +122,5 @@ def image_ssim(images: Tensor, references: Tensor) -> Tensor:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8, as files would hold them."""
+    """Returns images in [0, 1] as uint8, as image files hold them."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)

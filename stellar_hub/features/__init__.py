@@ -1,7 +1,30 @@
-"""Features of images: their names, what computes them, and the one pipeline from a source of images to features."""
+"""Features of images: their names, the backbones that compute them, and the one pipeline from images to features.
 
-from stellar_hub.features.encoding import FeatureBatch, FeatureRow
-from stellar_hub.features.image_record import ImageRecord
+What keeps features on disk belongs to `stellar_hub.store`.
+"""
+
+from stellar_hub.features.backbones import Backbone, BackboneFacts, open_backbone
+from stellar_hub.features.identity import choose_device, load_model, weights_sha256
 from stellar_hub.features.in_memory import extract_features
+from stellar_hub.features.names import DENSE, FEATURES, POOLINGS, Feature
+from stellar_hub.features.processes import Processes
+from stellar_hub.features.rows import FeatureBatch, FeatureRow, ImageRecord, file_name
 
-__all__ = ["FeatureBatch", "FeatureRow", "ImageRecord", "extract_features"]
+__all__ = [
+    "DENSE",
+    "FEATURES",
+    "POOLINGS",
+    "Backbone",
+    "BackboneFacts",
+    "Feature",
+    "FeatureBatch",
+    "FeatureRow",
+    "ImageRecord",
+    "Processes",
+    "choose_device",
+    "extract_features",
+    "file_name",
+    "load_model",
+    "open_backbone",
+    "weights_sha256",
+]

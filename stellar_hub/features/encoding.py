@@ -1,114 +1,80 @@
-"""Prepared batches to features: mixed precision, and smaller pieces where memory does not suffice."""
+"""From prepared batches to features: mixed precision, and smaller batches where memory does not suffice."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import compress
-from typing import NamedTuple
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from stellar_hub.features.image_record import ImageRecord
-from stellar_hub.features.names import output_shapes, select_outputs
+from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.preparation import PreparedBatch
-from stellar_hub.modeling import StellarModel
-
-
-class FeatureRow(NamedTuple):
-    """One row: what is known of the image, and its features by name, without a batch dimension."""
-
-    record: ImageRecord
-    features: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class FeatureBatch:
-    """Some rows.
-
-    `batch["S"]` is `batch.features["S"]`.
-
-    Attributes:
-        records: One for each row, in the order of rows.
-        features: Tensors `(B, ...)` by name. Rows with an error are NaN, so that a mean over them cannot go unseen.
-    """
-
-    records: Sequence[ImageRecord]
-    features: dict[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.features:
-            raise KeyError(f"there is no {name!r} here, only {', '.join(self.features)}: ask for it in outputs")
-        return self.features[name]
-
-    @property
-    def row_ids(self) -> Tensor:
-        """Indices of the images in their source, `(B,)` int64."""
-        return torch.tensor([record.row for record in self.records], dtype=torch.int64)
-
-    @property
-    def ok(self) -> Tensor:
-        """Which rows have features, `(B,)` bool."""
-        return torch.tensor([record.error is None for record in self.records], dtype=torch.bool)
-
+from stellar_hub.features.rows import FeatureBatch, ImageRecord
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
+def check_precision(precision: str) -> None:
+    """Raises ValueError unless a precision exists."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
 class BatchEncoder:
-    """Runs the model.
+    """Computes the features of prepared batches with a backbone.
 
     Args:
-        model: On its device.
-        outputs: Names of features, of `OUTPUTS`.
-        image_size: `(height, width)` of the pixels.
-        precision: What the model computes in: its own dtype ("float32"), or under autocast "float16" or "bfloat16".
-        dtype: Of the features.
+        backbone: Backbone, on its device.
+        outputs: Names of the features to compute.
+        precision: Precision of the computation: "float32" is the backbone's own dtype, "float16" and "bfloat16" use
+            autocast.
+        dtype: Floating dtype of the features.
 
     Attributes:
-        largest_piece: Most images that go through the model at once; None while memory has sufficed for all.
+        largest_piece: Largest number of images that go through the backbone at once; None while memory suffices for
+            whole batches.
     """
 
     def __init__(
         self,
-        model: StellarModel,
+        backbone: Backbone,
         outputs: Sequence[str],
-        image_size: tuple[int, int],
         precision: str = "float32",
         dtype: torch.dtype = torch.float32,
     ):
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.model = model
+        check_precision(precision)
+        self.backbone = backbone
         self.outputs = tuple(outputs)
         self.precision = precision
         self.dtype = dtype
-        self.shapes = output_shapes(model.config, model.grid_size(*image_size), outputs)
+        self.shapes = backbone.feature_shapes(outputs)
         self.largest_piece: int | None = None
 
-    def encode_all(self, batches: Iterable[PreparedBatch]) -> Iterator[FeatureBatch]:
-        """Features of each batch, in order.
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the backbone is on a GPU, which reads pixels out of pinned memory."""
+        return self.backbone.device.type == "cuda"
 
-        A batch's features are fetched when the next one is under way, so that a GPU does not wait for the CPU.
+    def encode_all(self, batches: Iterable[PreparedBatch]) -> Iterator[FeatureBatch]:
+        """Yields the features of each batch, in order.
+
+        The features of a batch are fetched while the next batch is computed, so that a GPU does not wait for the CPU.
         """
         before: tuple[PreparedBatch, dict[str, Tensor]] | None = None
         for batch in batches:
             under_way = (batch, {} if batch.pixel_values is None else self.encode(batch.pixel_values))
             if before is not None:
-                yield self.collect(*before)
+                yield self._collect(*before)
             before = under_way
         if before is not None:
-            yield self.collect(*before)
+            yield self._collect(*before)
 
     def encode(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """Features `(B, ...)` by name, on the model's device.
+        """Returns features `(B, ...)` by name, on the backbone's device.
 
-        Where memory does not suffice, the batch goes through in halves, then in quarters, and so do all that follow.
+        If memory does not suffice, this batch and all later batches go through in halves, then in quarters, and so on.
 
         Raises:
             RuntimeError: if memory does not suffice for a single image.
@@ -128,19 +94,25 @@ class BatchEncoder:
     def _encode_pieces(self, pixel_values: Tensor) -> dict[str, Tensor]:
         pieces: list[dict[str, Tensor]] = []
         for piece in pixel_values.split(self.largest_piece or len(pixel_values)):
+            images = piece.to(self.backbone.device, non_blocking=True)
             with self._autocast():
-                output = self.model(piece.to(self.model.device, non_blocking=True))
-            selected = select_outputs(output, self.outputs)
-            pieces.append({name: tensor.to(self.dtype) for name, tensor in selected.items()})
+                found = self.backbone.features(self._as_input(images), self.outputs)
+            pieces.append({name: tensor.to(self.dtype) for name, tensor in found.items()})
         return {name: torch.cat([piece[name] for piece in pieces]) for name in self.outputs}
+
+    def _as_input(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or self.backbone.takes_bytes:
+            return images
+        # A tensor as divisor gives the same bits on every device: CUDA multiplies by the reciprocal of a number.
+        return images.float() / torch.tensor(255.0, device=images.device)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.model.device.type, dtype=getattr(torch, self.precision))
+        return torch.autocast(self.backbone.device.type, dtype=getattr(torch, self.precision))
 
-    def collect(self, batch: PreparedBatch, encoded: dict[str, Tensor]) -> FeatureBatch:
-        """A batch with its features on the CPU, NaN in rows with an error; rows that are not finite become such."""
+    def _collect(self, batch: PreparedBatch, encoded: dict[str, Tensor]) -> FeatureBatch:
+        """Returns a batch with its features on the CPU; rows with an error or features that are not finite are NaN."""
         on_cpu = {name: tensor.cpu() for name, tensor in encoded.items()}
         ok = torch.tensor([record.error is None for record in batch.records], dtype=torch.bool)
         features = {
@@ -148,7 +120,8 @@ class BatchEncoder:
         }
         for name, tensor in on_cpu.items():
             features[name][ok] = tensor
-        finite = torch.stack([tensor.isfinite().flatten(1).all(dim=1) for tensor in features.values()]).all(dim=0)
+        finite = torch.stack([tensor.isfinite().reshape(len(ok), -1).all(dim=1) for tensor in features.values()])
+        finite = finite.all(dim=0)
         for tensor in features.values():
             tensor[~finite] = torch.nan
         return FeatureBatch(self._with_errors(batch.records, ok & ~finite), features)

@@ -1,9 +1,15 @@
-"""What a model and an image processor are, told by content: the same features come of the same identity only."""
+"""Models and image processors: loading them for a command, and their identity by content.
+
+The same features come from the same identity only.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +18,69 @@ from torch import Tensor, nn
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.registry import MODELS, published
 
+_FEATURE_PARTS = ("encoder.", "localization.")  # features do not depend on decoder and tokenizer
+_SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop")
+
+
+def choose_device(device: str) -> str:
+    """Returns the device with this name; "auto" is a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: if the device is not available.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'the device {device!r} is not available ({reason}); use --device cpu, or "auto"') from error
+    return device
+
+
+def load_model(
+    name: str, device: str, fit: str = "crop", decoder: bool | None = None
+) -> tuple[StellarModel, StellarImageProcessor]:
+    """Loads a model in evaluation mode and the processor that belongs to it.
+
+    Args:
+        name: Published name, folder, Hub repository or file of the model.
+        device: Device of the model, or "auto".
+        fit: How the processor fits images to the model's size: "crop", "aspect" or "pad".
+        decoder: False does not read decoder and tokenizer.
+
+    Raises:
+        OSError: if the model does not exist.
+        ValueError: if the device is not available or the weights do not fit.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    target = choose_device(device)
+    model = StellarModel.from_pretrained(name, decoder=decoder).to(target)
+    return model, load_processor(name, model, fit=fit)
+
+
+def load_processor(name: str, model: StellarModel, **options: Any) -> StellarImageProcessor:
+    """Loads the processor that belongs to a model; a file of an original checkpoint brings none.
+
+    Args:
+        name: Published name, folder, Hub repository or file that the model came from.
+        model: The model.
+        **options: Settings of the processor that replace its own.
+    """
+    if Path(name).is_file():
+        return StellarImageProcessor.from_config(model.config, **options)
+    return StellarImageProcessor.from_pretrained(name, **options)
+
 
 def sha256_of_json(value: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """Returns the SHA-256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values, in the order of names; wherever the tensors are."""
+    """Returns the SHA-256 of tensors: names, dtypes, shapes and values, in the order of names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
@@ -28,16 +89,18 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def weights_hash(network: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values of all parameters and persistent buffers, in the order of names."""
+    """Returns the SHA-256 of all parameters and persistent buffers of a network."""
     return tensors_sha256(network.state_dict())
 
 
-FEATURE_PARTS = ("encoder.", "localization.")  # what is decoded with does not change features
-SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop")
+def weights_sha256(model: StellarModel) -> str:
+    """Returns the SHA-256 of the weights that a STELLAR model's features depend on; the decoder is not among them."""
+    weights = model.state_dict()
+    return tensors_sha256({name: weights[name] for name in weights if name.startswith(_FEATURE_PARTS)})
 
 
 def describe_model(model: StellarModel) -> dict[str, Any]:
-    """Name, revision, SHA-256 and dtype of a model's weights."""
+    """Returns the name, the revision, the SHA-256 and the dtype of a STELLAR model's weights."""
     name = str(model.config.name_or_path)
     known = published(name)
     return {
@@ -48,15 +111,9 @@ def describe_model(model: StellarModel) -> dict[str, Any]:
     }
 
 
-def weights_sha256(model: StellarModel) -> str:
-    """SHA-256 over names, dtypes, shapes and values of the weights that features come from."""
-    weights = model.state_dict()
-    return tensors_sha256({name: weights[name] for name in weights if name.startswith(FEATURE_PARTS)})
-
-
 def describe_preprocessing(processor: StellarImageProcessor) -> dict[str, Any]:
-    """The settings that decide what the model sees of an image, and the SHA-256 of them."""
-    settings = {name: getattr(processor, name) for name in SETTINGS}
+    """Returns the settings that decide which pixels a STELLAR model sees, and their SHA-256 as "id"."""
+    settings = {name: getattr(processor, name) for name in _SETTINGS}
     settings["shortest_edge"] = int(processor.size["shortest_edge"])
     settings["crop_size"] = [int(processor.crop_size["height"]), int(processor.crop_size["width"])]
     return {"id": sha256_of_json(settings), "settings": settings}

@@ -1,115 +1,188 @@
-"""From a source of images to batches that the model takes; done in the workers of a data loader."""
+"""From a source or a stream of images to batches that a model takes; data workers do this work."""
 
 import dataclasses
 import errno
-import signal
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from stellar_hub.data.sources import ImageSource, read_image
-from stellar_hub.features.image_record import ImageRecord, name_of
+from stellar_hub.data.sources import EncodedImage, ImageSource, read_image
+from stellar_hub.data.streams import DamagedShardError, ImageStream
+from stellar_hub.data.streams.reading_order import MAX_IN_SHARD
+from stellar_hub.data.views.augmented_view import AugmentedView
+from stellar_hub.data.workers import default_num_workers, leave_interrupt_to_parent
+from stellar_hub.features.processes import Processes
+from stellar_hub.features.rows import ImageRecord, name_of, printable_line
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_processing_stellar import apply_geometry
 
-# These are no fault of the image: what follows would fail as well, and would be taken for damaged.
-FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# With these errors the image is not at fault: the next images would fail as well, and would count as damaged.
+_FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedBatch:
-    """Some rows, and the pixels of those that could be read.
+    """Some rows of a source, and the pixels of those that could be read.
 
     Attributes:
-        records: One for each row.
-        pixel_values: Of the rows without an error, `(num_ok, 3, H, W)`, uint8 or float32 in [0, 1]; None if all have.
+        records: One record for each row.
+        pixel_values: Pixels of the rows without an error, `(num_ok, 3, H, W)`, uint8 or float32 in [0, 1]; None if all
+            rows have an error.
     """
 
     records: list[ImageRecord]
     pixel_values: Tensor | None
 
     def pin_memory(self) -> Self:
-        """For the data loader: pixels where a GPU can fetch them by itself."""
+        """Returns the batch with its pixels in pinned memory; the data loader calls this."""
         pinned = None if self.pixel_values is None else self.pixel_values.pin_memory()
         return dataclasses.replace(self, pixel_values=pinned)
 
 
 class PreparedBatches(Dataset[PreparedBatch]):
-    """Batches of fixed rows.
+    """The batches of a source, as a data set whose items are whole batches.
 
     Args:
         source: The images.
-        processor: How they are fitted.
-        batches: The rows of each batch.
+        processor: Processor that fits the images.
+        batches: Rows of each batch.
+        view: Augmented view that replaces the whole image; None shows the image as the processor fits it.
     """
 
-    def __init__(self, source: ImageSource, processor: StellarImageProcessor, batches: Sequence[range]):
+    def __init__(
+        self,
+        source: ImageSource,
+        processor: StellarImageProcessor,
+        batches: Sequence[range],
+        view: AugmentedView | None = None,
+    ):
         self.source = source
         self.processor = processor
         self.batches = batches
+        self.view = view
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> PreparedBatch:
-        prepared = [prepare_row(self.source, row, self.processor) for row in self.batches[index]]
-        pixels = [pixel_values for _, pixel_values in prepared if pixel_values is not None]
-        return PreparedBatch([record for record, _ in prepared], stack_pixels(pixels))
+        return _stack(prepare_row(self.source, row, self.processor, self.view) for row in self.batches[index])
 
 
-def prepare_row(source: ImageSource, row: int, processor: StellarImageProcessor) -> tuple[ImageRecord, Tensor | None]:
-    """Read and fit one image; one that cannot be gives a record with its error, and no pixels.
+class _Numbered(NamedTuple):
+    """An image of a stream with its row, or why the rest of its shard cannot be read."""
+
+    row: int
+    image: EncodedImage | None
+    error: str | None = None
+
+
+class StreamedBatches(IterableDataset[PreparedBatch]):
+    """The images of a stream in batches, each image once; processes and their workers share the shards.
+
+    The row of an image is the number of its shard times 2**32, plus its place in the shard. It does not depend on who
+    reads the image. A shard whose rest cannot be read ends with a row that has the error.
+
+    Args:
+        stream: The images.
+        processor: Processor that fits the images.
+        batch_size: Number of images per batch; the last batch of a worker may be smaller.
+        processes: This process among those of its launch.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        processor: StellarImageProcessor,
+        batch_size: int,
+        processes: Processes | None = None,
+    ):
+        processes = processes or Processes()
+        self.stream = stream
+        self.processor = processor
+        self.batch_size = batch_size
+        self.shards = range(processes.rank, len(stream.shards), processes.num_processes)
+
+    def __iter__(self) -> Iterator[PreparedBatch]:
+        worker = get_worker_info()
+        own = self.shards if worker is None else self.shards[worker.id :: worker.num_workers]
+        numbered = (image for shard in own for image in self._read(shard))
+        while part := list(islice(numbered, self.batch_size)):
+            yield _stack(self._prepare(*image) for image in part)
+
+    def _read(self, shard: int) -> Iterator[_Numbered]:
+        row = shard * MAX_IN_SHARD
+        try:
+            for image in self.stream.read(shard):
+                yield _Numbered(row, image)
+                row += 1
+        except (DamagedShardError, OSError) as error:
+            yield _Numbered(row, None, printable_line(error))
+
+    def _prepare(self, row: int, image: EncodedImage | None, error: str | None) -> tuple[ImageRecord, Tensor | None]:
+        if image is None:
+            return ImageRecord(row, f"the rest of shard {row // MAX_IN_SHARD}", error=error), None
+        return prepare_image(image, row, self.processor)
+
+
+def prepare_row(
+    source: ImageSource, row: int, processor: StellarImageProcessor, view: AugmentedView | None = None
+) -> tuple[ImageRecord, Tensor | None]:
+    """Reads and fits one image of a source; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
-        OSError: if the machine is at fault and not the image: too many open files, no memory.
+        OSError: if the machine is at fault and not the image: too many open files, or no memory.
     """
     try:
         image: Any = source[row]
     except (OSError, ValueError, TypeError) as error:  # the source itself fails
-        if machine_is_at_fault(error):
+        if _machine_is_at_fault(error):
             raise
         return ImageRecord(row, f"image {row}", error=printable_line(error)), None
-    return prepare_image(image, row, processor)
+    return prepare_image(image, row, processor, view)
 
 
-def prepare_image(image: Any, row: int, processor: StellarImageProcessor) -> tuple[ImageRecord, Tensor | None]:
-    """The same for an image that a source has given.
+def prepare_image(
+    image: Any, row: int, processor: StellarImageProcessor, view: AugmentedView | None = None
+) -> tuple[ImageRecord, Tensor | None]:
+    """Reads and fits one image; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
-        OSError: if the machine is at fault and not the image.
+        OSError: if the machine is at fault and not the image: too many open files, or no memory.
     """
     try:
+        if view is not None:
+            return ImageRecord(row, name_of(image, row)), view.prepare(processor, image, row)
         loaded = read_image(image)
-        plan = processor.geometry_of_shape(loaded.shape)
-        pixel_values = apply_geometry(loaded, plan, processor.fill_value)
+        geometry = processor.geometry_of_shape(loaded.shape)
+        pixel_values = apply_geometry(loaded, geometry, processor.fill_value)
     except (OSError, ValueError, TypeError) as error:
-        if machine_is_at_fault(error):
+        if _machine_is_at_fault(error):
             raise
         return ImageRecord(row, name_of(image, row), error=printable_line(error)), None
-    record = ImageRecord(row, name_of(image, row), plan.original_size, plan.crop_box)
-    return record, pixel_values
+    return ImageRecord(row, name_of(image, row), geometry.original_size, geometry.crop_box), pixel_values
 
 
-def machine_is_at_fault(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, says nothing about the image."""
+def _machine_is_at_fault(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says nothing about the image."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_MACHINE:
+        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
             return True
         error = error.__cause__
     return False
 
 
-def printable_line(error: BaseException) -> str:
-    """An error's message on one line; names in it that are no UTF-8 are escaped."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _stack(prepared: Iterable[tuple[ImageRecord, Tensor | None]]) -> PreparedBatch:
+    rows = list(prepared)
+    pixels = [pixel_values for _, pixel_values in rows if pixel_values is not None]
+    return PreparedBatch([record for record, _ in rows], stack_pixels(pixels))
 
 
 def stack_pixels(pixels: Sequence[Tensor]) -> Tensor | None:
-    """Images of one size as a batch: uint8, or floats in [0, 1] if any is; None if there are none."""
+    """Returns images of one size as a batch: uint8, or floats in [0, 1] if any image has floats; None for no images."""
     if not pixels:
         return None
     if any(image.is_floating_point() for image in pixels):
@@ -117,32 +190,64 @@ def stack_pixels(pixels: Sequence[Tensor]) -> Tensor | None:
     return torch.stack(list(pixels))
 
 
-def batch_loader(batches: Dataset[PreparedBatch], num_workers: int, pin_memory: bool) -> DataLoader[PreparedBatch]:
-    """A loader that gives the batches in their order, prepared in parallel; 0 workers prepare in this process."""
+def batch_loader(
+    batches: PreparedBatches | StreamedBatches, num_workers: int | None, pin_memory: bool
+) -> DataLoader[PreparedBatch]:
+    """Returns a data loader that prepares batches.
+
+    Args:
+        batches: The batches; those of a source keep their order.
+        num_workers: Number of worker processes that prepare batches. None takes the number of cores, at most 8, and at
+            most one for each batch or shard; 0 prepares in this process.
+        pin_memory: Whether to put pixels into pinned memory.
+    """
+    if num_workers is None:
+        parts = len(batches.shards) if isinstance(batches, StreamedBatches) else len(batches)
+        cores = default_num_workers(Processes.from_environment().num_local_processes)
+        num_workers = min(cores, parts) if parts > 1 else 0  # one batch is read sooner than a worker starts
     return DataLoader(
         batches,
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=leave_interrupt_to_parent,
-        generator=torch.Generator(),  # else each pass would draw from the global one
+        generator=torch.Generator(),  # else each pass would draw from the global generator
     )
 
 
-def leave_interrupt_to_parent(worker_id: int) -> None:
-    """Ctrl-C reaches the whole group; the parent ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def refuse_errors(batches: Iterable[PreparedBatch]) -> Iterator[PreparedBatch]:
+    """Yields the batches until one has an image that cannot be read.
+
+    Raises:
+        ValueError: with the error of that image, which names it.
+    """
+    for batch in batches:
+        failed = next((record for record in batch.records if record.error is not None), None)
+        if failed is not None:
+            raise ValueError(failed.error)
+        yield batch
+
+
+def split_rows(rows: range, batch_size: int) -> list[range]:
+    """Returns rows in batches of `batch_size`; the last batch may be smaller."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def check_fixed_size(processor: StellarImageProcessor) -> tuple[int, int]:
-    """Height and width that every image gets.
+    """Returns the height and the width that every image gets, in pixels.
 
     Raises:
         ValueError: if they depend on the image.
     """
     if processor.fit == "aspect" or not processor.do_center_crop:
         raise ValueError(
-            'extraction needs images of one size, so that rows have one shape: use fit="crop" or fit="pad", '
+            'all rows need one shape, and therefore all images one size: use fit="crop" or fit="pad", '
             f"got fit={processor.fit!r} and do_center_crop={processor.do_center_crop}"
         )
     return int(processor.crop_size["height"]), int(processor.crop_size["width"])
+
+
+def check_at_least(name: str, value: int, minimum: int) -> None:
+    """Raises ValueError if a number is below its minimum."""
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")

@@ -1,47 +1,46 @@
-"""What the options of `stellar-hub extract` amount to."""
+"""The work of the command `stellar-hub extract`, without its command line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from stellar_hub.data.sources import open_sources
-from stellar_hub.features.processes import LaunchedProcess
-from stellar_hub.store.layout import shard_path
-from stellar_hub.store.manifest import Manifest
+from stellar_hub.features.identity import load_model
+from stellar_hub.features.processes import Processes
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.modeling.inference_optimization import pack_linears
+from stellar_hub.store.files import open_shard, read_records
+from stellar_hub.store.manifest import Manifest, shard_path
 from stellar_hub.store.plan import ExtractionOptions
-from stellar_hub.store.shard_file import open_shard, read_records
-from stellar_hub.store.shard_work import load_for_extraction
 from stellar_hub.store.to_store import ExtractionReport, extract_to_store
 
 
 @dataclass(frozen=True)
 class Command:
-    """What was asked for on the command line; each field is an option's value."""
+    """The values of the command's options; each field is one option."""
 
     sources: Sequence[str]
     output: Path
     model: str
     fit: str
     options: ExtractionOptions
-    num_workers: int
+    num_workers: int | None
     device: str
     repair: bool
 
 
 def extract_by_options(command: Command) -> list[str]:
-    """Extract, in this process's part.
+    """Extracts this process's part of the features.
 
     Returns:
-        What there is to say.
+        The lines to print.
 
     Raises:
-        ValueError: if no image at all could be read; and what `extract_to_store` raises.
+        ValueError: if no image at all could be read, or for the reasons of `extract_to_store`.
     """
-    process = LaunchedProcess.from_environment()
+    processes = Processes.from_environment()
     source = open_sources(command.sources)
-    model, processor = load_for_extraction(command.model, own_device(command.device, process), command.fit)
+    model, processor = load_for_extraction(command.model, processes.own_device(command.device), command.fit)
     report = extract_to_store(
         model,
         source,
@@ -51,41 +50,41 @@ def extract_by_options(command: Command) -> list[str]:
         source_names=command.sources,
         num_workers=command.num_workers,
         repair=command.repair,
-        process=process,
+        processes=processes,
     )
-    lines = [f"damaged, done again: {line}" for line in report.repaired]
+    lines = [f"damaged, extracted again: {line}" for line in report.repaired]
     if report.largest_piece is not None:
         lines.append(
-            f"memory did not suffice for batches of {command.options.batch_size}: {report.largest_piece} images at a "
-            "time since; features may differ from those of an undisturbed run in their last bits"
+            f"memory did not suffice for batches of {command.options.batch_size}: the batch size is now "
+            f"{report.largest_piece}; the last bits of features may differ from those of an undisturbed run"
         )
-    return [*lines, summary(command.output, report)]
+    return [*lines, _summary(command.output, report)]
 
 
-def own_device(device: str, process: LaunchedProcess) -> str:
-    """The device of this process: where each may choose, its own GPU."""
-    if device in ("auto", "cuda") and torch.cuda.is_available() and process.num_processes > 1:
-        return f"cuda:{process.local_rank % torch.cuda.device_count()}"
-    return device
+def load_for_extraction(name: str, device: str, fit: str) -> tuple[StellarModel, StellarImageProcessor]:
+    """Loads a model without its decoder, and its processor; on a CPU, the linear layers are packed for oneDNN.
 
-
-def summary(folder: Path, report: ExtractionReport) -> str:
-    """One line about the store, as it is now.
+    `optimize_for_inference` chooses by timing. Chance must not decide here: a store that is resumed has to come out the
+    same, byte for byte.
 
     Raises:
-        ValueError: if the store is complete and every row has an error.
+        OSError: if the model does not exist.
+        ValueError: if the device or the fit is not available.
     """
-    now = (
-        f"{report.rows} rows now, {report.errors} with an error, {report.rows_per_second:.3g} rows/s, "
-        f"{report.waiting_share:.0%} waiting for data"
-    )
-    if report.manifest.counts is None:
-        return f"{folder}: {now}; the shards of other processes are still missing"
-    return f"{completed(folder, report.manifest)} ({now})"
+    model, processor = load_model(name, device, fit, decoder=False)
+    return packed_on_cpu(model), processor
+
+
+def packed_on_cpu(model: StellarModel) -> StellarModel:
+    """Prepares a model for inference, in place, and returns it; on a CPU, this packs its linear layers."""
+    model.eval().requires_grad_(False)
+    if model.device.type == "cpu":
+        pack_linears(model)
+    return model
 
 
 def completed(folder: Path, manifest: Manifest) -> str:
-    """One line about a complete store.
+    """Returns one line about a complete store.
 
     Raises:
         ValueError: if every row has an error.
@@ -93,6 +92,16 @@ def completed(folder: Path, manifest: Manifest) -> str:
     counts = manifest.counts or {}
     if not counts["ok"]:
         first = read_records(open_shard(shard_path(folder, 0), manifest.rows_of_shard(0)))[0]
-        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first: {first.error}")
-    errors = f"{counts['error']} with an error, which the index tells" if counts["error"] else "none with an error"
+        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first error: {first.error}")
+    errors = f"{counts['error']} with an error (see the index)" if counts["error"] else "none with an error"
     return f"{folder}: {manifest.num_rows} rows, {errors}"
+
+
+def _summary(folder: Path, report: ExtractionReport) -> str:
+    now = (
+        f"{report.rows} rows now, {report.errors} with an error, {report.rows_per_second:.3g} rows/s, "
+        f"{report.waiting_share:.0%} waiting for data"
+    )
+    if report.manifest.counts is None:
+        return f"{folder}: {now}; other processes still work on their shards"
+    return f"{completed(folder, report.manifest)} ({now})"

@@ -1,4 +1,4 @@
-"""A store as images again, and as what other libraries read."""
+"""A store in other forms: decoded images, and data sets of torch and of the library datasets."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from stellar_hub.extras import require
 from stellar_hub.features.identity import weights_sha256
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.localization_maps import to_pil
-from stellar_hub.store.index_file import records_to_table
+from stellar_hub.store.files import records_to_table
 from stellar_hub.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def load_model_of(manifest: Manifest) -> StellarModel:
-    """The model that made a store, by its name; whether it is still the same is seen when it decodes.
+    """Loads the model that made a store, by its name; `decode_rows` checks whether it is still the same.
 
     Raises:
-        OSError: if there is no such model any more.
+        OSError: if the model does not exist any more.
     """
     known = manifest.model
     return StellarModel.from_pretrained(known["name"], revision=known["revision"], dtype=getattr(torch, known["dtype"]))
 
 
 def decode_rows(store: "FeatureStore", rows: Sequence[int], model: StellarModel) -> list[Image.Image]:
-    """Images of some rows.
+    """Decodes the images of some rows.
 
     Raises:
-        ValueError: if the store lacks `S` or `L`, or the model is another one.
+        ValueError: if the store lacks `S` or `L`, or another model made it.
     """
     if not {"S", "L"} <= set(store.outputs):
         raise ValueError(f"{store.path} cannot be decoded: it holds {', '.join(store.outputs)}, not S and L")
@@ -45,17 +45,13 @@ def decode_rows(store: "FeatureStore", rows: Sequence[int], model: StellarModel)
     return [to_pil(image) for image in images.float().cpu()]
 
 
-if TYPE_CHECKING:
-    from stellar_hub.store.feature_store import FeatureStore
-
-
 class StoreDataset(Dataset[dict[str, Any]]):
     """The rows of a store for a data loader: dictionaries with "row" and the features, float32.
 
     Args:
         store: The store.
-        outputs: Features; None for all.
-        with_errors: Whether rows with an error come too, as NaN.
+        outputs: Names of the features; None takes all.
+        with_errors: Whether to include rows with an error, as NaN.
     """
 
     def __init__(self, store: "FeatureStore", outputs: Sequence[str] | None = None, with_errors: bool = False):
@@ -73,7 +69,9 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
 
 def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
-    """A `datasets.Dataset`, written to its cache: the columns of the index, and features as float32 arrays.
+    """Returns a `datasets.Dataset` with the columns of the index and the features as float32 arrays.
+
+    The library writes it to its cache.
 
     Raises:
         ImportError: if `datasets` is not installed.
@@ -93,6 +91,6 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
                 if with_errors or line["status"] == "ok":
                     yield line | {name: batch[name][index].float().numpy() for name in names}
 
-    # What a cached table is told by: the store's content, not the generator's code.
+    # The cache recognizes a table by the content of the store, not by the code of the generator.
     identity = {"plan": f"{store.manifest.plan} {with_errors}"}
     return library.Dataset.from_generator(rows, features=library.Features(columns), gen_kwargs=identity)

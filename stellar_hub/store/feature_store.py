@@ -1,4 +1,4 @@
-"""Reading a store."""
+"""A feature store, opened for reading."""
 
 import os
 from collections import OrderedDict
@@ -11,46 +11,43 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.features.encoding import FeatureBatch, FeatureRow
-from stellar_hub.features.image_record import ImageRecord
-from stellar_hub.features.names import OUTPUTS
-from stellar_hub.store.index_file import open_index, table_to_records
-from stellar_hub.store.layout import INDEX, shard_path
-from stellar_hub.store.manifest import Manifest, incompatibilities
-from stellar_hub.store.shard_file import check_shard, open_shard
+from stellar_hub.features.names import in_table_order
+from stellar_hub.features.rows import FeatureBatch, FeatureRow, ImageRecord
+from stellar_hub.store.files import check_shard, open_index, open_shard, table_to_records
+from stellar_hub.store.manifest import INDEX, Manifest, incompatibilities, shard_path
 from stellar_hub.store.tensor_format import SCALE, from_stored
 
 if TYPE_CHECKING:
     from stellar_hub.data.sources import ImageSource
     from stellar_hub.modeling import StellarModel
 
-MAX_OPEN = 32  # shards at a time: an open file each
+MAX_OPEN = 32  # shards; each is an open file
 
 
 class FeatureStore:
     """The features that `stellar-hub extract` wrote: `len(store)`, `store[7]`, `store[10:20]`, iteration over rows.
 
-    Row `i` is image `i` of the source, always. Features come as they lie there, memory-mapped; those of quantized
-    stores as float32. Rows with an error are NaN.
+    Row `i` is always image `i` of the source. Features are memory-mapped and have the dtype of the store; features of
+    quantized stores are float32. Rows with an error are NaN.
 
     Args:
-        path: The store's folder.
+        path: Folder of the store.
 
     Attributes:
-        path: The store's folder.
-        manifest: What made it.
+        path: Folder of the store.
+        manifest: Description of what made the store.
 
     Raises:
-        FileNotFoundError: if it is no store.
+        FileNotFoundError: if the folder is not a store.
         ImportError: if pyarrow is not installed.
-        ValueError: if its manifest or index is damaged, or it is not complete.
+        ValueError: if the manifest or the index is damaged, or the store is not complete.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
         if self.manifest.counts is None:
-            raise ValueError(f"{path} is not complete: run the same extract command again, it goes on where it stopped")
+            raise ValueError(f"{path} is not complete: run the same extract command again to resume it")
         try:
             self._index = open_index(self.path / INDEX, len(self))
         except ValueError as error:
@@ -60,7 +57,7 @@ class FeatureStore:
 
     @property
     def _remedy(self) -> str:
-        return "run the same extract command with --repair, which redoes just what is damaged"
+        return "run the same extract command with --repair to extract only the damaged rows again"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -73,8 +70,8 @@ class FeatureStore:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of its features."""
-        return tuple(name for name in OUTPUTS if name in self.manifest.features["shapes"])
+        """Names of the features in the store, in the order of the table of features."""
+        return in_table_order(self.manifest.features["shapes"])
 
     @overload
     def __getitem__(self, rows: int) -> FeatureRow: ...
@@ -95,19 +92,24 @@ class FeatureStore:
                 yield FeatureRow(record, {name: tensor[index] for name, tensor in batch.features.items()})
 
     def shape(self, output: str) -> tuple[int, ...]:
-        """Shape of a feature for one row.
+        """Returns the shape of a feature for one row.
 
         Raises:
-            KeyError: if the store does not hold it.
+            KeyError: if the store does not hold the feature.
         """
         if output not in self.outputs:
             raise KeyError(
-                f"{self.path} holds no {output!r}, only {', '.join(self.outputs)}: extract it with --outputs"
+                f"{self.path} does not hold {output!r}, only {', '.join(self.outputs)}: extract it with --outputs"
             )
         return tuple(self.manifest.features["shapes"][output])
 
     def batches(self, batch_size: int = 256, outputs: Sequence[str] | None = None) -> Iterator[FeatureBatch]:
-        """All rows in order, `batch_size` at a time (at most a shard), some features or all."""
+        """Yields all rows in order.
+
+        Args:
+            batch_size: Number of rows per batch; a batch never reaches into the next shard.
+            outputs: Names of the features to read; None takes all.
+        """
         for number in range(self.manifest.num_shards):
             rows = self.manifest.rows_of_shard(number)
             for start in range(rows.start, rows.stop, batch_size):
@@ -117,12 +119,12 @@ class FeatureStore:
                 )
 
     def read(self, output: str, rows: Sequence[int] | Tensor) -> Tensor:
-        """One feature of some rows, `(len(rows), ...)`; a range within a shard is not copied.
+        """Returns one feature of some rows, `(len(rows), ...)`; a range inside a shard is not copied.
 
         Raises:
-            KeyError: if the store does not hold this feature.
-            IndexError: if there is no such row.
-            ValueError: if a shard is missing or damaged; its rows are named.
+            KeyError: if the store does not hold the feature.
+            IndexError: if a row does not exist.
+            ValueError: if a shard is missing or damaged; the message names its rows.
         """
         self.shape(output)
         if isinstance(rows, range) and rows.step == 1:
@@ -134,10 +136,10 @@ class FeatureStore:
         return self.read(output, range(1))[:0]
 
     def records(self, rows: Sequence[int]) -> list[ImageRecord]:
-        """What is known of these rows' images.
+        """Returns the records of some rows' images.
 
         Raises:
-            IndexError: if there is no such row.
+            IndexError: if a row does not exist.
         """
         found = []
         for row in rows:
@@ -154,14 +156,14 @@ class FeatureStore:
         return torch.tensor([value == "ok" for value in status], dtype=torch.bool)
 
     def decode(self, row: int, model: "StellarModel | None" = None) -> Image.Image:
-        """A row's image, decoded from its `S` and `L`.
+        """Decodes the image of a row from its `S` and `L`.
 
         Args:
-            row: Which.
-            model: The model that made the store; None loads it by the name in the manifest.
+            row: Number of the row.
+            model: Model that made the store; None loads it by the name in the manifest.
 
         Raises:
-            ValueError: if the row has an error, the store lacks `S` or `L`, or the model is another one.
+            ValueError: if the row has an error, the store lacks `S` or `L`, or another model made the store.
         """
         from stellar_hub.store.conversions import decode_rows, load_model_of
 
@@ -172,37 +174,33 @@ class FeatureStore:
         return decode_rows(self, [record.row], model)[0]
 
     def source(self) -> "ImageSource":
-        """The images the store was made from, opened where they lay then.
+        """Opens the images that the store was made from.
 
         Raises:
-            OSError: if they are not there any more.
-            ValueError: if they have changed, or were no named source.
+            OSError: if they do not exist any more.
+            ValueError: if they have changed, or the manifest has no name for their source.
         """
         from stellar_hub.data.sources import open_sources
 
         if not self.manifest.source["names"]:
-            raise ValueError(f"{self.path} was made from a source without a name: open it yourself")
+            raise ValueError(f"{self.path} has no name for its source of images: open the source yourself")
         source = open_sources(self.manifest.source["names"])
         if source.fingerprint() != self.manifest.source["fingerprint"]:
-            raise ValueError(f"the images of {self.path} have changed since: {self.manifest.source['names']}")
+            raise ValueError(f"the images of {self.path} have changed: {self.manifest.source['names']}")
         return source
 
     def compatible(self, other: "FeatureStore") -> bool:
-        """Whether features of both may be compared: the same weights, the same preprocessing."""
+        """Whether the features of two stores can be compared: they have the same weights and preprocessing."""
         return not incompatibilities(self.manifest, other.manifest)
 
     def check_compatible(self, other: "FeatureStore") -> None:
-        """Refuse to mix two stores whose features may not be compared.
-
-        Raises:
-            ValueError: naming what differs.
-        """
+        """Raises ValueError, which names the differences, unless the features of two stores can be compared."""
         lines = incompatibilities(self.manifest, other.manifest)
         if lines:
-            raise ValueError(f"{self.path} and {other.path} must not be mixed; they differ in " + "; ".join(lines))
+            raise ValueError(f"{self.path} and {other.path} cannot be mixed; they differ in " + "; ".join(lines))
 
     def verify(self) -> list[str]:
-        """Read all of the store; one line for each shard that is missing or not what was written."""
+        """Reads the whole store; returns one line for each shard that is missing or not what was written."""
         damaged = []
         for number in range(self.manifest.num_shards):
             try:
@@ -212,35 +210,41 @@ class FeatureStore:
         return damaged
 
     def to_torch(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
-        """A `torch.utils.data.Dataset` of dictionaries: features by name, and "row"; see `conversions.StoreDataset`."""
+        """Returns a `torch.utils.data.Dataset` of dictionaries: features by name, and "row".
+
+        Args:
+            outputs: Names of the features; None takes all.
+            with_errors: Whether to include rows with an error, as NaN.
+        """
         from stellar_hub.store.conversions import StoreDataset
 
         return StoreDataset(self, outputs, with_errors)
 
     def to_datasets(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
-        """A `datasets.Dataset` with a column for each feature and for each of the index; see `conversions`."""
+        """Returns a `datasets.Dataset` with the columns of the index and one column for each feature.
+
+        Args:
+            outputs: Names of the features; None takes all.
+            with_errors: Whether to include rows with an error, as NaN.
+        """
         from stellar_hub.store.conversions import to_datasets
 
         return to_datasets(self, outputs, with_errors)
 
     def to_faiss(self, output: str = "pooled", factory: str = "Flat") -> Any:
-        """Moved in 0.2: `stellar_hub.retrieval.build_index(store, output, factory)`.
-
-        Raises:
-            AttributeError: always; it names the function.
-        """
+        """Raises AttributeError: this is now `stellar_hub.retrieval.build_index(store, output, factory)`."""
         raise AttributeError(
             f"to_faiss is now a function: stellar_hub.retrieval.build_index(store, {output!r}, {factory!r})"
         )
 
     def _place(self, row: int) -> tuple[int, int]:
-        """Shard of a row, and its place in it."""
+        """Returns the shard of a row, and the place of the row in it."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         return divmod(row, self.manifest.shard_rows)
 
     def _places(self, rows: range) -> Iterator[tuple[int, int, int]]:
-        """Shard, first and last place of the parts of a range of rows."""
+        """Yields the shard, the first and the last place of each part of a range of rows."""
         row = rows.start
         while row < rows.stop:
             number, first = self._place(row)
@@ -252,15 +256,15 @@ class FeatureStore:
 
     def _read_part(self, output: str, number: int, first: int, last: int) -> Tensor:
         shard = self.open_shard(number)
-        quantized = f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is no mapping
+        quantized = f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is not a mapping
         scale = shard.get_slice(f"{output}{SCALE}")[first:last] if quantized else None
         return from_stored(shard.get_slice(output)[first:last], scale)
 
     def open_shard(self, number: int) -> Any:
-        """A shard as `safetensors.safe_open` gives it; a few stay open.
+        """Returns a shard as `safetensors.safe_open` gives it; some shards stay open.
 
         Raises:
-            ValueError: if it is missing or damaged; its rows are named.
+            ValueError: if it is missing or damaged; the message names its rows.
         """
         if number in self._shards:
             self._shards.move_to_end(number)

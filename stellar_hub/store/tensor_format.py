@@ -1,49 +1,49 @@
-"""How features lie in a shard: as floats, or as integers with scales."""
+"""The stored form of features: floats, or integers with scales."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-MOST = {torch.int8: 127, torch.uint8: 255}
+MAX_VALUE = {torch.int8: 127, torch.uint8: 255}
 
 
 def quantize_rows(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Quantize each row of the last dimension by its own largest magnitude.
+    """Quantizes each row of the last dimension by its own largest magnitude.
 
     Args:
-        values: Floats `(..., d)`; for uint8 none below 0.
+        values: Floats `(..., d)`; for uint8, all are at least 0.
         dtype: `torch.int8` or `torch.uint8`.
 
     Returns:
-        The values as integers, `(..., d)`, and the rows' scales, `(...)` float16: the error is at most half a scale
-        (and float16's own rounding). Rows that are NaN get the scale NaN, and come back as NaN.
+        The values as integers, `(..., d)`, and the scales of the rows, `(...)` float16. The error of a value is at most
+        half a scale, plus the rounding of float16. Rows that are NaN get the scale NaN, and come back as NaN.
     """
-    most = MOST[dtype]
+    largest = MAX_VALUE[dtype]
     values = values.float()
-    # Values are divided by the scale as it will be stored, so that its rounding makes no error of its own.
-    scale = (values.abs().amax(dim=-1) / most).half()
+    # The divisor is the scale as it is stored, so that the rounding of the scale adds no error.
+    scale = (values.abs().amax(dim=-1) / largest).half()
     divisor = torch.where(scale > 0, scale.float(), 1.0)[..., None]
-    least = -most if dtype == torch.int8 else 0
-    return (values / divisor).round().nan_to_num(0).clamp(least, most).to(dtype), scale
+    smallest = -largest if dtype == torch.int8 else 0
+    return (values / divisor).round().nan_to_num(0).clamp(smallest, largest).to(dtype), scale
 
 
 def dequantize_rows(quantized: Tensor, scale: Tensor) -> Tensor:
-    """The values `(..., d)`, float32, of what `quantize_rows` gave."""
+    """Returns the values `(..., d)`, float32, that `quantize_rows` quantized."""
     return quantized.float() * scale.float()[..., None]
 
 
 FLOATS = ("float32", "float16", "bfloat16")
 DTYPES = (*FLOATS, "int8")
-QUANTIZED = {"S": torch.int8, "L": torch.uint8}  # under "int8"; all else is float16 there
+QUANTIZED = {"S": torch.int8, "L": torch.uint8}  # by "int8"; it stores all other features as float16
 SCALE = ".scale"
 
 
 def check_dtype(dtype: str) -> str:
-    """Refuse a dtype that no store has.
+    """Returns the name of a stored type.
 
     Raises:
-        ValueError: naming those there are.
+        ValueError: if the type does not exist.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -51,14 +51,14 @@ def check_dtype(dtype: str) -> str:
 
 
 def computed_dtype(dtype: str) -> torch.dtype:
-    """What features have to come in to be stored as `dtype`: integers are made from float32."""
+    """Returns the dtype to compute features in that are stored as `dtype`: float32 for integers."""
     return torch.float32 if dtype == "int8" else getattr(torch, dtype)
 
 
 def to_stored(features: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Features by name to the tensors of a shard.
+    """Returns the tensors of a shard for features by name.
 
-    Under "int8", `S` `(B, r, d)` becomes int8 with "S.scale" `(B, r)`, and `L` `(B, n, r)` uint8 with "L.scale"
+    With "int8", `S` `(B, r, d)` becomes int8 with "S.scale" `(B, r)`, and `L` `(B, n, r)` uint8 with "L.scale"
     `(B, n)`.
     """
     if dtype != "int8":
@@ -73,5 +73,5 @@ def to_stored(features: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def from_stored(tensor: Tensor, scale: Tensor | None) -> Tensor:
-    """A feature as floats: as it lies there, or float32 where it was quantized."""
+    """Returns a stored feature as floats: as it is, or as float32 if it was quantized."""
     return tensor if scale is None else dequantize_rows(tensor, scale)

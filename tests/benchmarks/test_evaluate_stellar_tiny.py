@@ -78,7 +78,7 @@ def test_main__writes_the_same_tables_everywhere(
     card.write_text(CARD)
     files = ["--json", str(numbers), "--update-card", str(card)]
     # The sides of pixels' patches are those of the true stellar-tiny.
-    monkeypatch.setattr("stellar_hub.features.backbones.pixels.SIDE", 32)
+    monkeypatch.setattr("stellar_hub.features.backbones.PixelBackbone.SIDE", 32)
     assert run(evaluation, monkeypatch, "--model", str(checkpoint), *FEW, *files) == 0
     printed, written = capsys.readouterr().out, card.read_text()
     assert printed.strip() == written.split("<!-- evaluation -->\n")[1].split("\n<!-- /evaluation -->")[0]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from stellar_hub import StellarModel
-from stellar_hub.data.sources import open_sources
-from stellar_hub.store.to_store import extract_to_store
+from stellar_hub.data import open_sources
+from stellar_hub.store import extract_to_store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COLORS = {"red": (220, 30, 30), "blue": (40, 50, 230)}
@@ -33,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(images: Path) -> Path:
-    """What stellar-tiny sees in them."""
+    """A store of stellar-tiny's features of these images."""
     model = StellarModel.from_pretrained("stellar-tiny", decoder=False)
     folder = images.parent / "store"
     extract_to_store(model, open_sources([images]), folder, source_names=[str(images)], show_progress=False)
@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return call
 
 
-def test_concept_search__draws_the_like(
+def test_concept_search__draws_similar_regions(
     run: Run, store: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = images / "red" / "3.png"
@@ -68,7 +68,7 @@ def test_concept_search__draws_the_like(
     ("options", "message"),
     [
         (["--at", "30,1"], "the model did not see the pixel"),
-        (["--token", "16"], "there is no token 16: the model has tokens 0 to 15"),
+        (["--token", "16"], "token must be 0 to 15, got 16"),
     ],
 )
 def test_concept_search__says_what_is_not_there(
@@ -81,8 +81,8 @@ def test_concept_search__says_what_is_not_there(
 def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("linear_probe_on_store", store)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "2 classes, 12 rows to train on"
-    assert lines[1] == "accuracy on 5 others: 1.000"
+    assert lines[0] == "2 classes, trained on 12 rows"
+    assert lines[1] == "accuracy on 5 other rows: 1.000"
 
 
 def test_duplicates__are_the_copies(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:

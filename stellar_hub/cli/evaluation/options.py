@@ -85,11 +85,9 @@ class Options:
         """
         from transformers.utils import logging
 
-        from stellar_hub.data.workers import default_num_workers
         from stellar_hub.evaluation import RunSettings
         from stellar_hub.evaluation.report import check_targets
-        from stellar_hub.features.loading import choose_device
-        from stellar_hub.features.processes import LaunchedProcess, Processes
+        from stellar_hub.features import Processes, choose_device
 
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
@@ -100,12 +98,9 @@ class Options:
             from stellar_hub.evaluation.from_store import open_stores
 
             opened = open_stores(stores)
-        num_workers = self.num_workers
-        if num_workers is None:
-            num_workers = default_num_workers(LaunchedProcess.from_environment().num_local_processes)
         return RunSettings(
             batch_size=self.batch_size,
-            num_workers=num_workers,
+            num_workers=self.num_workers,
             cache=self.cache,
             processes=Processes.launched(self.device),
             stores=opened,

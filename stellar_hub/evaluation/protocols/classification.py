@@ -11,9 +11,9 @@ from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.feature_set import FeatureSet
 from stellar_hub.evaluation.report import Measurement
 from stellar_hub.evaluation.splits import Splits
-from stellar_hub.features.backbones.backbone import POOLINGS, Backbone
+from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.features.names import POOLINGS, check_names
 from stellar_hub.measures import count_confusion
-from stellar_hub.old_names import hint_of_new_name
 from stellar_hub.visualization import draw_confusion
 
 SET = "S"  # the one pooling that gives a set of vectors per image
@@ -21,10 +21,7 @@ SET = "S"  # the one pooling that gives a set of vectors per image
 
 def check_poolings(poolings: Sequence[str]) -> None:
     """Raises ValueError if a pooling is unknown."""
-    unknown = [name for name in poolings if name not in POOLINGS]
-    if unknown:
-        hints = "".join(hint_of_new_name("features", name) for name in unknown)
-        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {', '.join(unknown)}{hints}")
+    check_names("pooling", poolings, POOLINGS)
 
 
 def choose_poolings(backbone: Backbone, poolings: Sequence[str], with_sets: bool = False) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from stellar_hub.evaluation.segmenters import (
     train_probes,
 )
 from stellar_hub.evaluation.splits import SegmentationSplits, hold_out
-from stellar_hub.features.backbones.backbone import DENSE, Backbone, prepare_image
+from stellar_hub.features.backbones.backbone import Backbone, prepare_image
+from stellar_hub.features.names import DENSE
 from stellar_hub.measures import argmax_regions, class_iou, mean_iou, pixel_accuracy
 from stellar_hub.visualization import SegmentExample, draw_segments
 

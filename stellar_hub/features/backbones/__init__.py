@@ -1,6 +1,16 @@
-"""What is evaluated: STELLAR models and, in the same protocol, timm's, transformers' and raw pixels."""
+"""Backbones: STELLAR models, models of timm and of transformers, and raw pixels, all with the same methods."""
 
-from stellar_hub.features.backbones.backbone import Backbone, BackboneFacts
+from stellar_hub.features.backbones.backbone import Backbone, BackboneFacts, PixelBackbone
 from stellar_hub.features.backbones.open_backbone import open_backbone
+from stellar_hub.features.backbones.other_libraries import TimmBackbone, TransformersBackbone
+from stellar_hub.features.backbones.stellar import StellarBackbone
 
-__all__ = ["Backbone", "BackboneFacts", "open_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneFacts",
+    "PixelBackbone",
+    "StellarBackbone",
+    "TimmBackbone",
+    "TransformersBackbone",
+    "open_backbone",
+]

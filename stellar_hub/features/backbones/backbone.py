@@ -1,4 +1,4 @@
-"""What every evaluated model is to the protocols: it prepares images, and names the features it makes of them."""
+"""A backbone as the pipeline sees it, whatever library it comes from; raw pixels are the simplest one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,75 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stellar_hub.data.sources.image_source import ImageItem, read_image
+from stellar_hub.features.identity import sha256_of_json, weights_hash
+from stellar_hub.features.names import in_table_order
+from stellar_hub.features.preparation import check_fixed_size
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_geometry import ImageGeometry
-from stellar_hub.modeling.image_processing_stellar import plan_geometry
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's global generator starts from the seed; afterwards it goes on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def fetching(name: str, local: bool) -> Iterator[None]:
-    """Turn the many ways in which fetching weights fails into one line.
-
-    Args:
-        name: The model.
-        local: Whether nothing has to be fetched: then errors stay as they are.
-
-    Raises:
-        OSError: if something inside fails, saying what would work without a network.
-    """
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        if local:
-            raise
-        reason = " ".join(str(error).split())
-        short = reason if len(reason) <= 160 else f"{reason[:157]}..."
-        raise OSError(
-            f"the weights of {name} could not be fetched ({short or type(error).__name__}); without a network name "
-            f"{name}:random for random weights, or {name}:PATH for weights in a file"
-        ) from error
-
-
-# One vector per image, or a set of vectors.
-POOLINGS = {
-    "pooled": "mean of the sparse tokens S, (d,)",
-    "cls": "cls token, (d,)",
-    "patches_mean": "mean of the patch features, (d,)",
-    "S": "the sparse tokens themselves, (r, d), compared by matching",
-    "pixels": "the image averaged down, (768,)",
-}
-# One vector per patch.
-DENSE = {
-    "patches": "patch features, (n, d)",
-    "Z": "the low-rank product L S, (n, d)",
-    "L": "the localization maps, (n, r)",
-}
 
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """What tells one evaluated model from another; all of it stands in the report.
+    """What distinguishes one backbone from another; reports hold all of it.
 
     Attributes:
-        name: As it was asked for.
+        name: Name that the user gave.
         kind: "stellar", "timm", "transformers" or "pixels".
-        weights: Where they come from, in words.
-        revision: Commit of the Hub repository, where known.
-        sha256: Of all weights, names, shapes and types included.
-        num_parameters: How many there are.
-        preprocessing: How an image becomes the network's input.
-        seed: Of random weights; None for others.
+        weights: Origin of the weights, in words.
+        revision: Commit of the Hub repository, if known.
+        sha256: SHA-256 of all weights; empty for a model that was given in memory.
+        num_parameters: Number of parameters.
+        preprocessing: Settings that turn an image into the network's input.
+        seed: Seed of random weights; None for other weights.
     """
 
     name: str
@@ -89,20 +44,23 @@ class BackboneFacts:
 
 
 class Backbone(ABC):
-    """A frozen network with a way to prepare images.
+    """A frozen network and the processor that prepares its images.
 
     Args:
-        facts: What it is.
-        network: In evaluation mode.
-        processor: Brings images to the network's size; values stay in [0, 1].
+        facts: Description of the backbone.
+        network: Network in evaluation mode.
+        processor: Processor that brings images to the network's size; values stay in [0, 1].
 
     Attributes:
-        poolings: The features of `POOLINGS` it has, the usual one first.
-        dense: The features of `DENSE` it has, the usual one first.
+        poolings: Names of its features that compare images, the usual one first.
+        dense: Names of its features that compare patches, the usual one first.
+        takes_bytes: Whether the network takes uint8 pixels and divides them by 255 itself.
+        device: Device of the network.
     """
 
     poolings: tuple[str, ...] = ()
     dense: tuple[str, ...] = ()
+    takes_bytes = False
 
     def __init__(self, facts: BackboneFacts, network: nn.Module, processor: StellarImageProcessor):
         self.facts = facts
@@ -112,47 +70,117 @@ class Backbone(ABC):
 
     @property
     def name(self) -> str:
-        """As it was asked for."""
+        """Name that the user gave."""
         return self.facts.name
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of all its features, in the order of the table of features."""
+        return in_table_order(dict.fromkeys((*self.poolings, *self.dense)))
+
     def to(self, device: str) -> None:
-        """Move the network."""
+        """Moves the network to a device."""
         self.device = torch.device(device)
         self.network.to(device)
 
     def geometry(self, height: int, width: int) -> ImageGeometry:
-        """How an image of this size is brought to the network's."""
-        processor = self.processor
-        return plan_geometry(
-            torch.Size((3, height, width)),
-            processor.size,
-            processor.crop_size,
-            processor.fit,
-            processor.patch_size,
-            processor.do_resize,
-            processor.do_center_crop,
-        )
+        """Returns how an image of this size is fitted to the network's size."""
+        return self.processor.geometry_of_shape(torch.Size((3, height, width)))
 
     @abstractmethod
     def grid_size(self) -> tuple[int, int]:
-        """Patches `(h, w)` of the network's input."""
+        """Returns the height and the width of the network's patch grid."""
 
     @abstractmethod
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Features of prepared images `(B, 3, H, W)`, each with the batch as its first dimension."""
+        """Computes features of prepared images.
+
+        Args:
+            pixel_values: Images, `(B, 3, H, W)` in [0, 1]; uint8 as well if `takes_bytes`.
+            names: Names of the features.
+
+        Returns:
+            Features by name, `(B, ...)` each.
+        """
+
+    @torch.inference_mode()
+    def feature_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each feature for one image."""
+        blank = torch.zeros(1, 3, *check_fixed_size(self.processor), device=self.device)
+        return {name: tuple(feature.shape[1:]) for name, feature in self.features(blank, names).items()}
+
+    def describe_model(self) -> dict[str, Any]:
+        """Returns the identity of the model, as the manifest of a store holds it."""
+        dtype = next((parameter.dtype for parameter in self.network.parameters()), torch.float32)
+        return {
+            "kind": self.facts.kind,
+            "name": self.name,
+            "revision": self.facts.revision,
+            "weights_sha256": self.facts.sha256,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """Returns the settings of the preprocessing and their SHA-256, as the manifest of a store holds them."""
+        return {"id": sha256_of_json(self.facts.preprocessing), "settings": self.facts.preprocessing}
 
     def choose(self, wanted: Iterable[str], offered: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the features wanted that it has; the usual one if it has none of them."""
+        """Returns the wanted features that are offered, or the usual one if none of them is."""
         return tuple(name for name in wanted if name in offered) or offered[:1]
 
 
+class PixelBackbone(Backbone):
+    """Images of 64 x 64 pixels without a network.
+
+    Its features are the image averaged to 16 x 16 pixels, as one vector, and the pixels of each patch of 8 x 8.
+    """
+
+    SIDE, PATCH_SIZE, POOLED_SIDE = 64, 8, 16  # in pixels; side and patch are those of stellar-tiny
+
+    poolings = ("pixels",)
+    dense = ("patches",)
+
+    @classmethod
+    def load(cls, display_name: str = "pixels") -> "PixelBackbone":
+        """Returns the backbone; there is nothing to load."""
+        processor = square_processor(round(256 * cls.SIDE / 224), cls.SIDE, cls.PATCH_SIZE)
+        network = nn.Identity()
+        preprocessing = preprocessing_of(processor)
+        facts = BackboneFacts(display_name, "pixels", "none", None, weights_hash(network), 0, preprocessing)
+        return cls(facts, network, processor)
+
+    def grid_size(self) -> tuple[int, int]:
+        """Returns the height and the width of the patch grid."""
+        return self.SIDE // self.PATCH_SIZE, self.SIDE // self.PATCH_SIZE
+
+    def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Returns "pixels" `(B, 768)` and "patches" `(B, 64, 192)`, in [0, 1]."""
+        made = {
+            "pixels": lambda: F.adaptive_avg_pool2d(pixel_values, self.POOLED_SIDE).flatten(1),
+            "patches": lambda: F.pixel_unshuffle(pixel_values, self.PATCH_SIZE).flatten(2).transpose(1, 2),
+        }
+        return {name: made[name]() for name in names}
+
+    def feature_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each feature for one image."""
+        grid = self.grid_size()
+        shapes = {"pixels": (3 * self.POOLED_SIDE**2,), "patches": (grid[0] * grid[1], 3 * self.PATCH_SIZE**2)}
+        return {name: shapes[name] for name in names}
+
+
 def prepare_image(processor: StellarImageProcessor, image: ImageItem) -> Tensor:
-    """An image as a network's input, `(3, H, W)` in [0, 1]."""
+    """Returns one image as a network's input, `(3, H, W)` in [0, 1]."""
     return processor(read_image(image))["pixel_values"][0]
 
 
 def square_processor(shortest_edge: int, side: int, patch_size: int = 1) -> StellarImageProcessor:
-    """Shortest side to `shortest_edge` pixels, then the centre of `side` x `side`."""
+    """Returns a processor that resizes the shortest side and crops a square from the centre.
+
+    Args:
+        shortest_edge: Length of the shortest side after resizing, in pixels.
+        side: Side of the square, in pixels.
+        patch_size: Side of a patch, in pixels.
+    """
     options: dict[str, Any] = {
         "size": {"shortest_edge": shortest_edge},
         "crop_size": {"height": side, "width": side},
@@ -164,7 +192,7 @@ def square_processor(shortest_edge: int, side: int, patch_size: int = 1) -> Stel
 def preprocessing_of(
     processor: StellarImageProcessor, mean: Sequence[float] = (), std: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """The settings that decide what a network sees, for reports and for the names of cached features."""
+    """Returns the settings that decide what a network sees of an image, for reports and manifests."""
     return {
         "resize_shortest_edge": int(processor.size["shortest_edge"]),
         "crop": [int(processor.crop_size["height"]), int(processor.crop_size["width"])],
@@ -173,3 +201,11 @@ def preprocessing_of(
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
     }
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Starts torch's global generator from a seed inside the block, and restores it afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

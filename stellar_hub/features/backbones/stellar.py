@@ -1,50 +1,40 @@
-"""STELLAR models: sparse tokens, cls, patches, and the maps of the tokens."""
+"""STELLAR models as backbones."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from stellar_hub.features.backbones.backbone import Backbone, BackboneFacts, preprocessing_of, seeded
-from stellar_hub.features.identity import weights_hash
+from stellar_hub.features.identity import describe_model, describe_preprocessing, load_processor, weights_hash
+from stellar_hub.features.names import feature_shapes, select_features
+from stellar_hub.features.preparation import check_fixed_size
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.modeling.encoder_stellar import IMAGENET_MEAN, IMAGENET_STD
-from stellar_hub.modeling.factorization import low_rank_product
-
-# Of a `StellarModelOutput`.
-FEATURES: dict[str, Callable[[Any], Tensor]] = {
-    "pooled": lambda output: output.pooler_output,
-    "cls": lambda output: output.cls_token,
-    "patches_mean": lambda output: output.patch_features.mean(dim=1),
-    "S": lambda output: output.last_hidden_state,
-    "patches": lambda output: output.patch_features,
-    "Z": lambda output: low_rank_product(output.localization, output.last_hidden_state),
-    "L": lambda output: output.localization,
-}
 
 
 class StellarBackbone(Backbone):
-    """A STELLAR model; make it with `load`."""
+    """A STELLAR model; `load` and `as_backbone` make it."""
 
     network: StellarModel
     poolings = ("pooled", "cls", "patches_mean", "S")
     dense = ("patches", "Z", "L")
+    takes_bytes = True
 
     @classmethod
     def load(
         cls, name: str, display_name: str, seed: int | None = None, decoder: bool | None = None
     ) -> "StellarBackbone":
-        """Load a model by its name, folder or Hub repository.
+        """Loads a model.
 
         Args:
-            name: What `from_pretrained` takes.
-            display_name: What to call it in reports.
-            seed: Of random weights in the same architecture; None loads the weights.
-            decoder: False leaves decoder and tokenizer unread.
+            name: Name, folder or Hub repository, as `StellarModel.from_pretrained` takes it.
+            display_name: Name of the backbone in reports.
+            seed: Seed of random weights in the same architecture; None loads the weights.
+            decoder: False does not read decoder and tokenizer.
 
         Raises:
-            OSError: if there is no such model.
+            OSError: if the model does not exist.
             ValueError: if its weights do not fit.
         """
         if seed is None:
@@ -53,12 +43,7 @@ class StellarBackbone(Backbone):
             config = StellarConfig.from_pretrained(name)
             with seeded(seed):
                 network = StellarModel(config).eval()
-        is_file = Path(name).is_file()  # an original checkpoint brings no processor
-        processor = (
-            StellarImageProcessor.from_config(network.config)
-            if is_file
-            else StellarImageProcessor.from_pretrained(name)
-        )
+        processor = load_processor(name, network)
         facts = BackboneFacts(
             name=display_name,
             kind="stellar",
@@ -71,29 +56,45 @@ class StellarBackbone(Backbone):
         )
         return cls(facts, network, processor)
 
-    @property
-    def decodes(self) -> bool:
-        """Whether it turns codes into images."""
-        config = self.network.config
-        return self.network.decoder is not None and not (
-            config.reconstruction_head == "vq" and self.network.tokenizer is None
-        )
-
     def grid_size(self) -> tuple[int, int]:
-        """Patches `(h, w)` of the network's input."""
-        crop = self.processor.crop_size
-        return self.network.grid_size(crop["height"], crop["width"])
+        """Returns the height and the width of the network's patch grid."""
+        return self.network.grid_size(*check_fixed_size(self.processor))
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Features of prepared images, see `FEATURES`."""
-        output = self.network(pixel_values)
-        return {name: FEATURES[name](output) for name in names}
+        """Returns features of prepared images; the table of features has their shapes."""
+        return select_features(self.network(pixel_values), names)
 
-    def reconstruct(self, pixel_values: Tensor) -> Tensor:
-        """What the model decodes from its own code, `(B, 3, H', W')` in [0, 1].
+    def feature_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each feature for one image."""
+        return feature_shapes(self.network.config, self.grid_size(), names)
 
-        Raises:
-            ValueError: if it does not decode.
-        """
-        grid = self.network.grid_size(*pixel_values.shape[-2:])
-        return self.network.decode(*self.network.encode(pixel_values), grid_size=grid)
+    def describe_model(self) -> dict[str, Any]:
+        """Returns the identity of the weights that features depend on, as the manifest of a store holds it."""
+        return describe_model(self.network)
+
+    def describe_preprocessing(self) -> dict[str, Any]:
+        """Returns the settings of the processor and their SHA-256, as the manifest of a store holds them."""
+        return describe_preprocessing(self.processor)
+
+
+def as_backbone(model: StellarModel | Backbone, processor: StellarImageProcessor | None = None) -> Backbone:
+    """Returns a model as a backbone, on the device where it is.
+
+    Args:
+        model: STELLAR model, or a backbone, which is returned as it is.
+        processor: Processor of a STELLAR model; None takes the one that belongs to the model's size.
+
+    Raises:
+        ValueError: if a backbone comes with a processor: it has its own.
+    """
+    if isinstance(model, Backbone):
+        if processor is not None:
+            raise ValueError(f"processor must be None for the backbone {model.name}, which has its own")
+        return model
+    processor = processor or StellarImageProcessor.from_config(model.config)
+    preprocessing = preprocessing_of(processor, IMAGENET_MEAN, IMAGENET_STD)
+    # No hash of all weights: a loop over features does not need it, and it takes a second for a large model.
+    facts = BackboneFacts(str(model.config.name_or_path), "stellar", "in memory", None, "", 0, preprocessing)
+    backbone = StellarBackbone(facts, model, processor)
+    backbone.device = model.device
+    return backbone

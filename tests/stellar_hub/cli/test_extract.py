@@ -16,7 +16,7 @@ def test_extract__writes_a_store(command: Command, model_folder: Path, image_fol
     options = ["--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0]
     result = command("extract", image_folder, *options)
     assert result.exit_code == 0, result.output
-    assert "store: 3 rows, 1 with an error, which the index tells (3 rows now, 1 with an error, " in result.output
+    assert "store: 3 rows, 1 with an error" in result.output
     store = FeatureStore(tmp_path / "store")
     assert [row.record.status for row in store] == ["error", "ok", "ok"]
     assert [Path(row.record.image).name for row in store] == ["bad.png", "tall.jpg", "wide.png"]
@@ -44,10 +44,10 @@ def test_repair__says_what_was_damaged(
     (tmp_path / "store" / "shards" / "000000.safetensors").write_bytes(b"cut")
     result = command(*run)
     assert result.exit_code == 1
-    assert "error: rows 0 to 1 cannot be read" in result.output
+    assert "error: rows 0 to 1" in result.output
     result = command(*run, "--repair")
     assert result.exit_code == 0
-    assert "damaged, done again: rows 0 to 1 cannot be read" in result.output
+    assert "damaged, extracted again: rows 0 to 1" in result.output
 
 
 def test_part_of_a_launch__says_that_others_are_missing(
@@ -55,7 +55,7 @@ def test_part_of_a_launch__says_that_others_are_missing(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     run = ["--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0, "--shard-rows", 1]
-    for rank, said in (("1", "the shards of other processes are still missing"), ("0", "store: 2 rows, none with")):
+    for rank, said in (("1", "other processes"), ("0", "store: 2 rows, none with")):
         monkeypatch.setenv("RANK", rank)
         result = CliRunner().invoke(app, ["extract", *(str(argument) for argument in (image_folder, *run))])
         assert result.exit_code == 0, result.output
@@ -65,9 +65,9 @@ def test_part_of_a_launch__says_that_others_are_missing(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dtype", "float16", "--outputs", "Z"], "error: outputs must be some of S, L, pooled, cls, patches"),
+        (["--dtype", "float16", "--outputs", "Z"], "S, L, pooled, cls, patches, got Z"),
         (["--batch-size", "0"], "error: batch_size must be at least 1, got 0"),
-        (["--actors", "2"], "error: --address and --actors are of the engine ray: pass --engine ray"),
+        (["--actors", "2"], "--engine ray"),
     ],
 )
 def test_options__that_do_not_fit_are_said_in_a_line(
@@ -94,7 +94,7 @@ def test_nothing_but_bad_images__is_an_error(command: Command, model_folder: Pat
         "extract", tmp_path / "bad", "--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0
     )
     assert result.exit_code == 1
-    assert "error: none of the 1 images could be read; the first: " in result.output
+    assert "error: none of the 1 images" in result.output
 
 
 def test_small_memory__is_reported(
@@ -114,4 +114,4 @@ def test_small_memory__is_reported(
         "extract", image_folder, "--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0
     )
     assert result.exit_code == 0, result.output
-    assert "memory did not suffice for batches of 32: 1 images at a time since" in result.output
+    assert "the batch size is now 1" in result.output

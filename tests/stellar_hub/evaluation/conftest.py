@@ -9,8 +9,8 @@ from PIL import Image
 from stellar_hub.data.labelled import LabelledImages, open_labelled
 from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.splits import Splits, prepare_splits
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.backbone import BackboneFacts, preprocessing_of
-from stellar_hub.features.backbones.pixels import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.features.identity import weights_hash
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
@@ -48,7 +48,7 @@ def paint_masks(folder: Path, count: int, seed: int) -> Path:
 @pytest.fixture
 def run() -> RunSettings:
     """One process, small batches, no bars."""
-    return RunSettings(batch_size=4, show_progress=False)
+    return RunSettings(batch_size=4, num_workers=0, show_progress=False)
 
 
 @pytest.fixture(scope="session")

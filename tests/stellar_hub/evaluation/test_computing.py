@@ -1,7 +1,6 @@
-"""Features on disk."""
+"""Features of the protocols: computed, shared by processes, and kept in the cache."""
 
 import errno
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,55 +13,12 @@ from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.data.views.augmented_view import AugmentedView
-from stellar_hub.evaluation.computing import FeatureCache, RunSettings, extract_features
+from stellar_hub.evaluation import computing
+from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.features import Processes
+from stellar_hub.features.backbones import PixelBackbone, StellarBackbone
 from stellar_hub.features.backbones.backbone import prepare_image
-from stellar_hub.features.backbones.pixels import PixelBackbone
-from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.features.processes import Processes
-
-
-def test_rows__are_those_of_their_key(tmp_path: Path) -> None:
-    rows = torch.rand(3, 2)
-    cache = FeatureCache(tmp_path / "cache", {"weights": "a", "images": "b"})
-    assert cache.read("cls", 0, 3) is None
-    cache.write("cls", 0, 3, rows)
-    again = FeatureCache(tmp_path / "cache", {"images": "b", "weights": "a"})
-    assert torch.equal(again.read("cls", 0, 3), rows)  # type: ignore[arg-type]
-    assert again.read("cls", 3, 6) is None
-    assert again.read("patches", 0, 3) is None
-    assert FeatureCache(tmp_path / "cache", {"weights": "c", "images": "b"}).read("cls", 0, 3) is None
-    assert json.loads((cache.folder / "key.json").read_text()) == {"weights": "a", "images": "b"}
-
-
-def test_damaged_files__are_as_if_they_were_not_there(tmp_path: Path) -> None:
-    cache = FeatureCache(tmp_path, {})
-    cache.write("cls", 0, 3, torch.rand(3, 2))
-    (file,) = cache.folder.glob("cls/*")
-    whole = file.read_bytes()
-    for damaged in (b"", whole[:20], whole[:-5]):
-        file.write_bytes(damaged)
-        assert cache.read("cls", 0, 3) is None
-    cache.write("cls", 0, 3, torch.rand(2, 2))  # rows of another number
-    assert cache.read("cls", 0, 3) is None
-
-
-def test_full_disk__leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = FeatureCache(tmp_path, {})
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        cache.write("cls", 0, 3, torch.rand(3, 2))
-    assert list(cache.folder.glob("cls/*")) == []
-    assert list(cache.folder.glob("cls/.*")) == []
-
-
-def test_file_in_the_place_of_the_folder__is_refused(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("mine")
-    with pytest.raises(FileExistsError, match="is a file; name a folder"):
-        FeatureCache(tmp_path / "cache", {})
+from stellar_hub.store import FeatureStore
 
 
 class Stopping(PixelBackbone):
@@ -78,61 +34,131 @@ class Stopping(PixelBackbone):
         return super().features(pixel_values, names)
 
 
+def batches_of(run: RunSettings, train: LabelledImages, names: tuple[str, ...] = ("pixels",), **options: Any) -> int:
+    """How many batches a run computes."""
+    backbone = Stopping.load()
+    extract_features(backbone, train.images, names, run, **options)
+    return backbone.batches  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def cached(run: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
+    """The settings with a cache, whose stores have a shard for each batch."""
+    monkeypatch.setattr(computing, "SHARD_ROWS", 4)
+    return replace(run, cache=tmp_path / "cache")
+
+
 def test_features__are_the_models_in_the_order_of_the_images(
     tiny: StellarBackbone, train: LabelledImages, run: RunSettings
 ) -> None:
-    names = (*tiny.poolings, *tiny.dense)
+    names = tiny.feature_names
     found = extract_features(tiny, train.images, names, run)
     images = torch.stack([prepare_image(tiny.processor, train.images[index]) for index in range(13)])
     with torch.inference_mode():
-        output = tiny.network(images)
-    expected = {
-        "pooled": output.pooler_output,
-        "cls": output.cls_token,
-        "patches_mean": output.patch_features.mean(dim=1),
-        "S": output.last_hidden_state,
-        "patches": output.patch_features,
-        "Z": output.localization @ output.last_hidden_state,
-        "L": output.localization,
-    }
-    assert found.keys() == expected.keys()
-    for name, feature in expected.items():
-        torch.testing.assert_close(found[name], feature, rtol=1e-4, atol=1e-5)
+        expected = [tiny.features(part, names) for part in images.split(4)]
+    assert tuple(found) == names
+    for name in names:
+        assert torch.equal(found[name], torch.cat([part[name] for part in expected]))
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [2, 5])
 def test_processes__make_the_bits_that_one_makes(
     tiny: StellarBackbone, train: LabelledImages, run: RunSettings, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     together = extract_features(tiny, train.images, ("cls",), run)["cls"]
     monkeypatch.setattr(Processes, "raise_together", lambda self, error: None)
-    monkeypatch.setattr("stellar_hub.evaluation.computing.gather", lambda name, made, processes: made)
-    rows = []
-    for index in range(count):
-        alone = replace(run, processes=Processes(index, count))
-        rows += [batch["cls"] for batch in extract_features(tiny, train.images, ("cls",), alone)["cls"]]  # type: ignore[call-overload]
+    monkeypatch.setattr(Processes, "gather_rows", lambda self, rows: rows)
+    each = [replace(run, processes=Processes(rank, count)) for rank in range(count)]
+    rows = [extract_features(tiny, train.images, ("cls",), alone)["cls"] for alone in each]
     assert torch.equal(torch.cat(rows), together)
 
 
-def test_interrupted_runs__go_on_from_the_features_they_have(
-    train: LabelledImages, run: RunSettings, tmp_path: Path
+def test_cache__gives_the_same_bits_and_computes_nothing_again(
+    tiny: StellarBackbone, train: LabelledImages, run: RunSettings, cached: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = replace(run, cache=tmp_path / "cache")
-    whole = extract_features(PixelBackbone.load(), train.images, ("pixels",), run, "data")
-    first, second, third, other = (Stopping.load() for _ in range(4))
-    first.stop_at = 3
+    names = ("pooled", "S", "patches_mean")
+    expected = extract_features(tiny, train.images, names, run)
+    first = extract_features(tiny, train.images, names, cached, "data")
+    monkeypatch.setattr(tiny, "features", None)
+    again = extract_features(tiny, train.images, names, cached, "data")
+    part = extract_features(tiny, train.images, ("S",), cached, "data")
+    for name in names:
+        assert torch.equal(first[name], expected[name])
+        assert torch.equal(again[name], expected[name])
+    assert torch.equal(part["S"], expected["S"])
+
+
+def test_cache__is_a_feature_store(train: LabelledImages, cached: RunSettings) -> None:
+    view = AugmentedView(1, seed=3)
+    backbone = PixelBackbone.load()
+    expected = extract_features(backbone, train.images, ("pixels", "patches"), cached, "data", view=view)
+    (manifest,) = (cached.cache or Path()).rglob("manifest.json")
+    store = FeatureStore(manifest.parent)
+    assert store.verify() == []
+    assert store.outputs == ("patches", "pixels")
+    assert torch.equal(store.read("pixels", range(13)), expected["pixels"])
+    assert (store.manifest.model["kind"], store.manifest.model["name"]) == ("pixels", "pixels")
+    assert store.manifest.model["weights_sha256"] == backbone.facts.sha256
+    assert store.manifest.preprocessing["settings"] == backbone.facts.preprocessing
+    assert (store.manifest.features["device"], store.manifest.features["view"]["seed"]) == ("cpu", 3)
+    assert store.manifest.source["fingerprint"] == "data"
+
+
+def test_interrupted_runs__resume(train: LabelledImages, run: RunSettings, cached: RunSettings) -> None:
+    expected = extract_features(PixelBackbone.load(), train.images, ("pixels",), run)
+    first = Stopping.load()
+    first.stop_at = 4  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        extract_features(first, train.images, ("pixels",), kept, "data")
-    found = extract_features(second, train.images, ("pixels",), kept, "data")
-    assert second.batches == 2  # type: ignore[attr-defined]  # of four, two were there
-    assert torch.equal(found["pixels"], whole["pixels"])
-    extract_features(third, train.images, ("pixels",), kept, "data")
-    assert third.batches == 0  # type: ignore[attr-defined]
-    extract_features(other, train.images, ("pixels",), kept, "other data")
-    assert other.batches == 4  # type: ignore[attr-defined]
+        extract_features(first, train.images, ("pixels",), cached, "data")
+    assert 0 < batches_of(cached, train, data_hash="data") < 4
+    found = extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+    assert torch.equal(found["pixels"], expected["pixels"])
 
 
-def test_views__are_their_seeds_and_of_one_size(train: LabelledImages, pixels: PixelBackbone, run: RunSettings) -> None:
+@pytest.mark.parametrize(
+    ("changed", "options"),
+    [
+        ({}, {"data_hash": "other"}),
+        ({}, {"data_hash": "data", "view": AugmentedView(1)}),
+        ({"batch_size": 5}, {"data_hash": "data"}),
+    ],
+)
+def test_cache__tells_other_images_views_features_and_batches(
+    train: LabelledImages, cached: RunSettings, changed: dict[str, Any], options: dict[str, Any]
+) -> None:
+    assert batches_of(cached, train, data_hash="data") == 4
+    assert batches_of(replace(cached, **changed), train, **options) > 0
+    assert batches_of(cached, train, data_hash="data") == 0
+
+
+@pytest.mark.parametrize("name", ["000001.safetensors", "index.parquet", "manifest.json"])
+def test_damaged_cache__is_computed_again(train: LabelledImages, cached: RunSettings, name: str) -> None:
+    expected = extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+    (file,) = (cached.cache or Path()).rglob(name)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert batches_of(cached, train, data_hash="data") == (1 if name.startswith("0") else 0)
+    assert file.read_bytes() == whole
+    found = extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+    assert torch.equal(found["pixels"], expected["pixels"])
+
+
+def test_full_disk__ends_the_run(train: LabelledImages, cached: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+
+
+def test_file_in_the_place_of_the_cache__is_refused(train: LabelledImages, cached: RunSettings) -> None:
+    (cached.cache or Path()).write_text("mine")
+    with pytest.raises(FileExistsError, match="--cache"):
+        extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+
+
+def test_views__follow_from_their_seeds(train: LabelledImages, pixels: PixelBackbone, run: RunSettings) -> None:
     first, second = AugmentedView(1, seed=3), AugmentedView(2, seed=3)
     features = [
         extract_features(pixels, train.images, ("pixels",), run, view=view)["pixels"] for view in (first, first, second)
@@ -142,10 +168,14 @@ def test_views__are_their_seeds_and_of_one_size(train: LabelledImages, pixels: P
     assert not torch.allclose(features[0], features[2])
 
 
-def test_a_image_that_cannot_be_read__is_named(pixels: PixelBackbone, run: RunSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_image_that_cannot_be_read__ends_the_run(
+    pixels: PixelBackbone, run: RunSettings, tmp_path: Path, keep: bool
+) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image"):
-        extract_features(pixels, [tmp_path / "bad.png"], ("pixels",), run)
+    settings = replace(run, cache=tmp_path / "cache") if keep else run
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        extract_features(pixels, [tmp_path / "bad.png"], ("pixels",), settings)
 
 
 def test_workers__read_the_same_images(pixels: PixelBackbone, train: LabelledImages, run: RunSettings) -> None:
@@ -156,5 +186,6 @@ def test_workers__read_the_same_images(pixels: PixelBackbone, train: LabelledIma
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}])
 def test_settings__out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1 and num_workers at least 0"):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
         RunSettings(**options)  # type: ignore[arg-type]

@@ -26,11 +26,11 @@ def test_set__holds_what_fits() -> None:
 def test_features_that_are_not_finite__name_their_images(bad: float) -> None:
     features = torch.ones(3, 2, 2)
     features[1, 0, 1] = bad
-    with pytest.raises(ValueError, match=r"the feature 'cls' is not finite for 1 of 3 images \(b\.png\): look at"):
+    with pytest.raises(ValueError, match=r"the feature 'cls' is not finite for 1 of 3 images \(b\.png\)"):
         FeatureSet({"cls": features}, NAMES)
 
 
-@pytest.mark.parametrize("size", [(40, 64), (64, 40), (32, 32), (37, 91)])
+@pytest.mark.parametrize("size", [(40, 64), (37, 91)])
 def test_mask__goes_through_the_crop_of_its_image(size: tuple[int, int], tmp_path: Path) -> None:
     mask = torch.zeros(size, dtype=torch.uint8)
     mask[size[0] // 3 :, : size[1] // 2] = 1

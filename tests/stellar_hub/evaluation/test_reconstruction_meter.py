@@ -1,21 +1,23 @@
 """Measures of reconstructed images."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from stellar_hub.evaluation.perceptual_networks import MetricNetworks
+from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 from stellar_hub.evaluation.reconstruction_meter import (
-    HIGHEST_PSNR,
+    MAX_PSNR,
     MeanColor,
+    ReconstructionMeter,
     as_bytes,
     image_psnr,
     image_ssim,
     reconstruct,
 )
 from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.modeling import StellarModel
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -31,7 +33,7 @@ def test_measures__of_each_image_are_those_of_torchmetrics() -> None:
         assert psnr[index].item() == pytest.approx(PeakSignalNoiseRatio(data_range=1.0)(one, other).item(), rel=1e-5)
         expected = StructuralSimilarityIndexMeasure(data_range=1.0)(one, other).item()
         assert ssim[index].item() == pytest.approx(expected, abs=1e-5)
-    assert image_psnr(images, images).tolist() == [HIGHEST_PSNR] * 3
+    assert image_psnr(images, images).tolist() == [MAX_PSNR] * 3
     assert image_ssim(images[:1], images[:1]).shape == (1,)
 
 
@@ -47,7 +49,7 @@ def test_larger_decoded_images__are_brought_to_the_size_of_the_originals(
 ) -> None:
     images = draw(2, 3, 32, 32)
     large = images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    monkeypatch.setattr(StellarBackbone, "reconstruct", lambda self, pixel_values: large)
+    monkeypatch.setattr(StellarModel, "reconstruct", lambda self, pixel_values: large)
     found = reconstruct(tiny, images)
     assert found.shape == images.shape
     assert image_psnr(found, images).min() > 20
@@ -64,9 +66,12 @@ def test_bytes__are_rounded() -> None:
     assert as_bytes(torch.tensor([0.0, 0.499 / 255, 1.6 / 255, 1.0])).tolist() == [0, 0, 2, 255]
 
 
-def test_a_model_without_tokenizer__does_not_decode(tiny: StellarBackbone) -> None:
-    assert tiny.decodes
-    tiny.network = SimpleNamespace(  # type: ignore[assignment]
-        decoder=object(), tokenizer=None, config=SimpleNamespace(reconstruction_head="vq")
-    )
-    assert not tiny.decodes
+def test_shapes__are_those_of_the_measures(tiny: StellarBackbone) -> None:
+    protocol = ReconstructionProtocol(metrics=("psnr", "ssim", "rfid"))
+    inception = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
+    inception.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    meter = ReconstructionMeter(tiny, protocol, MetricNetworks(None, inception, {}))
+    with torch.no_grad():
+        features = meter.features(draw(2, 3, 32, 32), meter.names())
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in features.items()}
+    assert meter.feature_shapes(meter.names()) == shapes

@@ -24,7 +24,7 @@ from stellar_hub.evaluation.report import (
     write_report,
     write_scorecard,
 )
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 
 MARK = "<!-- stellar-hub eval knn -->"  # cards in the wild have it
 

@@ -27,7 +27,6 @@ def test_digest__does_not_depend_on_order_or_layout() -> None:
     "changed",
     [
         {"a": torch.arange(6.0).view(3, 2)},
-        {"a": torch.arange(6).view(2, 3)},
         {"b": torch.tensor(1.25, dtype=torch.bfloat16)},
         {"c": torch.empty(0, 5)},
         {"d": torch.ones(1)},

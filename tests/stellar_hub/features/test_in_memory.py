@@ -39,7 +39,7 @@ def test_loop__leaves_the_random_state_alone(pixel_model: StellarModel, image_fo
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"outputs": ["Z"]}, "outputs must be some of"),
+        ({"outputs": ["mean"]}, "outputs must be .*got mean"),
     ],
 )
 def test_options__are_checked_at_once(
@@ -50,7 +50,7 @@ def test_options__are_checked_at_once(
 
 
 def test_no_images__is_an_error(pixel_model: StellarModel, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the source has no images"):
+    with pytest.raises(ValueError, match="no images"):
         extract_features(pixel_model, [])
     with pytest.raises(ValueError, match="no images in the folder"):
         extract_features(pixel_model, tmp_path)

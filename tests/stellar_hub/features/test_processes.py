@@ -3,33 +3,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.features.processes import LaunchedProcess, Processes, num_workers_for
+from stellar_hub.features.processes import Processes
 
 
 def test_process__is_alone_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert LaunchedProcess.from_environment() == LaunchedProcess(0, 1, 0, 1)
+    assert Processes.from_environment() == Processes(0, 1, 0, 1)
 
 
 def test_process__is_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    assert LaunchedProcess.from_environment() == LaunchedProcess(5, 8, 1, 4)
+    assert Processes.from_environment() == Processes(5, 8, 1, 4)
 
 
 def test_rank__beyond_the_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="the environment says rank 2 of 2 processes"):
-        LaunchedProcess.from_environment()
-
-
-def test_workers__share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(32)))
-    assert num_workers_for(LaunchedProcess()) == 16
-    assert num_workers_for(LaunchedProcess(num_local_processes=8)) == 4
-    assert num_workers_for(LaunchedProcess(num_local_processes=64)) == 1
+    with pytest.raises(ValueError, match="rank 2 of 2 processes"):
+        Processes.from_environment()
 
 
 @given(total=st.integers(0, 100), count=st.integers(1, 9))
@@ -52,4 +45,4 @@ def test_one_process__gathers_its_own() -> None:
 
 def test_launched__without_a_launcher_is_one_on_the_device_named() -> None:
     launched = Processes.launched("cpu")
-    assert (launched.index, launched.count, launched.device) == (0, 1, "cpu")
+    assert launched == Processes(0, 1, 0, 1, "cpu")

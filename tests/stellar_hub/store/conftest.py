@@ -62,6 +62,7 @@ def shared_store(
         folder,
         options,
         source_names=[str(image_folder)],
+        num_workers=0,
         show_progress=False,
     )
     return FeatureStore(folder)
@@ -72,7 +73,7 @@ def extract(source: JoinedSources, pixel_model: StellarModel, tmp_path: Path) ->
     """Extracts these images into a folder, "store" unless named; returns it."""
 
     def run(name: str = "store", options: ExtractionOptions = OPTIONS, **keywords: object) -> Path:
-        keywords = {"model": pixel_model, "source": source, "show_progress": False} | keywords
+        keywords = {"model": pixel_model, "source": source, "show_progress": False, "num_workers": 0} | keywords
         extract_to_store(folder=tmp_path / name, options=options, **keywords)  # type: ignore[arg-type]
         return tmp_path / name
 

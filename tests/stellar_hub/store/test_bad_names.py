@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stellar_hub.data.sources import open_sources
-from stellar_hub.features.image_record import file_name
+from stellar_hub.features.rows import file_name
 from stellar_hub.store.feature_store import FeatureStore
 
 Extract = Callable[..., Path]

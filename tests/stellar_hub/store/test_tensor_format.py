@@ -3,7 +3,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.store.tensor_format import MOST, check_dtype, dequantize_rows, from_stored, quantize_rows, to_stored
+from stellar_hub.store.tensor_format import (
+    MAX_VALUE,
+    check_dtype,
+    dequantize_rows,
+    from_stored,
+    quantize_rows,
+    to_stored,
+)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 40), st.floats(1e-3, 1e3))
@@ -11,8 +18,9 @@ def test_int8__is_off_by_at_most_half_a_step(seed: int, rows: int, width: int, s
     values = size * torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
     quantized, scale = quantize_rows(values, torch.int8)
     assert (quantized.dtype, scale.dtype, scale.shape) == (torch.int8, torch.float16, (rows,))
-    # A scale is rounded to float16, which may put the largest value a little beyond the last step.
-    bound = scale.float() * (0.5 + MOST[torch.int8] * 2**-11) + 1e-6
+    # A scale is rounded to float16, which may put the largest value a little beyond the last step; the smallest scales
+    # are subnormal, with steps of 2**-24.
+    bound = scale.float() * (0.5 + MAX_VALUE[torch.int8] * 2**-11) + MAX_VALUE[torch.int8] * 2**-25 + 1e-6
     assert ((dequantize_rows(quantized, scale) - values).abs() <= bound[:, None]).all()
 
 
@@ -21,7 +29,7 @@ def test_uint8__is_off_by_at_most_half_a_step(seed: int, width: int) -> None:
     values = torch.randn(5, width, generator=torch.Generator().manual_seed(seed)).mul(4).softmax(dim=-1)
     quantized, scale = quantize_rows(values, torch.uint8)
     assert quantized.dtype == torch.uint8
-    bound = scale.float() * (0.5 + MOST[torch.uint8] * 2**-11) + 1e-6
+    bound = scale.float() * (0.5 + MAX_VALUE[torch.uint8] * 2**-11) + 1e-6
     assert ((dequantize_rows(quantized, scale) - values).abs() <= bound[:, None]).all()
 
 
@@ -45,7 +53,7 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_floats__are_stored_as_such(dtype: str) -> None:
     stored = to_stored(FEATURES, dtype)
     assert set(stored) == set(FEATURES)
@@ -67,5 +75,5 @@ def test_int8__keeps_a_scale_for_each_token_and_patch() -> None:
 
 
 def test_dtype__is_checked() -> None:
-    with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, int8, got 'uint8'"):
+    with pytest.raises(ValueError, match=r"dtype must be .*int8, got 'uint8'"):
         check_dtype("uint8")

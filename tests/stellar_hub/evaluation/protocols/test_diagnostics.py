@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.protocols.diagnostics import LEGEND, DiagnosticsProtocol, evaluate_diagnostics
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import alignment, effective_rank
 

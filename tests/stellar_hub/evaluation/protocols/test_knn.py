@@ -19,7 +19,7 @@ from stellar_hub.evaluation.protocols.knn import (
     nearest_neighbours,
 )
 from stellar_hub.evaluation.splits import Splits, prepare_splits
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.modeling import StellarModel
 

@@ -9,7 +9,7 @@ from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.protocols import linear
 from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
 from stellar_hub.evaluation.splits import Splits, prepare_splits
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 
 QUICK = LinearProtocol(learning_rates=(1e-3, 1e-1), num_epochs=5, held_out=0.25, inverse_penalties=(0.1, 1.0))

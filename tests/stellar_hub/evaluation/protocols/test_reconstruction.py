@@ -8,8 +8,8 @@ from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.perceptual_networks import MetricNetworks, load_metric_networks
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol, evaluate_reconstruction
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.backbone import prepare_image
-from stellar_hub.features.backbones.pixels import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import frechet_distance, psnr
 
@@ -31,7 +31,7 @@ def test_report__is_of_each_images_psnr_and_ssim(tiny: StellarBackbone, test: La
     report = evaluate_reconstruction([tiny], test.images, "test", protocol, load_metric_networks(protocol.metrics), run)
     images = torch.stack([prepare_image(tiny.processor, test.images[index]) for index in range(7)])
     with torch.no_grad():
-        decoded = tiny.reconstruct(images)
+        decoded = tiny.network.reconstruct(images)
     values = [psnr(one, other) for one, other in zip(decoded, images, strict=True)]
     first, last = report.measurements
     assert first.metrics["PSNR, dB"] == pytest.approx(sum(values) / 7, abs=1e-4)
@@ -49,7 +49,7 @@ def test_networks__measure_every_image_once(tiny: StellarBackbone, test: Labelle
     row = evaluate_reconstruction([tiny], test.images, "test", protocol, networks, run).measurements[0]
     images = torch.stack([prepare_image(tiny.processor, test.images[index]) for index in range(7)])
     with torch.no_grad():
-        decoded = tiny.reconstruct(images)
+        decoded = tiny.network.reconstruct(images)
     assert row.metrics["LPIPS"] == pytest.approx((decoded - images).abs().mean().item(), rel=1e-4)
     features = [(each * 255).round().mean(dim=(2, 3)) for each in (decoded, images)]
     assert row.metrics["rFID"] == pytest.approx(frechet_distance(*features), rel=1e-3)

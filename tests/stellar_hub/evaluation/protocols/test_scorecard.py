@@ -10,7 +10,7 @@ from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtoc
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
 from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
 from stellar_hub.evaluation.splits import Splits, prepare_segmentation
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 
 QUICK = ScorecardProtocol(

@@ -17,7 +17,7 @@ from stellar_hub.evaluation.protocols.segmentation import (
     evaluate_segmentation,
 )
 from stellar_hub.evaluation.splits import SegmentationSplits, prepare_segmentation
-from stellar_hub.features.backbones.pixels import PixelBackbone
+from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import argmax_regions, best_iou, to_pixels
 

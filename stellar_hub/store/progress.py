@@ -1,4 +1,4 @@
-"""What an extraction shows while it goes: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of an extraction: a bar on a terminal, and a line every half minute elsewhere."""
 
 import sys
 import time
@@ -8,21 +8,21 @@ from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
+ItemT = TypeVar("ItemT")
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class ExtractionProgress:
-    """Rows, errors, and the share of time that went by waiting for images; shown on stderr.
+    """Counts rows, errors and the time that the model waits for images, and shows them on stderr.
 
     Args:
-        total: Rows to do.
-        done: Of these, rows that were done by an earlier run.
-        enabled: Whether to show anything; numbers are kept all the same.
+        total: Number of rows to extract.
+        done: Number of these rows that an earlier run has extracted.
+        enabled: Whether to show anything; the counts do not depend on it.
 
     Attributes:
-        rows: Done by this run.
-        errors: Of these, rows with an error.
+        rows: Number of rows that this run has extracted.
+        errors: Number of these rows that have an error.
     """
 
     def __init__(self, total: int, done: int = 0, enabled: bool = True):
@@ -36,8 +36,8 @@ class ExtractionProgress:
         options: dict[str, Any] = {"unit": "row", "dynamic_ncols": True, "file": sys.stderr, "smoothing": 0.1}
         self._bar = tqdm(total=total, initial=done, disable=not enabled or self._lines, **options)
 
-    def waiting_for(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; the time until each comes counts as waiting."""
+    def waiting_for(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
+        """Yields the items; the time until each item comes counts as waiting."""
         iterator = iter(items)
         while True:
             start = time.perf_counter()
@@ -50,7 +50,7 @@ class ExtractionProgress:
             yield item
 
     def update(self, rows: int, errors: int) -> None:
-        """Some more rows are done."""
+        """Adds rows that are extracted, and how many of them have an error."""
         self.rows += rows
         self.errors += errors
         self._bar.set_postfix_str(f"{self.errors} errors, {self.waiting_share:.0%} waiting for data", refresh=False)
@@ -62,17 +62,17 @@ class ExtractionProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start of this run."""
         return time.perf_counter() - self._start
 
     @property
     def rows_per_second(self) -> float:
-        """Of this run."""
+        """Rows per second of this run."""
         return self.rows / max(self.seconds, 1e-9)
 
     @property
     def waiting_share(self) -> float:
-        """Share of the time spent waiting for images, in [0, 1]."""
+        """Share of the time that the model waits for images, in [0, 1]."""
         return min(self._waiting / max(self.seconds, 1e-9), 1.0)
 
     def __str__(self) -> str:

@@ -1,11 +1,13 @@
 import os
 from pathlib import Path
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import EncodedImage
-from stellar_hub.features.image_record import ImageRecord, file_name, name_of, printable
+from stellar_hub.features.rows import FeatureBatch, ImageRecord, file_name, name_of, printable
 
 
 @given(st.binary(max_size=30))
@@ -30,3 +32,18 @@ def test_name__is_a_path_or_a_member() -> None:
 def test_status__follows_from_the_error() -> None:
     assert ImageRecord(0, "a").status == "ok"
     assert ImageRecord(0, "a", error="cut short").status == "error"
+
+
+BATCH = FeatureBatch([ImageRecord(4, "a"), ImageRecord(5, "b", error="why")], {"S": torch.zeros(2, 4, 8)})
+
+
+def test_batch__tells_rows_and_which_are_ok() -> None:
+    assert BATCH.row_ids.tolist() == [4, 5]
+    assert BATCH.ok.tolist() == [True, False]
+    assert len(BATCH) == 2
+    assert BATCH["S"] is BATCH.features["S"]
+
+
+def test_batch__names_what_it_has() -> None:
+    with pytest.raises(KeyError, match="S, not 'L'"):
+        BATCH["L"]
