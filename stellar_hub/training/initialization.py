@@ -139,7 +139,7 @@ def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source:
 
 
 def part_name(name: str) -> str:
-    """Returns the part of the model that a tensor is in: "stellar.encoder", "teacher.encoder", "clustering_head", ..."""
+    """Returns the part of the model that has a tensor: "stellar.encoder", "teacher.encoder", "clustering_head", ..."""
     first, second = name.split(".")[:2]
     return f"{first}.{second}" if first in ("stellar", "teacher") else first
 
