@@ -223,6 +223,7 @@ class Stepper:
         exchange = is_last or is_sharded(self.model)
         with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.wrapped):
             output: StellarPreTrainingOutput = self.wrapped(**inputs)
+            assert output.loss is not None
             self.accelerator.backward(output.loss / num_batches)
         return output
 

@@ -117,8 +117,9 @@ class StellarForPreTraining(StellarPreTrainedModel):
         values = {term.name: term.compute(batch) for term in TERMS}
         losses = {name: value for name, value in values.items() if value is not None}
         weights = {term.name: term.weight(self.config) for term in TERMS}
+        loss: Any = sum(weights[name] * value for name, value in losses.items())
         return StellarPreTrainingOutput(
-            loss=sum(weights[name] * value for name, value in losses.items()),
+            loss=loss,
             **losses,
             tokens=batch.clean.tokens.detach(),
             localization=batch.localization.detach(),

@@ -179,7 +179,7 @@ class TestTimm:
 
     @pytest.fixture
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """What timm is asked for; it gives random weights in place of a download."""
+        """The calls to timm, which returns random weights and downloads nothing."""
         calls: list[Any] = []
 
         def load(name: str, pretrained: Any) -> Any:
@@ -238,7 +238,7 @@ class TestCheckpoints:
             assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
     @pytest.mark.parametrize("teacher", [None, 0.9])
-    def test_heads_of_another_size__begin_anew_and_so_does_the_teacher(
+    def test_heads_of_another_size__get_new_weights_and_so_does_the_teacher(
         self,
         tmp_path: Path,
         build_pretraining_model: Build,

@@ -32,17 +32,16 @@ TERMS = {
 SWITCHES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "pixel": ({}, set()),
     "vq": (VQ, set()),
-    "own reconstruction weight": ({"reconstruction_weight": 0.5}, set()),
-    "unmasked": ({"mask_ratio": None}, {"mask_loss"}),
     "unmasked, no local views": ({"mask_ratio": None, "use_local_views": False}, {"mask_loss", "cls_loss"}),
     "nothing hidden": ({"mask_ratio": 0.0}, set()),
-    "uniform": ({"mask_strategy": "uniform"}, set()),
     "block": ({"mask_strategy": "block"}, set()),
     "no matching": ({"use_matching": False}, set()),
     "no cls head": (NO_CLS, {"cls_loss", "cls_clustering_loss"}),
     "no local views": ({"use_local_views": False}, set()),
-    "no koleo": ({"koleo_weight": 0.0}, {"koleo_loss"}),
-    "no reconstruction": ({"reconstruction_weight": 0.0}, {"reconstruction_loss"}),
+    "no koleo, own reconstruction weight": (
+        {"koleo_weight": 0.0, "reconstruction_weight": 0.5},
+        {"koleo_loss"},
+    ),
     "no reconstruction of codes": (VQ | {"reconstruction_weight": 0}, {"reconstruction_loss"}),
     "no decoder": ({"use_decoder": False}, {"reconstruction_loss"}),
     "layer scale": ({"layer_scale_init_value": 0.1}, set()),
@@ -50,11 +49,8 @@ SWITCHES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "teacher of codes": (TEACHER | VQ, set()),
     "teacher, no cls head": (TEACHER | NO_CLS, {"cls_loss", "cls_clustering_loss"}),
     "teacher, unmasked": (TEACHER | {"mask_ratio": None}, {"mask_loss"}),
-    "teacher, no matching": (TEACHER | {"use_matching": False}, set()),
     "align": ({"use_global_align": True}, set()),
-    "align, no cls head": (NO_CLS | {"use_global_align": True}, {"cls_loss", "cls_clustering_loss"}),
     "align with teacher": (TEACHER | {"use_global_align": True}, set()),
-    "less balance": ({"sinkhorn_scale": 0.8}, set()),
     "clustering alone": (
         NO_CLS | {"mask_ratio": None, "koleo_weight": 0, "reconstruction_weight": 0},
         TERMS - {"clustering_loss"},
@@ -420,7 +416,7 @@ def without(folder: Path, names: Callable[[str], bool]) -> Path:
 
 @pytest.fixture
 def saved(tmp_path: Path, build_pretraining_model: Build) -> Path:
-    """A "vq" model with all parts, whose teacher is no copy."""
+    """A "vq" model with all parts, whose teacher is not a copy."""
     build_pretraining_model(**TEACHER, **VQ).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
