@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from stellar_hub.data.streams.reading_order import Cursor
 from stellar_hub.data.streams.stream_batches import StreamBatches
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
-from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.input_checks import nearest_multiples
@@ -149,11 +148,6 @@ def kept_patches_of(recipe: Recipe, config: StellarConfig) -> KeptPatches | None
     return KeptPatches(recipe.data.num_global_views, (side, side), config.mask_ratio, strategy, probability)
 
 
-def photometric_of(recipe: Recipe) -> PhotometricSettings:
-    """The recipe's photometric augmentation."""
-    return PhotometricSettings(**asdict(recipe.augmentation))
-
-
 def view_settings(recipe: Recipe) -> ViewSettings:
     """The recipe's views."""
     names = [field.name for field in dataclasses.fields(ViewSettings) if field.name != "aspect_ratio"]
@@ -188,7 +182,7 @@ def build_stream_loader(
         raise ValueError(f"the batch of {batch_size} cannot be shared evenly by {processes} processes")
     return StreamBatches(
         Readers(stream, recipe.run.seed),
-        ViewMaker(view_settings(recipe), photometric_of(recipe), kept_patches_of(recipe, config)),
+        ViewMaker(view_settings(recipe), recipe.augmentation, kept_patches_of(recipe, config)),
         batch_size // processes,
         num_batches,
         start_batch,
@@ -215,7 +209,7 @@ def build_loader(
         ValueError: if the batch does not divide among the processes.
     """
     dataset = MultiCropDataset(
-        source, view_settings(recipe), photometric_of(recipe), recipe.run.seed, kept_patches_of(recipe, config)
+        source, view_settings(recipe), recipe.augmentation, recipe.run.seed, kept_patches_of(recipe, config)
     )
     sampler = ResumableBatchSampler(
         len(source),

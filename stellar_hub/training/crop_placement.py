@@ -14,7 +14,7 @@ from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
-from stellar_hub.training.assembly import kept_patches_of, photometric_of, view_settings
+from stellar_hub.training.assembly import kept_patches_of, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
 from stellar_hub.training.monitoring.previews import candidates, first_images
 from stellar_hub.training.recipes.files import load_recipe
@@ -68,7 +68,7 @@ def time_samples(
 ) -> tuple[list[dict[str, Any]], float]:
     """Samples as a worker makes them, and the median seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
-    make = ViewMaker(settings, photometric_of(recipe), kept_patches_of(recipe, config))
+    make = ViewMaker(settings, recipe.augmentation, kept_patches_of(recipe, config))
     images = candidates(source) if isinstance(source, JoinedSources) else first_images(source)
     samples, seconds = [], []
     for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED)):

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from stellar_hub.data.scenes.scene import draw_scene
-from stellar_hub.training.recipes.files import from_dict, to_dict
-from stellar_hub.training.recipes.overrides import apply_overrides
+from stellar_hub.training.recipes.files import apply_overrides, from_dict, to_dict
 from stellar_hub.training.recipes.sections import Recipe
 from tests.stellar_hub.hub.conftest import cache, client, hub  # noqa: F401  # fixtures: a Hub, and a client of it
 

@@ -21,7 +21,6 @@ from stellar_hub.training.assembly import (
     build_loader,
     compile_blocks,
     kept_patches_of,
-    photometric_of,
     resolve_sizes,
     warnings_at_start,
 )
@@ -184,11 +183,6 @@ class TestLoader:
         message = "batch_size is 4 over all processes, which 3 processes cannot share evenly; choose a multiple of 3"
         with pytest.raises(ValueError, match=message):
             loader_of(image_folder, processes=3)
-
-
-def test_photometric__is_the_recipes(recipe: Recipe) -> None:
-    settings = photometric_of(changed(recipe, "hue=0.3", "augmentation.global_views=false"))
-    assert (settings.hue, settings.global_views, settings.blur_sigma) == (0.3, False, (0.1, 2.0))
 
 
 class TestWarnings:

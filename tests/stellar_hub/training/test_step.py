@@ -20,7 +20,7 @@ from stellar_hub.data.views.photometric import (
     identity_parameters,
 )
 from stellar_hub.modeling import StellarConfig
-from stellar_hub.training.assembly import build_accelerator, build_loader, photometric_of
+from stellar_hub.training.assembly import build_accelerator, build_loader
 from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.model.output import StellarPreTrainingOutput
 from stellar_hub.training.model.teacher import cosine_momentum
@@ -171,14 +171,14 @@ def stepper_of(
     recipe, model = recipe_for(folder), build(**options)
     optimizer = Recorded(model)
     schedule = build_schedule(optimizer, recipe.optimization, NUM_STEPS)
-    stepper = Stepper(accelerator, model, model, optimizer, schedule, photometric_of(recipe), clip_norm, NUM_STEPS)
+    stepper = Stepper(accelerator, model, model, optimizer, schedule, recipe.augmentation, clip_norm, NUM_STEPS)
     return stepper, optimizer
 
 
 def gradients_of(folder: Path, batch: dict[str, Any]) -> tuple[dict[str, Tensor], StellarPreTrainingOutput]:
     """By autograd, without any of the code at test."""
     model = build()
-    output = model(**to_device(batch, torch.device("cpu"), photometric_of(recipe_for(folder))))
+    output = model(**to_device(batch, torch.device("cpu"), recipe_for(folder).augmentation))
     output.loss.backward()
     return {name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None}, output
 
