@@ -1,4 +1,4 @@
-"""`stellar-hub reconstruct`: images, or files of `S` and `L`, to decoded images."""
+"""`stellar-hub reconstruct` decodes images from their tokens, or from files of `S` and `L`."""
 
 import io
 import json
@@ -24,7 +24,9 @@ def reconstruct(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Encode and decode images: NAME.png for each, with its PSNR. Files that `encode` wrote are decoded.
+    """Encode and decode images; write NAME.png for each and print its PSNR.
+
+    Files that `stellar-hub encode` wrote are decoded.
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
@@ -55,10 +57,10 @@ def reconstruct(
 
 
 def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
-    """The image of a saved encoding, `(3, H, W)` in [0, 1]; its grid and model are in the file's metadata.
+    """Returns the image of a saved encoding, `(3, H, W)` in [0, 1].
 
     Raises:
-        ValueError: if it holds several images, or was made by a model of another name.
+        ValueError: if the file holds several images, or a model of another name made it.
     """
     import torch
     from safetensors import safe_open
@@ -80,7 +82,7 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
 
 
 def write_png(image: "Tensor", target: Path) -> None:
-    """An image `(3, H, W)` in [0, 1] to a PNG file, atomically."""
+    """Writes an image `(3, H, W)` in [0, 1] as a PNG file."""
     from stellar_hub.modeling.atomic_write import write_atomically
     from stellar_hub.modeling.localization_maps import to_pil
 
