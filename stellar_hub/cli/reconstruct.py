@@ -35,7 +35,7 @@ def reconstruct(
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
     from stellar_hub.data.sources.files import SUFFIXES
     from stellar_hub.features.loading import load_model
-    from stellar_hub.visualization.page import reconstruction_psnr
+    from stellar_hub.measures import psnr
 
     sources = find_files(images, SUFFIXES | {".safetensors"})
     outputs = plan_outputs(sources, output, ".png", overwrite)
@@ -51,7 +51,7 @@ def reconstruct(
             encoding = network.encode(pixel_values.to(network.device))
             decoded = network.decode(*encoding, grid_size=grid_size).float().cpu()
         write_png(decoded[0], target)
-        return f"{source} -> {target}: PSNR {reconstruction_psnr(decoded, pixel_values):.2f} dB"
+        return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
     for_each(sources, outputs, work, debug)
 

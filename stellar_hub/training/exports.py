@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from stellar_hub.hub.push import push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.monitoring.curves import draw_curves
 from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.quantities import curves_of
 from stellar_hub.training.monitoring.training_card import section_of, training_section, write_training_card
 from stellar_hub.training.recipes.files import to_dict, write_yaml
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe
+from stellar_hub.visualization import draw_curves
 
 MODEL_FOLDER = "model"
 CURVES_FILE = "curves.png"
@@ -50,7 +51,7 @@ def export_model(
     records = read(journal) if journal.exists() else []
     curves = io.BytesIO()
     if records:
-        draw_curves(records).save(curves, format="PNG")
+        draw_curves(curves_of(records)).save(curves, format="PNG")
         write_atomically(output / CURVES_FILE, curves.getvalue())
     final, part, old = output / MODEL_FOLDER, output / f".{MODEL_FOLDER}.part", output / f".{MODEL_FOLDER}.old"
     if old.exists() and not final.exists():

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from stellar_hub.data.sources.files import find_images
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 NUMBER_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's, of images that hold a number for each pixel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from stellar_hub.measures.clustering import ClusteringHead, Prototypes
+from stellar_hub.measures import ClusteringHead, Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
 from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stellar_hub.measures.clustering import ClusteringHead
+from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
 

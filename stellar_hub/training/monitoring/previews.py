@@ -12,10 +12,10 @@ from torch import Tensor
 from stellar_hub.data.sources import ImageSource, JoinedSources, read_image
 from stellar_hub.data.sources.image_source import ImageItem
 from stellar_hub.data.streams import DamagedShardError, ImageStream
+from stellar_hub.measures import psnr
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
-from stellar_hub.modeling.localization_maps import as_float, overlay_assignment, overlay_token, to_pil, token_colors
-from stellar_hub.visualization.canvas import FAINT, Canvas
-from stellar_hub.visualization.page import as_panel, can_decode, panel_size, reconstruction_psnr, resized, whole
+from stellar_hub.modeling.localization_maps import as_float, to_pil, token_colors
+from stellar_hub.visualization import FAINT, Canvas, draw_assignment, draw_token, resize_panel, size_in_square
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) 
     grid = model.grid_size(*images.shape[-2:])
     with evaluating(model):
         encoding = model.encode(images.to(model.device))
-        decoded = model.decode(*encoding, grid_size=grid).float().cpu() if can_decode(model) else None
+        decoded = model.decode(*encoding, grid_size=grid).float().cpu() if model.can_decode else None
     if decoded is not None:
         decoded = decoded.nan_to_num(0)  # of a run gone wrong, which should still be seen
     localization = encoding.localization.float().cpu().nan_to_num(0)
@@ -123,7 +123,7 @@ def compose(
     images: Tensor, decoded: Tensor | None, localization: Tensor, grid: tuple[int, int], title: str | None
 ) -> Image.Image:
     """Place the panels of all rows; tensors as float32 on the CPU."""
-    size = panel_size(images.shape[3] / images.shape[2], SIDE)
+    size = size_in_square(images.shape[3] / images.shape[2], SIDE)
     num_tokens = localization.shape[2]
     heads = ["input", *([] if decoded is None else [f"decoded, {num_tokens} tokens"]), "strongest token"]
     num_columns = len(heads) + min(NUM_SHARPEST, num_tokens)
@@ -151,17 +151,15 @@ def draw_row(
     size: tuple[int, int],
 ) -> None:
     """The panels of one image `(3, H, W)`, each with a word beneath it."""
-    seen = resized(to_pil(image), size)
-    panel, place = as_panel(seen, size), whole(size, grid)
+    seen = resize_panel(to_pil(image), size)
     panels: list[tuple[Image.Image, str, int | None]] = [(seen, "", None)]
     if decoded is not None:
-        value = reconstruction_psnr(decoded[None], image[None])
-        panels.append((resized(to_pil(decoded), size), f"PSNR {value:.1f} dB", None))
+        panels.append((resize_panel(to_pil(decoded), size), f"PSNR {psnr(decoded, image):.1f} dB", None))
     used = localization.argmax(dim=1).unique().numel()
-    panels.append((overlay_assignment(panel, localization, *place), f"{used} of {localization.shape[1]} tokens", None))
+    panels.append((draw_assignment(seen, localization, grid), f"{used} of {localization.shape[1]} tokens", None))
     for token in sharpest_tokens(localization):
         caption = f"token {token}, peak {localization[:, token].max():.2f}"
-        panels.append((overlay_token(panel, localization, token, *place), caption, token))
+        panels.append((draw_token(seen, localization, token, grid), caption, token))
     colors = (token_colors(localization.shape[1]) * 255).round().int().tolist()
     for column, (panel, caption, key) in enumerate(panels):
         left, below = MARGIN + column * (size[0] + GAP), top + size[1] + 5
