@@ -16,7 +16,7 @@ from stellar_hub.data.streams import ImageStream
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.training.assembly import kept_patches_of, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
-from stellar_hub.training.monitoring.previews import candidates, first_images
+from stellar_hub.training.monitoring.previews import first_images, spread_images
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
@@ -69,7 +69,7 @@ def time_samples(
     """Samples as a worker makes them, and the median seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
     make = ViewMaker(settings, recipe.augmentation, kept_patches_of(recipe, config))
-    images = candidates(source) if isinstance(source, JoinedSources) else first_images(source)
+    images = spread_images(source) if isinstance(source, JoinedSources) else first_images(source)
     samples, seconds = [], []
     for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED)):
         start = time.perf_counter()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from stellar_hub.hub.card_sections import read_section
 from stellar_hub.hub.push import push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.monitoring.quantities import curves_of
-from stellar_hub.training.monitoring.training_card import section_of, training_section, write_training_card
+from stellar_hub.training.monitoring.training_card import SECTION, training_section, write_training_card
 from stellar_hub.training.recipes.files import to_dict, write_yaml
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 from stellar_hub.visualization import draw_curves
@@ -48,7 +49,7 @@ def export_model(
         OSError: if it cannot be written; an earlier one stays.
     """
     journal = output / JOURNAL_FILE
-    records = read(journal) if journal.exists() else []
+    records = read_journal(journal) if journal.exists() else []
     curves = io.BytesIO()
     if records:
         draw_curves(curves_of(records)).save(curves, format="PNG")
@@ -111,7 +112,7 @@ def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
 
 def add_training(source: Path, target: Path) -> None:
     """Bring what a card says of the training, and the images it shows, from one saved model's folder to another's."""
-    section = section_of((source / "README.md").read_text(encoding="utf-8"))
+    section = read_section((source / "README.md").read_text(encoding="utf-8"), SECTION, source / "README.md")
     if section is not None:
         write_training_card(target, section)
     for name in (CURVES_FILE, PREVIEW_FILE):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from stellar_hub.training import loop as module
 from stellar_hub.training.loop import Stopped, due
-from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import TERMS, Stepper, StepResult
 from stellar_hub.training.stopping import SIGNALS, NonFiniteLossError
@@ -159,7 +159,7 @@ class TestNotFinite:
         patch_step(monkeypatch, spoil)
         with pytest.raises(NonFiniteLossError, match="at step 4"):
             train(tiny_recipe, tmp_path / "run", cpu=True)
-        assert math.isnan(read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"])
+        assert math.isnan(read_journal(tmp_path / "run" / "metrics.jsonl")[-1]["loss"])
 
     def test_far_too_high_learning_rate__leaves_no_checkpoint_that_is_not_finite(
         self, tiny_recipe: Recipe, tmp_path: Path

@@ -12,13 +12,13 @@ import torch
 import typer
 from safetensors.torch import load_file
 
+from stellar_hub.hub.card_sections import read_section
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.training import train as module
 from stellar_hub.training.checkpoints import run_state
 from stellar_hub.training.checkpoints.checkpoints import STATE_FILE
 from stellar_hub.training.exports import without_paths
 from stellar_hub.training.loop import Stopped
-from stellar_hub.training.monitoring.training_card import section_of
 from stellar_hub.training.recipes.files import load_recipe, save_recipe, write_yaml
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.train import chosen_recipe, train, train_by_options
@@ -67,7 +67,7 @@ class TestFinished:
         assert encoding.semantics.shape == (1, 4, 48)
 
     def test_card__has_recipe_numbers_and_images(self, finished: Path) -> None:
-        section = section_of((finished / "model" / "README.md").read_text())
+        section = read_section((finished / "model" / "README.md").read_text(), "training")
         assert section is not None
         assert "| steps | 4 of 4 |" in section
         assert "| images seen | 16 |" in section
@@ -348,7 +348,7 @@ class TestPush:
         files = hub.files("user/mine")
         card = files["README.md"].decode()
         assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
-        assert section_of(card) == section_of((folder / "README.md").read_text())
+        assert read_section(card, "training") == read_section((folder / "README.md").read_text(), "training")
         assert {"curves.png", "reconstructions.png", "model.safetensors"} < set(files)
 
 
