@@ -278,7 +278,7 @@ def begin_folder(run: Run) -> None:
     """Make the run's folder; after a resume, forget what the journal has of steps that are to be done again."""
     if run.is_main:
         run.output.mkdir(parents=True, exist_ok=True)
-        run.checkpoints.remove_partial()
+        run.checkpoints.remove_unfinished()
         save_recipe(run.recipe, run.output / RECIPE_FILE)
         run.journal.truncate_after(run.start_step)
     run.accelerator.wait_for_everyone()

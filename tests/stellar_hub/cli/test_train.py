@@ -127,7 +127,7 @@ def test_full_disk__is_said_in_one_line_and_the_run_goes_on_later(
     with monkeypatch.context() as patch:
         patch.setattr(run_state, "save_file", save)
         message = error_of(command("train", *options))
-    assert f"no checkpoint of step 4 could be written to {tmp_path / 'run' / 'checkpoints'}" in message
+    assert f"step 4 could not be written to {tmp_path / 'run' / 'checkpoints'}" in message
     assert "No space left on device" in message
     assert command("train", *options, "--resume", "auto").exit_code == 0
 
@@ -156,8 +156,8 @@ class TestRefused:
             (["--recipe", "TINY", "--data", "EMPTY"], "no images in the folder"),
             (["--recipe", "TINY", "--data", "IMAGES", "--set", "local_size=20"], "nearest: 16 or 24"),
             (["--recipe", "TINY", "--data", "IMAGES", "--init", "nowhere"], "nowhere"),
-            (["--recipe", "TINY", "--data", "IMAGES", "--resume", "nowhere"], "nowhere is no checkpoint of a run"),
-            (["--resume", "auto"], "holds no run to resume"),
+            (["--recipe", "TINY", "--data", "IMAGES", "--resume", "nowhere"], "nowhere is not a checkpoint"),
+            (["--resume", "auto"], "pass --recipe"),
         ],
     )
     def test_wrong_options__are_said_in_one_line(
@@ -203,7 +203,7 @@ class TestRefused:
         self, command: Command, options: list[object], image_folder: Path, tmp_path: Path
     ) -> None:
         assert command("train", *options, "--set", "steps=2").exit_code == 0
-        assert "holds a run already" in error_of(command("train", *options))
+        assert "already holds a run" in error_of(command("train", *options))
         found = error_of(command("train", *options, "--resume", "auto"))
         assert "optimization.steps: 2 in the run, 4 now" in found
         shutil.copy(image_folder / "image-0.png", image_folder / "image-9.png")

@@ -90,7 +90,7 @@ def test_sharded_run__leaves_a_model_for_inference(pair: tuple[Path, Path], imag
 
 
 def test_sharded_run__draws_images(pair: tuple[Path, Path]) -> None:
-    names = [sorted(path.name for path in (output / "images").iterdir()) for output in pair]
+    names = [sorted(path.name for path in (output / "previews").iterdir()) for output in pair]
     assert names == [["step-000002.png", "step-000004.png"]] * 2
 
 

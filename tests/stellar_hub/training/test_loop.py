@@ -93,7 +93,7 @@ class TestJournal:
 
 class TestWhatIsLeft:
     def test_images__come_every_so_many_steps(self, finished: Finished) -> None:
-        images = sorted((finished.output / "images").iterdir())
+        images = sorted((finished.output / "previews").iterdir())
         assert [path.name for path in images] == ["step-000002.png", "step-000004.png"]
         assert Image.open(images[0]).convert("RGB").size[0] > 500
 
@@ -106,7 +106,7 @@ class TestWhatIsLeft:
 
     def test_folder__has_nothing_else(self, finished: Finished) -> None:
         names = {path.name for path in finished.output.iterdir()}
-        assert names == {"checkpoints", "curves.png", "metrics.jsonl", "model", "images", "recipe.yaml"}
+        assert names == {"checkpoints", "curves.png", "metrics.jsonl", "model", "previews", "recipe.yaml"}
 
     def test_terminal__shows_the_start_and_the_lines_of_the_journal(self, finished: Finished) -> None:
         said = finished.said.splitlines()

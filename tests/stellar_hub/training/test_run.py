@@ -137,8 +137,9 @@ class TestCardFacts:
 
 
 def test_half_written_checkpoint__goes_when_the_run_goes_on(run: Run, tiny_recipe: Recipe) -> None:
-    run.checkpoints.partial(2).mkdir(parents=True)
-    (run.checkpoints.partial(2) / "model.safetensors").touch()
+    unfinished = run.checkpoints.folder / ".step-000002.part"
+    unfinished.mkdir(parents=True)
+    (unfinished / "model.safetensors").touch()
     build_run(tiny_recipe, run.output, resume="auto", cpu=True)
     assert list(run.checkpoints.folder.iterdir()) == []
     shutil.rmtree(run.checkpoints.folder)

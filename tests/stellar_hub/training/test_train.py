@@ -138,7 +138,7 @@ class TestData:
 class TestResume:
     def test_run_that_is_there__is_not_written_over(self, finished: Path, recipe: Recipe) -> None:
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-        with pytest.raises(FileExistsError, match=r"holds a run already: go on with it \(--resume auto\)"):
+        with pytest.raises(FileExistsError, match="--resume auto"):
             train(recipe, finished, cpu=True)
         assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
@@ -180,7 +180,7 @@ class TestResume:
 
     def test_path__goes_back_and_writes_anew_what_is_later(self, copied: Path, finished: Path, recipe: Recipe) -> None:
         (copied / STEP_4 / "optimizer.pt").write_bytes(b"damaged")
-        with pytest.raises(ValueError, match=rf"{copied / STEP_4}.*is damaged(.|\n)*--resume goes on from another"):
+        with pytest.raises(ValueError, match=rf"{copied / STEP_4}.*is damaged(.|\n)*--resume"):
             train(recipe, copied, resume="auto", cpu=True)
         train(recipe, copied, resume=copied / STEP_2, cpu=True)
         same_weights(copied, finished)
@@ -197,7 +197,7 @@ class TestResume:
         assert StellarModel.from_pretrained(tmp_path / "end" / "model") is not None
 
     def test_path__that_is_no_checkpoint_is_named(self, copied: Path, recipe: Recipe) -> None:
-        with pytest.raises(FileNotFoundError, match=rf"{copied / 'model'} is no checkpoint of a run"):
+        with pytest.raises(FileNotFoundError, match=rf"{copied / 'model'} is not a checkpoint"):
             train(recipe, copied, resume=copied / "model", cpu=True)
 
     @pytest.mark.parametrize(
@@ -283,9 +283,7 @@ class TestFullDisk:
 
         with monkeypatch.context() as patch:
             patch.setattr(run_state, "save_file", save)
-            message = (
-                rf"no checkpoint of step 4 could be written to {tmp_path / 'run' / 'checkpoints'}: .*No space left"
-            )
+            message = rf"checkpoint of step 4 .*{tmp_path / 'run' / 'checkpoints'}: .*No space left"
             with pytest.raises(OSError, match=message):
                 train(recipe, tmp_path / "run", cpu=True)
         assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
@@ -475,11 +473,11 @@ class TestChosenRecipe:
 
     @pytest.mark.parametrize("resume", ["/", "/nowhere", "nowhere"])
     def test_resume__of_what_is_no_checkpoint_is_named(self, run_folder: Path, resume: str) -> None:
-        with pytest.raises(FileNotFoundError, match=rf"^{resume} is no checkpoint of a run"):
+        with pytest.raises(FileNotFoundError, match=rf"^{resume} is not a checkpoint"):
             chosen_recipe(run_folder, None, [], resume)
 
     def test_resume__where_there_is_no_run_asks_for_a_recipe(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"holds no run to resume.*pass --recipe"):
+        with pytest.raises(FileNotFoundError, match="--recipe"):
             chosen_recipe(tmp_path, None, [], "auto")
 
     def test_settings__without_a_recipe_are_refused(self, run_folder: Path) -> None:
