@@ -7,10 +7,10 @@ from pathlib import Path
 import typer
 
 from stellar_hub.cli.errors import one_line
-from stellar_hub.data.sources.files import SUFFIXES
+from stellar_hub.data.sources.files import IMAGE_SUFFIXES
 
 
-def find_files(paths: Iterable[Path], suffixes: set[str] = SUFFIXES) -> list[Path]:
+def find_files(paths: Iterable[Path], suffixes: set[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Returns the files that the arguments name, and the files with one of the suffixes in the folders they name.
 
     Raises:

@@ -33,11 +33,11 @@ def reconstruct(
     import torch
 
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.data.sources.files import SUFFIXES
+    from stellar_hub.data.sources.files import IMAGE_SUFFIXES
     from stellar_hub.features.loading import load_model
     from stellar_hub.measures import psnr
 
-    sources = find_files(images, SUFFIXES | {".safetensors"})
+    sources = find_files(images, IMAGE_SUFFIXES | {".safetensors"})
     outputs = plan_outputs(sources, output, ".png", overwrite)
     network, processor = load_model(model, device, fit, decoder=True)
 

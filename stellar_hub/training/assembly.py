@@ -191,7 +191,6 @@ def build_stream_loader(
         processes,
         num_data_workers(recipe, processes),
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=leave_to_parent,
     )
 
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from stellar_hub.data.views.device_crops import cut_views
+from stellar_hub.data.views.crops import cut_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
 from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.model.output import StellarPreTrainingOutput

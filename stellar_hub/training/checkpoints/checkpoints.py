@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from stellar_hub.modeling.atomic_write import replaced_folder, restore
+from stellar_hub.old_names import old_names
 
 STEP_FOLDER = re.compile(r"step-(\d+)")
 STATE_FILE = "run_state.json"
@@ -126,7 +127,7 @@ class Checkpoints:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Reads the `run_state.json` of a checkpoint.
+    """Reads the `run_state.json` of a checkpoint; keys of an earlier release have their new names.
 
     Raises:
         FileNotFoundError: if the folder is not a checkpoint of a run.
@@ -144,4 +145,5 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
         raise ValueError(f"{path} is damaged: it does not name its step")
-    return state
+    new_names = old_names("run_state")
+    return {new_names.get(key, key): value for key, value in state.items()}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from stellar_hub.modeling import atomic_write
+from stellar_hub.old_names import old_names
 from stellar_hub.training.checkpoints.checkpoints import STATE_FILE, Checkpoints, read_state
 
 
@@ -253,6 +254,11 @@ class TestReadState:
     def test_read_state__gives_what_was_written(self, tmp_path: Path) -> None:
         (tmp_path / STATE_FILE).write_text('{"step": 7, "fingerprint": "abc"}')
         assert read_state(tmp_path) == {"step": 7, "fingerprint": "abc"}
+
+    def test_read_state__gives_keys_of_earlier_releases_their_new_names(self, tmp_path: Path) -> None:
+        (old,) = old_names("run_state")
+        (tmp_path / STATE_FILE).write_text(json.dumps({"step": 7, old: 6}))
+        assert read_state(tmp_path) == {"step": 7, "num_images": 6}
 
     def test_read_state__says_that_a_folder_is_not_a_checkpoint(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=rf"{tmp_path} .*{STATE_FILE}.*RUN/checkpoints/"):
