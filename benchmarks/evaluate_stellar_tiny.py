@@ -25,8 +25,7 @@ from tqdm import tqdm
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.scenes.scene import SCENE_CLASSES, ClassCue, draw_scene
 from stellar_hub.evaluation.nearest_neighbours import knn_accuracy
-from stellar_hub.measures.image_quality import psnr
-from stellar_hub.measures.regions import argmax_regions, best_iou, best_patches_iou, threshold_regions, to_pixels
+from stellar_hub.measures import argmax_regions, best_iou, best_patches_iou, psnr, threshold_regions, to_pixels
 from stellar_hub.modeling.atomic_write import write_atomically
 
 FIRST_TRAIN_SEED = 1_000_000  # `examples/draw_scenes.py` stays below

@@ -1,19 +1,21 @@
-"""Time of making the views of pretraining on one core, against the usual way and against decoding alone.
+"""Measure the time to make the views of pretraining on one core, compared with torchvision and with decoding.
 
     python benchmarks/multi_crop.py
     python benchmarks/multi_crop.py --width 2000 --height 1500
 
-Each image is a JPEG in memory, by default of 500 x 375 pixels, of which 8 views of 224 x 224 and 8 of 96 x 96 pixels
-are made.
-"ours" is what a data worker does: one decode, crops in uint8, parameters drawn for colours and blur, which the device
-applies to whole batches; on this machine's CPU that takes what "ours: colours and blur" says. "reduced" is the same
-with `data.reduced_decoding`, which needs photographs a good deal larger than the views. "device crops" is what a worker
-does with `data.device_crops`: it decodes and draws. "usual" is torchvision's
-chain of transforms on each view by itself: crop from the decoded image, flip, colours, grey, blur, float, normalize.
-All take turns; reported are medians per image, on one thread.
+Each image is a JPEG in memory, by default of 500 x 375 pixels (width x height). 8 views of 224 x 224 and 8 views of
+96 x 96 pixels are made of it.
 
-With `--check` it exits with 1 unless ours is at least 6 times as fast as the usual way and takes at most 6 times as
-long as decoding, device crops 1.5 times.
+- "ours": what a data worker does. It decodes the image once, crops in uint8 and draws the parameters of colours and
+  blur. The device applies these to batches; "ours: colours and blur" is the time of that step on the CPU.
+- "ours, reduced": a data worker with `data.reduced_decoding`. It is faster if images are much larger than the views.
+- "ours, device crops": a data worker with `data.device_crops`. It decodes the image and draws the crops.
+- "usual": torchvision's transforms on each view: crop, flip, colours, grey, blur, float, normalize.
+
+The variants take turns on one thread. The table has medians per image.
+
+With `--check` the script exits with 1 unless "ours" is at least 6 times as fast as "usual", "ours" takes at most 6
+times as long as decoding, and "ours, device crops" at most 1.5 times as long.
 """
 
 import argparse
@@ -30,23 +32,35 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from stellar_hub.data.scenes.scene import draw_scene
-from stellar_hub.data.sources import EncodedImage, read_image
-from stellar_hub.data.views.crops import ViewSettings
-from stellar_hub.data.views.dataset import MultiCropDataset
-from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
-from stellar_hub.data.views.view_maker import collate_samples
+from stellar_hub.data import (
+    EncodedImage,
+    MultiCropDataset,
+    PhotometricSettings,
+    ViewSettings,
+    apply_photometric,
+    collate_samples,
+    draw_scene,
+    read_image,
+)
 
-MIN_SPEEDUP = 6.0  # of ours over the usual way
-MAX_DECODES = 6.0  # of ours
-MAX_DECODES_DEVICE = 1.5  # of ours, where the device cuts the views
+MIN_SPEEDUP = 6.0  # "usual" divided by "ours"
+MAX_DECODES = 6.0  # "ours" divided by decoding
+MAX_DECODES_DEVICE = 1.5  # "ours, device crops" divided by decoding
+LABELS = {
+    "decode": "decode alone",
+    "ours": "ours",
+    "reduced": "ours, reduced",
+    "device": "ours, device crops",
+    "usual": "usual",
+    "colors": "ours: colours and blur",
+}
 VIEWS = ViewSettings(224, 96, 8, 8, (0.36, 1.0), (0.06, 0.36), 0.5)
 COLORS = PhotometricSettings(True, 0.4, 0.4, 0.2, 0.1, 0.8, 0.2, 0.5, (0.1, 2.0), 9)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def draw_images(count: int, width: int, height: int, quality: int = 90) -> list[EncodedImage]:
-    """JPEGs, drawn."""
+    """Draws scenes and encodes them as JPEGs."""
     images = []
     for seed in range(count):
         buffer = io.BytesIO()
@@ -58,7 +72,7 @@ def draw_images(count: int, width: int, height: int, quality: int = 90) -> list[
 
 
 def usual_transform(size: int, area: tuple[float, float]) -> Callable[[Image.Image], torch.Tensor]:
-    """The chain of transforms for one view."""
+    """Returns torchvision's transforms for one view."""
     colors = v2.ColorJitter(COLORS.brightness, COLORS.contrast, COLORS.saturation, COLORS.hue)
     return v2.Compose(
         [
@@ -75,10 +89,10 @@ def usual_transform(size: int, area: tuple[float, float]) -> Callable[[Image.Ima
 
 
 class Variants:
-    """What is timed; each takes the number of an image.
+    """The variants that are timed. Each method takes the index of an image.
 
     Args:
-        images: JPEGs.
+        images: Encoded images.
     """
 
     def __init__(self, images: Sequence[EncodedImage]):
@@ -93,30 +107,30 @@ class Variants:
         self.epoch = 0
 
     def decode(self, index: int) -> Any:
-        """The image alone."""
+        """Decodes the image."""
         return read_image(self.images[index])
 
     def ours(self, index: int) -> Any:
-        """A worker's part."""
+        """Makes a sample as a data worker does."""
         self.epoch += 1
         return self.dataset[self.epoch, index]
 
     def reduced(self, index: int) -> Any:
-        """The same with reduced decoding."""
+        """Makes a sample with reduced decoding."""
         return self.reduced_dataset[self.epoch, index]
 
     def device(self, index: int) -> Any:
-        """A worker's part where the device cuts the views."""
+        """Makes a sample whose views the device cuts."""
         return self.device_dataset[self.epoch, index]
 
     def usual(self, index: int) -> Any:
-        """Every view by itself."""
+        """Makes every view with torchvision."""
         image = Image.open(io.BytesIO(self.images[index].data)).convert("RGB")
         return [[chain(image) for _ in range(count)] for count, chain in self.chains]
 
 
 def interleaved_seconds(variants: Variants, repeats: int) -> dict[str, float]:
-    """Median seconds per image of each variant, after one round that is not counted; they take turns."""
+    """Times the variants in turn and returns median seconds per image, without the first round."""
     timed: dict[str, Callable[[int], Any]] = {
         name: getattr(variants, name) for name in ("decode", "ours", "reduced", "device", "usual")
     }
@@ -132,7 +146,7 @@ def interleaved_seconds(variants: Variants, repeats: int) -> dict[str, float]:
 
 
 def photometric_seconds(variants: Variants, repeats: int) -> float:
-    """Median seconds per image of colours and blur, applied to batches of all images."""
+    """Times colours and blur on batches of all images and returns median seconds per image."""
     batch = collate_samples([variants.ours(index) for index in range(len(variants.images))])
     parameters = batch["photometric"].split([VIEWS.num_global_views, VIEWS.num_local_views], dim=1)
     seconds = []
@@ -146,26 +160,23 @@ def photometric_seconds(variants: Variants, repeats: int) -> float:
 
 
 def main() -> int:
-    """Compare, print, check."""
+    """Times all variants, prints the table and checks the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=12, help="how many (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=500, help="of the images (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=375, help="of the images (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds over them (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
+    parser.add_argument("--images", type=int, default=12, help="Number of images. Default: %(default)s.")
+    parser.add_argument("--width", type=int, default=500, help="Width of the images in pixels. Default: %(default)s.")
+    parser.add_argument("--height", type=int, default=375, help="Height of the images in pixels. Default: %(default)s.")
+    parser.add_argument("--repeats", type=int, default=5, help="Rounds over the images. Default: %(default)s.")
+    parser.add_argument("--json", type=Path, help="File for the seconds per image.")
+    parser.add_argument("--check", action="store_true", help="Exit with 1 if a limit is missed.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     variants = Variants(draw_images(args.images, args.width, args.height))
     seconds = interleaved_seconds(variants, args.repeats)
     seconds["colors"] = photometric_seconds(variants, args.repeats)
-    labels = {"decode": "decode alone", "ours": "ours", "reduced": "ours, reduced"}
-    labels |= {"device": "ours, device crops", "usual": "usual"}
-    labels["colors"] = "ours: colours and blur"
-    print(f"{args.images} JPEGs of {args.width} x {args.height}; 8 views of 224, 8 of 96 pixels of each; one thread\n")
-    print("| variant | time, ms | times decoding | usual takes times as long |")
+    print(f"{args.images} JPEGs of {args.width} x {args.height}; 8 views of 224 and 8 of 96 pixels each; one thread\n")
+    print("| variant | time, ms | divided by decoding | usual divided by it |")
     print("|---|---|---|---|")
-    for name, label in labels.items():
+    for name, label in LABELS.items():
         taken = seconds[name]
         print(f"| {label} | {1e3 * taken:.1f} | {taken / seconds['decode']:.1f} | {seconds['usual'] / taken:.1f} |")
     if args.json:

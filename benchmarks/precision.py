@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stellar_hub import StellarEncoding, StellarImageProcessor, StellarModel
+from stellar_hub.measures import psnr
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 INT8 = "int8 weights"
@@ -55,9 +56,9 @@ def run(model: StellarModel, pixel_values: Tensor, autocast: bool) -> tuple[Stel
     return StellarEncoding(torch.cat(semantics), torch.cat(localization)), torch.cat(images)
 
 
-def psnr(images: Tensor, expected: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image with values in [0, 1]."""
-    return -10 * torch.log10((images - expected).square().mean(dim=(1, 2, 3)))
+def psnr_of_each(images: Tensor, expected: Tensor) -> Tensor:
+    """Computes the PSNR of each image in dB."""
+    return torch.tensor([psnr(*pair) for pair in zip(images, expected, strict=True)])
 
 
 def compare(
@@ -70,7 +71,7 @@ def compare(
     (encoding, images), (expected_encoding, expected_images) = result, expected
     cosine = F.cosine_similarity(encoding.semantics, expected_encoding.semantics, dim=-1)
     same = encoding.localization.argmax(dim=-1) == expected_encoding.localization.argmax(dim=-1)
-    decibels = psnr(images, expected_images)
+    decibels = psnr_of_each(images, expected_images)
     return {
         "variant": name,
         "cosine_mean": float(cosine.mean()),
@@ -78,7 +79,7 @@ def compare(
         "argmax_agreement": float(same.float().mean()),
         "psnr_mean": float(decibels.mean()),
         "psnr_lowest": float(decibels.min()),
-        "psnr_change": float((psnr(images, photographs) - psnr(expected_images, photographs)).mean()),
+        "psnr_change": float((psnr_of_each(images, photographs) - psnr_of_each(expected_images, photographs)).mean()),
     }
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import JoinedSources, open_sources
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.shard_file import RECORDS

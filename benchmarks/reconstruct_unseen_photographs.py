@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 MIN_PSNR = 19.5

@@ -1,4 +1,4 @@
-"""A folder of class folders (`cats/1.jpg`, `dogs/2.png`, ...) as a data set, for `finetune_classification.py`."""
+"""Folders of class folders, such as `cats/1.jpg` and `dogs/2.png`, as data sets for `finetune_classification.py`."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,72 +13,80 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from stellar_hub import StellarImageProcessor
-from stellar_hub.data.labelled.class_folders import list_classes
+from stellar_hub.data.labelled import list_classes
 
-MIN_CROP_AREA = 0.35  # of the image; smaller crops too often show nothing of what the image is labelled for
+MIN_CROP_AREA = 0.35  # part of the image; smaller crops often do not show the labelled object
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Images and what they show."""
+    """The images of class folders and their labels.
+
+    Attributes:
+        paths: Paths of the images.
+        labels: Index into `classes` for each image.
+        classes: Names of the classes.
+    """
 
     paths: list[Path]
-    labels: list[int]  # indices into `classes`
-    classes: list[str]  # sorted
+    labels: list[int]
+    classes: list[str]
 
     @classmethod
     def read(cls, folder: Path, classes: list[str] | None = None) -> Self:
-        """List the images of `folder`/CLASS/, at any depth below it.
+        """Lists the images of `folder`/CLASS, at any depth.
 
         Args:
-            folder: Holds one folder per class; names that start with "." are skipped.
-            classes: The classes that may occur; None takes those of the folder.
+            folder: Folder with one folder per class. Names that start with "." are skipped.
+            classes: Classes that may occur. None: those of the folder, at least two.
 
         Raises:
-            FileNotFoundError: if there is no such folder.
-            ValueError: if it holds no class folder, one without images, fewer than two of them (where `classes` is
-                None) or one that is not among `classes`.
+            FileNotFoundError: if the folder does not exist.
+            ValueError: if it has no class folder, one without images, or one that is not among `classes`.
         """
         images = list_classes(folder)
         if classes is None and len(images) < 2:
-            raise ValueError(f"{folder} holds one class, {next(iter(images))!r}: at least two are needed")
+            raise ValueError(f"{folder} must have at least two classes, got {next(iter(images))!r} only")
         classes = sorted(images) if classes is None else classes
-        unknown = sorted(set(images) - set(classes))
-        if unknown:
+        unexpected = sorted(set(images) - set(classes))
+        if unexpected:
             raise ValueError(
-                f"{folder} holds classes that the training folder does not: {', '.join(unknown)}; "
-                f"the classes are {', '.join(classes)}"
+                f"{folder} has classes that the training folder does not have: {', '.join(unexpected)}; "
+                f"its classes are {', '.join(classes)}"
             )
         labelled = [(path, classes.index(name)) for name, paths in images.items() for path in paths]
         return cls([path for path, _ in labelled], [label for _, label in labelled], classes)
 
     def num_in_majority(self, test: "ClassFolders") -> int:
-        """How many of the images in `test` always answering with the most frequent class gets right."""
+        """Returns how many images of `test` belong to the most frequent class of this folder."""
         majority, _ = Counter(self.labels).most_common(1)[0]
         return test.labels.count(majority)
 
 
-class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """Pairs of a view `(3, H, W)` and a label.
+class ClassFolderDataset(Dataset[tuple[Tensor, int]]):
+    """A data set of pairs of a prepared image `(3, H, W)` and its label.
 
     Args:
         folders: Images and labels.
-        view: Makes of a path what the model is shown.
+        prepare: Function that reads an image and prepares it for the model.
     """
 
-    def __init__(self, folders: ClassFolders, view: Callable[[Path], Tensor]):
+    def __init__(self, folders: ClassFolders, prepare: Callable[[Path], Tensor]):
         self.folders = folders
-        self.view = view
+        self.prepare = prepare
 
     def __len__(self) -> int:
         return len(self.folders.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.view(self.folders.paths[index]), self.folders.labels[index]
+        return self.prepare(self.folders.paths[index]), self.folders.labels[index]
 
 
-def augmented_images(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledImages:
-    """Random crops, perhaps mirrored, of the processor's size, `(3, H, W)` uint8: a quarter of the bytes to move."""
+def augmented_images(folders: ClassFolders, processor: StellarImageProcessor) -> ClassFolderDataset:
+    """Returns a data set of random crops, perhaps mirrored, in the processor's size, `(3, H, W)` uint8.
+
+    As uint8, a batch has a quarter of the bytes to transfer.
+    """
     augmentation = v2.Compose(
         [
             v2.ToDtype(torch.uint8, scale=True),
@@ -91,12 +99,12 @@ def augmented_images(folders: ClassFolders, processor: StellarImageProcessor) ->
             v2.RandomHorizontalFlip(),
         ]
     )
-    return LabelledImages(folders, partial(_augment, processor, augmentation))
+    return ClassFolderDataset(folders, partial(_augment, processor, augmentation))
 
 
-def prepared_images(folders: ClassFolders, processor: StellarImageProcessor) -> LabelledImages:
-    """Images as the processor prepares them, `(3, H, W)` in [0, 1]: as whoever loads the result will."""
-    return LabelledImages(folders, partial(_prepare, processor))
+def prepared_images(folders: ClassFolders, processor: StellarImageProcessor) -> ClassFolderDataset:
+    """Returns a data set of images as the processor prepares them for the classifier's users, `(3, H, W)` in [0, 1]."""
+    return ClassFolderDataset(folders, partial(_prepare, processor))
 
 
 def _augment(processor: StellarImageProcessor, augmentation: v2.Compose, path: Path) -> Tensor:

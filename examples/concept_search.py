@@ -17,10 +17,9 @@ from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.sources import ImageSource, read_image
 from stellar_hub.features.identity import weights_sha256
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.retrieval import search_concepts
-from stellar_hub.retrieval.concept_search import place_in_crop, token_at
-from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.visualization.regions import Region, draw_regions
+from stellar_hub.retrieval import place_in_crop, search_concepts, token_at
+from stellar_hub.store import FeatureStore
+from stellar_hub.visualization import Region, draw_regions
 
 
 def encode_query(store: FeatureStore, image: Path) -> tuple[torch.Tensor, Region]:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from stellar_hub.retrieval import find_duplicates
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store import FeatureStore
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import parse_flag_from_env, set_seed
-from class_folders import ClassFolders, LabelledImages, augmented_images, prepared_images
+from class_folders import ClassFolderDataset, ClassFolders, augmented_images, prepared_images
 from stellar_classifier import StellarClassifier, build_classifier, import_peft, save_classifier
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -163,7 +163,7 @@ def load(args: argparse.Namespace, num_classes: int) -> tuple[StellarImageProces
 def prepare(
     accelerator: Accelerator,
     classifier: StellarClassifier,
-    datasets: Sequence[LabelledImages],
+    datasets: Sequence[ClassFolderDataset],
     args: argparse.Namespace,
 ) -> tuple[Any, ...]:
     """Classifier, optimizer and both data sets' loaders, as accelerate wraps them."""

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 
 from stellar_hub import StellarImageProcessor, StellarModel
+from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.monitoring.journal import read
-from stellar_hub.training.monitoring.training_card import section_of, with_section
+from stellar_hub.training.monitoring import read_journal
 
 IMAGES = ("curves.png", "reconstructions.png")
 
@@ -54,11 +54,11 @@ def record_golden_values(output: Path) -> None:
 
 def update_card(run: Path, output: Path) -> None:
     """The run's section on training, and its images."""
-    section = section_of((run / "model" / "README.md").read_text(encoding="utf-8"))
+    section = read_section((run / "model" / "README.md").read_text(encoding="utf-8"), "training")
     if section is None:
         raise SystemExit(f"pack_stellar_tiny: the card of {run / 'model'} has no section on training")
     card = output / "README.md"
-    write_atomically(card, with_section(card.read_text(encoding="utf-8"), section).encode())
+    write_atomically(card, write_section(card.read_text(encoding="utf-8"), "training", section, card).encode())
     for name in IMAGES:
         shutil.copyfile(run / "model" / name, output / name)
 
@@ -74,7 +74,7 @@ def main() -> None:
     pack_weights(args.run / "model", args.output)
     record_golden_values(args.output)
     update_card(args.run, args.output)
-    last = read(args.run / "metrics.jsonl")[-1]
+    last = read_journal(args.run / "metrics.jsonl")[-1]
     write_atomically(args.output / "training.json", (json.dumps(last, indent=2) + "\n").encode())
     print(f"packed {args.run} into {args.output}")
 

@@ -34,7 +34,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[Path]:
     """Gives a new, empty folder to fill, which takes the place of `path` once the block ends without an error.
 
     The new folder lies beside `path` under a hidden name that ends in `.part`. Readers see the old folder or the whole
@@ -43,6 +43,8 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: Folder to write; it is replaced if it exists.
+        unfinished: Path of the new folder until the block ends, on the disk of `path`. Other processes that write into
+            it need to know it. Default: a hidden name beside `path` that only this call uses.
 
     Yields:
         The folder to fill.
@@ -54,7 +56,8 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path).absolute()
     if not final.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
-    partial, old = final.with_name(f".{final.name}.{uuid.uuid4().hex}.part"), final.with_name(f".{final.name}.old")
+    partial = unfinished or final.with_name(f".{final.name}.{uuid.uuid4().hex}.part")
+    old = final.with_name(f".{final.name}.old")
     restore(final, old)
     partial.mkdir()
     try:

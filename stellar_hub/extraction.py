@@ -1,4 +1,4 @@
-"""The earlier place of `stellar_hub.features` and `stellar_hub.store`; it names them, and goes with the next release."""
+"""The earlier place of `stellar_hub.features` and `stellar_hub.store`: importing it names them."""
 
 import runpy
 import sys

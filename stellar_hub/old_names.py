@@ -10,10 +10,10 @@ from importlib import resources
 
 @cache
 def old_names(kind: str) -> dict[str, str]:
-    """Returns the table of a kind of names: "options", "features", "recipe_keys", "store_format_1" or "folders".
+    """Returns the table of a kind of names, such as "options"; the kinds are the keys of `old_names.json`.
 
-    Keys are old names and values are new names, but in "store_format_1": there keys are attributes, and values are
-    their spelling on disk.
+    Keys are old names and values are new names. In two tables it is the other way round: keys of "store_format_1" are
+    attributes, keys of "fingerprints" are words, and values are their spelling in what was written before.
     """
     text = (resources.files("stellar_hub") / "old_names.json").read_text(encoding="utf-8")
     return dict(json.loads(text)[kind])

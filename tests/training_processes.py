@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
-from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.journal import read_journal
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.training.train"])
@@ -191,7 +191,7 @@ def group_of(pid: int) -> int | None:
 def last_step(output: Path) -> int:
     """Returns the last step of the journal; 0 if there is none."""
     path = output / "metrics.jsonl"
-    records = read(path) if path.exists() else []
+    records = read_journal(path) if path.exists() else []
     return int(records[-1]["step"]) if records else 0
 
 
@@ -199,7 +199,7 @@ def measured(output: Path) -> list[dict[str, float]]:
     """Returns the journal without values that depend on the machine."""
     return [
         {name: value for name, value in record.items() if name not in TIMINGS}
-        for record in read(output / "metrics.jsonl")
+        for record in read_journal(output / "metrics.jsonl")
     ]
 
 

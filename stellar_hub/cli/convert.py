@@ -1,8 +1,5 @@
-"""`stellar-hub convert`: an original checkpoint to a folder that `from_pretrained` loads."""
+"""`stellar-hub convert` writes an original checkpoint as a folder that `from_pretrained` loads."""
 
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,42 +14,45 @@ if TYPE_CHECKING:
 
 @reports_errors
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint: .safetensors, .ckpt, .bin or .pt.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint file: .safetensors, .ckpt, .bin or .pt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     vqgan: Annotated[
-        Path | None, typer.Option(help="Weights of the MaskGIT-VQGAN (.bin); without them a vq model cannot decode.")
+        Path | None,
+        typer.Option(help="Weights of the MaskGIT-VQGAN (.bin). A model with a vq head needs them to decode."),
     ] = None,
-    num_attention_heads: Annotated[int | None, typer.Option(help="Heads of an encoder of unusual width.")] = None,
-    decoder_num_attention_heads: Annotated[int | None, typer.Option(help="Heads of a decoder not 512 wide.")] = None,
+    num_attention_heads: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of attention heads of the encoder. Needed if its width is not 192, 384, 768, 1024 or 1280."
+        ),
+    ] = None,
+    decoder_num_attention_heads: Annotated[
+        int | None, typer.Option(help="Number of the decoder's attention heads, if its width is not 512.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Convert an original STELLAR checkpoint to a folder with weights, configuration and image processor.
 
-    The folder is loaded again and its outputs compared before it gets its name.
+    The command loads the new folder and compares its outputs with the original's before it keeps the folder.
 
     Example: stellar-hub convert stellar-b16.safetensors --vqgan maskgit-vqgan-imagenet-f16-256.bin --output stellar-b16
     """
     from transformers.utils import logging
 
     from stellar_hub.conversion import load_original
+    from stellar_hub.modeling.atomic_write import replaced_folder
 
     logging.disable_progress_bar()
     if output.exists():
         raise FileExistsError(f"--output {output} exists already; name a folder that does not")
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder {output.absolute().parent} does not exist")
     model = load_original(
         checkpoint,
         vqgan=vqgan,
         num_attention_heads=num_attention_heads,
         decoder_num_attention_heads=decoder_num_attention_heads,
     )
-    temporary = output.absolute().with_name(f".{output.name}.{uuid.uuid4().hex}.part")
-    try:
-        save_and_compare(model, temporary, output.name)
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replaced_folder(output) as folder:
+        save_and_compare(model, folder, output.name)
     config = model.config
     typer.echo(
         f"{checkpoint} -> {output}: {config.num_sparse_tokens} tokens of {config.hidden_size}, "
@@ -65,7 +65,12 @@ def convert(
 
 
 def save_and_compare(model: "StellarModel", folder: Path, name: str) -> None:
-    """Save model and processor, load them again, and compare on a random image, bit by bit; `name` is for the card.
+    """Saves model and image processor, loads them again, and compares the outputs for a random image bit by bit.
+
+    Args:
+        model: The converted model.
+        folder: Empty folder to save to.
+        name: Name of the model on its card.
 
     Raises:
         ValueError: if the outputs differ.
@@ -84,4 +89,4 @@ def save_and_compare(model: "StellarModel", folder: Path, name: str) -> None:
             torch.equal(*pair) for pair in zip(model.encode(pixel_values), again.encode(pixel_values), strict=True)
         )
     if not same:
-        raise ValueError("the saved model does not give the outputs of the original; nothing was kept")
+        raise ValueError("the saved model gives other outputs than the original; the folder was removed")

@@ -1,4 +1,4 @@
-"""`stellar-hub demo`: the whole story on the photographs that come with the package; needs no network."""
+"""`stellar-hub demo` encodes, decodes and draws the photographs of the package; it needs no network."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ from stellar_hub.cli.options import Debug, Device, FitOption, Output
 
 @reports_errors
 def demo(output: Output = Path("demo"), device: Device = "auto", debug: Debug = False) -> None:
-    """Encode and decode the photographs of the package with stellar-tiny and draw a page for each.
+    """Encode and decode the photographs of the package with stellar-tiny, and draw a page for each.
 
     Example: stellar-hub demo --output demo
     """
@@ -21,9 +21,11 @@ def demo(output: Output = Path("demo"), device: Device = "auto", debug: Debug = 
 
     photographs = Path(str(files("stellar_hub.demo_images")))
     typer.echo(
-        "stellar-tiny, a demonstration model that comes with the package, sees 64 x 64 pixels of each photograph,"
+        "The small demonstration model stellar-tiny comes with the package. It sees 64 x 64 pixels of each photograph,"
     )
-    typer.echo("turns them into 16 tokens (S) and a map for each (L), and decodes these back.")
+    typer.echo("encodes them as 16 tokens (S) and one map per token (L), and decodes both to an image.")
     visualize(images=[photographs], output=output, fit=FitOption.crop, device=device, overwrite=True, debug=debug)
     program = "stellar-hub" if shutil.which("stellar-hub") else sys.argv[0]
-    typer.echo(f"Look at {output.resolve()}. Your own: {program} visualize PHOTO --output {output}")
+    typer.echo(
+        f"The pages are in {output.resolve()}. For your own images, run: {program} visualize PHOTO --output {output}"
+    )

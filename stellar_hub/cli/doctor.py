@@ -1,4 +1,4 @@
-"""`stellar-hub doctor`: what is installed, whether it computes the right numbers, and how fast."""
+"""`stellar-hub doctor` reports what is installed, whether its numbers are right, and how fast it is."""
 
 import os
 import platform
@@ -27,7 +27,9 @@ SECONDS = 1.0
 
 @reports_errors
 def doctor(debug: Debug = False) -> None:
-    """Check the installation: versions, devices, Hub, numbers of stellar-tiny, speed. Made for bug reports.
+    """Check the installation and print a report for bug reports.
+
+    The report has versions, devices, the Hub's settings, a check of stellar-tiny's numbers, and its speed.
 
     Example: stellar-hub doctor
     """
@@ -41,23 +43,23 @@ def doctor(debug: Debug = False) -> None:
     model = StellarModel.from_pretrained("stellar-tiny")
     difference = golden_difference(model)
     verdict = "agree" if difference <= GOLDEN_TOLERANCE else "DIFFER"
-    say("numbers", f"{verdict} with the recorded ones of stellar-tiny: largest relative difference {difference:.1e}")
+    say("numbers", f"{verdict} with those recorded for stellar-tiny: largest relative difference {difference:.1e}")
     reading, encoding = speeds(model)
-    say("reading", f"{reading:.0f} images/s: decode, resize and crop of the demo's photographs, one process")
-    say("encoding", f"{encoding:.0f} images/s: stellar-tiny, batch of {BATCH_SIZE}, {model.device}")
+    say("reading", f"{reading:.0f} images/s: decoding, resizing and cropping the demo's photographs in one process")
+    say("encoding", f"{encoding:.0f} images/s: stellar-tiny with batches of {BATCH_SIZE} on {model.device}")
     reading_is_slower = "reading images: use more worker processes"
-    say("bottleneck", reading_is_slower if reading < encoding else "the model: use a larger batch or a GPU")
+    say("bottleneck", reading_is_slower if reading < encoding else "encoding images: use larger batches or a GPU")
     if difference > GOLDEN_TOLERANCE:
-        raise ValueError("stellar-tiny does not compute what it should here; please report this output")
+        raise ValueError("stellar-tiny gives wrong numbers on this machine; please report this output")
 
 
 def say(name: str, value: str) -> None:
-    """One line of the report."""
+    """Prints one line of the report."""
     typer.echo(f"{name:<16} {value}")
 
 
 def environment() -> dict[str, str]:
-    """System and versions."""
+    """Returns the operating system and the versions of Python and the packages."""
     facts = {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -68,7 +70,7 @@ def environment() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """What torch can compute on."""
+    """Returns the devices that torch can use."""
     import torch
 
     facts = {"cpu threads": f"{torch.get_num_threads()} of {os.cpu_count()}"}
@@ -81,7 +83,7 @@ def devices() -> dict[str, str]:
 
 
 def hub() -> dict[str, str]:
-    """Where models come from and are kept."""
+    """Returns the Hub's address, whether it is used, and the folder of its cache."""
     from huggingface_hub import constants
 
     return {
@@ -92,7 +94,7 @@ def hub() -> dict[str, str]:
 
 
 def golden_difference(model: "StellarModel") -> float:
-    """Largest difference of `S` and `L` from the recorded ones, relative to each one's largest value."""
+    """Returns the largest difference of `S` and `L` from the recorded values, relative to the largest value of each."""
     import torch
     from safetensors.torch import load_file
 
@@ -106,7 +108,7 @@ def golden_difference(model: "StellarModel") -> float:
 
 
 def speeds(model: "StellarModel") -> tuple[float, float]:
-    """Images read and fitted per second, and images encoded per second."""
+    """Returns how many images per second are read and fitted, and how many are encoded."""
     import torch
 
     from stellar_hub.modeling import StellarImageProcessor
@@ -120,7 +122,7 @@ def speeds(model: "StellarModel") -> tuple[float, float]:
 
 
 def rate(work: Any) -> float:
-    """Calls per second, over about a second, after one call to warm up."""
+    """Returns the calls per second, measured over about one second after one call to warm up."""
     work()
     started, calls = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < SECONDS or not calls:

@@ -1,4 +1,4 @@
-"""`stellar-hub encode`: images to files of `S` and `L`."""
+"""`stellar-hub encode` writes a file with `S` and `L` for each image."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ def encode(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Encode images: NAME.safetensors with `semantics` (S) and `localization` (L) for each.
+    """Encode images and write NAME.safetensors for each, with the tensors `semantics` (S) and `localization` (L).
 
-    The file's metadata says where it came from: model, source, original size, crop box, grid.
+    The file's metadata has the model, the source, the original size, the crop box and the grid.
 
     Example: stellar-hub encode photo.jpg holiday/ --output codes
     """

@@ -1,4 +1,4 @@
-"""`stellar-hub export`: encoder and decoder as graphs for other runtimes."""
+"""`stellar-hub export` writes encoder and decoder as graphs for other runtimes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -22,13 +22,17 @@ def export(
     fmt: Annotated[ExportFormat, typer.Argument(metavar="FORMAT", help="torch-export, or onnx (needs the extra).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
     model: ModelName = "stellar-tiny",
-    height: Annotated[int | None, typer.Option(help="Of the images, in pixels; the model's own if left out.")] = None,
-    width: Annotated[int | None, typer.Option(help="Likewise.")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Height of the images in pixels. Default: the model's image size.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Width of the images in pixels. Default: the model's image size.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Export encoder (pixel_values -> S, L, cls) and decoder (S, L -> images) at one image size, any batch size.
+    """Export the encoder (pixel_values -> S, L, cls) and the decoder (S, L -> images) for one image size.
 
-    Each graph is loaded again and compared with the model before it is kept.
+    The graphs take any batch size. The command loads each graph and compares it with the model before it keeps it.
 
     Example: stellar-hub export torch-export --model stellar-tiny --output exported
     """
@@ -37,4 +41,4 @@ def export(
 
     network, _ = load_model(model, "cpu")
     for graph in export_model(network.float(), output, fmt.value, height, width):
-        typer.echo(f"{output / graph.file}: largest difference from the model {graph.largest_difference:.1e} relative")
+        typer.echo(f"{output / graph.file}: largest relative difference from the model {graph.largest_difference:.1e}")

@@ -1,4 +1,4 @@
-"""From command-line arguments to images: what to read, where to write, and going through them."""
+"""The images of a command: which files to read, where to write, and one run over all of them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -7,15 +7,15 @@ from pathlib import Path
 import typer
 
 from stellar_hub.cli.errors import one_line
-from stellar_hub.data.sources.files import SUFFIXES
+from stellar_hub.data.sources.files import IMAGE_SUFFIXES
 
 
-def find_files(paths: Iterable[Path], suffixes: set[str] = SUFFIXES) -> list[Path]:
-    """The files named, and those below the folders named that have one of the suffixes.
+def find_files(paths: Iterable[Path], suffixes: set[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Returns the files that the arguments name, and the files with one of the suffixes in the folders they name.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if nothing is found.
+        ValueError: if a folder has no such file.
     """
     found: list[Path] = []
     for path in paths:
@@ -32,7 +32,7 @@ def find_files(paths: Iterable[Path], suffixes: set[str] = SUFFIXES) -> list[Pat
 
 
 def plan_outputs(sources: list[Path], folder: Path, suffix: str, overwrite: bool) -> list[Path]:
-    """Where each source's output goes: the folder, the source's stem, the suffix. Creates the folder.
+    """Returns the output path of each source, `folder / f"{stem}{suffix}"`, and creates the folder.
 
     Raises:
         ValueError: if two sources would be written to the same file.
@@ -45,7 +45,7 @@ def plan_outputs(sources: list[Path], folder: Path, suffix: str, overwrite: bool
     if repeated:
         clashing = ", ".join(str(source) for source in sources if source.stem == repeated[0].stem)
         raise ValueError(
-            f"{clashing} would all be written to {repeated[0]}: give them different names or run them apart"
+            f"{clashing} would all be written to {repeated[0]}: give them different names, or use one command for each"
         )
     existing = [path for path in outputs if path.exists()]
     if existing and not overwrite:
@@ -56,10 +56,10 @@ def plan_outputs(sources: list[Path], folder: Path, suffix: str, overwrite: bool
 
 
 def for_each(sources: list[Path], outputs: list[Path], work: Callable[[Path, Path], str], debug: bool) -> None:
-    """Do `work(source, output)` for each and print the line it returns; a failing one does not stop the others.
+    """Calls `work(source, output)` for each source and prints the line it returns; a failure does not stop the others.
 
     Raises:
-        typer.Exit: with code 1, after all have been tried, if any failed.
+        typer.Exit: with code 1 at the end, if any source failed.
     """
     from tqdm import tqdm
 

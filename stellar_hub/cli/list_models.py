@@ -1,4 +1,4 @@
-"""`stellar-hub list`: the models there are."""
+"""`stellar-hub list` prints the pretrained models."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from stellar_hub.cli.options import Debug
 
 @reports_errors
 def list_models(debug: Debug = False) -> None:
-    """List the pretrained models: size, license, what they are, and whether they are on this machine.
+    """List the pretrained models with size, license and architecture, and say which are on this machine.
 
     Example: stellar-hub list
     """
@@ -39,5 +39,5 @@ def list_models(debug: Debug = False) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of the files in a folder."""
+    """Returns the size of the files in a folder in bytes."""
     return sum(path.stat().st_size for path in folder.iterdir())

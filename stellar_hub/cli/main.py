@@ -1,4 +1,4 @@
-"""`stellar-hub`: the commands put together."""
+"""The command line `stellar-hub` with all its commands."""
 
 import typer
 
@@ -18,7 +18,7 @@ from stellar_hub.version import __version__
 
 app = typer.Typer(
     name="stellar-hub",
-    help="STELLAR sparse visual tokens: an image becomes 16 tokens and their places, and an image again.",
+    help="STELLAR sparse visual tokens: encode images as 16 tokens and their places, and decode them again.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and stop."""
+    """Prints the version and stops."""
     if wanted:
         typer.echo(f"stellar-hub {__version__}")
         raise typer.Exit
@@ -35,9 +35,11 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
-    """STELLAR sparse visual tokens: an image becomes 16 tokens and their places, and an image again."""
+    """STELLAR sparse visual tokens: encode images as 16 tokens and their places, and decode them again."""
 
 
 app.command()(demo)
@@ -48,7 +50,7 @@ app.add_typer(evaluation, name="eval")
 
 
 def main() -> None:
-    """Entry point; exits with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
+    """Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     app()
 
 

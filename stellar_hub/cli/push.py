@@ -1,4 +1,4 @@
-"""`stellar-hub push`: a model to the Hugging Face Hub."""
+"""`stellar-hub push` uploads a model to the Hugging Face Hub."""
 
 from typing import Annotated
 
@@ -11,18 +11,26 @@ from stellar_hub.cli.options import Debug
 @reports_errors
 def push(
     model: Annotated[str, typer.Argument(help="Name or folder of the model.")],
-    repository: Annotated[str, typer.Argument(help='Repository, "user/name"; created if it does not exist.')],
+    repository: Annotated[
+        str, typer.Argument(help='Repository to push to, "user/name". It is created if it does not exist.')
+    ],
     license: Annotated[
-        str, typer.Option("--license", help="Of the weights: mit, apache-2.0, ...; known for named models.")
+        str,
+        typer.Option(
+            "--license",
+            help="License of the weights: mit, apache-2.0, ... Default: that of a pretrained model.",
+        ),
     ] = "",
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public. Default: private.")] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite a repository that holds something else.")
+        bool, typer.Option("--replace", help="Replace the content of a repository that holds another model.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files that would be sent, and send nothing.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Push a model with image processor, code and card. A new repository is private unless --public.
+    """Push a model with its image processor, code and card to the Hub.
 
     Example: stellar-hub push ./my-model user/my-model --license mit --dry-run
     """

@@ -1,4 +1,4 @@
-"""`stellar-hub reconstruct`: images, or files of `S` and `L`, to decoded images."""
+"""`stellar-hub reconstruct` decodes images from their tokens, or from files of `S` and `L`."""
 
 import io
 import json
@@ -24,18 +24,20 @@ def reconstruct(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Encode and decode images: NAME.png for each, with its PSNR. Files that `encode` wrote are decoded.
+    """Encode and decode images; write NAME.png for each and print its PSNR.
+
+    Files that `stellar-hub encode` wrote are decoded.
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
     import torch
 
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.data.sources.files import SUFFIXES
+    from stellar_hub.data.sources.files import IMAGE_SUFFIXES
     from stellar_hub.features.loading import load_model
-    from stellar_hub.visualization.page import reconstruction_psnr
+    from stellar_hub.measures import psnr
 
-    sources = find_files(images, SUFFIXES | {".safetensors"})
+    sources = find_files(images, IMAGE_SUFFIXES | {".safetensors"})
     outputs = plan_outputs(sources, output, ".png", overwrite)
     network, processor = load_model(model, device, fit, decoder=True)
 
@@ -49,16 +51,16 @@ def reconstruct(
             encoding = network.encode(pixel_values.to(network.device))
             decoded = network.decode(*encoding, grid_size=grid_size).float().cpu()
         write_png(decoded[0], target)
-        return f"{source} -> {target}: PSNR {reconstruction_psnr(decoded, pixel_values):.2f} dB"
+        return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
     for_each(sources, outputs, work, debug)
 
 
 def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
-    """The image of a saved encoding, `(3, H, W)` in [0, 1]; its grid and model are in the file's metadata.
+    """Returns the image of a saved encoding, `(3, H, W)` in [0, 1].
 
     Raises:
-        ValueError: if it holds several images, or was made by a model of another name.
+        ValueError: if the file holds several images, or a model of another name made it.
     """
     import torch
     from safetensors import safe_open
@@ -80,7 +82,7 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
 
 
 def write_png(image: "Tensor", target: Path) -> None:
-    """An image `(3, H, W)` in [0, 1] to a PNG file, atomically."""
+    """Writes an image `(3, H, W)` in [0, 1] as a PNG file."""
     from stellar_hub.modeling.atomic_write import write_atomically
     from stellar_hub.modeling.localization_maps import to_pil
 

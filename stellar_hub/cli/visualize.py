@@ -1,4 +1,4 @@
-"""`stellar-hub visualize`: a page about each image."""
+"""`stellar-hub visualize` draws a page about each image."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ def visualize(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Draw a page for each image, NAME.png: input, reconstruction with its PSNR, where each token is.
+    """Draw a page for each image, NAME.png: the input, the reconstruction with its PSNR, and the map of each token.
 
     Example: stellar-hub visualize photo.jpg --output pages
     """

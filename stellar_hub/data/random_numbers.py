@@ -1,4 +1,4 @@
-"""Random numbers that depend on the sample only: the same for any number of workers, processes or restarts."""
+"""Random numbers that depend on the sample alone: any number of workers, processes and restarts draws the same."""
 
 import hashlib
 
@@ -7,23 +7,26 @@ from torch import Tensor
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """The CPU generator for all draws of one sample.
+    """Returns the CPU generator for all draws of one sample.
 
     Args:
-        seed: The run's seed.
-        epoch: How often the data have been gone through before.
-        index: Which image.
+        seed: Seed of the run.
+        epoch: Number of complete passes over the data before this one.
+        index: Index of the image in its source.
     """
     return _generator("sample", seed, epoch, index)
 
 
 def replacement_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """The CPU generator that chooses what stands in for a sample that cannot be read; apart from its other draws."""
+    """Returns the CPU generator that chooses the replacement of a sample that cannot be read.
+
+    It is independent of the sample's other draws. The arguments are those of `sample_generator`.
+    """
     return _generator("replacement", seed, epoch, index)
 
 
 def epoch_permutation(seed: int, epoch: int, num_samples: int) -> Tensor:
-    """The order of an epoch: a permutation of `range(num_samples)`, `(num_samples,)` int64.
+    """Returns the order of an epoch: a permutation of `range(num_samples)`, `(num_samples,)` int64.
 
     Raises:
         ValueError: if `num_samples` is below 1.
@@ -33,13 +36,21 @@ def epoch_permutation(seed: int, epoch: int, num_samples: int) -> Tensor:
     return torch.randperm(num_samples, generator=_generator("epoch", seed, epoch))
 
 
-def block_generator(seed: int, epoch: int, reader: int, place: int, offset: int) -> torch.Generator:
-    """The CPU generator that shuffles a block of a stream, told by where it begins."""
-    return _generator("block", seed, epoch, reader, place, offset)
+def block_generator(seed: int, epoch: int, reader: int, position: int, offset: int) -> torch.Generator:
+    """Returns the CPU generator that shuffles a block of a stream.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Epoch of the reader.
+        reader: Number of the reader.
+        position: Position of the block's first shard among the reader's shards of this epoch.
+        offset: Number of images of that shard before the block.
+    """
+    return _generator("block", seed, epoch, reader, position, offset)
 
 
 def _generator(purpose: str, *numbers: int) -> torch.Generator:
-    # Hashed, as neighbouring seeds (0, 1, 2, ...) start generators in related states, and sums of them would collide.
+    # Hashed, because neighbouring seeds (0, 1, 2, ...) start generators in related states, and sums would collide.
     text = " ".join([purpose, *(str(int(number)) for number in numbers)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

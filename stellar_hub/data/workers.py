@@ -1,4 +1,4 @@
-"""Worker processes that read images: how many there are unless the user says so."""
+"""Worker processes that read images: their default number, and how they treat Ctrl-C."""
 
 import os
 import signal

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stellar_hub.data.labelled.segmentation_folders import SegmentationImages
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling.image_geometry import ImageGeometry
 
 MAX_NAMED = 3

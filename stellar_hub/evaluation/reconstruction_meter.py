@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.features.identity import weights_hash
+from stellar_hub.measures import psnr, resize_like
 
 if TYPE_CHECKING:
     from stellar_hub.evaluation.protocols.reconstruction import MetricNetworks, ReconstructionProtocol
@@ -91,23 +91,16 @@ class ReconstructionMeter(Backbone):
 
 
 def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor) -> Tensor:
-    """Reconstructed images in the size of the originals, `(B, 3, H, W)` in [0, 1].
-
-    A decoder that gives more pixels than it was shown is resampled, antialiased.
-    """
+    """Returns reconstructed images in the size of the originals, `(B, 3, H, W)` in [0, 1]; see `resize_like`."""
     if isinstance(backbone, MeanColor):
         return pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
-    decoded = backbone.reconstruct(pixel_values).float()
-    if decoded.shape[2:] == pixel_values.shape[2:]:
-        return decoded
-    size = pixel_values.shape[2:]
-    return F.interpolate(decoded, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return resize_like(backbone.reconstruct(pixel_values).float(), pixel_values)
 
 
 def image_psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, `(B, 3, H, W)` in [0, 1] to `(B,)` dB, at most 100."""
-    error = (images.double() - references.double()).square().mean(dim=(1, 2, 3))
-    return (-10 * error.log10()).clamp(max=HIGHEST_PSNR).float()
+    """Computes the PSNR of each image, `(B, 3, H, W)` in [0, 1] to `(B,)` dB, at most 100, in float64."""
+    pairs = zip(images.double(), references.double(), strict=True)
+    return torch.tensor([min(psnr(*pair), HIGHEST_PSNR) for pair in pairs], device=images.device)
 
 
 def image_ssim(images: Tensor, references: Tensor) -> Tensor:

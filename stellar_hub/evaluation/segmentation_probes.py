@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stellar_hub.measures.regions import UNLABELLED, count_pixels
+from stellar_hub.measures import UNLABELLED, count_confusion
 
 
 def dice_loss(logits: Tensor, masks: Tensor, smoothing: float = 1.0) -> Tensor:
@@ -109,8 +109,8 @@ def predict_masks(probe: nn.Module, features: Tensor, masks: Tensor) -> Tensor:
 
 
 def count_all(probe: nn.Module, features: Tensor, masks: Tensor, num_classes: int, batch_size: int) -> Tensor:
-    """`count_pixels` over all images, a batch at a time."""
+    """`count_confusion` over all images, a batch at a time."""
     pairs = zip(features.split(batch_size), masks.split(batch_size), strict=True)
     return torch.stack(
-        [count_pixels(predict_masks(probe, each, mask), mask, num_classes).cpu() for each, mask in pairs]
+        [count_confusion(predict_masks(probe, each, mask), mask, num_classes, UNLABELLED).cpu() for each, mask in pairs]
     ).sum(dim=0)

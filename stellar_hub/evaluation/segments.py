@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from stellar_hub.measures.regions import UNLABELLED, best_iou, hungarian_iou, to_pixels
+from stellar_hub.measures import UNLABELLED, best_iou, hungarian_iou, to_pixels
 
 INSTALL = "clusters and one-to-one matching are scikit-learn's and scipy's: pip install 'stellar_hub[eval]'"
 

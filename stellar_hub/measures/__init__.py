@@ -1,1 +1,82 @@
-"""Measures: pure functions of tensors, which training, evaluation and retrieval share. Nothing here reads files."""
+"""Measures of features, tokens, maps and images: pure functions of tensors for training, evaluation and retrieval.
+
+A function belongs here if it needs tensors only. It reads no file, and it knows neither a model nor a configuration.
+"""
+
+from stellar_hub.measures.clustering import (
+    ClusteringHead,
+    Prototypes,
+    PrototypeUse,
+    nearest_prototypes,
+    prototype_use,
+)
+from stellar_hub.measures.image_quality import frechet_distance, psnr, resize_like
+from stellar_hub.measures.regions import (
+    UNLABELLED,
+    argmax_regions,
+    best_iou,
+    best_patches_iou,
+    class_iou,
+    count_confusion,
+    hungarian_iou,
+    mean_iou,
+    pixel_accuracy,
+    threshold_regions,
+    to_pixels,
+)
+from stellar_hub.measures.spread import (
+    alignment,
+    diffusion_eigenvalues,
+    diffusion_spectral_entropy,
+    effective_rank,
+    median_distance,
+    normalized_entropy,
+    singular_values,
+    uniformity,
+    vendi_score,
+)
+from stellar_hub.measures.tokens import (
+    MapShape,
+    TokenStability,
+    map_shape,
+    set_similarity,
+    token_cosine,
+    token_stability,
+)
+
+__all__ = [
+    "UNLABELLED",
+    "ClusteringHead",
+    "MapShape",
+    "PrototypeUse",
+    "Prototypes",
+    "TokenStability",
+    "alignment",
+    "argmax_regions",
+    "best_iou",
+    "best_patches_iou",
+    "class_iou",
+    "count_confusion",
+    "diffusion_eigenvalues",
+    "diffusion_spectral_entropy",
+    "effective_rank",
+    "frechet_distance",
+    "hungarian_iou",
+    "map_shape",
+    "mean_iou",
+    "median_distance",
+    "nearest_prototypes",
+    "normalized_entropy",
+    "pixel_accuracy",
+    "prototype_use",
+    "psnr",
+    "resize_like",
+    "set_similarity",
+    "singular_values",
+    "threshold_regions",
+    "to_pixels",
+    "token_cosine",
+    "token_stability",
+    "uniformity",
+    "vendi_score",
+]

@@ -3,43 +3,72 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def psnr(images: Tensor, references: Tensor) -> float:
-    """Peak signal-to-noise ratio of values in [0, 1]: `-10 log10` of the mean squared error over all elements.
+def psnr(reconstruction: Tensor, image: Tensor) -> float:
+    """Computes the peak signal-to-noise ratio of values in [0, 1]: `-10 log10` of the mean squared error.
+
+    A reconstruction of another size is first brought to the image's size, see `resize_like`. The function computes in
+    float32, or in float64 if it gets float64.
 
     Args:
-        images: Any shape, in [0, 1].
-        references: The same shape, in [0, 1].
+        reconstruction: Values in [0, 1], of any shape that ends in `(H', W')` if this differs from `(H, W)`.
+        image: Values in [0, 1] to compare with, of the same shape apart from `(H, W)`.
 
     Returns:
-        Decibels; infinite where the two are equal.
+        Decibels. The value is infinite if the two are equal.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ in more than height and width.
     """
-    if images.shape != references.shape:
-        raise ValueError(f"shapes differ: {tuple(images.shape)} and {tuple(references.shape)}")
-    error = (images.float() - references.float()).square().mean().item()
+    working = torch.promote_types(torch.promote_types(reconstruction.dtype, image.dtype), torch.float32)
+    image = image.to(working)
+    error = (resize_like(reconstruction.to(working), image) - image).square().mean().item()
     return -10 * math.log10(error) if error else math.inf
 
 
-def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """`|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))` of means and (unbiased) covariances, in float64.
-
-    The trace of the root is the sum of the roots of the eigenvalues of `C1 C2`: those are the squared singular values
-    of `A1 A2^T / n`, with `A` the centred rows, which needs no root of a matrix and no large eigenproblem.
+def resize_like(images: Tensor, reference: Tensor) -> Tensor:
+    """Resizes images to the height and width of others: bicubic, antialiased, clamped to [0, 1].
 
     Args:
-        first: `(N, d)`.
-        second: `(M, d)`.
+        images: Floats in [0, 1] of shape `(C, H', W')` or `(B, C, H', W')`.
+        reference: Images of the size to get, `(C, H, W)` or `(B, C, H, W)`.
 
     Returns:
-        At least 0 up to rounding. Good is low, but it depends on N: compare at the same number of images.
+        The images in the shape of the reference. Images that already have this shape come back as they are.
 
     Raises:
-        ValueError: if shapes do not fit, or there are fewer than two rows of either.
+        ValueError: if the shapes differ in more than height and width.
+    """
+    if images.shape == reference.shape:
+        return images
+    if images.ndim not in (3, 4) or images.shape[:-2] != reference.shape[:-2]:
+        raise ValueError(
+            f"shapes may differ in height and width only, got {tuple(images.shape)} and {tuple(reference.shape)}"
+        )
+    batch = images if images.ndim == 4 else images[None]
+    resized = F.interpolate(batch, reference.shape[-2:], mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1).view(reference.shape)
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Computes the Fréchet distance of two sets of features, in float64.
+
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`, where `m` are the means and `C` the unbiased covariances. The trace
+    of the root is the sum of the roots of the eigenvalues of `C1 C2`. These are the squared singular values of
+    `A1 A2^T / n`, where `A` are the centred rows: this needs neither the root of a matrix nor a large eigenproblem.
+
+    Args:
+        first: Features of shape `(N, d)`, N at least 2.
+        second: Features of shape `(M, d)`, M at least 2.
+
+    Returns:
+        A value of at least 0, up to rounding. Good is low. It depends on N: compare at the same number of images.
+
+    Raises:
+        ValueError: if shapes do not fit, or one set has fewer than two rows.
     """
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
         raise ValueError(

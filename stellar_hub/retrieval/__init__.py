@@ -1,10 +1,13 @@
-"""Searching a store of features: by image, by set of tokens, by one concept and its region."""
+"""Search in a feature store: by image, by set of tokens, or by one concept and its region.
 
-from stellar_hub.retrieval.approximate import ApproximateIndex, build_index
-from stellar_hub.retrieval.concept_search import ConceptHits, search_concepts
-from stellar_hub.retrieval.image_search import Hits, find_duplicates, search_images
-from stellar_hub.retrieval.recall import recall_at
-from stellar_hub.retrieval.set_search import search_sets, set_similarity
+A way to search a store belongs here. How two features are compared belongs to `stellar_hub.measures`.
+"""
+
+from stellar_hub.measures import set_similarity
+from stellar_hub.retrieval.approximate import ApproximateIndex, build_index, rows_and_tokens
+from stellar_hub.retrieval.concept_search import ConceptHits, place_in_crop, search_concepts, token_at
+from stellar_hub.retrieval.hits import Hits, recall_at, without_self
+from stellar_hub.retrieval.image_search import find_duplicates, search_images, search_sets
 
 __all__ = [
     "ApproximateIndex",
@@ -12,9 +15,13 @@ __all__ = [
     "Hits",
     "build_index",
     "find_duplicates",
+    "place_in_crop",
     "recall_at",
+    "rows_and_tokens",
     "search_concepts",
     "search_images",
     "search_sets",
     "set_similarity",
+    "token_at",
+    "without_self",
 ]

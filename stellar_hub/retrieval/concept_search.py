@@ -1,4 +1,4 @@
-"""Searching by one concept: a token finds images that have one like it, and where in them it is."""
+"""Exact search by one concept: a token finds images with a similar token, and where in them it is."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from stellar_hub.modeling.input_checks import resolve_grid_size
-from stellar_hub.retrieval.image_search import check_queries, normed_vectors
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.retrieval.hits import unit_queries, unit_vectors
+from stellar_hub.store import FeatureStore
 
 
 class ConceptHits(NamedTuple):
-    """The best images for each query token, best first.
+    """The images that a search found for each query token, the best first.
 
     Attributes:
         rows: Rows of the store, `(Q, k)` int64.
-        tokens: For each, the token that is most like the query, `(Q, k)` int64.
-        scores: Its cosine similarity to the query, `(Q, k)` float32.
+        tokens: Index of the token of each row that is most similar to the query, `(Q, k)` int64.
+        scores: Cosine similarity of this token and the query, `(Q, k)` float32.
     """
 
     rows: Tensor
@@ -25,24 +25,27 @@ class ConceptHits(NamedTuple):
 
 
 def search_concepts(store: FeatureStore, queries: Tensor, k: int = 10) -> ConceptHits:
-    """The images of a store with a token nearest to each query. Rows with an error are never found.
+    """Finds the images of a store that have the token nearest to each query.
+
+    The search is exact and reads the store once. It never finds rows with an error.
 
     Args:
-        store: It must hold "S".
-        queries: Tokens `(Q, d)`, rows of some images' `S`, of the same model and preprocessing.
-        k: How many images to find; fewer come back from a smaller store.
+        store: Store that holds "S".
+        queries: Tokens of the same model and preprocessing, `(Q, d)`: rows of the `S` of some images.
+        k: Number of images to find for each query. A smaller store returns fewer.
+
+    Returns:
+        For each query the best rows, and of each row the best token.
 
     Raises:
         KeyError: if the store does not hold "S".
         ValueError: if the queries do not fit.
     """
-    normed = check_queries(queries, store.shape("S")[1:], k)
-    found = ConceptHits(
-        *(torch.empty(len(normed), 0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32))
-    )
-    for rows, tokens in normed_vectors(store, "S"):
-        scores, best_tokens = torch.einsum("qd,ntd->qnt", normed, tokens).max(dim=2)
-        parts = zip(found, (rows.expand(len(normed), -1), best_tokens, scores), strict=True)
+    unit = unit_queries(queries, store.shape("S")[1:], k)
+    found = ConceptHits(*(torch.empty(len(unit), 0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32)))
+    for rows, tokens in unit_vectors(store, "S"):
+        scores, best_tokens = torch.einsum("qd,ntd->qnt", unit, tokens).max(dim=2)
+        parts = zip(found, (rows.expand(len(unit), -1), best_tokens, scores), strict=True)
         together = ConceptHits(*(torch.cat(part, dim=1) for part in parts))
         order = together.scores.argsort(dim=1, descending=True, stable=True)[:, :k]
         found = ConceptHits(*(column.gather(1, order) for column in together))
@@ -50,28 +53,35 @@ def search_concepts(store: FeatureStore, queries: Tensor, k: int = 10) -> Concep
 
 
 def token_at(localization: Tensor, place: tuple[float, float], grid_size: tuple[int, int] | None = None) -> int:
-    """The token that a place of an image belongs to most.
+    """Returns the index of the token that a place of an image belongs to most.
 
     Args:
         localization: `L` of one image, `(n, r)`.
-        place: From the top and from the left, each in [0, 1], in what the model saw.
-        grid_size: `(h, w)`; needed where the grid is not square.
+        place: Distance from the top and from the left of what the model saw, each in [0, 1].
+        grid_size: Rows and columns of patches, `(h, w)`. It may be None if the grid is square.
 
     Raises:
-        ValueError: if the place is outside.
+        ValueError: if the place is outside of the image.
     """
     height, width = resolve_grid_size(localization.shape[0], grid_size)
     if not all(0 <= part <= 1 for part in place):
-        raise ValueError(f"a place must lie in [0, 1] from the top and from the left, got {place}")
+        raise ValueError(f"place must be in [0, 1] from the top and from the left, got {place}")
     row, column = min(int(place[0] * height), height - 1), min(int(place[1] * width), width - 1)
     return int(localization[row * width + column].argmax())
 
 
 def place_in_crop(pixel: tuple[float, float], crop_box: tuple[float, float, float, float]) -> tuple[float, float]:
-    """A pixel `(row, column)` of the original as a place in what the model saw.
+    """Turns a pixel `(row, column)` of the original image into a place in what the model saw.
+
+    Args:
+        pixel: Row and column in the original image.
+        crop_box: Part that the model saw, `(top, left, bottom, right)` in pixels of the original image.
+
+    Returns:
+        Distance from the top and from the left, each in [0, 1].
 
     Raises:
-        ValueError: if the model did not see it.
+        ValueError: if the model did not see the pixel.
     """
     top, left, bottom, right = crop_box
     place = ((pixel[0] - top) / (bottom - top), (pixel[1] - left) / (right - left))

@@ -1,123 +1,107 @@
-"""Searching images by one vector each: cosine similarity, exact."""
-
-from collections.abc import Iterator
-from typing import NamedTuple
+"""Exact search for images, by one vector per image or by the whole set of tokens."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stellar_hub.store.feature_store import FeatureStore
-
-
-class Hits(NamedTuple):
-    """The best rows, best first.
-
-    Attributes:
-        rows: Rows of the store, `(Q, k)` int64.
-        scores: Their similarities, `(Q, k)` float32, at most 1.
-    """
-
-    rows: Tensor
-    scores: Tensor
-
-
-def no_hits(num_queries: int) -> Hits:
-    """Nothing found yet."""
-    return Hits(torch.empty(num_queries, 0, dtype=torch.int64), torch.empty(num_queries, 0))
-
-
-def best_of(found: Hits, rows: Tensor, scores: Tensor, k: int) -> Hits:
-    """The `k` best of what was found and of some more rows; of equal scores the smaller row.
-
-    Args:
-        found: What was found before.
-        rows: More rows, `(N,)`, all above those found.
-        scores: Their similarities, `(Q, N)`.
-        k: How many to keep at most.
-    """
-    all_rows = torch.cat([found.rows, rows.expand(len(scores), -1)], dim=1)
-    all_scores = torch.cat([found.scores, scores], dim=1)
-    # A stable sort, as `topk` leaves open which of two equal ones comes first.
-    order = all_scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return Hits(all_rows.gather(1, order), all_scores.gather(1, order))
-
-
-def check_queries(queries: Tensor, shape: tuple[int, ...], k: int) -> Tensor:
-    """Queries `(Q, *shape)` as float32 of length 1 in the last dimension.
-
-    Raises:
-        ValueError: if their shape does not fit the store, they are not finite, or `k` is below 1.
-    """
-    if queries.ndim != len(shape) + 1 or queries.shape[-1] != shape[-1]:
-        raise ValueError(
-            f"queries must have shape (Q, {', '.join(map(str, shape))}), as in the store, got {tuple(queries.shape)}"
-        )
-    if not queries.isfinite().all():
-        raise ValueError("queries hold values that are not finite: leave out rows with an error")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    return F.normalize(queries.float(), dim=-1)
-
-
-ROWS_AT_A_TIME = 4096
+from stellar_hub.measures import set_similarity
+from stellar_hub.retrieval.hits import Hits, best_hits, no_hits, unit_queries, unit_vectors
+from stellar_hub.store import FeatureStore
 
 
 def search_images(store: FeatureStore, queries: Tensor, k: int = 10, output: str = "pooled") -> Hits:
-    """The images of a store nearest to each query. The store goes by once; rows with an error are never found.
+    """Finds the images of a store that are nearest to each query by cosine similarity.
+
+    The search is exact and reads the store once. It never finds rows with an error.
 
     Args:
-        store: It must hold `output`.
-        queries: Vectors `(Q, d)` of the same model and preprocessing; their lengths do not matter.
-        k: How many to find; fewer come back from a smaller store.
-        output: What to compare: "pooled" or "cls".
+        store: Store that holds `output`.
+        queries: Vectors of the same model and preprocessing, `(Q, d)`. Their lengths do not matter.
+        k: Number of images to find for each query. A smaller store returns fewer.
+        output: Feature to compare, "pooled" or "cls".
+
+    Returns:
+        The nearest rows and their cosine similarities.
 
     Raises:
         KeyError: if the store does not hold the output.
         ValueError: if the queries do not fit.
     """
-    normed = check_queries(queries, store.shape(output), k)
-    found = no_hits(len(normed))
-    for rows, vectors in normed_vectors(store, output):
-        found = best_of(found, rows, normed @ vectors.T, k)
+    unit = unit_queries(queries, store.shape(output), k)
+    found = no_hits(len(unit))
+    for rows, vectors in unit_vectors(store, output):
+        found = best_hits(found, rows, unit @ vectors.T, k)
     return found
+
+
+def search_sets(
+    store: FeatureStore,
+    queries: Tensor,
+    k: int = 10,
+    num_candidates: int | None = None,
+    epsilon: float = 0.1,
+    num_iters: int = 5,
+    cost: str = "cosine",
+) -> Hits:
+    """Finds the images of a store whose sets of tokens are most similar to each query's set.
+
+    The similarity is `stellar_hub.measures.set_similarity`, which matches the tokens by optimal transport. The search
+    never finds rows with an error.
+
+    Args:
+        store: Store that holds "S", and "pooled" if `num_candidates` is given.
+        queries: `S` of each query, `(Q, r, d)`, of the same model and preprocessing.
+        k: Number of images to find for each query. A smaller store returns fewer.
+        num_candidates: Number of images to match for each query: the nearest ones by pooled vectors. None matches all.
+        epsilon: Weight of the entropy in the matching, above 0.
+        num_iters: Number of Sinkhorn iterations, at least 1.
+        cost: Cost of matching two tokens, "cosine" or "euclidean".
+
+    Returns:
+        The most similar rows and their set similarities.
+
+    Raises:
+        KeyError: if the store does not hold a feature that the search needs.
+        ValueError: if the queries do not fit, or a parameter is out of range.
+    """
+    unit_queries(queries, store.shape("S"), k)
+    if num_candidates is None:
+        found = no_hits(len(queries))
+        for rows, tokens in unit_vectors(store, "S"):
+            found = best_hits(found, rows, set_similarity(queries, tokens, epsilon, num_iters, cost), k)
+        return found
+    candidates = search_images(store, queries.float().mean(dim=1), max(k, num_candidates)).rows
+    best = []
+    for query, rows in zip(queries.split(1), candidates.sort(dim=1).values, strict=True):
+        scores = set_similarity(query, store.read("S", rows.tolist()), epsilon, num_iters, cost)
+        best.append(best_hits(no_hits(1), rows, scores, k))
+    return Hits(torch.cat([hits.rows for hits in best]), torch.cat([hits.scores for hits in best]))
 
 
 def find_duplicates(
     store: FeatureStore, threshold: float = 0.98, output: str = "pooled"
 ) -> list[tuple[int, int, float]]:
-    """Pairs of images that are nearly the same.
+    """Finds pairs of images that are nearly the same.
+
+    The function compares each row with each other row. Its time grows with the square of the size of the store.
 
     Args:
-        store: It must hold `output`.
-        threshold: Least cosine similarity, in (0, 1].
-        output: What to compare: "pooled" or "cls".
+        store: Store that holds `output`.
+        threshold: Lowest cosine similarity of a pair, in (0, 1].
+        output: Feature to compare, "pooled" or "cls".
 
     Returns:
-        `(row, later row, similarity)`, the most similar first. Each row is compared with each: the time grows with
-        the square of the store.
+        Pairs as `(row, later row, similarity)`, the most similar first.
 
     Raises:
         KeyError: if the store does not hold the output.
         ValueError: if the threshold is out of range.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     pairs = []
-    for rows, vectors in normed_vectors(store, output):
-        for other_rows, others in normed_vectors(store, output, start=int(rows[0])):
+    for rows, vectors in unit_vectors(store, output):
+        for other_rows, others in unit_vectors(store, output, start=int(rows[0])):
             similarity = vectors @ others.T
             for one, other in ((similarity >= threshold) & (rows[:, None] < other_rows)).nonzero().tolist():
                 pairs.append((int(rows[one]), int(other_rows[other]), float(similarity[one, other])))
     return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))
-
-
-def normed_vectors(store: FeatureStore, output: str, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows from `start` on that have features, `(N,)`, and their unit vectors, `(N, ..., d)`, part by part."""
-    ok = store.ok
-    for first in range(start, len(store), ROWS_AT_A_TIME):
-        part = range(first, min(first + ROWS_AT_A_TIME, len(store)))
-        kept = ok[part.start : part.stop]
-        vectors = store.read(output, part)[kept].float()
-        if len(vectors):
-            yield kept.nonzero().flatten() + first, F.normalize(vectors, dim=-1)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stellar_hub.data.sources.table import datasets
+from stellar_hub.extras import require
 from stellar_hub.features.identity import weights_sha256
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.localization_maps import to_pil
@@ -78,7 +78,7 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
     Raises:
         ImportError: if `datasets` is not installed.
     """
-    library = datasets()
+    library = require("datasets", "datasets", "a table of features")
     names = tuple(outputs or store.outputs)
     columns: dict[str, Any] = library.Features.from_arrow_schema(records_to_table(store.records([0])).schema)
     for name in names:

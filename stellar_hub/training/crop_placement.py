@@ -17,7 +17,7 @@ from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, photometric_settings, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
-from stellar_hub.training.monitoring.previews import candidates, first_images
+from stellar_hub.training.monitoring.previews import first_images, spread_images
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
@@ -74,7 +74,7 @@ def time_samples(
     """Returns samples as a worker makes them, and the median number of seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
     make_views = ViewMaker(settings, photometric_settings(recipe), kept_patch_sampler(recipe, config))
-    images = candidates(source) if isinstance(source, JoinedSources) else first_images(source)
+    images = spread_images(source) if isinstance(source, JoinedSources) else first_images(source)
     samples, seconds = [], []
     for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED_IMAGES)):
         start = time.perf_counter()

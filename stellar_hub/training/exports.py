@@ -11,18 +11,20 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from stellar_hub.hub.card_sections import read_section
 from stellar_hub.hub.push import push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
-from stellar_hub.training.monitoring.curves import draw_curves
-from stellar_hub.training.monitoring.journal import read
-from stellar_hub.training.monitoring.training_card import section_of, training_section, write_training_card
+from stellar_hub.training.monitoring.journal import read_journal
+from stellar_hub.training.monitoring.quantities import curves_of
+from stellar_hub.training.monitoring.training_card import SECTION, training_section, write_training_card
 from stellar_hub.training.recipes.files import to_dict, write_yaml
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 from stellar_hub.training.run import JOURNAL_FILE, Run
 from stellar_hub.training.sharding import is_sharded
 from stellar_hub.training.start import describe_devices
 from stellar_hub.version import __version__
+from stellar_hub.visualization import draw_curves
 
 MODEL_FOLDER = "model"
 CURVES_FILE = "curves.png"
@@ -52,10 +54,10 @@ def export_model(
         OSError: if the model cannot be written; an earlier one stays.
     """
     journal = output / JOURNAL_FILE
-    records = read(journal) if journal.exists() else []
+    records = read_journal(journal) if journal.exists() else []
     curves = io.BytesIO()
     if records:
-        draw_curves(records).save(curves, format="PNG")
+        draw_curves(curves_of(records)).save(curves, format="PNG")
         write_atomically(output / CURVES_FILE, curves.getvalue())
     final = output / MODEL_FOLDER
     for leftover in output.glob(f".{MODEL_FOLDER}*.part"):  # a killed run did not finish it
@@ -122,7 +124,7 @@ def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
 
 def copy_training(source: Path, target: Path) -> None:
     """Copies the training section of a card, and the images that it shows, from one model's folder to another."""
-    section = section_of((source / "README.md").read_text(encoding="utf-8"))
+    section = read_section((source / "README.md").read_text(encoding="utf-8"), SECTION, source / "README.md")
     if section is not None:
         write_training_card(target, section)
     for name in (CURVES_FILE, PREVIEW_FILE):

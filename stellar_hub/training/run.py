@@ -79,7 +79,7 @@ class RunFolder:
         """
         if accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.remove_partial()
+            self.checkpoints.remove_unfinished()
             save_recipe(recipe, self.path / RECIPE_FILE)
             self.journal.truncate_after(start_step)
         accelerator.wait_for_everyone()

@@ -13,7 +13,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stellar_hub.data.views.device_crops import cut_views
+from stellar_hub.data.views.crops import cut_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
 from stellar_hub.training.model import StellarForPreTraining, StellarPreTrainingOutput
 from stellar_hub.training.model.targets import cosine_momentum

@@ -1,5 +1,37 @@
-"""Images of what the model does, drawn with Pillow alone."""
+"""Drawings of what a model does: pages and sheets of images, drawn with Pillow, and figures, drawn with matplotlib.
 
-from stellar_hub.visualization.page import draw_page
+A function belongs here if it turns numbers into a picture. It computes no features and reads no file but its images.
+"""
 
-__all__ = ["draw_page"]
+from stellar_hub.visualization.canvas import (
+    FAINT,
+    Canvas,
+    draw_assignment,
+    draw_token,
+    resize_panel,
+    size_in_square,
+)
+from stellar_hub.visualization.figures import Curve, draw_confusion, draw_curves, draw_spectra
+from stellar_hub.visualization.overlays import SegmentExample, draw_segments, draw_worst
+from stellar_hub.visualization.page import PageFacts, draw_page
+from stellar_hub.visualization.regions import Region, draw_regions
+
+__all__ = [
+    "FAINT",
+    "Canvas",
+    "Curve",
+    "PageFacts",
+    "Region",
+    "SegmentExample",
+    "draw_assignment",
+    "draw_confusion",
+    "draw_curves",
+    "draw_page",
+    "draw_regions",
+    "draw_segments",
+    "draw_spectra",
+    "draw_token",
+    "draw_worst",
+    "resize_panel",
+    "size_in_square",
+]

@@ -1,137 +1,254 @@
-"""Figures of an evaluation: confusion matrices and spectra."""
+"""Figures in one style, drawn with matplotlib: training curves, spectra and confusion matrices.
+
+Nothing here touches pyplot or matplotlib's settings. matplotlib is imported when the first figure is drawn.
+"""
 
 import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from stellar_hub.visualization.canvas import FAINT, INK, RULE, Canvas, shorten
+from stellar_hub.visualization.canvas import shorten
 
-MARGIN, HEAD = 24, 66
-TEXT, SMALL = 17, 12
-SIDE = 560  # of the whole matrix, in pixels, at least
-MIN_CELL, MAX_CELL = 4, 60
-NAMED_CLASSES = 40  # beyond these, names would overlap
-COUNTED_CELL = 26  # from here on there is room for numbers
-DEEP = (22, 78, 140)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+INK, FAINT, GRID = "#1c1e22", "#696e76", "#e8ebef"
+COLORS = ("#1f5faa", "#d66021", "#2e8654", "#8c46a0", "#787878", "#be283c")
+RAW, SMOOTH, LOST = "#b8d0eb", COLORS[0], "#cd3c32"
+
+COLUMNS = 3
+PANEL = (440, 260)  # width and height in pixels of one plot with its labels
+SMOOTHING = 20  # the smooth line averages over a 20th of the run to either side
+NOISE = 0.01  # as a share of the range: values that change less from one to the next are drawn as they are
+SPIKE = 5  # a spike takes less than half of so many values in a row
+PADDING = 0.08  # of the range, above the highest and below the lowest value
+
+MIN_SIDE, MAX_SIDE = 300, 900  # of a confusion matrix, in pixels
+CELL = 44
+MAX_NAMED, MAX_COUNTED = 40, 20  # classes up to which names and counts are readable
+DECADES = 5  # of a spectrum, below its largest value
 
 
-def count_confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """How often each class (row) was taken for each (column).
+@dataclass(frozen=True)
+class Curve:
+    """One quantity over the steps of a training run.
+
+    Attributes:
+        label: Name of the quantity, which becomes the title of its plot.
+        steps: Steps in ascending order, `(n,)`, n at least 1.
+        values: Value at each step, `(n,)`. Values may be NaN or infinite.
+        log: Whether to draw a logarithmic axis if the values are positive and span a factor of 10 or more.
+    """
+
+    label: str
+    steps: np.ndarray
+    values: np.ndarray
+    log: bool = False
+
+
+def draw_curves(curves: Sequence[Curve]) -> Image.Image:
+    """Draws one small plot per curve: values pale, smoothed values dark, the last value in the upper right corner.
+
+    An axis leaves out lone spikes, because they would flatten the rest. Red marks at the bottom stand for values that
+    are NaN or infinite.
 
     Args:
-        predictions: `(N,)` int64 in [0, num_classes).
-        labels: `(N,)` int64, likewise.
-        num_classes: Number of classes.
+        curves: Curves to draw. All plots share the range of steps.
 
     Returns:
-        `(num_classes, num_classes)` int64; the sum is `N`.
+        An RGB image, about 1320 pixels wide. Without curves it says that nothing is recorded yet.
     """
-    pairs = labels.long() * num_classes + predictions.long()
-    return pairs.bincount(minlength=num_classes**2).unflatten(0, (num_classes, num_classes))
-
-
-def draw_confusion(counts: Tensor, classes: tuple[str, ...], title: str) -> Image.Image:
-    """Draw a confusion matrix: rows are true classes, darkness is the share of the row.
-
-    Args:
-        counts: `(C, C)`, from `count_confusion`.
-        classes: `C` names.
-        title: Above it.
-    """
-    number = len(classes)
-    cell = min(MAX_CELL, max(MIN_CELL, SIDE // number))
-    named = number <= NAMED_CLASSES
-    left = MARGIN + (130 if named else 0)
-    canvas = Canvas(max(left + number * cell + MARGIN, 640), HEAD + number * cell + (70 if named else 20) + MARGIN)
-    canvas.text(MARGIN, 14, shorten(title, 76), TEXT)
-    correct = 100 * counts.diagonal().sum().item() / max(1, counts.sum().item())
-    canvas.text(MARGIN, 38, f"{correct:.1f} % correct; rows: true class, columns: predicted", SMALL, FAINT)
-    shares = counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    for row in range(number):
-        top = HEAD + row * cell
-        if named:
-            name = shorten(classes[row], 16)
-            canvas.text(left - 8 - canvas.text_width(name, SMALL), top + cell // 2 - 8, name, SMALL)
-        for column in range(number):
-            place = left + column * cell
-            share = shares[row, column].item()
-            canvas.swatch(place, top, cell - 1, tint(share))
-            count = int(counts[row, column])
-            if count and cell >= COUNTED_CELL:
-                text = str(count)
-                color = (255, 255, 255) if share > 0.45 else INK
-                canvas.text(
-                    place + (cell - canvas.text_width(text, SMALL)) // 2, top + cell // 2 - 8, text, SMALL, color
-                )
-    if named:
-        draw_column_names(canvas, classes, left, HEAD + number * cell + 4, cell)
-    return canvas.image
-
-
-def draw_column_names(canvas: Canvas, classes: tuple[str, ...], left: int, top: int, cell: int) -> None:
-    """Names below the columns, in turns at two heights where they are long."""
-    for column, name in enumerate(classes):
-        text = shorten(name, max(4, 2 * cell // 8))
-        middle = left + column * cell + (cell - canvas.text_width(text, SMALL)) // 2
-        canvas.text(middle, top + (column % 2) * 18, text, SMALL, FAINT)
-
-
-def tint(share: float) -> tuple[int, int, int]:
-    """From near white to deep blue."""
-    pale = (240, 243, 247)
-    return tuple(round(light + (dark - light) * share) for light, dark in zip(pale, DEEP, strict=True))  # type: ignore[return-value]
-
-
-PLOT = (560, 300)
-LEFT, TOP, RIGHT, BOTTOM = 76, 60, 250, 56
-TEXT, SMALL = 17, 13
-FINER = 3  # lines are drawn this much larger, then reduced: Pillow's own have jagged edges
-DECADES = 5  # below the largest value
-COLORS = ((31, 95, 170), (214, 96, 33), (46, 134, 84), (140, 70, 160), (120, 120, 120), (190, 40, 60))
+    columns, rows = min(COLUMNS, max(1, len(curves))), max(1, math.ceil(len(curves) / COLUMNS))
+    figure = _figure(columns * PANEL[0], rows * PANEL[1])
+    if not curves:
+        figure.text(0.5, 0.5, "nothing is recorded yet", color=FAINT, ha="center", fontsize=11)
+    first = min((curve.steps[0] for curve in curves), default=0)
+    last = max((curve.steps[-1] for curve in curves), default=0)
+    for index, curve in enumerate(curves):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        _draw_curve(axes, curve)
+        if last > first:
+            axes.set_xlim(first, last)
+        else:
+            axes.set_xticks([first])
+    return _render(figure)
 
 
 def draw_spectra(spectra: dict[str, Tensor]) -> Image.Image:
-    """Draw each model's singular values, by the largest, on a logarithmic scale.
+    """Draws the singular values of several models, divided by the largest, on a logarithmic axis.
 
     Args:
-        spectra: By model, `(k,)` each, the largest first.
+        spectra: Singular values `(k,)` by model, the largest first.
+
+    Returns:
+        An RGB image of 900 x 440 pixels.
     """
-    canvas = Canvas(LEFT + PLOT[0] + RIGHT, TOP + PLOT[1] + BOTTOM)
-    canvas.text(LEFT, 16, "singular values of pooled features, by the largest", TEXT)
-    canvas.paste(LEFT, TOP, plot(list(spectra.values())))
-    for decade in range(DECADES + 1):
-        y = TOP + round(PLOT[1] * decade / DECADES)
-        text = "1" if decade == 0 else f"1e-{decade}"
-        canvas.text(LEFT - 10 - canvas.text_width(text, SMALL), y - 8, text, SMALL, FAINT)
-    longest = max(len(values) for values in spectra.values())
-    canvas.text(LEFT, TOP + PLOT[1] + 10, "1", SMALL, FAINT)
-    canvas.text(LEFT + PLOT[0] - canvas.text_width(str(longest), SMALL), TOP + PLOT[1] + 10, str(longest), SMALL, FAINT)
-    for place, name in enumerate(spectra):
-        top = TOP + 26 * place
-        canvas.swatch(LEFT + PLOT[0] + 20, top + 3, 12, COLORS[place % len(COLORS)])
-        canvas.text(LEFT + PLOT[0] + 40, top, shorten(name, 28), SMALL)
-    return canvas.image
+    figure = _figure(900, 440)
+    axes = figure.add_subplot()
+    _style(axes, "singular values of pooled features, divided by the largest")
+    lines = []
+    for index, values in enumerate(spectra.values()):
+        shares = values.double().numpy() / max(float(values[0]), 1e-300)
+        shares = np.where(shares > 0, shares, np.nan)
+        marker = "o" if len(shares) == 1 else None
+        lines += axes.plot(
+            np.arange(1, len(shares) + 1), shares, color=COLORS[index % len(COLORS)], marker=marker, lw=1.8
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(10.0**-DECADES, 1.5)
+    axes.set_xlabel("index of the singular value")
+    axes.set_ylabel("share of the largest")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    names = [shorten(name, 32) for name in spectra]
+    legend = axes.legend(lines, names, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+    _take_literally(legend.get_texts())
+    return _render(figure)
 
 
-def plot(spectra: list[Tensor]) -> Image.Image:
-    """The lines, without text."""
-    width, height = PLOT[0] * FINER, PLOT[1] * FINER
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    for decade in range(1, DECADES):
-        draw.line((0, height * decade / DECADES, width, height * decade / DECADES), fill=RULE, width=FINER)
-    longest = max(len(values) for values in spectra)
-    for place, values in enumerate(spectra):
-        largest = max(float(values[0]), 1e-300)
-        points = [
-            (index / max(1, longest - 1) * (width - 1), depth(float(value) / largest) * height)
-            for index, value in enumerate(values)
-        ]
-        draw.line(points, fill=COLORS[place % len(COLORS)], width=2 * FINER, joint="curve")
-    return image.resize(PLOT, Image.Resampling.LANCZOS)
+def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> Image.Image:
+    """Draws a confusion matrix. Rows are true classes, and the colour shows the share of the row.
+
+    Args:
+        counts: Counts of shape `(C, C)` from `stellar_hub.measures.count_confusion`.
+        classes: Names of the classes. Up to 40 names are written, and counts for up to 20 classes.
+        title: Heading of the figure.
+
+    Returns:
+        An RGB image, 540 to 1160 pixels wide.
+    """
+    number = len(classes)
+    side = min(MAX_SIDE, max(MIN_SIDE, CELL * number))
+    figure = _figure(side + (260 if number <= MAX_NAMED else 240), side + (190 if number <= MAX_NAMED else 130))
+    axes = figure.add_subplot()
+    correct = 100 * counts.diagonal().sum().item() / max(1, counts.sum().item())
+    _style(axes, f"{shorten(title, side // 9)}\n{correct:.1f} % correct", grid=False)
+    shares = (counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
+    bar.outline.set_visible(False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    if number <= MAX_NAMED:
+        names, size = [shorten(name, 20) for name in classes], 9 if number <= MAX_COUNTED else 7
+        axes.set_xticks(range(number), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(number), names, fontsize=size)
+        _take_literally(axes.get_xticklabels() + axes.get_yticklabels())
+    if number <= MAX_COUNTED:
+        for row, column in counts.nonzero().tolist():
+            color = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=color)
+    return _render(figure)
 
 
-def depth(share: float) -> float:
-    """How far below the top a value lies, in [0, 1.1]; values too small for the plot lie just below it."""
-    return min(1.1, -math.log10(share) / DECADES) if share > 0 else 1.1
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Replaces each value by that of a straight line, fitted to the values around it.
+
+    A mean would bend towards the middle at either end of a slope. Values without noise, such as those of a schedule,
+    come back as they are. NaN stays NaN and does not count.
+    """
+    finite = np.isfinite(values)
+    known = values[finite]
+    reach = len(values) // SMOOTHING
+    if reach < 1 or len(known) < 3 or np.median(np.abs(np.diff(known, 2))) <= NOISE * np.ptp(known):
+        return values
+    x = np.arange(len(values), dtype=np.float64)
+    y = np.where(finite, values - known.mean(), 0.0)
+    first, last = np.maximum(np.arange(len(values)) - reach, 0), np.minimum(np.arange(len(values)) + reach + 1, len(x))
+    moments = [np.concatenate([[0.0], np.cumsum(part)]) for part in (finite, x * finite, x * x * finite, y, x * y)]
+    count, sum_x, sum_xx, sum_y, sum_xy = (moment[last] - moment[first] for moment in moments)
+    count = np.maximum(count, 1)
+    spread = sum_xx - sum_x**2 / count
+    slope = np.where(spread > 0.1, (sum_xy - sum_x * sum_y / count) / np.maximum(spread, 0.1), 0.0)
+    fitted = sum_y / count + slope * (x - sum_x / count) + known.mean()
+    return np.where(finite, fitted, np.nan)
+
+
+def value_range(values: np.ndarray) -> tuple[float, float]:
+    """Returns the lowest and the highest finite value without spikes.
+
+    A spike is beyond the 1st or the 99th percentile, does not last, and would stretch the axis by half or more.
+    """
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    lowest, highest = float(values.min()), float(values.max())
+    # float32 does not resolve smaller differences.
+    if highest - lowest <= 1e-7 * max(abs(lowest), abs(highest)):
+        return (float(np.median(values)),) * 2
+    if len(values) < 10 * SPIKE:
+        return lowest, highest
+    lasting = np.median(np.lib.stride_tricks.sliding_window_view(values, SPIKE), axis=-1)
+    low, high = np.percentile(values, (1, 99))
+    low, high = min(float(low), float(lasting.min())), max(float(high), float(lasting.max()))
+    stretch = 0.5 * (high - low)
+    return (low if low - lowest > stretch else lowest), (high if highest - high > stretch else highest)
+
+
+def _draw_curve(axes: "Axes", curve: Curve) -> None:
+    """Draws one curve into its plot."""
+    steps, values = curve.steps, curve.values
+    finite = np.isfinite(values)
+    low, high = value_range(values)
+    _style(axes, curve.label)
+    color = SMOOTH if finite[-1] else LOST
+    axes.set_title(f"{values[-1]:.4g}", loc="right", fontsize=11, color=color)
+    raw = np.where(finite, values, np.nan)
+    smoothed = smooth(np.where(finite, np.clip(values, low, high), np.nan))
+    axes.plot(steps, raw, color=RAW, lw=1)
+    axes.plot(steps, smoothed, color=SMOOTH, lw=1.8)
+    alone = finite & ~np.append(finite[1:], False) & ~np.insert(finite[:-1], 0, False)
+    axes.plot(steps[alone], raw[alone], "o", color=SMOOTH, ms=4)
+    lost = steps[~finite]
+    axes.plot(lost, np.zeros(len(lost)), "|", color=LOST, ms=14, mew=2, transform=axes.get_xaxis_transform())
+    if curve.log and low > 0 and high >= 10 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.2, high * 1.2)
+    else:
+        margin = PADDING * (high - low) if high - low > 1e-30 else max(0.05 * abs(low), 1e-12)
+        axes.set_ylim(low - margin, high + margin)
+    axes.set_xlabel("step")
+
+
+def _figure(width: int, height: int) -> "Figure":
+    """Makes an empty white figure of `width` by `height` pixels."""
+    from matplotlib.figure import Figure
+
+    return Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained")
+
+
+def _style(axes: "Axes", title: str, grid: bool = True) -> None:
+    """Gives axes their title and the style of all figures."""
+    axes.set_title(title, loc="left", fontsize=11, color=INK, parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=FAINT, labelsize=9)
+    axes.xaxis.label.set(color=FAINT, fontsize=9)
+    axes.yaxis.label.set(color=FAINT, fontsize=9)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(color=GRID, lw=0.8)
+
+
+def _take_literally(texts: Sequence[Any]) -> None:
+    """Lets names stand as they are, where matplotlib would read formulas between dollar signs."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
+def _render(figure: "Figure") -> Image.Image:
+    """Turns a figure into an RGB image. The same figure always gives the same bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in any script
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -1,4 +1,4 @@
-"""Sheets of images beside what a model makes of them: segments, and the worst reconstructions."""
+"""Sheets that show images beside the output of a model: segmentations, and the worst reconstructions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,61 +8,65 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling.localization_maps import to_pil, token_colors
 from stellar_hub.visualization.canvas import FAINT, Canvas, shorten
 
-MARGIN, HEAD, GAP = 24, 70, 8
-SIDE = 150
+MARGIN, HEAD = 24, 70
 TEXT, SMALL = 17, 13
+SEGMENT_SIDE, SEGMENT_GAP = 150, 8
 COLUMNS = ("image", "true mask", "linear probe", "segments")
-SWATCHES_IN_A_ROW = 5
+SWATCHES_PER_ROW = 5
 GREY = (150, 150, 150)
-PAINT = 0.6  # of a class's colour over the image
+PAINT = 0.6  # weight of a class's colour over the image
+WORST_SIDE, WORST_GAP, WORST_FOOT, WORST_SMALL = 190, 10, 24, 12
 
 
 class SegmentExample(NamedTuple):
-    """One test image."""
+    """One test image and what is known about its pixels.
 
-    image: Tensor  # (3, H, W) in [0, 1]
-    mask: Tensor  # (H, W), classes or 255
-    predicted: Tensor  # (H, W), classes
-    segment: Tensor  # (h, w), the number of the segment that each patch belongs to
+    Attributes:
+        image: Image of shape `(3, H, W)` in [0, 1].
+        mask: True classes, `(H, W)`; 255 is unlabelled.
+        predicted: Classes that a linear probe predicts, `(H, W)`.
+        segment: Number of the segment of each patch, `(h, w)`.
+    """
+
+    image: Tensor
+    mask: Tensor
+    predicted: Tensor
+    segment: Tensor
 
 
 def draw_segments(
     examples: Sequence[SegmentExample], classes: Sequence[str], title: str, background: int | None = None
 ) -> Image.Image:
-    """A row for each example, and a key of the classes' colours.
+    """Draws a row per example, and below all rows a key to the colours of the classes.
 
     Args:
-        examples: At least one.
-        classes: Names, in the order of their numbers.
-        title: Above all.
-        background: A class that is left without colour.
+        examples: Examples to draw, at least one.
+        classes: Names of the classes, in the order of their numbers.
+        title: Heading of the sheet.
+        background: Class that gets no colour. None colours all.
+
+    Returns:
+        An RGB image.
     """
-    key_rows = (len(classes) + SWATCHES_IN_A_ROW - 1) // SWATCHES_IN_A_ROW
-    width = 2 * MARGIN + len(COLUMNS) * (SIDE + GAP) - GAP
-    top_of_key = HEAD + len(examples) * (SIDE + GAP)
-    canvas = Canvas(width, top_of_key + 22 * key_rows + MARGIN)
+    num_key_rows = (len(classes) + SWATCHES_PER_ROW - 1) // SWATCHES_PER_ROW
+    width = 2 * MARGIN + len(COLUMNS) * (SEGMENT_SIDE + SEGMENT_GAP) - SEGMENT_GAP
+    top_of_key = HEAD + len(examples) * (SEGMENT_SIDE + SEGMENT_GAP)
+    canvas = Canvas(width, top_of_key + 22 * num_key_rows + MARGIN)
     canvas.text(MARGIN, 14, shorten(title, 72), TEXT)
     for column, name in enumerate(COLUMNS):
-        canvas.text(MARGIN + column * (SIDE + GAP), 44, name, SMALL, FAINT)
+        canvas.text(MARGIN + column * (SEGMENT_SIDE + SEGMENT_GAP), 44, name, SMALL, FAINT)
     colors = token_colors(len(classes))
     for row, example in enumerate(examples):
-        segment_colors = token_colors(int(example.segment.max()) + 1)
-        large = F.interpolate(example.segment[None, None].float(), example.mask.shape, mode="nearest-exact")[0, 0]
-        cells = (
-            example.image,
-            painted(example.image, example.mask, colors, background),
-            painted(example.image, example.predicted, colors, background),
-            painted(example.image, large.long(), segment_colors),
-        )
-        for column, cell in enumerate(cells):
-            image = to_pil(cell).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            canvas.paste(MARGIN + column * (SIDE + GAP), HEAD + row * (SIDE + GAP), image)
+        for column, cell in enumerate(_segment_cells(example, colors, background)):
+            panel = to_pil(cell).resize((SEGMENT_SIDE, SEGMENT_SIDE), Image.Resampling.NEAREST)
+            left = MARGIN + column * (SEGMENT_SIDE + SEGMENT_GAP)
+            canvas.paste(left, HEAD + row * (SEGMENT_SIDE + SEGMENT_GAP), panel)
     for number, name in enumerate(classes):
-        row, column = divmod(number, SWATCHES_IN_A_ROW)
+        row, column = divmod(number, SWATCHES_PER_ROW)
         left, top = MARGIN + column * 124, top_of_key + 8 + 22 * row
         color = GREY if number == background else tuple((255 * colors[number]).round().int().tolist())
         canvas.swatch(left, top + 2, 12, color)
@@ -70,10 +74,29 @@ def draw_segments(
     return canvas.image
 
 
-def painted(image: Tensor, labels: Tensor, colors: Tensor, background: int | None = None) -> Tensor:
-    """An image `(3, H, W)` in grey under the colours `(C, 3)` of labels `(H, W)`.
+def _segment_cells(example: SegmentExample, colors: Tensor, background: int | None) -> tuple[Tensor, ...]:
+    """Returns the images `(3, H, W)` of one row, in the order of `COLUMNS`."""
+    segment_colors = token_colors(int(example.segment.max()) + 1)
+    segment = F.interpolate(example.segment[None, None].float(), example.mask.shape, mode="nearest-exact")[0, 0]
+    return (
+        example.image,
+        paint_labels(example.image, example.mask, colors, background),
+        paint_labels(example.image, example.predicted, colors, background),
+        paint_labels(example.image, segment.long(), segment_colors),
+    )
 
-    The background stays grey, and unlabelled places dark grey.
+
+def paint_labels(image: Tensor, labels: Tensor, colors: Tensor, background: int | None = None) -> Tensor:
+    """Paints the colours of labels over an image in grey.
+
+    Args:
+        image: Image of shape `(3, H, W)` in [0, 1].
+        labels: Class of each pixel, `(H, W)`. Unlabelled pixels (255) become dark grey.
+        colors: Colour of each class, `(C, 3)` in [0, 1].
+        background: Class that stays grey. None colours all.
+
+    Returns:
+        An image of shape `(3, H, W)` in [0, 1].
     """
     grey = image.mean(dim=0, keepdim=True).expand_as(image)
     known = labels != UNLABELLED
@@ -82,30 +105,27 @@ def painted(image: Tensor, labels: Tensor, colors: Tensor, background: int | Non
     return torch.where(known, shown, 0.5 * grey)
 
 
-MARGIN, HEAD, GAP, FOOT = 24, 70, 10, 24
-SIDE_WORST_RECONSTRUCTIONS = 190
-TEXT, SMALL = 17, 12
-
-
 def draw_worst(originals: Tensor, decoded: Tensor, captions: Sequence[str], title: str) -> Image.Image:
-    """A column for each image: above as the model saw it, below as it came back.
+    """Draws a column per image: above, the image as the model saw it; below, its reconstruction.
 
     Args:
-        originals: `(N, 3, H, W)` in [0, 1].
-        decoded: The same shape.
-        captions: `N` lines.
-        title: Above all.
+        originals: Images of shape `(N, 3, H, W)` in [0, 1].
+        decoded: Reconstructions of the same shape.
+        captions: One line of text per image.
+        title: Heading of the sheet.
+
+    Returns:
+        An RGB image.
     """
-    width = 2 * MARGIN + len(originals) * (SIDE_WORST_RECONSTRUCTIONS + GAP) - GAP
-    canvas = Canvas(max(width, 460), HEAD + 2 * (SIDE_WORST_RECONSTRUCTIONS + GAP) + FOOT + MARGIN)
+    step = WORST_SIDE + WORST_GAP
+    width = 2 * MARGIN + len(originals) * step - WORST_GAP
+    canvas = Canvas(max(width, 460), HEAD + 2 * step + WORST_FOOT + MARGIN)
     canvas.text(MARGIN, 14, shorten(title, 60), TEXT)
-    canvas.text(MARGIN, 42, "above: as the model saw it; below: reconstructed", SMALL, FAINT)
+    canvas.text(MARGIN, 42, "above: as the model saw it; below: reconstructed", WORST_SMALL, FAINT)
     for column, caption in enumerate(captions):
-        left = MARGIN + column * (SIDE_WORST_RECONSTRUCTIONS + GAP)
+        left = MARGIN + column * step
         for row, images in enumerate((originals, decoded)):
-            image = to_pil(images[column]).resize(
-                (SIDE_WORST_RECONSTRUCTIONS, SIDE_WORST_RECONSTRUCTIONS), Image.Resampling.NEAREST
-            )
-            canvas.paste(left, HEAD + row * (SIDE_WORST_RECONSTRUCTIONS + GAP), image)
-        canvas.text(left, HEAD + 2 * (SIDE_WORST_RECONSTRUCTIONS + GAP), shorten(caption, 30), SMALL, FAINT)
+            panel = to_pil(images[column]).resize((WORST_SIDE, WORST_SIDE), Image.Resampling.NEAREST)
+            canvas.paste(left, HEAD + row * step, panel)
+        canvas.text(left, HEAD + 2 * step, shorten(caption, 30), WORST_SMALL, FAINT)
     return canvas.image

@@ -1,4 +1,4 @@
-"""One page about one image: input, reconstruction, assignment map, and each token's map with its share of area."""
+"""A page about one image: input, reconstruction, assignment map, and each token's map with its share of the area."""
 
 import math
 import os
@@ -9,12 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.image_geometry import ImageGeometry
 from stellar_hub.modeling.image_loading import ImageInput, load_rgb
-from stellar_hub.modeling.localization_maps import as_float, overlay_assignment, overlay_token, to_pil, token_colors
-from stellar_hub.visualization.canvas import FAINT, Canvas, shorten
+from stellar_hub.modeling.localization_maps import as_float, to_pil, token_colors
+from stellar_hub.visualization.canvas import (
+    FAINT,
+    Canvas,
+    draw_assignment,
+    draw_token,
+    resize_panel,
+    shorten,
+    size_in_square,
+)
 
 MARGIN = 28
 GAP = 18
@@ -22,129 +30,107 @@ LARGE = 384
 COLUMNS = 8
 HEADING = 66
 CAPTION = 34
-BARS = (128, 128, 128)  # what the processor pads with
 SMALL_CAPTION = 44
+PADDING = (128, 128, 128)  # the colour that the processor pads with
 
 
 @dataclass(frozen=True)
 class PageFacts:
-    """What a page shows, as numbers.
+    """The numbers that a page shows.
 
     Attributes:
-        psnr: Of the reconstruction against the input, in dB; None without a decoder.
-        shares: Mean of each token's map, `(r,)`; they sum to 1.
+        psnr: PSNR of the reconstruction against the input, in dB. None if the model cannot decode.
+        shares: Mean of each token's map, `(r,)`. They sum to 1.
     """
 
     psnr: float | None
     shares: Tensor
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a page shows of one image. All tensors are on the CPU."""
+
+    title: str
+    seen: Image.Image
+    pixel_values: Tensor  # (1, 3, H, W)
+    reconstruction: Tensor | None  # (1, 3, H', W')
+    localization: Tensor  # (n, r)
+    grid_size: tuple[int, int]
+    facts: PageFacts
+
+
 def draw_page(
     model: StellarModel, processor: StellarImageProcessor, image: ImageInput, title: str | None = None
 ) -> tuple[Image.Image, PageFacts]:
-    """Encode an image, decode it, and draw what happened.
+    """Encodes an image, decodes it, and draws the result as one page.
 
     Args:
-        model: The model; without a decoder the reconstruction is left out.
-        processor: Its image processor.
-        image: A path, PIL image, array or tensor.
-        title: Heading; None takes the file's name.
+        model: Model that encodes. If it cannot decode, the page has no reconstruction.
+        processor: Image processor of the model.
+        image: Path, PIL image, array or tensor.
+        title: Heading of the page. None takes the name of the file.
 
     Returns:
         The page, an RGB image about 1240 pixels wide, and its numbers.
     """
     pixels = load_rgb(image)
-    plan = processor.geometry(pixels)
+    geometry = processor.geometry(pixels)
     pixel_values = processor(pixels, return_tensors="pt")["pixel_values"].to(model.device)
-    grid = model.grid_size(*pixel_values.shape[-2:])
+    grid_size = model.grid_size(*pixel_values.shape[-2:])
     with torch.inference_mode():
         encoding = model.encode(pixel_values)
-        reconstruction = model.decode(*encoding, grid_size=grid).cpu() if can_decode(model) else None
-    localization = encoding.localization[0].float().cpu()
-    facts = PageFacts(reconstruction_psnr(reconstruction, pixel_values.cpu()), localization.mean(dim=0))
+        reconstruction = model.decode(*encoding, grid_size=grid_size).float().cpu() if model.can_decode else None
+    pixel_values, localization = pixel_values.cpu(), encoding.localization[0].float().cpu()
+    decibels = None if reconstruction is None else psnr(reconstruction, pixel_values)
+    facts = PageFacts(decibels, localization.mean(dim=0))
     name = title or (Path(image).name if isinstance(image, str | os.PathLike) else "image")
-    page = compose(seen_region(pixels, plan), pixel_values.cpu(), reconstruction, localization, grid, facts, name)
-    return page, facts
+    seen = _seen_region(pixels, geometry)
+    return _compose(_Content(name, seen, pixel_values, reconstruction, localization, grid_size, facts)), facts
 
 
-def can_decode(model: StellarModel) -> bool:
-    """Whether the model has all that `decode` needs."""
-    return model.decoder is not None and (model.tokenizer is not None or model.config.reconstruction_head == "pixel")
-
-
-def reconstruction_psnr(reconstruction: Tensor | None, pixel_values: Tensor) -> float | None:
-    """PSNR against the input, which is resized where the tokenizer decodes to another size; None without one."""
-    if reconstruction is None:
-        return None
-    if reconstruction.shape != pixel_values.shape:
-        pixel_values = torch.nn.functional.interpolate(
-            pixel_values, size=reconstruction.shape[-2:], mode="bicubic", align_corners=False
-        ).clamp(0, 1)
-    return psnr(reconstruction, pixel_values)
-
-
-def seen_region(image: Tensor, plan: ImageGeometry) -> Image.Image:
-    """The part of the original that the model saw, in the original's own resolution up to the panel's."""
-    top, left, bottom, right = plan.crop_box
+def _seen_region(image: Tensor, geometry: ImageGeometry) -> Image.Image:
+    """Cuts the part that the model saw out of the original image, in the original's own resolution."""
+    top, left, bottom, right = geometry.crop_box
     box = (round(left), round(top), round(right), round(bottom))
-    original = to_pil(as_float(image))
-    region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), BARS)
-    region.paste(original, (-box[0], -box[1]))
+    region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), PADDING)
+    region.paste(to_pil(as_float(image)), (-box[0], -box[1]))
     return region
 
 
-def panel_size(aspect: float, side: int) -> tuple[int, int]:
-    """`(width, height)` of an image of this width-to-height ratio in a square of `side` pixels."""
-    return (side, max(1, round(side / aspect))) if aspect >= 1 else (max(1, round(side * aspect)), side)
-
-
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resized with Pillow's bicubic, which antialiases."""
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def compose(
-    seen: Image.Image,
-    pixel_values: Tensor,
-    reconstruction: Tensor | None,
-    localization: Tensor,
-    grid: tuple[int, int],
-    facts: PageFacts,
-    title: str,
-) -> Image.Image:
-    """Place the panels; all tensors on the CPU."""
-    height, width = pixel_values.shape[-2:]
-    aspect = width / height
+def _compose(content: _Content) -> Image.Image:
+    """Places the large panels and, below them, one small panel per token."""
+    aspect = content.pixel_values.shape[3] / content.pixel_values.shape[2]
     page_width = 2 * MARGIN + 3 * LARGE + 2 * GAP
     small_side = (page_width - 2 * MARGIN - (COLUMNS - 1) * GAP) // COLUMNS
-    large, small = panel_size(aspect, LARGE), panel_size(aspect, small_side)
-    num_tokens = localization.shape[1]
-    num_rows = math.ceil(num_tokens / COLUMNS)
+    large, small = size_in_square(aspect, LARGE), size_in_square(aspect, small_side)
+    num_rows = math.ceil(content.localization.shape[1] / COLUMNS)
     tokens_top = HEADING + CAPTION + large[1] + GAP + CAPTION
     canvas = Canvas(page_width, tokens_top + num_rows * (small[1] + SMALL_CAPTION + GAP) + MARGIN - GAP)
-    canvas.text(MARGIN, MARGIN - 8, shorten(title, 60), 26)
-    panels = [(f"input, {width} x {height} pixels", resized(to_pil(pixel_values[0]), large))]
-    if reconstruction is not None:
-        count = localization.shape[1]
-        label = f"decoded from {count} tokens: PSNR {facts.psnr:.1f} dB"
-        panels.append((label, resized(to_pil(reconstruction[0].float()), large)))
-    panels.append(
-        (
-            "the token each place belongs to most",
-            overlay_assignment(as_panel(seen, large), localization, *whole(large, grid)),
-        )
-    )
-    for index, (label, panel) in enumerate(panels):
+    canvas.text(MARGIN, MARGIN - 8, shorten(content.title, 60), 26)
+    for index, (label, panel) in enumerate(_large_panels(content, large)):
         left = MARGIN + index * (LARGE + GAP)
         canvas.text(left, HEADING, label, 17)
         canvas.paste(left, HEADING + CAPTION - 6, panel)
-    canvas.text(MARGIN, tokens_top - CAPTION + 4, explanation(localization), 17)
-    draw_tokens(canvas, as_panel(seen, small), localization, grid, facts, tokens_top, small_side)
+    canvas.text(MARGIN, tokens_top - CAPTION + 4, _explanation(content.localization), 17)
+    _draw_tokens(canvas, content, resize_panel(content.seen, small), tokens_top, small_side)
     return canvas.image
 
 
-def explanation(localization: Tensor) -> str:
-    """What the small images show; how high the maps rise says how sharp they are."""
+def _large_panels(content: _Content, size: tuple[int, int]) -> list[tuple[str, Image.Image]]:
+    """Returns the label and the image of each large panel."""
+    height, width = content.pixel_values.shape[-2:]
+    panels = [(f"input, {width} x {height} pixels", resize_panel(to_pil(content.pixel_values[0]), size))]
+    if content.reconstruction is not None:
+        label = f"decoded from {content.localization.shape[1]} tokens: PSNR {content.facts.psnr:.1f} dB"
+        panels.append((label, resize_panel(to_pil(content.reconstruction[0]), size)))
+    assignment = draw_assignment(resize_panel(content.seen, size), content.localization, content.grid_size)
+    panels.append(("the token each place belongs to most", assignment))
+    return panels
+
+
+def _explanation(localization: Tensor) -> str:
+    """Explains the small panels. The height of the peaks tells how sharp the maps are."""
     peaks = localization.max(dim=0).values
     return (
         f"each token's map L, dim where it is lowest, bright at its peak (peaks: {peaks.min():.2f} to "
@@ -152,35 +138,18 @@ def explanation(localization: Tensor) -> str:
     )
 
 
-def as_panel(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A PIL image at a panel's size, `(3, height, width)` uint8."""
-    return load_rgb(resized(image, size))
-
-
-def whole(size: tuple[int, int], grid: tuple[int, int]) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """Crop box of a panel that shows just what the model saw, and the grid over it."""
-    return (0.0, 0.0, float(size[1]), float(size[0])), grid
-
-
-def draw_tokens(
-    canvas: Canvas,
-    panel: Tensor,
-    localization: Tensor,
-    grid: tuple[int, int],
-    facts: PageFacts,
-    top: int,
-    side: int,
-) -> None:
-    """The small multiples: one image per token, with its number, colour and share of the area."""
-    height, width = panel.shape[1:]
-    colors = (token_colors(localization.shape[1]) * 255).round().int().tolist()
-    largest = float(facts.shares.max())
-    for place, token in enumerate(facts.shares.argsort(descending=True).tolist()):
+def _draw_tokens(canvas: Canvas, content: _Content, panel: Image.Image, top: int, side: int) -> None:
+    """Draws a small panel per token, with its number, colour and share of the area, the largest share first."""
+    width, height = panel.size
+    shares = content.facts.shares
+    colors = (token_colors(content.localization.shape[1]) * 255).round().int().tolist()
+    largest = float(shares.max())
+    for place, token in enumerate(shares.argsort(descending=True).tolist()):
         row, column = divmod(place, COLUMNS)
         left, y = MARGIN + column * (side + GAP), top + row * (height + SMALL_CAPTION + GAP)
-        canvas.paste(left, y, overlay_token(panel, localization, token, *whole((width, height), grid)))
+        canvas.paste(left, y, draw_token(panel, content.localization, token, content.grid_size))
         color = tuple(colors[token])
-        share = float(facts.shares[token])
+        share = float(shares[token])
         canvas.swatch(left, y + height + 9, 13, color)
         canvas.text(left + 19, y + height + 6, f"token {token}", 15)
         label = f"{share:.1%}"

@@ -1,4 +1,4 @@
-"""A page of images that were found by one concept: the query and its region, then each hit and its own."""
+"""A page of images that one concept found: the query and its region, then each hit and its region."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from stellar_hub.modeling.image_loading import load_rgb
 from stellar_hub.modeling.localization_maps import as_float, resample_maps, to_pil
-from stellar_hub.visualization.canvas import FAINT, Canvas, shorten
-from stellar_hub.visualization.page import as_panel, panel_size
+from stellar_hub.visualization.canvas import FAINT, Canvas, resize_panel, shorten, size_in_square
 
 MARGIN = 28
 GAP = 18
@@ -27,15 +27,15 @@ LINE = (0.93, 0.22, 0.13)
 
 @dataclass(frozen=True)
 class Region:
-    """One token's place in one image.
+    """The region of one token in one image.
 
     Attributes:
-        image: `(3, H, W)`, uint8 or float in [0, 1].
+        image: Image of shape `(3, H, W)`, uint8 or float in [0, 1].
         localization: `L` of the image, `(n, r)`.
-        token: Whose map to show.
-        crop_box: `(top, left, bottom, right)` of what the model saw, in the image's pixels.
-        grid_size: Patches `(h, w)`.
-        caption: What to write below.
+        token: Index of the token whose map is shown.
+        crop_box: Part of the image that the model saw, `(top, left, bottom, right)` in pixels.
+        grid_size: Rows and columns of patches, `(h, w)`.
+        caption: Text below the image.
     """
 
     image: Tensor
@@ -46,20 +46,20 @@ class Region:
     caption: str
 
     def draw(self, side: int) -> Image.Image:
-        """The image in a square of `side` pixels: as it is where the token is, pale elsewhere, with a line between.
+        """Draws the image in a square of `side` pixels: the token's region in colour, the rest pale, a line between.
 
-        The line is where the map is half as high as at its peak, counted from its lowest value.
+        The line is where the map is halfway between its lowest value and its peak.
         """
-        size = panel_size(self.image.shape[2] / self.image.shape[1], side)
-        panel = as_float(as_panel(to_pil(as_float(self.image)), size))
-        weight = self._weight(panel.shape[1], panel.shape[2])
+        size = size_in_square(self.image.shape[2] / self.image.shape[1], side)
+        panel = as_float(load_rgb(resize_panel(to_pil(as_float(self.image)), size)))
+        inside = self._weight(panel.shape[1], panel.shape[2]) >= 0.5
         pale = panel.mean(dim=0, keepdim=True) * (1 - PALENESS) + PALENESS
-        shown = torch.where(weight >= 0.5, panel, pale)
-        shown[:, border(weight >= 0.5)] = torch.tensor(LINE)[:, None]
+        shown = torch.where(inside, panel, pale)
+        shown[:, _border(inside)] = torch.tensor(LINE)[:, None]
         return to_pil(shown)
 
     def _weight(self, height: int, width: int) -> Tensor:
-        """The token's map over a panel, `(height, width)`, from 0 at its lowest to 1 at its peak."""
+        """Resamples the token's map to a panel, `(height, width)`, from 0 at its lowest value to 1 at its peak."""
         scale = height / self.image.shape[1]
         top, left, bottom, right = (scale * edge for edge in self.crop_box)
         chosen = self.localization[:, self.token, None].float()
@@ -70,19 +70,13 @@ class Region:
         return maps[0]
 
 
-def border(inside: Tensor) -> Tensor:
-    """The pixels of a region `(height, width)` that lie at its edge, two pixels wide."""
-    core = -F.max_pool2d(-inside[None].float(), kernel_size=5, stride=1, padding=2)[0]  # eroded
-    return inside & (core < 0.5)
-
-
 def draw_regions(query: Region, hits: Sequence[Region], title: str) -> Image.Image:
-    """Draw a page: the query on the left, the hits on the right, best first, row by row.
+    """Draws a page with the query on the left and the hits on the right, the best first, row by row.
 
     Args:
-        query: What was looked for.
-        hits: What was found.
-        title: Heading.
+        query: Region that was searched for.
+        hits: Regions that were found.
+        title: Heading of the page.
 
     Returns:
         An RGB image.
@@ -92,16 +86,22 @@ def draw_regions(query: Region, hits: Sequence[Region], title: str) -> Image.Ima
     height = max(QUERY_SIDE + CAPTION, num_rows * (SIDE + CAPTION + GAP) - GAP)
     canvas = Canvas(left_of_hits + COLUMNS * (SIDE + GAP) - GAP + MARGIN, HEADING + height + MARGIN)
     canvas.text(MARGIN, MARGIN - 8, shorten(title, 90), 26)
-    place(canvas, query, MARGIN, HEADING, QUERY_SIDE)
+    _place(canvas, query, MARGIN, HEADING, QUERY_SIDE)
     for index, hit in enumerate(hits):
         row, column = divmod(index, COLUMNS)
-        place(canvas, hit, left_of_hits + column * (SIDE + GAP), HEADING + row * (SIDE + CAPTION + GAP), SIDE)
+        _place(canvas, hit, left_of_hits + column * (SIDE + GAP), HEADING + row * (SIDE + CAPTION + GAP), SIDE)
     return canvas.image
 
 
-def place(canvas: Canvas, region: Region, left: int, top: int, side: int) -> None:
-    """A region with its caption below, both from the left of their square."""
+def _border(inside: Tensor) -> Tensor:
+    """Returns the pixels of a region `(height, width)` that are at its edge, two pixels wide."""
+    eroded = -F.max_pool2d(-inside[None].float(), kernel_size=5, stride=1, padding=2)[0]
+    return inside & (eroded < 0.5)
+
+
+def _place(canvas: Canvas, region: Region, left: int, top: int, side: int) -> None:
+    """Places a region at the top left of its square, with its caption below."""
     drawn = region.draw(side)
     canvas.paste(left, top, drawn)
-    most = max(8, side * 2 // TEXT)  # a letter is about half as wide as high
-    canvas.text(left, top + drawn.height + 6, shorten(region.caption, most), TEXT, FAINT)
+    max_letters = max(8, side * 2 // TEXT)  # a letter is about half as wide as high
+    canvas.text(left, top + drawn.height + 6, shorten(region.caption, max_letters), TEXT, FAINT)

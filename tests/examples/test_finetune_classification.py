@@ -302,14 +302,14 @@ def only_folders(folder: Path, *names: str) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "none", "no such folder: .*none"),
-        (lambda folder: folder, "holds no class folders: images are looked for in .*CLASS"),
-        (lambda folder: only_folders(folder, "cats", "dogs"), "no images in the class folders of .*looked for .bmp"),
+        (lambda folder: folder / "none", "none"),
+        (lambda folder: folder, "/CLASS"),
+        (lambda folder: only_folders(folder, "cats", "dogs"), "no images in .*bmp"),
         (
             lambda folder: only_folders(draw_squares(folder, {"red": 1, "blue": 1}), "cats", "dogs"),
-            "classes with no images in .*: cats, dogs; fill or remove",
+            "cats, dogs",
         ),
-        (lambda folder: draw_squares(folder, {"red": 2}), "holds one class, 'red': at least two are needed"),
+        (lambda folder: draw_squares(folder, {"red": 2}), "at least two classes, got 'red'"),
     ],
 )
 def test_training_folder__that_cannot_be_used_is_refused(
@@ -324,7 +324,7 @@ def test_test_classes_unseen_in_training__are_refused(
     finetune: Callable[..., str], squares: tuple[Path, Path], tmp_path: Path
 ) -> None:
     train = draw_squares(tmp_path / "train", {"red": 1, "blue": 1})
-    with pytest.raises(SystemExit, match=r"that the training folder does not: green; the classes are blue, red"):
+    with pytest.raises(SystemExit, match=r"green; .* blue, red"):
         finetune(tmp_path / "out", train=train)
 
 

@@ -1,6 +1,10 @@
-"""Images of known class: folders by class, split files, tables; one small object for evaluation."""
+"""Images with labels for evaluation: one class per image, or one class per pixel.
+
+A new way to write labels on disk belongs here.
+"""
 
 from stellar_hub.data.labelled.labelled_images import LabelledImages
-from stellar_hub.data.labelled.open_labelled import open_labelled
+from stellar_hub.data.labelled.open_labelled import list_classes, open_labelled
+from stellar_hub.data.labelled.segmentation_folders import SegmentationImages, read_segmentation_folder
 
-__all__ = ["LabelledImages", "open_labelled"]
+__all__ = ["LabelledImages", "SegmentationImages", "list_classes", "open_labelled", "read_segmentation_folder"]

@@ -1,4 +1,4 @@
-"""Tables that name images and their classes: text files, and tables of the `datasets` library."""
+"""Tables that name images and their classes: tables of the `datasets` library, and split files."""
 
 import csv
 import os
@@ -8,24 +8,25 @@ from typing import Any
 from stellar_hub.data.labelled.labelled_images import LabelledImages, shortened
 from stellar_hub.data.sources.table import ImageTable
 
-USUAL = ("label", "labels", "fine_label", "class", "target")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")  # usual names, the first found is used
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+REQUIRED_COLUMNS = ("path", "label")
 
 
 def read_labelled_table(table: Any, name: str) -> LabelledImages:
-    """The images of a `datasets.Dataset` with the labels beside them.
+    """Reads the images and labels of a `datasets.Dataset`.
 
     Args:
-        table: Has one column of images, and one of labels: declared as such, or named as is usual.
-        name: What to call it.
+        table: Table with one column of images and one column of labels; `label_column` says which.
+        name: Name for messages and reports.
 
     Raises:
-        ValueError: if one of the two columns is missing or not clear, or a label is missing.
+        ValueError: if one of the two columns is missing or ambiguous, or a label is missing.
     """
     images = ImageTable(table, name)
     column = label_column(table, name)
     values = table[column]
-    feature = table.features[column]
-    classes = getattr(feature, "names", None)
+    classes = getattr(table.features[column], "names", None)
     unlabelled = [row for row, value in enumerate(values) if value is None or (classes and value < 0)]
     if unlabelled:
         raise ValueError(f"{name} has {len(unlabelled)} rows without a label, the first is row {unlabelled[0]}")
@@ -35,37 +36,33 @@ def read_labelled_table(table: Any, name: str) -> LabelledImages:
 
 
 def label_column(table: Any, name: str) -> str:
-    """The column of a table that holds labels: the only one declared so, or one with a usual name.
+    """Returns the column of labels: the only one that is declared as labels, or one with a usual name.
 
     Raises:
-        ValueError: if there is none, or there are several.
+        ValueError: if there is no such column.
     """
     declared = [column for column, feature in table.features.items() if hasattr(feature, "names")]
     if len(declared) == 1:
         return declared[0]
-    usual = [column for column in USUAL if column in (declared or table.column_names)]
+    usual = [column for column in LABEL_COLUMNS if column in (declared or table.column_names)]
     if not usual:
         raise ValueError(
-            f"{name} has no clear column of labels; its columns are {', '.join(table.column_names)}: "
-            f"name the one to use {USUAL[0]!r}"
+            f"{name} has no clear column of labels; its columns are {', '.join(table.column_names)}; "
+            f"rename the one to use to {LABEL_COLUMNS[0]!r}"
         )
     return usual[0]
 
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-REQUIRED = ("path", "label")
-
-
 def read_split_file(file: str | os.PathLike[str], split: str | None = None) -> LabelledImages:
-    """Read a split file: a CSV or TSV table whose header names the columns "path", "label" and perhaps "split".
+    """Reads a split file: a CSV or TSV table with the columns "path", "label" and, optionally, "split".
 
     Args:
-        file: The table; paths in it are relative to its folder, or absolute.
-        split: Which rows to take, by their "split"; None takes all.
+        file: Path of the table. Paths in it are absolute or relative to its folder.
+        split: Value of the column "split" of the rows to read. None: all rows.
 
     Raises:
-        FileNotFoundError: if there is no such file, or an image is missing.
-        ValueError: if a column is missing, a row is cut short, or no row belongs to the split.
+        FileNotFoundError: if the table or an image does not exist.
+        ValueError: if a column or a value is missing, or no row belongs to the split.
     """
     path = Path(file)
     if not path.is_file():
@@ -73,7 +70,7 @@ def read_split_file(file: str | os.PathLike[str], split: str | None = None) -> L
     rows = _read_rows(path)
     if split is not None:
         if "split" not in rows[0]:
-            raise ValueError(f"{file} has no column 'split', so that there is no split {split!r}; add the column")
+            raise ValueError(f"{file} has no column 'split', so it has no split {split!r}; add the column")
         splits = sorted({row["split"] for row in rows})
         rows = [row for row in rows if row["split"] == split]
         if not rows:
@@ -87,19 +84,20 @@ def read_split_file(file: str | os.PathLike[str], split: str | None = None) -> L
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads the rows of a split file and checks that each has a path and a label."""
     with open(path, newline="", encoding="utf-8") as text:
         reader = csv.DictReader(text, delimiter=DELIMITERS.get(path.suffix.lower(), ","))
         header = reader.fieldnames or []
-        absent = [column for column in REQUIRED if column not in header]
+        absent = [column for column in REQUIRED_COLUMNS if column not in header]
         if absent:
             raise ValueError(
                 f"{path} has no column {' and no column '.join(map(repr, absent))}; its first line must name the "
-                f"columns path, label and perhaps split, got {', '.join(header) or 'nothing'}"
+                f"columns path, label and, optionally, split, got {', '.join(header) or 'nothing'}"
             )
         rows = [{column: (row[column] or "").strip() for column in header if column} for row in reader]
     if not rows:
-        raise ValueError(f"{path} is empty: it names no images")
+        raise ValueError(f"{path} names no images; write one row per image")
     for number, row in enumerate(rows, start=2):
-        if not all(row[column] for column in REQUIRED):
-            raise ValueError(f"line {number} of {path} lacks a path or a label")
+        if not all(row[column] for column in REQUIRED_COLUMNS):
+            raise ValueError(f"line {number} of {path} has no path or no label")
     return rows

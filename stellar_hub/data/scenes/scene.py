@@ -1,7 +1,7 @@
 """Drawn scenes of several textured objects, with known masks and classes.
 
-A scene is a background, up to a few shapes with texture, shading and a soft shadow, and a camera's last touch (light
-fall-off and grain). Everything follows from the seed.
+A scene has a background and a few shapes with texture, shading and a soft shadow; light fall-off and grain are added
+as by a camera. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from PIL import Image, ImageFilter
 from stellar_hub.data.scenes.shapes import SCENE_CLASSES, draw_coverage
 from stellar_hub.data.scenes.textures import paint_background, paint_texture, pick_color, pixel_grid
 
-__all__ = ["CLASS_APPEARANCES", "SCENE_CLASSES", "ClassCue", "Scene", "draw_scene"]
-
 ClassCue = Literal["outline", "texture", "color"]
-# What the objects of a class look like where classes have looks: a texture, and a hue in turns of the colour circle.
+# Texture and hue (in turns of the colour circle) of each class, for the class cues "texture" and "color".
 CLASS_APPEARANCES = {
     "circle": ("dots", 0.0),
     "ellipse": ("speckles", 0.09),
@@ -31,39 +29,54 @@ CLASS_APPEARANCES = {
     "cross": ("zigzag", 0.86),
 }
 
-_OVERSAMPLING = 2  # painting happens at this multiple of the final size; outlines at twice that
-_MIN_VISIBLE = 0.5  # every object keeps this fraction of its area in sight
-_MIN_AREA = 0.015  # smallest object, as a fraction of the image
+_OVERSAMPLING = 2  # scenes are painted at this multiple of their size, and outlines at twice that
+_MIN_VISIBLE = 0.5  # fraction of every object that stays visible
+_MIN_AREA = 0.015  # area of the smallest object, as a fraction of the image
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image and what is in it."""
+    """A drawn image, and the masks and classes of its objects.
 
-    image: np.ndarray  # (height, width, 3), uint8
-    masks: np.ndarray  # (num_objects, height, width), bool; visible part only, so the masks are disjoint
-    classes: tuple[str, ...]  # num_objects names from SCENE_CLASSES, in the order they were drawn
+    Attributes:
+        image: `(height, width, 3)` uint8.
+        masks: `(num_objects, height, width)` bool. Masks show visible parts only, so they are disjoint.
+        classes: Names of the objects' classes from `SCENE_CLASSES`, in the order in which they were drawn.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """A placed shape; lengths in painted pixels."""
+    """A placed shape. Lengths are in painted pixels.
+
+    Attributes:
+        name: Name of the class.
+        center: Row and column of the centre.
+        radius: About half the extent.
+        angle: Rotation in radians.
+        coverage: Covered part of each painted pixel, `(painted_size, painted_size)` float32 in [0, 1].
+        small_coverage: Covered part of each pixel of the scene, `(size, size)` float32 in [0, 1].
+    """
 
     name: str
-    center: tuple[float, float]  # row, column
+    center: tuple[float, float]
     radius: float
     angle: float
-    coverage: np.ndarray  # (painted_size, painted_size), float32 in [0, 1]
-    small_coverage: np.ndarray  # the same at the size of the scene
+    coverage: np.ndarray
+    small_coverage: np.ndarray
 
 
 def draw_scene(seed: int, size: int = 64, max_objects: int = 4, *, class_cue: ClassCue = "outline") -> Scene:
     """Draws one scene.
 
     Args:
-        seed: Non-negative; the same seed (with the same other arguments) gives the same scene.
-        size: Height and width in pixels, at least 8.
-        max_objects: The scene holds between 1 and this many objects.
+        seed: Seed of all draws, at least 0. The same arguments return the same scene.
+        size: Height and width of the image in pixels, at least 8.
+        max_objects: Maximum number of objects, at least 1. The scene has at least one object.
         class_cue: What the objects of a class have in common: "outline", "texture" (outline and texture) or "color"
             (outline, texture and hue, see `CLASS_APPEARANCES`). Everything else is random.
 
@@ -71,7 +84,7 @@ def draw_scene(seed: int, size: int = 64, max_objects: int = 4, *, class_cue: Cl
         The scene, with an image of shape `(size, size, 3)` and masks of shape `(num_objects, size, size)`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: if an argument is out of its range.
     """
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
@@ -83,7 +96,7 @@ def draw_scene(seed: int, size: int = 64, max_objects: int = 4, *, class_cue: Cl
         raise ValueError(f"class_cue must be one of {', '.join(get_args(ClassCue))}, got {class_cue!r}")
     rng = np.random.default_rng(seed)
     shapes, masks = _place_shapes(rng, size, num_objects=int(rng.integers(1, max_objects + 1)))
-    background = paint_background(rng, size)  # smooth enough not to need oversampling
+    background = paint_background(rng, size)  # so smooth that it needs no oversampling
     canvas = background.repeat(_OVERSAMPLING, axis=0).repeat(_OVERSAMPLING, axis=1)
     light = rng.uniform(0.0, 2.0 * np.pi)
     for shape in shapes:
@@ -92,10 +105,10 @@ def draw_scene(seed: int, size: int = 64, max_objects: int = 4, *, class_cue: Cl
 
 
 def _place_shapes(rng: np.random.Generator, size: int, num_objects: int) -> tuple[list[_Shape], np.ndarray]:
-    """Places shapes one over the other, leaving out those that would hide too much.
+    """Places shapes one over the other and rejects those that would hide too much of another one.
 
     Returns:
-        At least one shape, and the visible masks of shape `(num_shapes, size, size)`.
+        At least one shape, and their visible masks `(num_shapes, size, size)`.
     """
     shapes: list[_Shape] = []
     covers = np.zeros((0, size, size), dtype=np.float32)
@@ -134,10 +147,10 @@ def _draw_shape(
 
 
 def _visible_masks(covers: np.ndarray) -> np.ndarray:
-    """Masks of what is more than half in sight; `covers` `(N, H, W)` is ordered from far to near."""
-    passing = np.cumprod(1.0 - covers[::-1], axis=0)[::-1]  # light past object i and all nearer ones
-    in_sight = covers * np.concatenate([passing[1:], np.ones_like(covers[:1])])
-    return in_sight > 0.5
+    """Returns the pixels of which each object shows more than half, `(N, H, W)`; `covers` goes from far to near."""
+    passing = np.cumprod(1.0 - covers[::-1], axis=0)[::-1]  # light that passes object i and all nearer ones
+    visible = covers * np.concatenate([passing[1:], np.ones_like(covers[:1])])
+    return visible > 0.5
 
 
 def _paint_shape(
@@ -157,7 +170,7 @@ def _paint_shape(
     alpha = shape.coverage[box][..., None]
     behind = canvas[box][::4, ::4].mean(axis=(0, 1))
     texture, hue = CLASS_APPEARANCES[shape.name]
-    color = _typical_color(hue, rng) if class_cue == "color" else _standing_out(behind, rng)
+    color = _color_near_hue(hue, rng) if class_cue == "color" else _contrasting_color(behind, rng)
     name = None if class_cue == "outline" else texture
     colors = paint_texture(cos * x + sin * y, cos * y - sin * x, color, rng, name)
     toward = np.float32(np.cos(light)) * x + np.float32(np.sin(light)) * y  # (h, w), largest toward the light
@@ -166,8 +179,8 @@ def _paint_shape(
     canvas[box] += alpha * (colors * shade[..., None] - canvas[box])
 
 
-def _standing_out(behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Picks a colour `(3,)` that differs from the mean colour behind the object, if a few tries find one."""
+def _contrasting_color(behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Picks a colour `(3,)` that differs from the mean colour behind the object, if five tries find one."""
     color = pick_color(rng)
     for _ in range(4):
         if np.abs(color - behind).max() > 0.2:
@@ -176,14 +189,14 @@ def _standing_out(behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return color
 
 
-def _typical_color(hue: float, rng: np.random.Generator) -> np.ndarray:
-    """Picks a colour `(3,)` about a hue, from pale to deep and from dark to bright."""
+def _color_near_hue(hue: float, rng: np.random.Generator) -> np.ndarray:
+    """Picks a colour `(3,)` close to a hue, with any saturation and brightness."""
     turn, saturation, value = rng.normal(hue, 0.015) % 1.0, rng.uniform(0.45, 0.95), rng.uniform(0.4, 0.95)
     return np.array(colorsys.hsv_to_rgb(turn, saturation, value), dtype=np.float32)
 
 
 def _cast_shadow(canvas: np.ndarray, shape: _Shape, light: float, strength: float) -> None:
-    """Darkens `canvas` away from the light by a blurred copy of the shape."""
+    """Darkens `canvas` on the side away from the light with a blurred copy of the shape."""
     small = Image.fromarray((255.0 * shape.small_coverage).astype(np.uint8))
     blurred = small.filter(ImageFilter.GaussianBlur(0.06 * shape.radius + 0.5))
     step, scale = 0.22 * shape.radius / _OVERSAMPLING, 1.0 / _OVERSAMPLING
@@ -194,7 +207,7 @@ def _cast_shadow(canvas: np.ndarray, shape: _Shape, light: float, strength: floa
 
 
 def _shrink(values: np.ndarray) -> np.ndarray:
-    """Averages blocks of painted pixels: `(painted_size, painted_size, ...)` to `(size, size, ...)`."""
+    """Averages blocks of painted pixels, `(painted_size, painted_size, ...)` to `(size, size, ...)`."""
     step = _OVERSAMPLING
     rows = sum((values[offset::step] for offset in range(1, step)), start=values[::step])
     total = sum((rows[:, offset::step] for offset in range(1, step)), start=rows[:, ::step])
@@ -202,7 +215,7 @@ def _shrink(values: np.ndarray) -> np.ndarray:
 
 
 def _develop(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Adds contrast, light fall-off and grain; returns `(size, size, 3)` uint8."""
+    """Shrinks a painted canvas, adds contrast, light fall-off and grain, and returns `(size, size, 3)` uint8."""
     image = _shrink(canvas)
     rows, columns = pixel_grid(len(image))
     fall_off = 1.0 - np.float32(rng.uniform(0.0, 0.35)) * ((rows - 0.5) ** 2 + (columns - 0.5) ** 2)

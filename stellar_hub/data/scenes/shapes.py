@@ -1,4 +1,4 @@
-"""Outlines and anti-aliased coverage of the shapes that drawn scenes are made of."""
+"""Outlines and antialiased coverage of the shapes in drawn scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Polygons of shape (num_points, 2) as (x, y); the first is filled, the others are cut out of it.
+# Polygons `(num_points, 2)` of (x, y): the first is filled, the others are cut out of it.
 Outline = list[np.ndarray]
 
 
@@ -68,17 +68,17 @@ _OUTLINES: dict[str, Callable[[np.random.Generator], Outline]] = {
 }
 
 SCENE_CLASSES: tuple[str, ...] = tuple(_OUTLINES)
-"""Names of the shapes that a scene may hold."""
+"""Names of the shapes that a scene may have, which are its classes."""
 
 
 def draw_coverage(
     name: str, rng: np.random.Generator, size: int, center: tuple[float, float], radius: float, angle: float
 ) -> np.ndarray:
-    """Draws how much of each pixel one shape covers.
+    """Draws which part of each pixel a shape covers.
 
     Args:
         name: A member of `SCENE_CLASSES`.
-        rng: Source of the proportions of the shape.
+        rng: Generator of the shape's proportions.
         size: Height and width of the image in pixels.
         center: Row and column of the shape's centre in pixels.
         radius: About half the extent of the shape in pixels.

@@ -1,6 +1,6 @@
 """Colours, textures and backgrounds of drawn scenes, with statistics close to those of photographs.
 
-Fields have shape `(height, width)` and colours shape `(3,)`, both float32 with values in [0, 1].
+A field is `(height, width)` and a colour `(3,)`, both float32 in [0, 1].
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pick_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def vary_color(color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Makes a second colour that goes with the first: another brightness, sometimes another hue.
+    """Picks a second colour for a first one: another brightness, sometimes another hue.
 
     Returns:
         RGB colour of shape `(3,)`, float32 in [0, 1].
@@ -49,16 +49,16 @@ def _enlarge(grid: np.ndarray, size: int) -> np.ndarray:
 
 
 def noise_field(rng: np.random.Generator, size: int, coarsest: int = 2, num_octaves: int = 5) -> np.ndarray:
-    """Draws noise whose amplitude falls with frequency, as in photographs.
+    """Draws noise whose amplitude falls with the frequency, as in photographs.
 
     Args:
-        rng: Source of randomness.
+        rng: Generator of all draws.
         size: Height and width in pixels.
-        coarsest: Cells across the image in the first octave; each later octave doubles them.
-        num_octaves: How many octaves are summed.
+        coarsest: Number of cells across the image in the first octave. Each later octave doubles it.
+        num_octaves: Number of octaves that are summed.
 
     Returns:
-        Field of shape `(size, size)`, float32, about zero mean and within [-1, 1] almost everywhere.
+        Field of shape `(size, size)`, float32, with a mean near 0 and almost all values within [-1, 1].
     """
     field = np.zeros((1, 1), dtype=np.float32)
     for octave in range(num_octaves):
@@ -125,14 +125,14 @@ _RANDOM_TEXTURES = (_plain, _gradient, _stripes, _checks, _dots, _speckles)
 def paint_texture(
     u: np.ndarray, v: np.ndarray, color: np.ndarray, rng: np.random.Generator, name: str | None = None
 ) -> np.ndarray:
-    """Paints a texture in the frame of an object.
+    """Paints a texture in the coordinates of an object.
 
     Args:
         u: Rotated coordinate of shape `(height, width)`, about [-1, 1] within the object.
-        v: The coordinate at right angles to `u`, same shape.
+        v: Coordinate at right angles to `u`, `(height, width)`.
         color: Main colour of shape `(3,)`.
-        rng: Source of randomness.
-        name: A member of `TEXTURES`; None picks one of the first six.
+        rng: Generator of all draws.
+        name: A member of `TEXTURES`. None: one of the first six at random.
 
     Returns:
         Colours of shape `(height, width, 3)`, float32 in [0, 1].
@@ -143,7 +143,7 @@ def paint_texture(
 
 @lru_cache(maxsize=8)
 def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the positions of pixel centres.
+    """Returns the positions of pixel centres.
 
     Returns:
         Rows of shape `(size, 1)` and columns of shape `(1, size)`, float32 in (0, 1).
@@ -153,12 +153,12 @@ def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pick_calm_color(rng: np.random.Generator) -> np.ndarray:
-    """Picks a colour for a large area: closer to grey, and not very dark."""
+    """Picks a colour for a large area: closer to grey and not very dark."""
     color = pick_color(rng)
     return 0.08 + 0.9 * (color.mean() + rng.uniform(0.4, 0.9) * (color - color.mean())).astype(np.float32)
 
 
-def _gradient_of_scene_backgrounds(rng: np.random.Generator, size: int) -> np.ndarray:
+def _gradient_background(rng: np.random.Generator, size: int) -> np.ndarray:
     color = _pick_calm_color(rng)
     corners = np.stack([color, vary_color(color, rng), color, vary_color(color, rng)])
     corners = np.clip(corners + rng.normal(0.0, 0.06, corners.shape), 0.0, 1.0)
@@ -167,7 +167,7 @@ def _gradient_of_scene_backgrounds(rng: np.random.Generator, size: int) -> np.nd
     return smooth + 0.06 * noise_field(rng, size, coarsest=4)[..., None]
 
 
-def _landscape(rng: np.random.Generator, size: int) -> np.ndarray:
+def _landscape_background(rng: np.random.Generator, size: int) -> np.ndarray:
     rows, _ = pixel_grid(size)
     noise = noise_field(rng, size, coarsest=3)
     high, near = _pick_calm_color(rng) ** np.float32(0.7), _pick_calm_color(rng)  # a sky is bright
@@ -180,14 +180,14 @@ def _landscape(rng: np.random.Generator, size: int) -> np.ndarray:
     return sky + np.clip(0.5 + 0.5 * size * depth, 0.0, 1.0)[..., None] * (ground - sky)
 
 
-def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
+def _clouds_background(rng: np.random.Generator, size: int) -> np.ndarray:
     color = _pick_calm_color(rng)
     noise = noise_field(rng, size, coarsest=int(rng.integers(1, 6)), num_octaves=int(rng.integers(2, 6)))
     weight = np.clip(0.5 + 0.8 * noise, 0.0, 1.0)
     return color + weight[..., None] * (vary_color(color, rng) - color)
 
 
-def _stripes_of_scene_backgrounds(rng: np.random.Generator, size: int) -> np.ndarray:
+def _stripes_background(rng: np.random.Generator, size: int) -> np.ndarray:
     rows, columns = pixel_grid(size)
     angle, noise = rng.uniform(0.0, np.pi), noise_field(rng, size)
     phase = rng.uniform(12.0, 45.0) * (np.cos(angle) * rows + np.sin(angle) * columns) + 0.8 * noise
@@ -197,10 +197,10 @@ def _stripes_of_scene_backgrounds(rng: np.random.Generator, size: int) -> np.nda
 
 
 _BACKGROUNDS: tuple[Callable[[np.random.Generator, int], np.ndarray], ...] = (
-    _gradient_of_scene_backgrounds,
-    _landscape,
-    _clouds,
-    _stripes_of_scene_backgrounds,
+    _gradient_background,
+    _landscape_background,
+    _clouds_background,
+    _stripes_background,
 )
 
 
@@ -208,7 +208,7 @@ def paint_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Paints a random background.
 
     Args:
-        rng: Source of randomness.
+        rng: Generator of all draws.
         size: Height and width in pixels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Sources made of other sources: several as one, and some images of one."""
+"""Sources made of other sources: several as one, and a sample of one."""
 
 import hashlib
 from bisect import bisect_right
@@ -11,17 +11,17 @@ from stellar_hub.data.sources.image_source import ImageItem, ImageSource, Indexe
 
 
 class JoinedSources(IndexedSource[ImageItem]):
-    """The images of some sources, one source after the other; one with `repeats` n stands n times in a row.
+    """Several sources, one after the other, as one source.
 
     Args:
-        sources: At least one, none of them empty.
-        repeats: How often each one's images come, at least 1 each; once each if empty.
+        sources: Sources to join: at least one, none of them empty.
+        repeats: Number of times that each source occurs in a row, at least 1 each. Empty: once each.
 
     Attributes:
         damaged: Files that could not be read to their end, each as "path: reason".
 
     Raises:
-        ValueError: if no source is given, one is empty, or `repeats` does not fit.
+        ValueError: if there is no source, a source is empty, or `repeats` does not fit.
     """
 
     def __init__(self, sources: Sequence[StoredSource], repeats: Sequence[int] = ()):
@@ -45,15 +45,15 @@ class JoinedSources(IndexedSource[ImageItem]):
         return self._ends[-1]
 
     def _image(self, index: int) -> ImageItem:
-        which = bisect_right(self._ends, index)
-        source = self.sources[which]
-        return source[(index - (self._ends[which - 1] if which else 0)) % len(source)]
+        number = bisect_right(self._ends, index)
+        source = self.sources[number]
+        return source[(index - (self._ends[number - 1] if number else 0)) % len(source)]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the sources' fingerprints and repeats.
+        """Returns the SHA-256 of the sources' fingerprints and repeats.
 
         Raises:
-            OSError: if an image is gone meanwhile.
+            OSError: if an image no longer exists.
         """
         digest = hashlib.sha256()
         for source, repeat in zip(self.sources, self.repeats, strict=True):
@@ -62,11 +62,11 @@ class JoinedSources(IndexedSource[ImageItem]):
 
 
 class SampledImages(IndexedSource[ImageItem]):
-    """Images of a source by their indices.
+    """Some images of a source, chosen by their indices.
 
     Args:
-        source: The source.
-        indices: Which of its images, in their order here.
+        source: Source of the images.
+        indices: Indices into the source, in the order of the sample.
     """
 
     def __init__(self, source: ImageSource, indices: Sequence[int]):
@@ -80,7 +80,7 @@ class SampledImages(IndexedSource[ImageItem]):
         return self.source[self.indices[index]]
 
 
-def sample_images(source: ImageSource, most: int, seed: int) -> SampledImages:
-    """At most so many images of a source, drawn at random and in the source's order."""
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:most]
+def sample_images(source: ImageSource, max_images: int, seed: int) -> SampledImages:
+    """Draws at most `max_images` images of a source at random and returns them in the source's order."""
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:max_images]
     return SampledImages(source, sorted(order.tolist()))

@@ -1,4 +1,4 @@
-"""Images that are files: which files are images, folders of them, and lists of their paths."""
+"""Images that are files: which files count as images, folders of them, and lists of their paths."""
 
 import hashlib
 import os
@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from stellar_hub.data.sources.image_source import IndexedSource
+from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """Names of all images below a folder, relative to it, with forward slashes, sorted part by part.
+    """Returns the names of all images below a folder, relative to it, with forward slashes, sorted part by part.
 
-    Images are told by their suffix. Files and folders whose name starts with "." are skipped. Links are followed, but
-    a folder that is reached twice, for instance through a link to one above it, is read once only.
+    A file is an image if its suffix is in `IMAGE_SUFFIXES`. Files and folders whose name starts with "." are skipped.
+    Links are followed, but each folder is read once, even if links form a circle.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
+        FileNotFoundError: if the folder does not exist.
         NotADirectoryError: if it is a file.
         ValueError: if there is no image below it.
-        OSError: if it, or a folder below it, may not be read.
+        OSError: if the folder, or one below it, may not be read.
     """
     if not Path(folder).exists():
         raise FileNotFoundError(f"no such folder: {folder}")
@@ -31,48 +31,52 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
     pending = [""]
     seen: set[str] = set()
     while pending:
-        inside = pending.pop()
-        real = os.path.realpath(os.path.join(folder, inside))
+        subfolder = pending.pop()
+        real = os.path.realpath(os.path.join(folder, subfolder))
         if real not in seen:
             seen.add(real)
-            files, folders = _list_folder(folder, inside)
+            files, folders = _list_folder(folder, subfolder)
             names += files
             pending += reversed(folders)
     if not names:
-        raise ValueError(f"no images in the folder {folder}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(f"no images in the folder {folder}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return sorted(names, key=lambda name: name.split("/"))
 
 
-def _list_folder(root: str | os.PathLike[str], inside: str) -> tuple[list[str], list[str]]:
-    """Images and folders right in `root`/`inside`, as names relative to `root`; the folders sorted."""
+def _list_folder(root: str | os.PathLike[str], subfolder: str) -> tuple[list[str], list[str]]:
+    """Returns the images and the folders directly in `root`/`subfolder`, relative to `root`; folders are sorted."""
     files, folders = [], []
-    prefix = f"{inside}/" if inside else ""
-    with os.scandir(os.path.join(root, inside)) as entries:
+    prefix = f"{subfolder}/" if subfolder else ""
+    with os.scandir(os.path.join(root, subfolder)) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # A link that leads nowhere or to itself is neither a file nor a folder; `DirEntry` would raise for some.
+            # A link to nothing or to itself is neither a file nor a folder; `DirEntry` would raise for some of them.
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders.append(prefix + entry.name)
-            elif Path(entry.name).suffix.lower() in SUFFIXES and os.path.isfile(entry.path):
+            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(entry.path):
                 files.append(prefix + entry.name)
     return files, sorted(folders)
 
 
 @dataclass(frozen=True, eq=False)
 class PackedNames:
-    """A list of file names in one piece of memory.
+    """A list of file names in one block of memory; make it with `PackedNames.pack`.
 
-    Millions of separate strings would be copied into each worker of a data loader bit by bit, as reading a Python
-    object writes its reference count.
+    A list of millions of Python strings would be copied into every worker of a data loader piece by piece, because
+    reading a Python object writes its reference count.
+
+    Attributes:
+        text: All names one after the other, encoded as the file system does.
+        ends: End of each name in `text`, `(num_names,)` int64.
     """
 
-    text: bytes  # all names, as the file system spells them, one after the other
-    ends: np.ndarray  # (num_names,) int64: where each name ends in `text`
+    text: bytes
+    ends: np.ndarray
 
     @classmethod
     def pack(cls, names: Sequence[str]) -> "PackedNames":
-        """Pack names."""
+        """Packs names."""
         encoded = [os.fsencode(name) for name in names]
         return cls(b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64))
 
@@ -81,7 +85,7 @@ class PackedNames:
 
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
-            raise IndexError(f"name {index} of {len(self)}")
+            raise IndexError(f"index {index} is out of range for {len(self)} names")
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.text[start : int(self.ends[index])])
 
@@ -91,20 +95,22 @@ class PackedNames:
 
 @dataclass(frozen=True, eq=False)
 class ImageFolder(IndexedSource[Path]):
-    """The images below a folder; make it with `ImageFolder.scan`.
+    """The images below a folder as a sequence of paths; make it with `ImageFolder.scan`.
 
-    A sequence of paths: `len(source)`, `source[index]`.
+    Attributes:
+        folder: Absolute path of the folder.
+        names: Names of the images, relative to the folder.
     """
 
     folder: Path
-    names: PackedNames  # relative to it
+    names: PackedNames
 
     @classmethod
     def scan(cls, folder: str | os.PathLike[str]) -> "ImageFolder":
-        """List the images below a folder, sorted; see `find_images` for what counts as one.
+        """Lists the images below a folder in sorted order. `find_images` says which files are images.
 
         Raises:
-            FileNotFoundError: if it does not exist.
+            FileNotFoundError: if the folder does not exist.
             NotADirectoryError: if it is a file.
             ValueError: if it has no images.
         """
@@ -117,12 +123,12 @@ class ImageFolder(IndexedSource[Path]):
         return self.folder / self.names[index]
 
     def fingerprint(self) -> str:
-        """SHA-256 over relative names and file sizes: the same wherever the folder lies, whatever the files' dates.
+        """Returns the SHA-256 of relative names and file sizes: neither the folder's path nor dates change it.
 
         Raises:
-            OSError: if an image is gone meanwhile.
+            OSError: if an image no longer exists.
         """
-        digest = hashlib.sha256(f"folder of {len(self)} images\0".encode())
+        digest = hashlib.sha256(f"folder of {len(self)} {HASHED_WORD}\0".encode())
         for name in self.names:
             size = os.stat(os.path.join(self.folder, name)).st_size
             digest.update(os.fsencode(name) + f"\0{size}\0".encode())
@@ -131,30 +137,32 @@ class ImageFolder(IndexedSource[Path]):
 
 @dataclass(frozen=True, eq=False)
 class ImageList(IndexedSource[Path]):
-    """The images of a list, in its order; make it with `ImageList.read`.
+    """The images of a list file as a sequence of paths, in the list's order; make it with `ImageList.read`.
 
-    A sequence of paths: `len(source)`, `source[index]`.
+    Attributes:
+        folder: Folder of the list; relative paths start there.
+        names: Paths as the list has them.
     """
 
-    folder: Path  # what relative paths start from
+    folder: Path
     names: PackedNames
 
     @classmethod
     def read(cls, file: str | os.PathLike[str]) -> "ImageList":
-        """Read a list: one path per line, relative to the list's folder or absolute; empty lines are passed over.
+        """Reads a list: one path per line, absolute or relative to the list's folder. Empty lines are skipped.
 
-        The images themselves are not looked at: that one is missing shows when it is read.
+        The images are not opened; a missing one is noticed when it is read.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it names no image, or is no text of paths.
+            FileNotFoundError: if the list does not exist.
+            ValueError: if it names no image or is not a text file.
         """
         path = Path(file).absolute()
         if not path.is_file():
             raise FileNotFoundError(f"no such list of images: {file}")
         data = path.read_bytes()
         if b"\0" in data:
-            raise ValueError(f"{file} is no list of images: it is not text; write one path per line")
+            raise ValueError(f"{file} is not a list of images, because it is not text; write one path per line")
         names = [os.fsdecode(line) for line in (line.rstrip(b"\r") for line in data.split(b"\n")) if line.strip()]
         if not names:
             raise ValueError(f"the list {file} names no image; write one path per line")
@@ -167,7 +175,7 @@ class ImageList(IndexedSource[Path]):
         return self.folder / self.names[index]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the names as they stand in the list: the same wherever it lies with its images."""
-        digest = hashlib.sha256(f"list of {len(self)} images\0".encode())
+        """Returns the SHA-256 of the paths as the list has them, wherever the list and its images are stored."""
+        digest = hashlib.sha256(f"list of {len(self)} {HASHED_WORD}\0".encode())
         digest.update(self.names.text + b"\0" + self.names.ends.tobytes())
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a source of images is, and reading what it gives."""
+"""What a source of images is, and how the images that it returns are read."""
 
 import hashlib
 import io
@@ -12,29 +12,37 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, load_rgb, pil_to_rgb
+from stellar_hub.old_names import old_names
+
+# The word for images that fingerprints hash. It stays as it was: checkpoints and stores hold fingerprints.
+HASHED_WORD = old_names("fingerprints")["images"]
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image that is no file by itself: its bytes out of an archive or a table."""
+    """The bytes of an encoded image, read from an archive or a table.
 
-    name: str  # for messages and journals, such as "shard-000.tar/n01440764_10026.jpg"
+    Attributes:
+        name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
+        data: Bytes of the image file.
+    """
+
+    name: str
     data: bytes
 
     def __str__(self) -> str:
         return self.name
 
 
-ImageItem = str | Path | EncodedImage
-ImageItemT = TypeVar("ImageT", bound=ImageItem)
+ImageItem = str | Path | EncodedImage  # an image that is not decoded yet
+ImageItemT = TypeVar("ImageItemT", bound=ImageItem)
 
 
 class ImageSource(Protocol):
-    """A sequence of images, in an order of its own; a list of paths is one.
+    """A sequence of images in a fixed order. A list of paths is one.
 
-    Indices are what samples are told by: the same index is the same image in every process and at every time. As each
-    image can be reached by its index, any shuffle, any split over workers and processes, and going on anywhere follow
-    without a sample lost or doubled.
+    The same index is the same image in every process and at every time. Every image can be reached by its index, so
+    any shuffle, any split over workers and processes, and a restart anywhere lose no sample and repeat none.
     """
 
     def __len__(self) -> int: ...
@@ -42,57 +50,60 @@ class ImageSource(Protocol):
     def __getitem__(self, index: int, /) -> ImageItem: ...
 
 
+class StoredSource(ImageSource, Protocol):
+    """A source that can tell whether it has changed."""
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of what identifies the images in their order, wherever they are stored."""
+        ...
+
+
 class IndexedSource(ABC, Generic[ImageItemT]):
-    """What sources have in common: indices are checked, and all images can be gone through."""
+    """A base class of sources: it checks indices and iterates over all images."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def _image(self, index: int) -> ImageItemT:
-        """The image of an index within the length."""
+        """Returns the image of an index that is in range."""
 
     def __getitem__(self, index: int, /) -> ImageItemT:
         if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+            raise IndexError(f"index {index} is out of range for a source of {len(self)} images")
         return self._image(index)
 
     def __iter__(self) -> Iterator[ImageItemT]:
         return (self[index] for index in range(len(self)))
 
 
-class StoredSource(ImageSource, Protocol):
-    """A source that can tell whether it is still the same."""
-
-    def fingerprint(self) -> str:
-        """SHA-256 of what identifies its images, in their order; it does not depend on where they lie."""
-        ...
-
-
 def open_undecoded(image: ImageItem) -> Image.Image:
-    """Open an image; only its header is read.
+    """Opens an image and reads its header only.
 
     Raises:
-        FileNotFoundError: if it is a path to nothing.
-        ValueError: if it is no image; it is named, in the same words each time.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it cannot be read as an image. The message names the image and is the same at every try.
     """
     try:
         return Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image)
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
-        # Pillow names bytes by their address in memory: a run would count the image anew each time.
+        # Pillow names bytes by their address in memory: a run would count the same image as a new one at every try.
         raise ValueError(f"{image} cannot be read as an image: it is of no known format") from error
     except UNREADABLE as error:
         raise ValueError(f"{image} cannot be read as an image: {error}") from error
 
 
 def read_image(image: ImageItem) -> Tensor:
-    """Read and decode an image to RGB, `(3, H, W)`, uint8 or, where the file holds floats, float32 in [0, 1].
+    """Reads and decodes an image to RGB.
+
+    Returns:
+        `(3, H, W)` uint8, or float32 in [0, 1] if the file holds floats.
 
     Raises:
-        FileNotFoundError: if it is a path to nothing.
-        ValueError: if it is no readable image; it is named.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it cannot be read as an image. The message names it.
     """
     if not isinstance(image, EncodedImage):
         return load_rgb(image)
@@ -101,10 +112,16 @@ def read_image(image: ImageItem) -> Tensor:
 
 
 def image_digest(image: ImageItem) -> str:
-    """SHA-256 of an image's bytes as they are stored, in hexadecimal.
+    """Returns the SHA-256 of an image's bytes as they are stored, in hexadecimal.
 
     Raises:
-        OSError: if it is a path that cannot be read.
+        OSError: if the path cannot be read.
     """
     data = image.data if isinstance(image, EncodedImage) else Path(image).read_bytes()
     return hashlib.sha256(data).hexdigest()
+
+
+def skipped_entry(image: ImageItem, error: Exception) -> str:
+    """Returns "path: error" for an image that cannot be read, naming the path once."""
+    path = str(image)
+    return f"{path}: {str(error).removeprefix(path).strip(' :')}"

@@ -1,4 +1,4 @@
-"""From what users write, a folder, a list, tars or a table, to a source of images."""
+"""Opening sources by the names that users write: a folder, a list, tar files or a table."""
 
 import glob
 import os
@@ -12,20 +12,20 @@ from stellar_hub.data.sources.image_source import StoredSource
 from stellar_hub.data.sources.table import TABLE_PREFIX, ImageTable, is_saved_table
 from stellar_hub.data.sources.tar_shards import TarShards
 
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS = 1_000_000
 
 
 def open_sources(names: Sequence[str | os.PathLike[str]], repeats: Sequence[int] = ()) -> JoinedSources:
-    """Open sources of images and put them together.
+    """Opens sources of images and joins them.
 
     Args:
-        names: At least one; see `open_source` for how they are written.
-        repeats: How often each one's images come, at least 1 each; once each if empty.
+        names: Names of the sources, at least one. `open_source` says how they are written.
+        repeats: Number of times that each source occurs, at least 1 each. Empty: once each.
 
     Raises:
         OSError: if something does not exist or cannot be read.
-        ValueError: if nothing is named, something has no images, or `repeats` does not fit.
+        ValueError: if no source is named, a source has no images, or `repeats` does not fit.
         ImportError: if a table is named and `datasets` is not installed.
     """
     if isinstance(names, str | os.PathLike):
@@ -34,17 +34,17 @@ def open_sources(names: Sequence[str | os.PathLike[str]], repeats: Sequence[int]
 
 
 def open_source(name: str | os.PathLike[str]) -> StoredSource:
-    """Open a source of images.
+    """Opens a source of images.
 
-    - a folder: the images below it, nested or not; one that `datasets` saved is a table;
-    - `NAME.txt`: a list, one path per line;
+    - a folder: all images below it; a folder that `datasets` saved is a table;
+    - `NAME.txt`: a list with one path per line;
     - `shard.tar`, `shards/*.tar`, `shard-{0000..0127}.tar`: tar files, as WebDataset writes them;
     - `NAME.parquet`, `part-*.parquet`: tables with a column of images;
-    - `hub:OWNER/NAME` or `hub:OWNER/NAME:SPLIT`: a data set of the Hub, its "train" split unless one is named.
+    - `hub:OWNER/NAME`, `hub:OWNER/NAME:SPLIT`: a data set of the Hub; the default split is "train".
 
     Raises:
         OSError: if it does not exist or cannot be read.
-        ValueError: if it has no images, or is of another kind.
+        ValueError: if it has no images or is of another kind.
         ImportError: if it is a table and `datasets` is not installed.
     """
     text = os.fspath(name)
@@ -56,45 +56,48 @@ def open_source(name: str | os.PathLike[str]) -> StoredSource:
     if suffix == ".txt":
         return ImageList.read(text)
     if suffix == ".tar":
-        return TarShards.scan(expand(text))
+        return TarShards.scan(expand_pattern(text))
     if suffix == ".parquet":
-        return ImageTable.from_parquet(expand(text))
+        return ImageTable.from_parquet(expand_pattern(text))
     if not Path(text).exists():
         raise FileNotFoundError(f"no such folder: {text}")
     raise ValueError(
-        f"{text} is no source of images: name a folder, a list (.txt), tar files (.tar), tables (.parquet), "
+        f"{text} is not a source of images; name a folder, a list (.txt), tar files (.tar), tables (.parquet), "
         f"or {TABLE_PREFIX}OWNER/NAME"
     )
 
 
-def expand(pattern: str) -> list[str]:
-    """The files a pattern with "{000..127}", "*" or "?" stands for, sorted; a plain name stands for itself.
+def expand_pattern(pattern: str) -> list[str]:
+    """Returns the files that match a pattern with "{000..127}", "*" or "?", sorted; a plain name returns itself.
 
     Raises:
-        FileNotFoundError: if no file fits.
-        ValueError: if a range runs backwards or is very long.
+        FileNotFoundError: if no file matches.
+        ValueError: if a range runs backwards or has more than a million numbers.
     """
-    if RANGE.search(pattern):
-        return [name for text in spell_range(pattern) for name in expand(text)]
+    if _RANGE.search(pattern):
+        return [name for text in expand_range(pattern) for name in expand_pattern(text)]
     if os.path.exists(pattern) or not glob.has_magic(pattern):
         return [pattern]
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
-        raise FileNotFoundError(f"no file fits {pattern}")
+        raise FileNotFoundError(f"no file matches {pattern}")
     return found
 
 
-def spell_range(pattern: str) -> list[str]:
-    """The names that a pattern with "{000..127}" stands for, whether they exist or not.
+def expand_range(pattern: str) -> list[str]:
+    """Returns the names of a pattern with "{000..127}", whether such files exist or not.
 
     Raises:
-        ValueError: if a range runs backwards or is very long.
+        ValueError: if a range runs backwards or has more than a million numbers.
     """
-    match = RANGE.search(pattern)
+    match = _RANGE.search(pattern)
     if match is None:
         return [pattern]
     first, last = int(match[1]), int(match[2])
     if not first <= last < first + MAX_SHARDS:
-        raise ValueError(f"{match[0]} in {pattern} must go from a number to a larger one")
-    spelled = (f"{number:0{len(match[1])}d}" for number in range(first, last + 1))
-    return [name for text in spelled for name in spell_range(pattern[: match.start()] + text + pattern[match.end() :])]
+        raise ValueError(
+            f"{match[0]} in {pattern} must count upwards and have at most {MAX_SHARDS} numbers, got {first} to {last}"
+        )
+    numbers = (f"{number:0{len(match[1])}d}" for number in range(first, last + 1))
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [name for number in numbers for name in expand_range(before + number + after)]

@@ -1,16 +1,20 @@
-"""Images that are read one after the other: tars and tables that lie elsewhere, or are too many to index."""
+"""Streams of images: tar files and tables that are read from the beginning on, on this machine or another.
 
-from stellar_hub.data.streams.image_stream import DamagedShardError, ImageStream
+What orders a stream for training, resumes it and makes batches of it belongs here as well.
+"""
+
+from stellar_hub.data.streams.image_streams import DamagedShardError, ImageStream, TableStream, TarStream
 from stellar_hub.data.streams.open_stream import STREAM_PREFIX, open_images, open_stream
-from stellar_hub.data.streams.reading_order import Readers, StreamedImage
-from stellar_hub.data.streams.table_stream import TableStream
-from stellar_hub.data.streams.tar_stream import TarStream
+from stellar_hub.data.streams.reading_order import Cursor, Readers, StreamedImage
+from stellar_hub.data.streams.stream_batches import StreamBatches
 
 __all__ = [
     "STREAM_PREFIX",
+    "Cursor",
     "DamagedShardError",
     "ImageStream",
     "Readers",
+    "StreamBatches",
     "StreamedImage",
     "TableStream",
     "TarStream",

@@ -1,62 +1,64 @@
-"""From what users write after "stream:" to a stream of images."""
+"""Opening streams by the names that users write after "stream:", and streams or sources by either kind of name."""
 
 from collections.abc import Sequence
 
-from stellar_hub.data.sources import JoinedSources, open_sources
-from stellar_hub.data.sources.open_sources import expand, spell_range
+from stellar_hub.data.sources.combined import JoinedSources
+from stellar_hub.data.sources.open_sources import expand_pattern, expand_range, open_sources
 from stellar_hub.data.sources.table import TABLE_PREFIX
-from stellar_hub.data.streams.image_stream import ImageStream
-from stellar_hub.data.streams.table_stream import TableStream
-from stellar_hub.data.streams.tar_stream import TarStream
+from stellar_hub.data.streams.image_streams import ImageStream, TableStream, TarStream
 
 STREAM_PREFIX = "stream:"
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 def open_images(names: Sequence[str], repeats: Sequence[int] = ()) -> JoinedSources | ImageStream:
-    """Open what a recipe names: a stream where names begin with "stream:", else sources; see `open_sources`.
+    """Opens a stream if names begin with "stream:", and sources otherwise; see `open_stream` and `open_sources`.
+
+    Args:
+        names: Names of streams or of sources, at least one.
+        repeats: Number of times that each source occurs. Streams cannot be repeated.
 
     Raises:
         OSError: if something does not exist or cannot be read.
-        ValueError: if streams and sources are mixed, or streams are to be repeated.
+        ValueError: if streams and sources are mixed, or `repeats` is given for streams.
         ImportError: if a table is named and `datasets` is not installed.
     """
     if isinstance(names, str) or not any(str(name).startswith(STREAM_PREFIX) for name in names):
         return open_sources(names, repeats)
     if repeats:
-        raise ValueError(f"streams cannot be repeated, got repeats {list(repeats)}; name a shard's copy instead")
+        raise ValueError(f"streams cannot be repeated, got repeats {list(repeats)}; name copies of the shards instead")
     return open_stream(names)
 
 
 def open_stream(names: Sequence[str]) -> ImageStream:
-    """Open what is to be read as a stream; each name begins with "stream:".
+    """Opens a stream of images. Each name begins with "stream:".
 
     - `stream:shards/*.tar`, `stream:https://host/shard-{000..127}.tar.gz`: tar files, compressed or not;
-    - `stream:part-*.parquet`, `stream:hub:OWNER/NAME:SPLIT`: tables, row by row.
+    - `stream:part-*.parquet`, `stream:hub:OWNER/NAME:SPLIT`: tables, read row by row.
 
     Raises:
-        FileNotFoundError: if nothing fits a pattern.
-        ValueError: if nothing is named, some names are no streams, or it is something else.
+        FileNotFoundError: if no file matches a pattern.
+        ValueError: if there is no name, some names do not begin with "stream:", or the kind is unknown.
         ImportError: if it is a table and `datasets` is not installed.
     """
     if not names or not all(name.startswith(STREAM_PREFIX) for name in names):
         raise ValueError(
-            f"streams cannot be mixed with sources whose images are reached by number; all or none must begin with "
-            f'"{STREAM_PREFIX}", got {list(names)}'
+            f'streams and sources cannot be mixed: all names or none must begin with "{STREAM_PREFIX}", '
+            f"got {list(names)}"
         )
     plain = [name.removeprefix(STREAM_PREFIX) for name in names]
-    if all(name.split("?")[0].lower().endswith(TARS) for name in plain):
-        return TarStream([path for name in plain for path in addresses(name)])
+    if all(name.split("?")[0].lower().endswith(TAR_SUFFIXES) for name in plain):
+        return TarStream([path for name in plain for path in _expand(name)])
     if len(plain) == 1 and plain[0].startswith(TABLE_PREFIX):
         return TableStream.from_hub(plain[0].removeprefix(TABLE_PREFIX))
     if all(name.lower().endswith(".parquet") for name in plain):
-        return TableStream.from_parquet([path for name in plain for path in addresses(name)])
+        return TableStream.from_parquet([path for name in plain for path in _expand(name)])
     raise ValueError(
-        f"{list(names)} cannot be read as a stream: name tar files ({', '.join(TARS)}), parquet files, or one "
+        f"{list(names)} cannot be read as a stream; name tar files ({', '.join(TAR_SUFFIXES)}), parquet files, or one "
         f"{STREAM_PREFIX}{TABLE_PREFIX}OWNER/NAME"
     )
 
 
-def addresses(pattern: str) -> list[str]:
-    """The files a pattern stands for; in addresses of another host only "{000..127}" is spelled out."""
-    return spell_range(pattern) if "://" in pattern else expand(pattern)
+def _expand(pattern: str) -> list[str]:
+    """Returns the files of a pattern. In addresses of another host only "{000..127}" is expanded."""
+    return expand_range(pattern) if "://" in pattern else expand_pattern(pattern)

@@ -1,4 +1,4 @@
-"""Augmented views of images, the same in every run and for every model."""
+"""Augmented views of images for evaluation, the same in every run and for every model."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,14 +15,14 @@ from stellar_hub.modeling import StellarImageProcessor
 
 @dataclass(frozen=True)
 class AugmentedView:
-    """One of several views of each image: a crop, perhaps mirrored, and changed colours.
+    """One of several views of each image: a crop, perhaps mirrored, with changed colours.
 
     Attributes:
-        number: Which view; views of different numbers are drawn independently.
-        seed: Of the draws.
-        area: Smallest and largest part of the image that it shows.
-        flip_probability: Of mirroring it.
-        jitter: Brightness, contrast and saturation change by a factor within 1 ± this.
+        number: Number of the view. Views of different numbers are drawn independently.
+        seed: Seed of the draws.
+        area: Smallest and largest part of the image's area that the view shows, in (0, 1].
+        flip_probability: Probability that the view is mirrored left to right.
+        jitter: Largest relative change of brightness, contrast and saturation: their factors are within 1 ± jitter.
     """
 
     number: int
@@ -32,27 +32,51 @@ class AugmentedView:
     jitter: float = 0.2
 
     def prepare(self, processor: StellarImageProcessor, image: ImageItem, index: int) -> Tensor:
-        """The view of an image in a network's size, `(3, H, W)` in [0, 1].
+        """Reads an image and returns its view in the size of the processor, `(3, H, W)` in [0, 1].
+
+        Args:
+            processor: Processor of the network that reads the view.
+            image: Image of a source.
+            index: Index of the image in its source, from which the draws follow.
 
         Raises:
             ValueError: if the image cannot be read, or the network's input is not square.
         """
         height, width = processor.crop_size["height"], processor.crop_size["width"]
         if height != width:
-            raise ValueError(f"views are square, and the network takes {height} x {width} pixels")
+            raise ValueError(f"views are square, but the network takes {height} x {width} pixels")
         pixels = read_image(image)
         pixels = pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
         generator = sample_generator(self.seed, self.number, index)
-        views, _ = draw_views(pixels, self._crops(height), generator)
-        parameters = draw_photometric(1, self._colors(), generator)
+        views, _ = draw_views(pixels, self._view_settings(height), generator)
+        parameters = draw_photometric(1, self._photometric_settings(), generator)
         return apply_photometric(views.float() / 255, parameters)[0]
 
     def facts(self) -> dict[str, Any]:
-        """All settings, for reports and for the names of cached features."""
+        """Returns all settings, for reports and for the keys of cached features."""
         return asdict(self)
 
-    def _crops(self, side: int) -> ViewSettings:
-        return ViewSettings(side, side, 1, 0, self.area, (0.1, 0.2), self.flip_probability)
+    def _view_settings(self, side: int) -> ViewSettings:
+        return ViewSettings(
+            image_size=side,
+            local_size=side,
+            num_global_views=1,
+            num_local_views=0,
+            global_area=self.area,
+            local_area=(0.1, 0.2),  # there are no local views
+            flip_probability=self.flip_probability,
+        )
 
-    def _colors(self) -> PhotometricSettings:
-        return PhotometricSettings(True, self.jitter, self.jitter, self.jitter, 0.0, 1.0, 0.0, 0.0, (0.1, 0.2), 3)
+    def _photometric_settings(self) -> PhotometricSettings:
+        return PhotometricSettings(
+            global_views=True,
+            brightness=self.jitter,
+            contrast=self.jitter,
+            saturation=self.jitter,
+            hue=0.0,
+            jitter_probability=1.0,
+            grayscale_probability=0.0,
+            blur_probability=0.0,
+            blur_sigma=(0.1, 0.2),  # there is no blur
+            blur_kernel_size=3,
+        )

@@ -1,4 +1,4 @@
-"""The data set of pretraining: samples by number, and the sampler that says which samples each batch holds."""
+"""The data set of pretraining: samples by key, and the sampler that says which samples each batch holds."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from stellar_hub.data.random_numbers import epoch_permutation, replacement_generator, sample_generator
-from stellar_hub.data.sources import ImageSource
+from stellar_hub.data.sources.image_source import ImageSource, skipped_entry
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.data.views.view_maker import ViewMaker
@@ -19,20 +19,21 @@ SampleKey = tuple[int, int]  # epoch, index
 class ResumableBatchSampler(Sampler[list[SampleKey]]):
     """Batches of sample keys `(epoch, index)` for one process.
 
-    The samples form one endless stream: epoch after epoch, each in an order of its own. Global batch k is its part from
-    `k * batch_size` on; a batch may cross the end of an epoch. Each process takes an equal, contiguous slice of it.
+    The samples of all epochs form one endless sequence; every epoch has its own order. Batch k takes `batch_size`
+    samples from `k * batch_size` on, so a batch may cross the end of an epoch. Each process takes an equal, contiguous
+    part of every batch.
 
     Args:
-        num_samples: Images in an epoch.
-        batch_size: Samples of a batch, over all processes together.
-        seed: The run's seed.
-        num_batches: Where the run ends: the number of its batches in all, those before `start_batch` included.
-        start_batch: The first batch that is given; not 0 where a run is taken up again.
-        process_index: Which process this is.
-        num_processes: How many there are; divides `batch_size`.
+        num_samples: Number of images in an epoch.
+        batch_size: Number of samples per batch, over all processes together.
+        seed: Seed of the run.
+        num_batches: Number of batches of the whole run, those before `start_batch` included.
+        start_batch: First batch to return, above 0 when a run is resumed.
+        process_index: Index of this process.
+        num_processes: Number of processes, which must divide `batch_size`.
 
     Raises:
-        ValueError: if a number is out of its range, or the batch cannot be split evenly.
+        ValueError: if a number is out of its range, or the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ResumableBatchSampler(Sampler[list[SampleKey]]):
         self.start_batch = start_batch
         self.process_index = process_index
         self.num_processes = num_processes
-        self._order: tuple[int, Tensor] | None = None  # the epoch last used, and its permutation
+        self._order: tuple[int, Tensor] | None = None  # the last epoch and its permutation
 
     def __len__(self) -> int:
         return self.num_batches - self.start_batch
@@ -76,7 +77,7 @@ class ResumableBatchSampler(Sampler[list[SampleKey]]):
             yield self._keys(start, start + share)
 
     def _keys(self, start: int, stop: int) -> list[SampleKey]:
-        """The stream's samples from `start` to `stop`."""
+        """Returns the keys of the samples from `start` to `stop` in the sequence of all epochs."""
         keys: list[SampleKey] = []
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
@@ -91,23 +92,24 @@ class ResumableBatchSampler(Sampler[list[SampleKey]]):
         return self._order[1]
 
 
-MAX_TRIES = 100  # images tried in the place of one that cannot be read
+MAX_TRIES = 100  # replacements that are tried for an image that cannot be read
 
 
 class MultiCropDataset(Dataset[dict[str, Any]]):
-    """Samples by key: `dataset[epoch, index]` is the same at every time and in every process.
+    """A data set of samples by key: `dataset[epoch, index]` is the same at every time and in every process.
 
-    A sample is what `ViewMaker` makes, and
+    A sample is a dictionary with the entries of `ViewMaker` and
 
-    - `path`: the image used;
-    - `skipped`: images that could not be read, each as "path: reason". Another one took their place.
+    - `path`: the image of the sample;
+    - `skipped`: images that could not be read and were replaced by this one, each as "path: reason".
 
     Args:
-        source: The images.
-        views: How views are cropped.
-        photometric: How they are changed; None leaves all as they are.
-        seed: The run's seed.
-        draw_kept: Draws the patches to keep of the global views; called last, with the sample's generator.
+        source: Source of the images.
+        views: Settings of the crops.
+        photometric: Settings of the photometric augmentation. None: no augmentation.
+        seed: Seed of the run.
+        draw_kept: Function that draws the patches to keep of the global views. It is called last, with the sample's
+            generator.
 
     Raises:
         ValueError: if the source is empty.
@@ -124,30 +126,30 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         if not len(source):
             raise ValueError("the source has no images")
         self.source = source
-        self.make = ViewMaker(views, photometric, draw_kept)
+        self.view_maker = ViewMaker(views, photometric, draw_kept)
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
-        """An image's sample, another's where it cannot be read."""
+        """Returns the sample of an image, or of a replacement if the image cannot be read."""
         epoch, index = key
         skipped: list[str] = []
         tries = [index]
         while tries:
             image = self.source[tries.pop(0)]
-            path = str(image)
             try:
-                sample = self.make(image, sample_generator(self.seed, epoch, index))
+                sample = self.view_maker(image, sample_generator(self.seed, epoch, index))
             except (ValueError, OSError) as error:
-                skipped.append(f"{path}: {str(error).removeprefix(path).strip(' :')}")
+                skipped.append(skipped_entry(image, error))
             else:
-                return {**sample, "path": path, "skipped": skipped}
+                return {**sample, "path": str(image), "skipped": skipped}
             if len(skipped) == 1:
                 tries = self._replacements(epoch, index)
         raise ValueError(f"none of {len(skipped)} images could be read; the first was {skipped[0]}")
 
     def _replacements(self, epoch: int, index: int) -> list[int]:
+        """Returns indices of other images in random order."""
         others = torch.randperm(len(self.source), generator=replacement_generator(self.seed, epoch, index))
         return [other for other in others[: MAX_TRIES + 1].tolist() if other != index][:MAX_TRIES]

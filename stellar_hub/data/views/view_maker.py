@@ -1,4 +1,4 @@
-"""From one encoded image to its views and all that is drawn for them."""
+"""From one image to a sample of pretraining, and from samples to a batch."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,10 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from stellar_hub.data.sources import EncodedImage, read_image
-from stellar_hub.data.sources.image_source import ImageItem, open_undecoded
-from stellar_hub.data.views.crops import View, ViewSettings, plan_views, render_views
-from stellar_hub.data.views.device_crops import as_boxes
+from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, open_undecoded, read_image
+from stellar_hub.data.views.crops import View, ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
 from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, pil_to_rgb
 
@@ -20,39 +18,41 @@ REDUCTIONS = (8, 4, 2)
 ORIENTATION = 0x0112  # EXIF's tag
 SIDEWAYS = (5, 6, 7, 8)  # its values for images that lie on their side
 
-Plan = Callable[[int, int], Sequence[View]]  # the views of an image of this height and width
+PlanFunction = Callable[[int, int], Sequence[View]]  # from an image's height and width to its views
 
 
-def read_for_views(image: ImageItem, plan: Plan) -> tuple[Tensor, tuple[int, int]]:
-    """Read an image at a size that is enough for its views.
+def read_for_views(image: ImageItem, plan: PlanFunction) -> tuple[Tensor, tuple[int, int]]:
+    """Reads an image at a size that is enough for its views.
+
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if no view is enlarged by that. Other images are read at their
+    full size.
 
     Args:
-        image: What a source gives.
-        plan: Called once with the image's height and width, upright.
+        image: Image of a source.
+        plan: Function that is called once with the image's height and width, EXIF orientation applied.
 
     Returns:
-        The image, `(3, H, W)`, and its height and width in the file, upright. No view's part is smaller at the size
-        read than it will be shown; images that are no JPEGs, or whose views need all pixels, are read whole.
+        The image, `(3, H, W)`, and its height and width in the file, EXIF orientation applied.
 
     Raises:
-        FileNotFoundError: if it is a path to nothing.
-        ValueError: if it is no readable image; it is named.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it cannot be read as an image. The message names it.
     """
     name = str(image)
     if not isinstance(image, EncodedImage) and not os.path.isfile(image):
-        read_image(image)  # says what is wrong
+        read_image(image)  # raises
     with open_undecoded(image) as opened:
         height, width = upright_size(opened, name)
-        factor = reduction(plan(height, width))
+        factor = reduction_factor(plan(height, width))
         if opened.format == "JPEG" and factor > 1:
             opened.draft(None, (opened.width // factor, opened.height // factor))
         return pil_to_rgb(decode_image(opened, name), name), (height, width)
 
 
-def reduction(views: Sequence[View]) -> int:
-    """How many times smaller an image may be so that no view has to be enlarged for it: 1, 2, 4 or 8."""
-    room = min(min(view.box[2:]) / view.size for view in views)
-    return next((factor for factor in REDUCTIONS if factor <= room), 1)
+def reduction_factor(views: Sequence[View]) -> int:
+    """Returns how many times smaller an image may be so that no view has to be enlarged: 1, 2, 4 or 8."""
+    largest = min(min(view.box[2:]) / view.size for view in views)
+    return next((factor for factor in REDUCTIONS if factor <= largest), 1)
 
 
 def upright_size(opened: Image.Image, name: str) -> tuple[int, int]:
@@ -65,19 +65,22 @@ def upright_size(opened: Image.Image, name: str) -> tuple[int, int]:
 
 
 class ViewMaker:
-    """Makes samples, dictionaries with these entries.
+    """A maker of samples.
+
+    A sample is a dictionary with these entries:
 
     - `global_views`: `(V, 3, image_size, image_size)` uint8, before photometric augmentation;
-    - `local_views`: `(V', 3, local_size, local_size)` uint8; absent without local views;
-    - with `views.device_crops` in place of these two: `image`, `(3, H, W)` uint8, and `global_boxes`, `local_boxes`,
+    - `local_views`: `(V', 3, local_size, local_size)` uint8, absent without local views;
+    - with `views.device_crops`, instead of these two: `image`, `(3, H, W)` uint8, and `global_boxes`, `local_boxes`,
       `(V, 5)` and `(V', 5)` int64, for `cut_views`;
     - `photometric`: `(V + V', 6)` float32 parameters for `apply_photometric`, global views first;
-    - `kept_patches`: what `draw_kept` gave, `(V, kept)` int64; absent without it.
+    - `kept_patches`: result of `draw_kept`, `(V, kept)` int64, absent without `draw_kept`.
 
     Args:
-        views: How views are cropped.
-        photometric: How they are changed; None leaves all as they are.
-        draw_kept: Draws the patches to keep of the global views; called last, with the sample's generator.
+        views: Settings of the crops.
+        photometric: Settings of the photometric augmentation. None: no augmentation.
+        draw_kept: Function that draws the patches to keep of the global views. It is called last, with the sample's
+            generator.
     """
 
     def __init__(
@@ -91,42 +94,38 @@ class ViewMaker:
         self.draw_kept = draw_kept
 
     def __call__(self, image: ImageItem, generator: torch.Generator) -> dict[str, Any]:
-        """The sample of an image; all draws are of the generator.
+        """Makes the sample of an image. All draws come from the generator.
 
         Raises:
-            OSError: if the image is a path to nothing.
-            ValueError: if it cannot be read.
+            OSError: if the path does not exist.
+            ValueError: if the image cannot be read.
         """
         sample: dict[str, Any]
+        pixels, plans = self._planned(image, generator)
         if self.views.device_crops:
-            pixels, plans = self._planned(image, generator)
             sample = {"image": pixels}
-            sample |= {f"{kind}_boxes": as_boxes(views) for kind, views in plans.items() if views}
+            sample |= {f"{kind}_boxes": boxes_of_views(views) for kind, views in plans.items() if views}
         else:
-            sample = self._rendered(image, generator)
+            sample = {f"{kind}_views": render_views(pixels, views) for kind, views in plans.items() if views}
         sample["photometric"] = self._draw_photometric(generator)
         if self.draw_kept is not None:
             sample["kept_patches"] = self.draw_kept(generator)
         return sample
 
     def _draw_photometric(self, generator: torch.Generator) -> Tensor:
+        """Draws the parameters of all views, `(V + V', 6)`."""
         num_global = self.views.num_global_views
         num_views = num_global + self.views.num_local_views
         if self.photometric is None:
             return identity_parameters(num_views)
-        # Drawn for the global views in any case, so that local views do not depend on that switch.
+        # Drawn for the global views in any case, so that local views do not depend on `global_views`.
         parameters = draw_photometric(num_views, self.photometric, generator)
         if not self.photometric.global_views:
             parameters[:num_global] = identity_parameters(num_global)
         return parameters
 
-    def _rendered(self, image: ImageItem, generator: torch.Generator) -> dict[str, Tensor]:
-        """Views by their names, of an image that can be read."""
-        pixels, plans = self._planned(image, generator)
-        return {f"{kind}_views": render_views(pixels, views) for kind, views in plans.items() if views}
-
     def _planned(self, image: ImageItem, generator: torch.Generator) -> tuple[Tensor, dict[str, list[View]]]:
-        """An image as bytes, and its global and local views."""
+        """Reads an image as uint8 and draws its "global" and "local" views."""
         plans: list[list[View]] = []
 
         def plan(height: int, width: int) -> list[View]:
@@ -134,27 +133,31 @@ class ViewMaker:
             return [*plans[0], *plans[1]]
 
         if not self.views.reduced_decoding:
-            pixels = as_bytes(read_image(image))
+            pixels = to_uint8(read_image(image))
             plan(*pixels.shape[1:])
         else:
             pixels, (height, width) = read_for_views(image, plan)
-            pixels = as_bytes(pixels)
+            pixels = to_uint8(pixels)
             down, right = pixels.shape[1] / height, pixels.shape[2] / width
             plans[:] = [[view.scaled(down, right, *pixels.shape[1:]) for view in views] for views in plans]
         return pixels, {"global": plans[0], "local": plans[1]}
 
 
-def as_bytes(image: Tensor) -> Tensor:
-    """Floats in [0, 1] to uint8, rounded; uint8 as it is."""
+def to_uint8(image: Tensor) -> Tensor:
+    """Converts floats in [0, 1] to uint8 by rounding; returns uint8 unchanged."""
     return image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch: views and parameters stacked, `(B, V, 3, H, W)` and the like.
+    """Stacks the tensors of samples to a batch.
 
     Returns:
-        The samples' tensors by their names, `kept_patches` being `(B * V, kept)`, view index fastest; `images`, where
-        the device cuts the views, and `paths`, one for each sample; `skipped`, those of all samples in one list.
+        The entries of `ViewMaker` with a batch dimension first, such as `global_views` `(B, V, 3, H, W)`, and
+
+        - `kept_patches`: `(B * V, kept)`, view index fastest;
+        - `images`: list of one image per sample, if the device cuts the views;
+        - `paths`: list of one path per sample;
+        - `skipped`: list of the entries of all samples.
     """
     names = [name for name, value in samples[0].items() if isinstance(value, Tensor) and name != "image"]
     # `default_collate` stacks into shared memory when a worker calls it, which saves a copy.

@@ -18,17 +18,21 @@ from stellar_hub.evaluation.legend import LEGEND
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import digests
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.measures.alignment_uniformity import alignment, uniformity
-from stellar_hub.measures.clustering import ClusteringHead, nearest_prototypes, prototype_use
-from stellar_hub.measures.spectrum import (
+from stellar_hub.measures import (
+    ClusteringHead,
+    alignment,
     diffusion_spectral_entropy,
     effective_rank,
+    map_shape,
     median_distance,
+    nearest_prototypes,
+    prototype_use,
     singular_values,
+    token_stability,
+    uniformity,
     vendi_score,
 )
-from stellar_hub.measures.tokens import map_shape, token_stability
-from stellar_hub.visualization.figures import draw_spectra
+from stellar_hub.visualization import draw_spectra
 
 TOKENS, MAPS = "S-set", "L"
 PREFIX = "clustering_head."

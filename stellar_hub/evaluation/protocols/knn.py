@@ -13,8 +13,8 @@ from stellar_hub.evaluation.protocols.pooled import SET, check_poolings, chosen_
 from stellar_hub.evaluation.report.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.measures.set_similarity import set_similarity
-from stellar_hub.visualization.figures import count_confusion, draw_confusion
+from stellar_hub.measures import count_confusion, set_similarity
+from stellar_hub.visualization import draw_confusion
 
 USUAL_NEIGHBOURS = (10, 20, 100, 200)
 

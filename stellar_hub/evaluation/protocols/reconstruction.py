@@ -25,8 +25,8 @@ from stellar_hub.evaluation.report.report import Measurement, Report, make_repor
 from stellar_hub.evaluation.splits import digests
 from stellar_hub.features.backbones.backbone import Backbone, prepare_image
 from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.measures.image_quality import frechet_distance
-from stellar_hub.visualization.overlays import draw_worst
+from stellar_hub.measures import frechet_distance
+from stellar_hub.visualization import draw_worst
 
 COLUMNS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "rfid": "rFID"}
 BETTER = {"psnr": "high", "ssim": "high, at most 1", "lpips": "low, at least 0", "rfid": "low, at least 0"}

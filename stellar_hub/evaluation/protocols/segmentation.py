@@ -14,8 +14,8 @@ from stellar_hub.evaluation.segmentation_probes import count_all, predict_masks,
 from stellar_hub.evaluation.segments import check_segments, cluster_regions, overlap
 from stellar_hub.evaluation.splits import SegmentationSplits, hold_out
 from stellar_hub.features.backbones.backbone import DENSE, Backbone
-from stellar_hub.measures.regions import argmax_regions, class_iou, mean_iou, pixel_accuracy
-from stellar_hub.visualization.overlays import SegmentExample, draw_segments
+from stellar_hub.measures import argmax_regions, class_iou, mean_iou, pixel_accuracy
+from stellar_hub.visualization import SegmentExample, draw_segments
 
 MIOU, PIXELS, BEST, MATCHED = "mIoU, %", "pixels right, %", "best IoU, %", "one-to-one IoU, %"
 NUM_SHOWN = 6

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from stellar_hub.measures.clustering import Prototypes
+from stellar_hub.measures import Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
 from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head

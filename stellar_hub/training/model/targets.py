@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stellar_hub.matching import match_tokens
-from stellar_hub.measures.clustering import ClusteringHead
+from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
 from stellar_hub.training.model.views import EncodedViews, encode_views

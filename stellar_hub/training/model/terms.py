@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from stellar_hub.measures.clustering import ClusteringHead
+from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder

@@ -1,25 +1,33 @@
-"""The numbers a training run records: the order they are shown in, their names for people, and what is good."""
+"""The numbers that a training run records: their order, their names for people, and what is good."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stellar_hub.visualization import Curve
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What one recorded number is.
+    """A number that a run records.
 
     Attributes:
-        label: Its name for people, short enough for the head of a small plot.
+        label: Name for people, short enough for the title of a small plot.
         good: What to hope for, in a few words.
+        log: Whether a logarithmic axis shows it best.
     """
 
     label: str
     good: str
+    log: bool = False
 
 
 QUANTITIES = {
     "loss": Quantity("loss, total", "falls; the sum of the terms below, each with its weight"),
-    "reconstruction_loss": Quantity("reconstruction loss", "falls; before its weight"),
-    "koleo_loss": Quantity("KoLeo loss", "low: the tokens of an image lie apart; weighted"),
+    "reconstruction_loss": Quantity("reconstruction loss", "falls; before its weight", log=True),
+    "koleo_loss": Quantity("KoLeo loss", "low: the tokens of an image are far apart; weighted"),
     "clustering_loss": Quantity("clustering loss", "falls"),
     "cls_clustering_loss": Quantity("cls clustering loss", "falls"),
     "mask_loss": Quantity("mask loss", "falls: masked views find the tokens of the whole image"),
@@ -29,8 +37,8 @@ QUANTITIES = {
     "effective_rank": Quantity("effective rank", "high: tokens use many directions; near 1 is collapse"),
     "localization_entropy": Quantity("localization entropy", "falls from 1: each place belongs to few tokens"),
     "agreement": Quantity("agreement", "rises while token cosine stays low: views find the tokens they are matched to"),
-    "learning_rate": Quantity("learning rate", "as the schedule has it"),
-    "gradient_norm": Quantity("gradient norm", "steady; before clipping"),
+    "learning_rate": Quantity("learning rate", "follows the schedule"),
+    "gradient_norm": Quantity("gradient norm", "steady; before clipping", log=True),
     "images_per_second": Quantity("images per second", "high"),
     "data_wait_share": Quantity("share of time waiting for data", "near 0; else more workers"),
     "memory_gb": Quantity("memory, GB", "steady"),
@@ -38,16 +46,32 @@ QUANTITIES = {
 
 
 def in_order(names: set[str]) -> list[str]:
-    """Names of numbers in the order of `QUANTITIES`; those it does not know come last, by the alphabet."""
+    """Returns names of numbers in the order of `QUANTITIES`; other names follow in alphabetical order."""
     known = [name for name in QUANTITIES if name in names]
     return known + sorted(names - set(known))
 
 
 def label(name: str) -> str:
-    """The name for people; an unknown one is read out as it is spelt, spaces for underscores."""
+    """Returns the name for people; a name that is not in `QUANTITIES` has spaces for its underscores."""
     return QUANTITIES[name].label if name in QUANTITIES else name.replace("_", " ")
 
 
 def good(name: str) -> str:
-    """What is good; nothing for a number that is not known."""
+    """Returns what to hope for, or "" for a name that is not in `QUANTITIES`."""
     return QUANTITIES[name].good if name in QUANTITIES else ""
+
+
+def curves_of(records: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Returns one curve per number in the records of a journal, in the order of `in_order`.
+
+    Args:
+        records: Records from `read_journal`: "step", and numbers by name. A record may lack some numbers. If a step
+            occurs twice, the last record counts.
+    """
+    by_step = sorted({record["step"]: record for record in records}.values(), key=lambda record: record["step"])
+    curves = []
+    for name in in_order({name for record in by_step for name in record if name != "step"}):
+        points = [(record["step"], record[name]) for record in by_step if name in record]
+        steps, values = np.array(points, dtype=np.float64).T
+        curves.append(Curve(label(name), steps, values, name in QUANTITIES and QUANTITIES[name].log))
+    return curves

@@ -28,7 +28,7 @@ def test_demo__draws_a_page_for_each_photograph_without_a_network(
     for path in (tmp_path / "demo").iterdir():
         with Image.open(path) as page:
             page.load()
-    assert f"Look at {tmp_path / 'demo'}" in result.stdout
+    assert f"The pages are in {tmp_path / 'demo'}" in result.stdout
 
 
 def test_demo__can_be_run_again(command: Command, tmp_path: Path) -> None:

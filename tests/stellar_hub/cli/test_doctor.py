@@ -15,7 +15,7 @@ def test_doctor__reports_versions_numbers_and_speed(command: Command, monkeypatc
     assert f"torch            {torch.__version__.split('+')[0]}" in result.stdout
     for name in ("endpoint", "offline", "cache", "reading", "encoding", "bottleneck"):
         assert f"\n{name} " in result.stdout
-    assert "agree with the recorded ones" in result.stdout
+    assert "agree" in result.stdout
 
 
 def test_doctor__notices_wrong_numbers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

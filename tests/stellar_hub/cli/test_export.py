@@ -10,7 +10,7 @@ def test_export__says_how_far_each_graph_is_from_the_model(
 ) -> None:
     result = command("export", "torch-export", "-m", model_folder, "-o", tmp_path / "out", "--height", 16)
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("largest difference from the model") == 2
+    assert result.stdout.count("largest relative difference") == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["decoder.pt2", "encoder.pt2"]
 
 

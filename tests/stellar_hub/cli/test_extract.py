@@ -114,4 +114,4 @@ def test_small_memory__is_reported(
         "extract", image_folder, "--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0
     )
     assert result.exit_code == 0, result.output
-    assert "memory did not suffice for batches of 32: 1 image_folder at a time since" in result.output
+    assert "memory did not suffice for batches of 32: 1 images at a time since" in result.output

@@ -1,12 +1,23 @@
 import pytest
 import torch
 
-from stellar_hub.data.random_numbers import epoch_permutation, replacement_generator, sample_generator
+from stellar_hub.data.random_numbers import (
+    block_generator,
+    epoch_permutation,
+    replacement_generator,
+    sample_generator,
+)
+
+SEEDS = (6367296477359581524, 4028164857307850570, 6211693329608814501)
+ORDER = [16, 4, 10, 8, 12, 13, 7, 3, 5, 0, 11, 9, 14, 15, 2, 1, 6, 19, 17, 18]
 
 
-def test_sample_generator__same_numbers_give_the_same_draws() -> None:
-    first, second = (torch.rand(5, generator=sample_generator(3, 1, 4)) for _ in range(2))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
+def test_draws__are_those_of_earlier_releases() -> None:
+    # A run that is resumed after an update depends on these numbers.
+    assert sample_generator(1, 2, 3).initial_seed() == SEEDS[0]
+    assert replacement_generator(1, 2, 3).initial_seed() == SEEDS[1]
+    assert block_generator(1, 2, 3, 4, 5).initial_seed() == SEEDS[2]
+    assert epoch_permutation(1, 2, 20).tolist() == ORDER
 
 
 def test_sample_generator__every_number_matters_and_its_place() -> None:
@@ -23,32 +34,24 @@ def test_sample_generator__first_draws_are_uniform_over_samples() -> None:
     assert counts.max() < 480
 
 
-@pytest.mark.parametrize("seed", [-1, 0, 2**70])
+@pytest.mark.parametrize("seed", [-1, 2**70])
 def test_sample_generator__takes_any_whole_number(seed: int) -> None:
     assert 0 <= sample_generator(seed, 0, 0).initial_seed() < 2**63
 
 
-def test_sample_generator__leaves_the_global_generator_alone() -> None:
+def test_generators__leave_the_global_one_alone() -> None:
     before = torch.get_rng_state()
     torch.rand(3, generator=sample_generator(0, 0, 0))
     epoch_permutation(0, 0, 10)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_replacement_generator__is_apart_from_the_samples() -> None:
-    assert replacement_generator(0, 0, 0).initial_seed() != sample_generator(0, 0, 0).initial_seed()
-
-
-@pytest.mark.parametrize("num_samples", [1, 2, 1000])
-def test_epoch_permutation__holds_every_sample_once(num_samples: int) -> None:
-    assert sorted(epoch_permutation(0, 0, num_samples).tolist()) == list(range(num_samples))
-
-
-def test_epoch_permutation__differs_between_epochs_and_seeds_only() -> None:
-    orders = {tuple(epoch_permutation(*key, 50).tolist()) for key in ((0, 0), (0, 1), (1, 0), (0, 0))}
-    assert len(orders) == 3
+def test_epoch_permutation__has_every_sample_once_in_an_order_of_its_key() -> None:
+    orders = [epoch_permutation(*key, 50).tolist() for key in ((0, 0), (0, 1), (1, 0))]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
 
 
 def test_epoch_permutation__refuses_an_empty_epoch() -> None:
-    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_samples .* got 0"):
         epoch_permutation(0, 0, 0)

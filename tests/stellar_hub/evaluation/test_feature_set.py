@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from stellar_hub.evaluation.feature_set import FeatureSet, fit_mask
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_geometry import fit_geometry
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stellar_hub.evaluation.segmentation_probes import count_all, dice_loss, predict_masks, probe_loss, train_probes
-from stellar_hub.measures.regions import UNLABELLED, mean_iou
+from stellar_hub.measures import UNLABELLED, mean_iou
 
 
 def dice_slowly(logits: Tensor, masks: Tensor, smoothing: float) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stellar_hub.evaluation.segments import check_segments, cluster_regions, objects_of, overlap
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 
 
 def test_clusters__find_groups_of_patches() -> None:

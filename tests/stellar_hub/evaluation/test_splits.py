@@ -84,7 +84,7 @@ def test_unseen_classes_and_a_single_class__are_refused(
     train: LabelledImages, test: LabelledImages, run: RunSettings
 ) -> None:
     without_red = LabelledImages("train", train.images[:9], train.labels[:9], train.classes[:2])  # type: ignore[index]
-    with pytest.raises(ValueError, match="holds classes that train does not: red"):
+    with pytest.raises(ValueError, match="red"):
         prepare_splits(without_red, test, run)
     blue = LabelledImages("train", train.images[:5], train.labels[:5], train.classes)  # type: ignore[index]
     with pytest.raises(ValueError, match="train holds images of 1 class: at least two are needed"):
@@ -116,10 +116,10 @@ def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]
 def test_spoiled_masks__are_refused_before_any_work(copied: tuple[Path, Path], run: RunSettings) -> None:
     train, test = copied
     Image.new("L", (32, 31)).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png has 31 x 32 pixels, and its image 32 x 32"):
+    with pytest.raises(ValueError, match=r"masks/3\.png .*32 x 32 pixels, got 31 x 32"):
         prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
     Image.new("L", (32, 32), 7).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png has the label 7, and the classes are 0 to 2"):
+    with pytest.raises(ValueError, match=r"masks/3\.png has the label 7"):
         prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
 
 

@@ -1,6 +1,7 @@
-"""PSNR."""
+"""PSNR and Fréchet distance."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from scipy.linalg import sqrtm
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 
-from stellar_hub.measures.image_quality import frechet_distance, psnr
+from stellar_hub.measures import frechet_distance, psnr, resize_like
 
 
 def test_psnr__of_a_known_error() -> None:
@@ -21,9 +24,28 @@ def test_psnr__of_equal_images_is_infinite() -> None:
     assert psnr(image, image) == math.inf
 
 
-def test_psnr__refuses_different_shapes() -> None:
-    with pytest.raises(ValueError, match=r"shapes differ: \(3, 4\) and \(3, 5\)"):
-        psnr(torch.zeros(3, 4), torch.zeros(3, 5))
+def test_psnr__keeps_the_precision_of_its_input() -> None:
+    one, other = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    error = (one.double() - other.double()).square().mean().item()
+    assert psnr(one.double(), other.double()) == -10 * math.log10(error)
+    assert psnr(one, other) == -10 * math.log10((one - other).square().mean().item())
+    assert psnr(one.bfloat16(), other) == pytest.approx(psnr(one, other), abs=0.1)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("side", [32, 24])
+def test_psnr__compares_in_the_size_of_the_image(batch: tuple[int, ...], side: int) -> None:
+    image = torch.rand(*batch, 3, 28, 20, generator=torch.Generator().manual_seed(0))
+    reconstruction = torch.rand(*batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+    resized = resize(reconstruction, [28, 20], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    torch.testing.assert_close(resize_like(reconstruction, image), resized, rtol=1e-5, atol=1e-6)
+    assert psnr(reconstruction, image) == pytest.approx(psnr(resized, image), abs=1e-4)
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 5)), ((1, 4, 4), (3, 8, 8)), ((3, 4, 4), (1, 3, 8, 8))])
+def test_psnr__refuses_shapes_that_differ_in_more_than_the_size(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"got {shapes[0]} and {shapes[1]}")):
+        psnr(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
 @pytest.mark.parametrize(("first", "second", "width"), [(50, 60, 6), (7, 9, 20), (300, 5, 12), (2, 2, 3)])
@@ -59,5 +81,5 @@ def test_distance__of_features_from_themselves_is_0() -> None:
 
 @pytest.mark.parametrize("shapes", [((1, 3), (4, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
 def test_distance__refuses_what_does_not_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match=r"must have shapes \(N, d\) and \(M, d\)"):
+    with pytest.raises(ValueError, match=r"\(N, d\) and \(M, d\)"):
         frechet_distance(torch.ones(shapes[0]), torch.ones(shapes[1]))

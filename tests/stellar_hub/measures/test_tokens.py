@@ -1,7 +1,9 @@
-"""Shape of localization maps."""
+"""Similarity of sets of tokens, stability of tokens, shape of maps."""
 
 import itertools
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,88 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stellar_hub.measures.tokens import map_shape, token_stability
+from stellar_hub.measures import map_shape, set_similarity, token_cosine, token_stability
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def similarity_slowly(query: Tensor, other: Tensor, epsilon: float, num_iters: int, cost: str) -> float:
+    """Compares one pair of sets in float64, with the Sinkhorn iterations as sums of exponentials."""
+    cosine = [[float(a @ b / a.norm() / b.norm()) for b in other.double()] for a in query.double()]
+    costs = [[1 - each if cost == "cosine" else math.sqrt(max(0, 2 - 2 * each)) for each in row] for row in cosine]
+    rows, columns = range(len(cosine)), range(len(cosine[0]))
+    u, v = [0.0] * len(rows), [0.0] * len(columns)
+    for _ in range(num_iters):
+        u = [-epsilon * math.log(sum(math.exp((v[j] - costs[i][j]) / epsilon) for j in columns)) for i in rows]
+        v = [-epsilon * math.log(sum(math.exp((u[i] - costs[i][j]) / epsilon) for i in rows)) for j in columns]
+    plan = [[math.exp((u[i] + v[j] - costs[i][j]) / epsilon) for j in columns] for i in rows]
+    return sum(plan[i][j] * cosine[i][j] for i in rows for j in columns) / sum(map(sum, plan))
+
+
+@pytest.mark.parametrize("cost", ["cosine", "euclidean"])
+@given(seed=st.integers(0, 100), sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)), epsilon=st.floats(0.05, 1))
+def test_similarity__is_the_mean_cosine_under_the_plan(
+    seed: int, sizes: tuple[int, int], epsilon: float, cost: str
+) -> None:
+    queries, bank = draw(2, sizes[0], 5, seed=seed), draw(3, sizes[1], 5, seed=seed + 1)
+    expected = [[similarity_slowly(query, other, epsilon, 5, cost) for other in bank] for query in queries]
+    found = set_similarity(queries, bank, epsilon, 5, cost)
+    torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+
+
+def test_similarity__does_not_depend_on_the_order_of_tokens() -> None:
+    tokens = torch.eye(6)[None] + 0.1 * draw(1, 6, 6)
+    shuffled = tokens[:, torch.tensor([3, 1, 5, 0, 2, 4])]
+    assert set_similarity(tokens, shuffled, epsilon=0.02).item() > 0.999
+    assert set_similarity(tokens, -tokens, epsilon=0.02).item() < 0.5
+
+
+def test_similarity__matches_one_to_one() -> None:
+    """Each token takes part once: a set that repeats one token of the query is not a good match."""
+    query = torch.eye(4)[None]
+    half = query * torch.tensor([1, 1, -1, -1])[:, None]
+    bank = torch.cat([query, query[:, :1].expand(1, 4, 4), half])
+    expected = torch.tensor([[1.0, 0.25, 0.5]])
+    torch.testing.assert_close(set_similarity(query, bank, epsilon=0.05, num_iters=100), expected, rtol=0, atol=0.01)
+
+
+def test_similarity__does_not_depend_on_how_many_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, bank = draw(3, 4, 5), draw(7, 4, 5, seed=1)
+    together = set_similarity(queries, bank)
+    monkeypatch.setattr("stellar_hub.measures.tokens.PAIRS_AT_A_TIME", 2)
+    torch.testing.assert_close(set_similarity(queries, bank), together, rtol=1e-5, atol=1e-6)
+    assert set_similarity(queries[:0], bank).shape == (0, 7)
+    assert set_similarity(queries, bank[:0]).shape == (3, 0)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 3, 5)), ((2, 4), (2, 3, 4)), ((2, 3, 4), (2, 0, 4))])
+def test_similarity__refuses_shapes_that_do_not_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=rf"\(Q, r, d\) and \(N, t, d\), got {re.escape(str(shapes[0]))}"):
+        set_similarity(torch.ones(shapes[0]), torch.ones(shapes[1]))
+
+
+@pytest.mark.parametrize("options", [{"epsilon": 0.0}, {"num_iters": 0}, {"cost": "manhattan"}])
+def test_similarity__refuses_parameters_out_of_range(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"{name}.* got .*{value}"):
+        set_similarity(torch.ones(1, 2, 3), torch.ones(1, 2, 3), **options)
+
+
+def test_token_cosine__is_the_mean_over_pairs() -> None:
+    tokens = draw(3, 4, 6)
+    cosines = torch.cosine_similarity(tokens[:, :, None], tokens[:, None], dim=-1)
+    expected = cosines[:, ~torch.eye(4, dtype=torch.bool)].mean()
+    torch.testing.assert_close(token_cosine(tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [(3 * torch.eye(4), 0), (torch.tensor([[1.0, 2], [-2, -4]]), -1), (torch.ones(2, 3), 1), (torch.ones(1, 3), 0)],
+)
+def test_token_cosine__of_orthogonal_opposite_identical_and_single_tokens(tokens: Tensor, expected: float) -> None:
+    assert token_cosine(tokens[None]).item() == pytest.approx(expected, abs=1e-6)
 
 
 @given(seed=st.integers(0, 100), places=st.integers(1, 9), tokens=st.integers(2, 5))
@@ -29,16 +112,12 @@ def test_shape__is_the_formula_one_map_at_a_time(seed: int, places: int, tokens:
     assert found.owning == pytest.approx(sum(owning) / len(owning))
 
 
-def test_ends_of_the_ranges__are_reached() -> None:
+def test_shape__reaches_the_ends_of_its_ranges() -> None:
     shared_out = torch.eye(4)[None]  # each place its own token
     assert map_shape(shared_out) == pytest.approx((1.0, 1 / 4, 1.0))
     blank = torch.full((1, 6, 3), 1 / 3)
     assert map_shape(blank) == pytest.approx((0.0, 1.0, 1 / 3), abs=1e-6)
     assert map_shape(torch.ones(1, 6, 1)) == pytest.approx((1.0, 1.0, 1.0))
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_stability__does_not_depend_on_the_order_of_tokens() -> None:

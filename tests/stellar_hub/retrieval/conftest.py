@@ -9,9 +9,7 @@ from PIL import Image
 
 from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling import StellarModel
-from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.store.plan import ExtractionOptions
-from stellar_hub.store.to_store import extract_to_store
+from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 
 COLORS = ((220, 30, 30), (30, 200, 40), (40, 50, 230))
 COUNT = 20

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stellar_hub.retrieval import ApproximateIndex, build_index, search_images
-from stellar_hub.retrieval.approximate import rows_and_tokens
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.retrieval import ApproximateIndex, build_index, rows_and_tokens, search_images
+from stellar_hub.store import FeatureStore
 
 from .conftest import BAD
 
@@ -48,26 +47,21 @@ def test_index__of_another_model_is_refused(store: FeatureStore) -> None:
     index, other = ApproximateIndex.build(store, factory="Flat"), FeatureStore(store.path)
     model = dict(other.manifest.model) | {"weights_sha256": "other"}
     other.manifest = dataclasses.replace(other.manifest, model=model)
-    with pytest.raises(ValueError, match=r"the index is not of .*, it differs in weights_sha256: build it anew"):
+    with pytest.raises(ValueError, match="differs in weights_sha256"):
         index.check_store(other)
 
 
 @pytest.mark.parametrize("data", [b"something", b"stellar_hub\n{}\ncut", b"stellar_hub\n"])
 def test_damaged_index__is_said(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "index.faiss").write_bytes(data)
-    with pytest.raises(ValueError, match=r"index\.faiss cannot be read as an index"):
+    with pytest.raises(ValueError, match=r"index\.faiss"):
         ApproximateIndex.load(tmp_path / "index.faiss")
 
 
-def test_factory__is_checked(store: FeatureStore) -> None:
-    with pytest.raises(ValueError, match="faiss cannot build 'Cube3' for 20 rows"):
-        build_index(store, factory="Cube3")
-    with pytest.raises(ValueError, match="faiss cannot build 'IVF4096,Flat' for 20 rows"):
-        build_index(store, factory="IVF4096,Flat")
-
-
-def test_store__gives_an_index(store: FeatureStore) -> None:
-    assert build_index(store, "pooled").ntotal == 19
+@pytest.mark.parametrize("factory", ["Cube3", "IVF4096,Flat"])
+def test_factory__is_checked(store: FeatureStore, factory: str) -> None:
+    with pytest.raises(ValueError, match=f"{factory}.* 20 rows"):
+        build_index(store, factory=factory)
 
 
 def test_missing_faiss__says_what_to_install(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:

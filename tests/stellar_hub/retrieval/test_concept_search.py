@@ -2,9 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stellar_hub.retrieval import search_concepts
-from stellar_hub.retrieval.concept_search import place_in_crop, token_at
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.retrieval import place_in_crop, search_concepts, token_at
+from stellar_hub.store import FeatureStore
 
 from .conftest import BAD
 
@@ -34,11 +33,11 @@ def test_place__belongs_to_its_token() -> None:
     localization[torch.arange(6), torch.tensor([0, 1, 2, 2, 1, 0])] = 1  # rows of a grid of 2 x 3
     places = {(0.0, 0.0): 0, (0.2, 0.5): 1, (0.4, 0.9): 2, (0.6, 0.1): 2, (1.0, 1.0): 0}
     assert {place: token_at(localization, place, (2, 3)) for place in places} == places
-    with pytest.raises(ValueError, match=r"a place must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"place .* got \(0\.5, 1\.5\)"):
         token_at(localization, (0.5, 1.5), (2, 3))
 
 
 def test_pixel__is_found_in_the_crop() -> None:
     assert place_in_crop((30.0, 60.0), (10.0, 20.0, 50.0, 100.0)) == (0.5, 0.5)
-    with pytest.raises(ValueError, match=r"the model did not see the pixel \(5, 60\): it saw rows 10 to 50"):
+    with pytest.raises(ValueError, match=r"\(5, 60\).* rows 10 to 50"):
         place_in_crop((5, 60), (10.0, 20.0, 50.0, 100.0))

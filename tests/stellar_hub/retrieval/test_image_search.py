@@ -1,75 +1,72 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stellar_hub.retrieval import find_duplicates, image_search, search_images
-from stellar_hub.retrieval.image_search import best_of, check_queries, no_hits
-from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.measures import set_similarity
+from stellar_hub.retrieval import find_duplicates, hits, search_images, search_sets
+from stellar_hub.store import FeatureStore
 
 from .conftest import BAD
-
-
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 7))
-def test_best__do_not_depend_on_the_parts(scores: list[int], k: int, part: int) -> None:
-    values, rows = torch.tensor([scores], dtype=torch.float32), torch.arange(len(scores))
-    whole = best_of(no_hits(1), rows, values, k)
-    found = no_hits(1)
-    for start in range(0, len(scores), part):
-        found = best_of(found, rows[start : start + part], values[:, start : start + part], k)
-    assert torch.equal(found.rows, whole.rows)
-    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
-    assert whole.rows[0].tolist() == order
-
-
-@pytest.mark.parametrize(
-    ("queries", "k", "message"),
-    [
-        (torch.ones(2, 3), 1, r"queries must have shape \(Q, 4\), as in the store, got \(2, 3\)"),
-        (torch.ones(4), 1, r"queries must have shape \(Q, 4\)"),
-        (torch.full((1, 4), torch.nan), 1, "queries hold values that are not finite"),
-        (torch.ones(1, 4), 0, "k must be at least 1, got 0"),
-    ],
-)
-def test_queries__are_checked(queries: torch.Tensor, k: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_queries(queries, (4,), k)
 
 
 @pytest.mark.parametrize("rows_at_a_time", [3, 4096])
 def test_search__is_cosine_similarity(
     store: FeatureStore, rows: list[int], pooled: torch.Tensor, monkeypatch: pytest.MonkeyPatch, rows_at_a_time: int
 ) -> None:
-    monkeypatch.setattr(image_search, "ROWS_AT_A_TIME", rows_at_a_time)
-    hits = search_images(store, 3 * pooled, k=4)
+    monkeypatch.setattr(hits, "ROWS_AT_A_TIME", rows_at_a_time)
+    nearest = search_images(store, 3 * pooled, k=4)
     similarity = F.normalize(pooled, dim=1) @ F.normalize(pooled, dim=1).T
     scores, order = similarity.sort(dim=1, descending=True, stable=True)
-    torch.testing.assert_close(hits.scores, scores[:, :4], atol=1e-5, rtol=0)
+    torch.testing.assert_close(nearest.scores, scores[:, :4], atol=1e-5, rtol=0)
     found = torch.tensor(rows)[order[:, 0]]
-    assert ((hits.rows[:, 0] == found) | (hits.scores[:, 0] > 0.9999)).all()
+    assert ((nearest.rows[:, 0] == found) | (nearest.scores[:, 0] > 0.9999)).all()
 
 
 def test_search__never_finds_rows_with_an_error(store: FeatureStore, pooled: torch.Tensor) -> None:
-    hits = search_images(store, pooled[:1], k=50)
-    assert hits.rows.shape == (1, 19)
-    assert BAD not in hits.rows
+    nearest = search_images(store, pooled[:1], k=50)
+    assert nearest.rows.shape == (1, 19)
+    assert BAD not in nearest.rows
 
 
 def test_search__finds_the_colour(store: FeatureStore, rows: list[int], pooled: torch.Tensor) -> None:
-    hits = search_images(store, pooled, k=5)
-    same = hits.rows[:, 1:] % 3 == torch.tensor(rows)[:, None] % 3
+    nearest = search_images(store, pooled, k=5)
+    same = nearest.rows[:, 1:] % 3 == torch.tensor(rows)[:, None] % 3
     assert same[torch.tensor(rows) != 19].float().mean() > 0.9  # 19 is a copy of another colour's
 
 
 def test_duplicates__are_found_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for rows_at_a_time in (4, 4096):
-        monkeypatch.setattr(image_search, "ROWS_AT_A_TIME", rows_at_a_time)
+        monkeypatch.setattr(hits, "ROWS_AT_A_TIME", rows_at_a_time)
         assert [(one, other) for one, other, _ in find_duplicates(store, 0.999999)] == [(1, 19)]
-    with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"threshold .* got 2"):
         find_duplicates(store, 2)
 
 
 def test_missing_output__is_named(store: FeatureStore) -> None:
-    with pytest.raises(KeyError, match="holds no 'cls'"):
+    with pytest.raises(KeyError, match="cls"):
         search_images(store, torch.ones(1, 48), output="cls")
+
+
+def test_sets__find_themselves_first(store: FeatureStore, rows: list[int]) -> None:
+    queries = store.read("S", rows)
+    nearest = search_sets(store, queries, k=3)
+    expected = torch.tensor([1 if row == 19 else row for row in rows])  # 19 is a copy of 1
+    assert torch.equal(nearest.rows[:, 0], expected)
+    assert BAD not in nearest.rows
+    direct = set_similarity(queries[:1], store.read("S", nearest.rows[0].tolist()))
+    torch.testing.assert_close(nearest.scores[:1], direct, atol=1e-5, rtol=0)
+
+
+def test_sets__are_matched_with_the_options_given(store: FeatureStore, rows: list[int]) -> None:
+    queries, options = store.read("S", rows[:2]), {"epsilon": 0.05, "num_iters": 10, "cost": "euclidean"}
+    expected = set_similarity(queries, store.read("S", rows), **options).sort(dim=1, descending=True).values
+    torch.testing.assert_close(search_sets(store, queries, k=19, **options).scores, expected, atol=1e-5, rtol=0)
+    some = search_sets(store, queries, k=19, num_candidates=19, **options)
+    torch.testing.assert_close(some.scores, expected, atol=1e-5, rtol=0)
+
+
+def test_candidates__are_enough_where_they_are_all(store: FeatureStore, rows: list[int]) -> None:
+    queries = store.read("S", rows[:4])
+    every, some = search_sets(store, queries, k=3), search_sets(store, queries, k=3, num_candidates=19)
+    assert torch.equal(every.rows, some.rows)
+    assert search_sets(store, queries, k=3, num_candidates=1).rows.shape == (4, 3)

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stellar_hub.data.scenes.scene import draw_scene
-from stellar_hub.training.recipes.files import from_dict, to_dict
-from stellar_hub.training.recipes.overrides import apply_overrides
+from stellar_hub.training.recipes.files import apply_overrides, from_dict, to_dict
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.train import train
 from tests.stellar_hub.hub.conftest import cache, client, hub  # noqa: F401  # fixtures: a Hub, and a client of it

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from stellar_hub.hub.card_sections import read_section
 from stellar_hub.modeling import StellarModel
 from stellar_hub.training import exports as module
 from stellar_hub.training.exports import copy_training, export_model, push_export
 from stellar_hub.training.monitoring.journal import Journal
-from stellar_hub.training.monitoring.training_card import section_of
 from stellar_hub.training.recipes.sections import Recipe
 from tests.hub_server import HubServer
 from tests.stellar_hub.training.conftest import changed, files_up_to, recipe_for
@@ -68,7 +68,7 @@ class TestExport:
         card = (export(output, pixel_model, recipe) / "README.md").read_text()
         assert card.startswith("---\nlicense: mit\n")
         assert "my-run" in card
-        section = section_of(card)
+        section = read_section(card, "training")
         assert section is not None
         assert "| steps | 4 of 4 |" in section
         assert "could not be read" not in section
@@ -88,7 +88,7 @@ class TestExport:
         (output / "metrics.jsonl").unlink()
         folder = export(output, pixel_model, recipe, image=None)
         assert not list(folder.glob("*.png"))
-        assert ".png" not in (section_of((folder / "README.md").read_text()) or "")
+        assert ".png" not in (read_section((folder / "README.md").read_text(), "training") or "")
 
     def test_export__replaces_an_earlier_one_as_a_whole(
         self, output: Path, pixel_model: StellarModel, recipe: Recipe
@@ -110,7 +110,7 @@ class TestFailure:
     def check_earlier(self, output: Path) -> None:
         assert hidden(output) == []
         assert StellarModel.from_pretrained(output / "model").encoder.cls_token.any()
-        assert section_of((output / "model" / "README.md").read_text())
+        assert read_section((output / "model" / "README.md").read_text(), "training")
 
     @pytest.mark.parametrize("size", [40_000, 100_000])  # curves fit, weights do not
     def test_full_disk__leaves_the_earlier_one(
@@ -171,7 +171,7 @@ class TestPush:
         card = files["README.md"].decode()
         assert card.startswith("---\nlicense: mit\n")
         assert 'from_pretrained("user/mine"' in card
-        assert section_of(card) == section_of((folder / "README.md").read_text())
+        assert read_section(card, "training") == read_section((folder / "README.md").read_text(), "training")
         for name in ("curves.png", "reconstructions.png", "model.safetensors"):
             assert files[name] == (folder / name).read_bytes()
         assert hub.repositories["user/mine"].private

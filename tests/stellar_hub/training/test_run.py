@@ -134,8 +134,9 @@ def test_card_facts__say_what_the_run_was(run: Run) -> None:
 
 
 def test_half_written_checkpoint__goes_when_the_run_goes_on(run: Run, tiny_recipe: Recipe) -> None:
-    run.folder.checkpoints.partial(2).mkdir(parents=True)
-    (run.folder.checkpoints.partial(2) / "model.safetensors").touch()
+    unfinished = run.folder.checkpoints.folder / ".step-000002.part"
+    unfinished.mkdir(parents=True)
+    (unfinished / "model.safetensors").touch()
     build_run(tiny_recipe, run.folder.path, resume="auto", cpu=True)
     assert list(run.folder.checkpoints.folder.iterdir()) == []
     shutil.rmtree(run.folder.checkpoints.folder)

@@ -77,7 +77,7 @@ def test_epochs_of_a_stream__are_refused(recipe: Path, tmp_path: Path) -> None:
 def test_three_processes__cannot_share_two_readers(recipe: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="2 shards make 2 readers, which 3 processes cannot share evenly"):
-        Readers(open_stream([f"stream:{recipe.parent}/shard-*.tar"]), 0).of_process(0, 3)
+        Readers(open_stream([f"stream:{recipe.parent}/shard-*.tar"]), 0).for_process(0, 3)
 
 
 def test_checkpoint__holds_the_position_of_each_reader(undisturbed: Path) -> None:

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from stellar_hub.hub.card_sections import read_section
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.training import train as module
 from stellar_hub.training.checkpoints import run_state
 from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER
 from stellar_hub.training.exports import without_paths
-from stellar_hub.training.monitoring.journal import read
-from stellar_hub.training.monitoring.training_card import section_of
+from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.recipes.files import load_recipe, write_yaml
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import LOSSES, Stepper, StepResult
@@ -123,7 +123,7 @@ class TestFolder:
         assert encoding.semantics.shape == (1, 4, 48)
 
     def test_card__has_recipe_numbers_and_images(self, finished: Finished) -> None:
-        section = section_of((finished.output / "model" / "README.md").read_text())
+        section = read_section((finished.output / "model" / "README.md").read_text(), "training")
         assert section is not None
         assert "| steps | 4 of 4 |" in section
         assert "| images seen | 16 |" in section
@@ -219,7 +219,7 @@ class TestNotFinite:
         spoil_weights(monkeypatch, 1)
         with pytest.raises(NonFiniteLossError, match="at step 2"):
             train(changed(tiny_recipe, "steps=2"), tmp_path / "run", cpu=True)
-        assert math.isnan(read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"])
+        assert math.isnan(read_journal(tmp_path / "run" / "metrics.jsonl")[-1]["loss"])
 
     def test_far_too_high_learning_rate__leaves_no_checkpoint_that_is_not_finite(
         self, tiny_recipe: Recipe, tmp_path: Path
@@ -334,5 +334,5 @@ class TestOptions:
         files = hub.files("user/mine")
         card = files["README.md"].decode()
         assert card.startswith("---\nlicense: cc-by-nc-4.0\n")
-        assert section_of(card) == section_of((folder / "README.md").read_text())
+        assert read_section(card, "training") == read_section((folder / "README.md").read_text(), "training")
         assert {"curves.png", "reconstructions.png", "model.safetensors"} < set(files)

@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stellar_hub.measures.image_quality import psnr
+from stellar_hub.measures import psnr
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.visualization import draw_page
-from stellar_hub.visualization.page import panel_size, reconstruction_psnr
 
 
 @pytest.fixture
@@ -48,13 +47,3 @@ def test_draw_page__grows_with_the_number_of_tokens(
         model = build_model(num_sparse_tokens=num_tokens, reconstruction_head="pixel")
         heights.append(draw_page(model, StellarImageProcessor.from_config(model.config), photo)[0].height)
     assert heights[1] > heights[0]
-
-
-def test_reconstruction_psnr__compares_at_the_decoded_size() -> None:
-    grey = torch.full((1, 3, 28, 28), 0.5)
-    assert reconstruction_psnr(torch.full((1, 3, 32, 32), 0.6), grey) == pytest.approx(20, abs=1e-3)
-
-
-@pytest.mark.parametrize(("aspect", "size"), [(1.0, (100, 100)), (2.0, (100, 50)), (0.5, (50, 100))])
-def test_panel_size__keeps_the_aspect(aspect: float, size: tuple[int, int]) -> None:
-    assert panel_size(aspect, 100) == size

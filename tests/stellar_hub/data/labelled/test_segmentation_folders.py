@@ -8,7 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stellar_hub.data.labelled.segmentation_folders import UNLABELLED, read_mask, read_segmentation_folder
+from stellar_hub.data.labelled import read_segmentation_folder
+from stellar_hub.data.labelled.segmentation_folders import read_mask
+from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.old_names import old_names
 
 
 @pytest.fixture
@@ -36,34 +39,54 @@ def test_folder__pairs_images_with_masks_and_numbers_classes(folder: Path) -> No
     assert sorted(mask.unique().tolist()) == [0, 1, 2, UNLABELLED]
 
 
+def test_folder_of_earlier_releases__opens(folder: Path) -> None:
+    expected = read_segmentation_folder(folder)
+    old = next(old for old, new in old_names("folders").items() if new == "images")
+    (folder / "images").rename(folder / old)
+    found = read_segmentation_folder(folder)
+    assert [path.relative_to(folder / old) for path in found.images] == [
+        path.relative_to(folder / "images") for path in expected.images
+    ]
+    assert found.masks == expected.masks
+    (folder / "images").mkdir()  # a folder with the current name comes first
+    Image.new("RGB", (4, 6)).save(folder / "images" / "a.jpg")
+    assert read_segmentation_folder(folder).images == (folder / "images" / "a.jpg",)
+
+
+def test_image_that_cannot_be_read__is_named(folder: Path) -> None:
+    (folder / "images" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a\.jpg"):
+        read_segmentation_folder(folder).mask(0)
+
+
 def test_names__are_those_of_the_file_or_given(folder: Path) -> None:
     (folder / "classes.txt").write_text("sky\nsea\nsand\nstone\n")
     assert read_segmentation_folder(folder).classes == ("sky", "sea", "sand", "stone")
     assert read_segmentation_folder(folder, ("a", "b", "c")).classes == ("a", "b", "c")
     for text in ("", "sky\n\nsand\n", "sky\nsky\n"):
         (folder / "classes.txt").write_text(text)
-        with pytest.raises(ValueError, match="must name a class on each line, none of them twice"):
+        with pytest.raises(ValueError, match=r"classes\.txt"):
             read_segmentation_folder(folder)
 
 
 def test_mask_of_another_size__is_refused(folder: Path) -> None:
     Image.new("L", (4, 5)).save(folder / "masks" / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png has 5 x 4 pixels, and its image 6 x 4: they must be equal"):
+    with pytest.raises(ValueError, match=r"a\.png .* 6 x 4 .* 5 x 4"):
         read_segmentation_folder(folder).mask(0)
 
 
-def test_orientation__is_that_of_the_image_as_it_is_shown(folder: Path) -> None:
+def test_orientation__of_the_image_is_applied(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned
     Image.new("RGB", (6, 4)).save(folder / "images" / "a.jpg", exif=exif)
     assert read_segmentation_folder(folder).mask(0).shape == (6, 4)
 
 
-def test_unknown_label__is_refused(folder: Path) -> None:
+def test_label_without_a_class__is_refused(folder: Path) -> None:
     (folder / "classes.txt").write_text("sky\nsea\n")
     found = read_segmentation_folder(folder)
     found.mask(0)
-    with pytest.raises(ValueError, match=r"b\.png has the label 2, and the classes are 0 to 1 \(255: unlabelled\)"):
+    with pytest.raises(ValueError, match=r"b\.png has the label 2, allowed are 0 to 1 and 255"):
         found.mask(1)
 
 
@@ -73,19 +96,19 @@ def test_unknown_label__is_refused(folder: Path) -> None:
         (
             lambda root: (root / "masks" / "a.png").unlink(),
             FileNotFoundError,
-            "1 images of .* have no mask, the first",
+            r"1 images .*masks/a\.png",
         ),
-        (lambda root: (root / "masks").rename(root / "other"), FileNotFoundError, "no such folder: .*masks"),
+        (lambda root: (root / "masks").rename(root / "other"), FileNotFoundError, "masks"),
         (
             lambda root: Image.new("RGB", (4, 6)).save(root / "images" / "a.png"),
             ValueError,
-            "names that differ in their ending only",
+            "suffix",
         ),
-        (lambda root: (root / "masks" / "a.png").write_bytes(b"x"), ValueError, r"a\.png cannot be read"),
-        (lambda root: Image.new("RGB", (4, 6)).save(root / "masks" / "a.png"), ValueError, r"in colour \(RGB\)"),
+        (lambda root: (root / "masks" / "a.png").write_bytes(b"x"), ValueError, r"a\.png"),
+        (lambda root: Image.new("RGB", (4, 6)).save(root / "masks" / "a.png"), ValueError, "RGB"),
     ],
 )
-def test_what_is_no_segmentation_folder__is_refused(
+def test_other_folders__are_refused(
     folder: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
 ) -> None:
     spoil(folder)
@@ -102,5 +125,5 @@ def test_palettes_and_wide_numbers__are_read_as_numbers(tmp_path: Path) -> None:
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "w.png")
     assert read_mask(tmp_path / "w.png").tolist() == [[3, 7]]
     Image.fromarray(np.array([[300]], dtype=np.uint16)).save(tmp_path / "w.png")
-    with pytest.raises(ValueError, match="has numbers from 300 to 300, allowed are 0 to 255"):
+    with pytest.raises(ValueError, match="0 to 255, got 300"):
         read_mask(tmp_path / "w.png")

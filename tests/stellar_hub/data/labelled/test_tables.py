@@ -30,11 +30,11 @@ def test_usual_names__are_found(class_folders: Path) -> None:
 
 
 def test_what_has_no_clear_labels__is_refused(class_folders: Path) -> None:
-    with pytest.raises(ValueError, match="mine has no clear column of labels; its columns are image, animal"):
+    with pytest.raises(ValueError, match=r"mine .* image, animal"):
         read_labelled_table(table(class_folders, ["b", "a", "b"], Value("string"), "animal"), "mine")
-    with pytest.raises(ValueError, match="mine has 1 rows without a label, the first is row 1"):
+    with pytest.raises(ValueError, match=r"mine has 1 .* row 1"):
         read_labelled_table(table(class_folders, ["b", None, "b"], Value("string")), "mine")
-    with pytest.raises(ValueError, match="mine has 2 rows without a label, the first is row 0"):
+    with pytest.raises(ValueError, match=r"mine has 2 .* row 0"):
         read_labelled_table(table(class_folders, [-1, -1, 0], ClassLabel(names=["dog"])), "mine")
 
 
@@ -64,27 +64,27 @@ def test_rows__are_those_of_the_split(split_file: Path, class_folders: Path) -> 
 @pytest.mark.parametrize(
     ("text", "split", "message"),
     [
-        ("", None, "has no column 'path' and no column 'label'; .* got nothing"),
-        ("path,class\na.png,cat\n", None, "has no column 'label'; .* got path, class"),
-        ("path,label\n", None, "is empty: it names no images"),
-        ("path,label\nanimals/dogs/1.png\n", None, "line 2 of .* lacks a path or a label"),
-        ("path,label\nanimals/dogs/1.png,dog\n", "test", "has no column 'split'"),
+        ("", None, "'path'.*'label'"),
+        ("path,class\na.png,cat\n", None, "'label'.* got path, class"),
+        ("path,label\n", None, "no images"),
+        ("path,label\nanimals/dogs/1.png\n", None, "line 2 "),
+        ("path,label\nanimals/dogs/1.png,dog\n", "test", "column 'split'"),
         (
             "path,label,split\nanimals/dogs/1.png,dog,train\n",
             "test",
-            "no rows of the split 'test'; its splits are train",
+            "'test'; .* train",
         ),
     ],
 )
-def test_what_is_no_split_file__is_refused(split_file: Path, text: str, split: str | None, message: str) -> None:
+def test_other_files__are_refused(split_file: Path, text: str, split: str | None, message: str) -> None:
     split_file.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_split_file(split_file, split)
 
 
 def test_missing_files__are_named(split_file: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such split file"):
+    with pytest.raises(FileNotFoundError, match=r"other\.csv"):
         read_split_file(split_file.with_name("other.csv"))
     split_file.write_text("path,label\ngone.png,cat\n")
-    with pytest.raises(FileNotFoundError, match=r"names images that do not exist: .*gone\.png"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read_split_file(split_file)

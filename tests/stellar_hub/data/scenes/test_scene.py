@@ -4,9 +4,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stellar_hub.data.scenes.scene import CLASS_APPEARANCES, SCENE_CLASSES, ClassCue, Scene, draw_scene
+from stellar_hub.data.scenes import CLASS_APPEARANCES, SCENE_CLASSES, ClassCue, Scene, draw_scene
 
 SEEDS = range(40)
+# What seeds 0 to 2 draw:
+CLASSES = [
+    ("ring", "star", "triangle", "crescent"),
+    ("star", "triangle"),
+    ("rectangle", "cross", "ellipse", "crescent"),
+]
+MASK_PIXELS = [445, 562, 602]
+MEAN_LEVELS = [162.04, 110.79, 204.43]
 
 
 class TestDrawScene:
@@ -16,10 +24,17 @@ class TestDrawScene:
         assert first.masks.tobytes() == second.masks.tobytes()
         assert first.classes == second.classes
 
+    def test_seed__gives_the_scene_of_earlier_releases(self) -> None:
+        # Published numbers are measured on scenes of given seeds.
+        scenes = [draw_scene(seed, 48) for seed in range(3)]
+        assert [scene.classes for scene in scenes] == CLASSES
+        assert [scene.masks.sum() for scene in scenes] == pytest.approx(MASK_PIXELS, abs=2)
+        assert [scene.image.mean() for scene in scenes] == pytest.approx(MEAN_LEVELS, abs=0.05)
+
     def test_seed__different_seeds_different_images(self) -> None:
         assert len({draw_scene(seed, size=24).image.tobytes() for seed in SEEDS}) == len(SEEDS)
 
-    @pytest.mark.parametrize("size", [8, 9, 33, 64, 96])
+    @pytest.mark.parametrize("size", [8, 33])
     def test_size__gives_shapes_and_dtypes(self, size: int) -> None:
         scene = draw_scene(3, size=size)
         assert scene.image.shape == (size, size, 3)
@@ -59,10 +74,10 @@ class TestDrawScene:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"seed": -1}, "seed must not be negative, got -1"),
-            ({"seed": 0, "size": 7}, "size must be at least 8 pixels, got 7"),
-            ({"seed": 0, "max_objects": 0}, "max_objects must be at least 1, got 0"),
-            ({"seed": 0, "class_cue": "hue"}, "class_cue must be one of outline, texture, color, got 'hue'"),
+            ({"seed": -1}, "seed .* got -1"),
+            ({"seed": 0, "size": 7}, "size .* 8 .* got 7"),
+            ({"seed": 0, "max_objects": 0}, "max_objects .* got 0"),
+            ({"seed": 0, "class_cue": "hue"}, "class_cue .* outline, texture, color, got 'hue'"),
         ],
     )
     def test_bad_argument__raises(self, arguments: dict[str, Any], message: str) -> None:
@@ -71,13 +86,13 @@ class TestDrawScene:
 
 
 class TestClassCue:
-    def test_class_cue__are_given_to_every_class_and_all_differ(self) -> None:
+    def test_appearances__differ_between_all_classes(self) -> None:
         assert set(CLASS_APPEARANCES) == set(SCENE_CLASSES)
         textures, hues = zip(*CLASS_APPEARANCES.values(), strict=True)
         assert len(set(textures)) == len(set(hues)) == len(SCENE_CLASSES)
 
     @pytest.mark.parametrize("class_cue", ["outline", "texture", "color"])
-    def test_class_cue__move_no_object(self, class_cue: ClassCue) -> None:
+    def test_class_cue__moves_no_object(self, class_cue: ClassCue) -> None:
         for seed in range(8):
             plain, scene = draw_scene(seed, 48), draw_scene(seed, 48, class_cue=class_cue)
             assert scene.classes == plain.classes
@@ -85,8 +100,8 @@ class TestClassCue:
             assert class_cue == "outline" or (scene.image != plain.image).any()
 
     def test_color__gives_the_objects_of_a_class_one_hue(self) -> None:
-        near, far = _hue_errors("color"), _hue_errors("outline")
-        assert np.median(near) < 0.04 < 0.15 < np.median(far)
+        colored, random = _hue_errors("color"), _hue_errors("outline")
+        assert np.median(colored) < 0.04 < 0.15 < np.median(random)
 
 
 def _hue_errors(class_cue: ClassCue) -> list[float]:

@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from stellar_hub.data.sources import ImageFolder, ImageList, TarShards, open_source, open_sources
-from stellar_hub.data.sources import open_sources as package_function
-from stellar_hub.data.sources.open_sources import expand
+from stellar_hub.data.sources import ImageFolder, ImageList, ImageTable, TarShards, open_source, open_sources
+from stellar_hub.data.sources.open_sources import expand_pattern
 from tests.stellar_hub.data.sources.conftest import png
 
 
@@ -24,7 +23,6 @@ def test_kinds__are_told_by_what_is_there(shards: list[Path], tmp_path: Path) ->
         assert isinstance(source, kind)
         assert len(source) == count
     assert len(open_sources(list(kinds), repeats=[2, 1, 1, 1, 1])) == 2 + 1 + 3 + 6 + 6
-    assert package_function is open_sources
 
 
 def test_saved_table__is_told_from_a_folder(tmp_path: Path) -> None:
@@ -39,7 +37,7 @@ def test_saved_table__is_told_from_a_folder(tmp_path: Path) -> None:
         assert open_source(tmp_path / name)[0].data == png(1)  # type: ignore[union-attr]
 
 
-class TestExpand:
+class TestExpandPattern:
     @pytest.mark.parametrize(
         ("pattern", "expected"),
         [
@@ -50,34 +48,41 @@ class TestExpand:
         ],
     )
     def test_ranges__keep_their_zeros(self, pattern: str, expected: list[str]) -> None:
-        assert expand(pattern) == expected
+        assert expand_pattern(pattern) == expected
 
     def test_file__whose_name_looks_like_a_pattern_is_itself(self, tmp_path: Path) -> None:
         (tmp_path / "a[1].tar").touch()
-        assert expand(str(tmp_path / "a[1].tar")) == [str(tmp_path / "a[1].tar")]
+        assert expand_pattern(str(tmp_path / "a[1].tar")) == [str(tmp_path / "a[1].tar")]
 
     @pytest.mark.parametrize("pattern", ["a-{3..1}.tar", "a-{0..99999999}.tar"])
-    def test_range__that_is_none_is_refused(self, pattern: str) -> None:
-        with pytest.raises(ValueError, match="must go from a number to a larger one"):
-            expand(pattern)
+    def test_range__that_runs_backwards_or_is_too_long_is_refused(self, pattern: str) -> None:
+        with pytest.raises(ValueError, match=r"\{\d+\.\.\d+\} in a-"):
+            expand_pattern(pattern)
 
-    def test_nothing_that_fits(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no file fits .*\*\.tar"):
-            expand(str(tmp_path / "*.tar"))
+    def test_pattern__without_a_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"\*\.tar"):
+            expand_pattern(str(tmp_path / "*.tar"))
 
 
-class TestErrors:
-    def test_one_name_instead_of_a_list(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"must be a list, got 'photos'; write \['photos'\]"):
-            open_sources("photos")
+def test_hub_name__goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageTable, "from_hub", classmethod(lambda cls, name: name))
+    assert open_source("hub:owner/name:test") == "owner/name:test"
 
-    def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"no such folder: .*gone"):
-            open_source(tmp_path / "gone")
-        with pytest.raises(FileNotFoundError, match=r"no such tar file: .*gone\.tar"):
-            open_source(tmp_path / "gone.tar")
 
-    def test_other_file(self, tmp_path: Path) -> None:
-        (tmp_path / "a.zip").touch()
-        with pytest.raises(ValueError, match=r"a\.zip is no source of images: name a folder, a list \(\.txt\)"):
-            open_source(tmp_path / "a.zip")
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("gone", FileNotFoundError, "gone"),
+        ("gone.tar", FileNotFoundError, r"gone\.tar"),
+        ("a.zip", ValueError, r"a\.zip .*\.txt.*\.tar.*\.parquet.*hub:"),
+    ],
+)
+def test_other_names__are_refused(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(error, match=message):
+        open_source(tmp_path / name)
+
+
+def test_one_name_instead_of_a_list__is_refused() -> None:
+    with pytest.raises(ValueError, match=r"write \['photos'\]"):
+        open_sources("photos")

@@ -11,17 +11,18 @@ from torch.utils.data import DataLoader
 
 from stellar_hub.data.sources import TarShards, read_image
 from stellar_hub.data.sources.tar_shards import index_tar
-from stellar_hub.data.views.crops import ViewSettings
-from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
-from stellar_hub.data.views.view_maker import collate_samples
+from stellar_hub.data.views import MultiCropDataset, ResumableBatchSampler, ViewSettings, collate_samples
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
+# Fingerprint of a.tar with one image of 3 bytes. Checkpoints and stores hold fingerprints, so they stay as they are.
+FINGERPRINT = "fc5cfdc6df67be5e0230911bd386e65eab2fa03d047ca30ab56005e3b465e51d"
 
-def test_index__finds_images_where_they_lie(shards: list[Path]) -> None:
+
+def test_index__finds_the_bytes_of_images(shards: list[Path]) -> None:
     index = index_tar(shards[0])
     data = shards[0].read_bytes()
     assert list(index.names) == ["0-0.png", "0-1.png", "0-2.png"]
-    assert index.cut_short is None
+    assert index.damage is None
     for color, (offset, size) in enumerate(zip(index.offsets, index.sizes, strict=True)):
         assert data[offset : offset + size] == png(color)
 
@@ -33,7 +34,7 @@ def test_index__reads_every_format_with_long_and_odd_names(tmp_path: Path, tar_f
     assert list(index_tar(path).names) == names
 
 
-def test_index__passes_over_what_is_no_image(tmp_path: Path) -> None:
+def test_index__skips_what_is_not_an_image(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     write_tar(path, {"a.txt": b"x", ".hidden.png": b"x", "sub/._a.png": b"x", "no-suffix": b"x", "b.left.png": png(1)})
     with tarfile.open(path, "a") as archive:
@@ -44,16 +45,16 @@ def test_index__passes_over_what_is_no_image(tmp_path: Path) -> None:
     assert list(index_tar(path).names) == ["b.left.png"]
 
 
-def test_cut_short__keeps_what_lies_before(shards: list[Path]) -> None:
+def test_cut_short__keeps_what_is_before(shards: list[Path]) -> None:
     whole = index_tar(shards[0])
     middle = int(whole.offsets[2]) + 10  # inside the third image
     shards[0].write_bytes(shards[0].read_bytes()[:middle])
     index = index_tar(shards[0])
     assert list(index.names) == ["0-0.png", "0-1.png"]
-    assert index.cut_short == "0-2.png is cut short"
+    assert index.damage == "0-2.png is cut short"
 
 
-def test_damaged_header__keeps_what_lies_before(shards: list[Path]) -> None:
+def test_damaged_header__keeps_what_is_before(shards: list[Path]) -> None:
     whole = index_tar(shards[0])
     data = bytearray(shards[0].read_bytes())
     header = int(whole.offsets[1]) - 512
@@ -61,7 +62,7 @@ def test_damaged_header__keeps_what_lies_before(shards: list[Path]) -> None:
     shards[0].write_bytes(data)
     index = index_tar(shards[0])
     assert list(index.names) == ["0-0.png"]
-    assert index.cut_short == f"it is damaged at byte {header}"
+    assert str(header) in str(index.damage)
 
 
 def test_missing_end__is_said(shards: list[Path]) -> None:
@@ -70,21 +71,18 @@ def test_missing_end__is_said(shards: list[Path]) -> None:
     shards[0].write_bytes(shards[0].read_bytes()[:end])
     index = index_tar(shards[0])
     assert len(index.names) == 3
-    assert index.cut_short == "it has no end mark: what follows may be missing"
+    assert "end mark" in str(index.damage)
 
 
-def test_compressed__is_refused_with_the_reason(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w:gz"):
+def test_other_files__are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "packed.tar", "w:gz"):
         pass
-    with pytest.raises(ValueError, match=r"a\.tar is no plain tar file \(it is compressed: "):
-        index_tar(tmp_path / "a.tar")
-
-
-def test_no_tar__is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(ValueError, match=r"a\.tar is no plain tar file: "):
-        index_tar(tmp_path / "a.tar")
-    with pytest.raises(FileNotFoundError, match=r"no such tar file: .*gone\.tar"):
+    (tmp_path / "text.tar").write_bytes(b"not a tar" * 1000)
+    with pytest.raises(ValueError, match=r"packed\.tar .*compressed"):
+        index_tar(tmp_path / "packed.tar")
+    with pytest.raises(ValueError, match=r"text\.tar "):
+        index_tar(tmp_path / "text.tar")
+    with pytest.raises(FileNotFoundError, match=r"gone\.tar"):
         index_tar(tmp_path / "gone.tar")
 
 
@@ -108,24 +106,17 @@ def test_scan__names_shards_that_are_cut_short(shards: list[Path]) -> None:
     assert source.damaged[0].startswith(f"{shards[0]}: ")
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers__read_the_same_images_however_they_start(shards: list[Path], method: str) -> None:
+def test_forked_workers__read_the_same_images(shards: list[Path]) -> None:
     source = TarShards.scan(shards)
     assert source[5].data == png(5)  # this process has a file open
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
         found = pool.map(source.__getitem__, list(range(6)) * 4)
     assert [image.data for image in found] == [png(color) for color in range(6)] * 4
     assert source[0].data == png(0)
 
 
-def test_loader__gives_each_image_once(shards: list[Path]) -> None:
-    loader = DataLoader(TarShards.scan(shards), batch_size=None, num_workers=2)  # type: ignore[arg-type]
-    assert [image.data for image in loader] == [png(color) for color in range(6)]
-
-
-@pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_processes__share_an_epoch_without_loss_or_doubles_and_go_on_anywhere(
+@pytest.mark.parametrize(("num_processes", "num_workers"), [(1, 2), (2, 2), (3, 0), (4, 0)])
+def test_processes__share_an_epoch_without_loss_or_repeats_and_resume_anywhere(
     shards: list[Path], num_processes: int, num_workers: int
 ) -> None:
     source, batch_size = TarShards.scan(shards), 12
@@ -157,6 +148,7 @@ def test_fingerprint__is_the_same_elsewhere_and_changes_with_names_sizes_and_ord
     shards: list[Path], tmp_path: Path
 ) -> None:
     before = TarShards.scan(shards).fingerprint()
+    assert TarShards.scan([write_tar(tmp_path / "a.tar", {"a.png": b"xyz"})]).fingerprint() == FINGERPRINT
     (tmp_path / "moved").mkdir()
     moved = [Path(shutil.copy(shard, tmp_path / "moved")) for shard in shards]
     assert TarShards.scan(moved).fingerprint() == before
@@ -168,20 +160,10 @@ def test_fingerprint__is_the_same_elsewhere_and_changes_with_names_sizes_and_ord
     assert len(set(seen)) == len(seen)
 
 
-class TestErrors:
-    def test_none(self) -> None:
-        with pytest.raises(ValueError, match="no tar file was given"):
-            TarShards.scan([])
-
-    def test_twice(self, shards: list[Path]) -> None:
-        with pytest.raises(ValueError, match=r"given twice: .*shard-001\.tar$"):
-            TarShards.scan([*shards, shards[1]])
-
-    def test_no_images(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"no images in .*a\.tar$"):
-            TarShards.scan([write_tar(tmp_path / "a.tar", {"a.txt": b"x"})])
-
-    @pytest.mark.parametrize("index", [-1, 6])
-    def test_index_outside(self, shards: list[Path], index: int) -> None:
-        with pytest.raises(IndexError, match=f"image {index} of 6"):
-            TarShards.scan(shards)[index]
+def test_scan__refuses_what_has_no_images_or_is_given_twice(shards: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no tar file"):
+        TarShards.scan([])
+    with pytest.raises(ValueError, match=r"twice: .*shard-001\.tar$"):
+        TarShards.scan([*shards, shards[1]])
+    with pytest.raises(ValueError, match=r"no images in .*a\.tar$"):
+        TarShards.scan([write_tar(tmp_path / "a.tar", {"a.txt": b"x"})])

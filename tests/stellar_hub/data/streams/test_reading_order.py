@@ -7,12 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import EncodedImage
-from stellar_hub.data.streams import DamagedShardError, Readers, StreamedImage
-from stellar_hub.data.streams.reading_order import READER_COUNTS, Cursor, divisors
+from stellar_hub.data.streams import Cursor, DamagedShardError, Readers, StreamedImage
 
 
 class Shards:
-    """A stream of shards of these sizes; a negative one breaks off after as many."""
+    """A stream of shards of these sizes. A negative size: the shard breaks off after as many images."""
 
     def __init__(self, sizes: list[int]):
         self.sizes = sizes
@@ -54,13 +53,25 @@ class TestRead:
 
     @given(sizes=SIZES, seed=st.integers(0, 5), after=st.integers(0, 90))
     @settings(max_examples=40, deadline=None)
-    def test_cursor__goes_on_where_it_was(self, sizes: list[int], seed: int, after: int) -> None:
+    def test_cursor__continues_where_it_was(self, sizes: list[int], seed: int, after: int) -> None:
         readers = Readers(Shards(sizes), seed)
         whole = list(islice(readers.read(0), after + 20))
         cursor = whole[after - 1].cursor if after else Cursor()
         resumed = list(islice(readers.read(0, cursor), 20))
         plain = [(str(p.image), p.epoch, p.index, p.cursor) for p in whole[after:]]
         assert [(str(p.image), p.epoch, p.index, p.cursor) for p in resumed] == plain
+
+    def test_order__never_changes(self) -> None:
+        # A run that is resumed after an update depends on it, and on the cursors in its checkpoint.
+        readers = Readers(Shards([3, 9, 2]), 5)
+        readers.count, readers.block_size = 1, 8
+        found = [(str(image.image), image.index, tuple(image.cursor)) for image in islice(readers.read(0), 6, 10)]
+        assert found == [
+            ("1/5", 4294967301, (0, 0, 0, 7)),
+            ("1/4", 4294967300, (0, 0, 8, 0)),
+            ("0/2", 2, (0, 0, 8, 1)),
+            ("0/1", 1, (0, 0, 8, 2)),
+        ]
 
     def test_order__is_another_in_each_epoch_and_for_each_seed(self) -> None:
         orders = [
@@ -76,35 +87,31 @@ class TestRead:
         first = {str(image.image).split("/")[0] for image in islice(readers.read(0), 8)}
         assert len(first) == 3
 
-    def test_damaged_shard__is_named_once_and_passed_over(self) -> None:
+    def test_damaged_shard__is_named_once_and_skipped(self) -> None:
         readers = Readers(Shards([-2]), 0)
         found = epoch_of(readers, 0)
         assert len(found) == 2
         assert Counter(entry for image in found for entry in image.damaged) == {"shard 0 breaks off": 1}
 
-    def test_lane_without_images__is_an_error(self) -> None:
+    def test_reader_without_images__is_an_error(self) -> None:
         stream = Shards([1])
         stream.sizes = [0]
         with pytest.raises(ValueError, match="no images in shard 0"):
             next(Readers(stream, 0).read(0))
 
 
-class TestLanes:
-    @pytest.mark.parametrize(("shards", "count"), [(1, 1), (2, 2), (5, 4), (7, 6), (30, 24), (1000, 96)])
-    def test_count__follows_from_the_shards_alone(self, shards: int, count: int) -> None:
-        assert Readers(Shards([1] * shards), 0).count == count
+class TestReaders:
+    def test_count__follows_from_the_shards_alone(self) -> None:
+        counts = {1: 1, 2: 2, 5: 4, 7: 6, 30: 24, 1000: 96}
+        assert {shards: Readers(Shards([1] * shards), 0).count for shards in counts} == counts
 
     @given(shards=st.integers(1, 100), num_processes=st.integers(1, 12))
     def test_processes__share_them_evenly_or_are_told(self, shards: int, num_processes: int) -> None:
         readers = Readers(Shards([1] * shards), 0)
         if readers.count % num_processes:
-            with pytest.raises(ValueError, match=f"{shards} shards make {readers.count} readers"):
-                readers.of_process(0, num_processes)
+            with pytest.raises(ValueError, match=rf"^{shards} .* {readers.count} readers.* use 1\b"):
+                readers.for_process(0, num_processes)
         else:
-            own = [readers.of_process(rank, num_processes) for rank in range(num_processes)]
+            own = [readers.for_process(rank, num_processes) for rank in range(num_processes)]
             assert sorted(reader for part in own for reader in part) == list(range(readers.count))
             assert len({len(part) for part in own}) == 1
-
-    def test_divisors__are_the_numbers_that_share_evenly(self) -> None:
-        assert divisors(12) == [1, 2, 3, 4, 6, 12]
-        assert READER_COUNTS[-1] == 1

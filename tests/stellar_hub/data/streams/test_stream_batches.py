@@ -5,11 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from stellar_hub.data.streams import Readers, TarStream
-from stellar_hub.data.streams.reading_order import Cursor
-from stellar_hub.data.streams.stream_batches import StreamBatches
-from stellar_hub.data.views.crops import ViewSettings
-from stellar_hub.data.views.view_maker import ViewMaker
+from stellar_hub.data.streams import Cursor, Readers, StreamBatches, TarStream
+from stellar_hub.data.views import ViewMaker, ViewSettings
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 VIEWS = ViewSettings(8, 4, 1, 1, (0.5, 1.0), (0.5, 1.0), 0.5)
@@ -28,8 +25,10 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Readers:
     return Readers(TarStream(paths), seed=3)
 
 
-def batches(readers: Readers, share: int, count: int, **options: Any) -> list[dict[str, Any]]:
-    return list(StreamBatches(readers, ViewMaker(VIEWS, None), share, count, **options))
+def batches(
+    readers: Readers, batch_size: int, count: int, num_workers: int = 0, **options: Any
+) -> list[dict[str, Any]]:
+    return list(StreamBatches(readers, ViewMaker(VIEWS, None), batch_size, count, num_workers=num_workers, **options))
 
 
 def names(found: list[dict[str, Any]]) -> list[list[str]]:
@@ -38,7 +37,7 @@ def names(found: list[dict[str, Any]]) -> list[list[str]]:
 
 def test_batches__are_the_same_for_any_number_of_workers(readers: Readers) -> None:
     expected = batches(readers, 6, 4)
-    for num_workers in (1, 2, 3, 4):
+    for num_workers in (1, 2):
         found = batches(readers, 6, 4, num_workers=num_workers)
         assert names(found) == names(expected)
         for one, other in zip(found, expected, strict=True):
@@ -49,26 +48,45 @@ def test_batches__are_the_same_for_any_number_of_workers(readers: Readers) -> No
 @pytest.mark.parametrize("num_processes", [2, 4])
 def test_processes__share_the_batches_of_one(readers: Readers, num_processes: int) -> None:
     expected = names(batches(readers, 8, 6))
-    options = {"num_processes": num_processes, "num_workers": 2}
     parts = [
-        names(batches(readers, 8 // num_processes, 6, process_index=rank, **options)) for rank in range(num_processes)
+        names(batches(readers, 8 // num_processes, 6, process_index=rank, num_processes=num_processes))
+        for rank in range(num_processes)
     ]
     for number, whole in enumerate(expected):
         assert Counter(name for part in parts for name in part[number]) == Counter(whole)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_cursors__go_on_as_if_nothing_had_happened(readers: Readers, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "num_workers"), [(1, 0), (3, 2), (5, 0)])
+def test_cursors__continue_where_a_run_stopped(readers: Readers, stop: int, num_workers: int) -> None:
     expected = batches(readers, 6, 7)
     cursors: dict[int, Cursor] = {}
     for batch in batches(readers, 6, stop):
         cursors |= batch["cursors"]
-    for workers in (0, 2):
-        found = batches(readers, 6, 7, start_batch=stop, cursors=cursors, num_workers=workers)
-        assert names(found) == names(expected[stop:])
+    cursors = {reader: Cursor(*list(cursor)) for reader, cursor in cursors.items()}  # as a checkpoint returns them
+    found = batches(readers, 6, 7, start_batch=stop, cursors=cursors, num_workers=num_workers)
+    assert names(found) == names(expected[stop:])
 
 
-def test_damaged_image__is_named_and_the_next_takes_its_place(readers: Readers) -> None:
+@pytest.mark.parametrize(
+    ("num_workers", "cores", "expected"), [(0, 4, 0), (1, 4, 1), (3, 4, 2), (None, 3, 2), (None, 64, 4)]
+)
+def test_workers__are_as_many_as_share_the_readers_evenly(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch, num_workers: int | None, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr("stellar_hub.data.workers.num_cores", lambda: cores)
+    made = StreamBatches(readers, ViewMaker(VIEWS, None), 6, 4, start_batch=1, num_workers=num_workers)
+    assert made.loader.num_workers == expected
+    assert len(made) == 3
+
+
+def test_pinned_batches__are_pinned(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 0 if self.is_floating_point() else self[:1])
+    (batch,) = batches(readers, 2, 1, pin_memory=True)
+    assert batch["global_views"].shape[0] == 1
+    assert len(batch["paths"]) == 2
+
+
+def test_damaged_image__is_named_and_replaced_by_the_next(readers: Readers) -> None:
     found = batches(readers, 6, 12)
     skipped = {entry for batch in found for entry in batch["skipped"]}
     assert len(skipped) == 1
@@ -76,8 +94,8 @@ def test_damaged_image__is_named_and_the_next_takes_its_place(readers: Readers) 
     assert all(len(batch["paths"]) == 6 for batch in found)
 
 
-def test_shards_that_hold_no_readable_image__end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_damaged_images__end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stellar_hub.data.streams.stream_batches.MAX_TRIES", 5)
     tar = write_tar(tmp_path / "a.tar", {f"{number}.png": b"damaged" for number in range(3)})
-    with pytest.raises(ValueError, match=r"none of 6 images could be read; the last was a\.tar"):
+    with pytest.raises(ValueError, match=r"none of 6 images .*a\.tar"):
         batches(Readers(TarStream([str(tar)]), 0), 2, 1)

@@ -1,4 +1,3 @@
-import pickle
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -15,15 +14,26 @@ from torch.utils.data import DataLoader
 
 from stellar_hub.data.random_numbers import epoch_permutation, sample_generator
 from stellar_hub.data.sources import open_sources
-from stellar_hub.data.views.crops import ViewSettings, draw_views
-from stellar_hub.data.views.dataset import MAX_TRIES, MultiCropDataset, ResumableBatchSampler, SampleKey
-from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.data.views.view_maker import as_bytes, collate_samples
+from stellar_hub.data.views import (
+    MultiCropDataset,
+    PhotometricSettings,
+    ResumableBatchSampler,
+    ViewSettings,
+    collate_samples,
+    draw_photometric,
+    draw_views,
+)
+from stellar_hub.data.views.dataset import MAX_TRIES, SampleKey
+from stellar_hub.data.views.photometric import identity_parameters
+from stellar_hub.data.views.view_maker import to_uint8
 from stellar_hub.modeling.image_loading import load_rgb
+from tests.stellar_hub.data.sources.conftest import png, write_tar
+
+KEYS = [[(2, 2), (2, 1), (2, 6), (2, 0)], [(2, 3), (3, 4), (3, 3), (3, 0)]]
 
 
 def stream(num_samples: int, seed: int, length: int) -> list[SampleKey]:
-    """The first keys of the stream, by its definition."""
+    """The first keys of the sequence of all epochs, by its definition."""
     epochs = range(length // num_samples + 1)
     keys = chain.from_iterable(
         [(epoch, index) for index in epoch_permutation(seed, epoch, num_samples).tolist()] for epoch in epochs
@@ -55,11 +65,6 @@ def test_sampler__processes_share_the_stream_from_any_batch_on(
     assert list(chain.from_iterable(batches)) == expected[start_batch * batch_size :]
 
 
-def test_sampler__gives_each_image_once_per_epoch() -> None:
-    keys = list(chain.from_iterable(ResumableBatchSampler(10, 4, seed=0, num_batches=5)))
-    assert sorted(keys) == [(epoch, index) for epoch in range(2) for index in range(10)]
-
-
 def test_sampler__a_folder_smaller_than_a_batch_repeats() -> None:
     assert list(ResumableBatchSampler(1, 3, seed=0, num_batches=2)) == [
         [(0, 0), (1, 0), (2, 0)],
@@ -67,14 +72,10 @@ def test_sampler__a_folder_smaller_than_a_batch_repeats() -> None:
     ]
 
 
-def test_sampler__batches_of_one() -> None:
-    keys = [key for (key,) in ResumableBatchSampler(4, 1, seed=0, num_batches=8)]
-    assert sorted(keys) == [(epoch, index) for epoch in range(2) for index in range(4)]
-
-
-def test_sampler__can_be_gone_through_again() -> None:
-    sampler = ResumableBatchSampler(7, 3, seed=0, num_batches=6)
-    assert list(sampler) == list(sampler)
+def test_sampler__keys_never_change() -> None:
+    # A run that is resumed after an update depends on them.
+    sampler = ResumableBatchSampler(7, 4, seed=0, num_batches=6, start_batch=4)
+    assert list(sampler) == list(sampler) == KEYS
 
 
 def test_sampler__starts_anywhere_without_what_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,13 +94,11 @@ def test_sampler__starts_anywhere_without_what_came_before(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"num_processes": 0}, "num_processes must be at least 1, got 0"),
-        ({"start_batch": 6}, r"start_batch must be within \[0, num_batches = 5\], got 6"),
-        ({"start_batch": -1}, "start_batch must be within"),
-        ({"process_index": 1}, r"process_index must be within \[0, 0\], got 1"),
-        ({"num_processes": 3}, "batch_size is 4 over all processes, which 3 .*choose a multiple of 3"),
+        ({"num_samples": 0}, "num_samples .* got 0"),
+        ({"batch_size": 0}, "batch_size .* got 0"),
+        ({"start_batch": 6}, r"start_batch .* 5\], got 6"),
+        ({"process_index": 1}, r"process_index .*\[0, 0\], got 1"),
+        ({"num_processes": 3}, "batch_size .* 4 .* multiple of 3"),
     ],
 )
 def test_sampler__refuses_numbers_out_of_range(changes: dict[str, int], message: str) -> None:
@@ -130,7 +129,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def damaged_folder(folder: Path) -> Path:
-    """The same, and four that cannot be read: cut short, empty, text, and a good beginning with rubbish after it."""
+    """The six images, and four that cannot be read: cut short, empty, text, noise after a good beginning."""
     whole = (folder / "good-0.png").read_bytes()
     (folder / "bad-cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "bad-empty.jpg").write_bytes(b"")
@@ -192,11 +191,6 @@ class TestSample:
         assert sorted(sample) == ["global_views", "path", "photometric", "skipped"]
         assert sample["photometric"].shape == (3, 6)
 
-    def test_sample__is_the_same_every_time_and_after_pickling(self, folder: Path) -> None:
-        dataset = dataset_of(folder)
-        copied = pickle.loads(pickle.dumps(dataset))
-        assert_same([dataset[1, 3], dataset[1, 3]], [dataset[1, 3], copied[1, 3]])
-
     def test_sample__draws_differ_between_epochs_images_and_seeds(self, folder: Path) -> None:
         dataset, reseeded = dataset_of(folder), dataset_of(folder, seed=1)
         samples = [dataset[0, 0], dataset[1, 0], dataset[0, 1], dataset[1, 1], reseeded[0, 0]]
@@ -238,9 +232,9 @@ class TestSample:
         assert dataset[0, 0]["global_views"].flatten(2).unique(dim=2).flatten(1).tolist() == [[10, 20, 30]] * 3
         assert dataset[0, 1]["local_views"].unique().tolist() == [128]
 
-    def test_as_bytes__rounds_floats_and_cuts_overshoot(self) -> None:
+    def test_to_uint8__rounds_floats_and_clips_overshoot(self) -> None:
         values = torch.tensor([-0.01, 0.0, 0.5, 1.0, 1.02])
-        assert as_bytes(values).tolist() == [0, 0, 128, 255, 255]
+        assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
 
 
 class TestDamagedImages:
@@ -251,7 +245,7 @@ class TestDamagedImages:
             assert Path(sample["path"]).name.startswith("good-")
             assert (sample["path"] == own) == (not sample["skipped"])
             if sample["skipped"]:
-                assert sample["skipped"][0].startswith(f"{own}: cannot be read as an image: ")
+                assert sample["skipped"][0].startswith(f"{own}: ")
                 assert len(set(sample["skipped"])) == len(sample["skipped"])
 
     def test_damaged__replacement_differs_between_epochs(self, damaged_folder: Path) -> None:
@@ -259,12 +253,13 @@ class TestDamagedImages:
         assert str(dataset.source[0]).endswith("bad-cut.png")
         assert len({dataset[epoch, 0]["path"] for epoch in range(30)}) == NUM_GOOD
 
-    def test_damaged__a_image_deleted_meanwhile_is_skipped(self, folder: Path) -> None:
+    def test_damaged__an_image_that_was_deleted_is_skipped(self, folder: Path) -> None:
         dataset = dataset_of(folder)
         (folder / "good-0.png").unlink()
         sample = dataset[0, 0]
         assert sample["path"] != str(folder / "good-0.png")
-        assert sample["skipped"] == [f"{folder / 'good-0.png'}: no such image file: {folder / 'good-0.png'}"]
+        assert len(sample["skipped"]) == 1
+        assert sample["skipped"][0].startswith(f"{folder / 'good-0.png'}: ")
 
     def test_damaged__one_good_image_among_many_is_found(self, folder: Path) -> None:
         for index in range(1, NUM_GOOD):
@@ -275,19 +270,14 @@ class TestDamagedImages:
     def test_damaged__nothing_readable_says_how_many_were_tried(self, tmp_path: Path) -> None:
         for index in range(3):
             (tmp_path / f"{index}.png").write_bytes(b"")
-        with pytest.raises(ValueError, match=r"none of 3 images could be read; the first was .*1\.png: cannot be"):
+        with pytest.raises(ValueError, match=r"none of 3 images .*1\.png: "):
             dataset_of(tmp_path)[0, 1]
 
     def test_damaged__tries_end(self, tmp_path: Path) -> None:
         (tmp_path / "0.png").write_bytes(b"")
         source = open_sources([tmp_path], repeats=[10 * MAX_TRIES])
-        with pytest.raises(ValueError, match=f"none of {MAX_TRIES + 1} images could be read"):
+        with pytest.raises(ValueError, match=f"none of {MAX_TRIES + 1} images"):
             MultiCropDataset(source, VIEWS, None, seed=0)[0, 1]
-
-    def test_damaged__one_image_that_is_damaged(self, tmp_path: Path) -> None:
-        (tmp_path / "0.png").write_bytes(b"")
-        with pytest.raises(ValueError, match="none of 1 images could be read"):
-            dataset_of(tmp_path)[0, 0]
 
     def test_damaged__other_mistakes_are_not_hidden(self, folder: Path) -> None:
         def fail(generator: torch.Generator) -> Tensor:
@@ -310,24 +300,14 @@ class TestBatches:
         joined = [join(*parts) for parts in zip(*shares, strict=True)]
         assert_same(joined, batches_of(dataset, 0))
 
-    def test_batches__go_on_where_a_run_stopped(self, damaged_folder: Path) -> None:
+    def test_batches__continue_where_a_run_stopped(self, damaged_folder: Path) -> None:
         dataset = dataset_of(damaged_folder)
         assert_same(batches_of(dataset, 0, start_batch=3), batches_of(dataset, 0)[3:])
 
-    def test_batches__hold_each_image_once_per_epoch(self, folder: Path) -> None:
-        batches = batches_of(dataset_of(folder), 0, batch_size=3, num_batches=4)
-        paths = [path for batch in batches for path in batch["paths"]]
-        assert len(set(paths[:NUM_GOOD])) == len(set(paths[NUM_GOOD:])) == NUM_GOOD
-
-    def test_batches__of_one_image_of_one_folder(self, folder: Path) -> None:
-        dataset = MultiCropDataset([folder / "good-0.png"], VIEWS, PHOTOMETRIC, seed=0)
-        batches = batches_of(dataset, 0, batch_size=1, num_batches=3)
-        assert [batch["paths"] for batch in batches] == [[str(folder / "good-0.png")]] * 3
-        assert len({batch["global_views"].numpy().tobytes() for batch in batches}) == 3
-
     @pytest.mark.slow
-    def test_batches__are_the_same_from_spawned_workers(self, damaged_folder: Path) -> None:
-        dataset = dataset_of(damaged_folder)
+    def test_batches__are_the_same_from_spawned_workers(self, damaged_folder: Path, tmp_path: Path) -> None:
+        tar = write_tar(tmp_path / "a.tar", {f"{color}.png": png(color) for color in range(4)})
+        dataset = MultiCropDataset(open_sources([damaged_folder, tar]), VIEWS, PHOTOMETRIC, seed=0)
         sampler = ResumableBatchSampler(len(dataset), 4, seed=0, num_batches=2)
         loader = DataLoader(
             dataset, batch_sampler=sampler, num_workers=1, collate_fn=collate_samples, multiprocessing_context="spawn"
@@ -349,5 +329,5 @@ def test_collate__stacks_samples_with_the_view_index_fastest(folder: Path) -> No
 
 
 def test_dataset__refuses_an_empty_source() -> None:
-    with pytest.raises(ValueError, match="the source has no images"):
+    with pytest.raises(ValueError, match="no images"):
         MultiCropDataset([], VIEWS, None, seed=0)

@@ -9,12 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from stellar_hub.data.views.photometric import (
-    PhotometricSettings,
-    apply_photometric,
-    draw_photometric,
-    identity_parameters,
-)
+from stellar_hub.data.views import PhotometricSettings, apply_photometric, draw_photometric
+from stellar_hub.data.views.photometric import identity_parameters
 
 SETTINGS = PhotometricSettings(
     global_views=True,
@@ -55,8 +51,7 @@ def by_torchvision(image: Tensor, row: Tensor, kernel_size: int) -> Tensor:
 
 
 class TestApplyPhotometric:
-    @pytest.mark.parametrize("settings", [SETTINGS, STRONG], ids=["recipe", "strong"])
-    @pytest.mark.parametrize("kernel_size", [1, 3, 9])
+    @pytest.mark.parametrize(("settings", "kernel_size"), [(SETTINGS, 9), (STRONG, 3), (STRONG, 1)])
     def test_apply__equals_torchvision_image_by_image(self, settings: PhotometricSettings, kernel_size: int) -> None:
         images, parameters = photos(24), draw_photometric(24, settings, seeded())
         expected = torch.stack([by_torchvision(*pair, kernel_size) for pair in zip(images, parameters, strict=True)])
@@ -109,7 +104,7 @@ class TestApplyPhotometric:
         apply_photometric(images, parameters)
         torch.testing.assert_close((images, parameters), copies, rtol=0, atol=0)
 
-    @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20), (3, 2), (4, 5)])
+    @pytest.mark.parametrize(("height", "width"), [(1, 20), (3, 2)])
     def test_apply__blur_leaves_plain_views_smaller_than_the_kernel_plain(self, height: int, width: int) -> None:
         parameters = identity_parameters(2)
         parameters[:, 5] = torch.tensor([0.3, 2.0])
@@ -141,10 +136,10 @@ class TestApplyPhotometric:
     @pytest.mark.parametrize(
         ("images", "parameters", "kernel_size", "message"),
         [
-            (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, 6), 9, r"images must be floats .* torch.uint8"),
-            (torch.zeros(3, 4, 4), torch.zeros(1, 6), 9, r"of shape \(N, 3, H, W\), got .* of shape \(3, 4, 4\)"),
-            (torch.zeros(2, 3, 4, 4), torch.zeros(3, 6), 9, r"must have shape \(2, 6\) for 2 images, got \(3, 6\)"),
-            (torch.zeros(2, 3, 4, 4), torch.zeros(2, 6), 4, "kernel_size must be odd and at least 1, got 4"),
+            (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, 6), 9, "torch.uint8"),
+            (torch.zeros(3, 4, 4), torch.zeros(1, 6), 9, r"\(N, 3, H, W\), got .*\(3, 4, 4\)"),
+            (torch.zeros(2, 3, 4, 4), torch.zeros(3, 6), 9, r"\(2, 6\) .* got \(3, 6\)"),
+            (torch.zeros(2, 3, 4, 4), torch.zeros(2, 6), 4, "kernel_size .* got 4"),
         ],
     )
     def test_apply__refuses_what_does_not_fit(
@@ -166,7 +161,7 @@ class TestDrawPhotometric:
             torch.testing.assert_close(values.mean().item(), 0.5, rtol=0, atol=0.02)
             torch.testing.assert_close(values.std().item(), math.sqrt(1 / 12), rtol=0, atol=0.01)
 
-    def test_draw__happens_as_often_as_asked_and_jitter_as_a_whole(self) -> None:
+    def test_draw__follows_the_probabilities_and_jitters_all_four_together(self) -> None:
         drawn = draw_photometric(5000, SETTINGS, seeded())
         jittered = drawn[:, :4] != identity_parameters(5000)[:, :4]
         torch.testing.assert_close(jittered.any(dim=1), jittered.all(dim=1), rtol=0, atol=0)
@@ -190,22 +185,19 @@ class TestDrawPhotometric:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("key", "value", "allowed"),
     [
-        ({"brightness": -0.1}, "brightness must be finite and at least 0, got -0.1"),
-        ({"contrast": math.inf}, "contrast must be finite"),
-        ({"saturation": math.nan}, "saturation must be finite"),
-        ({"hue": 0.6}, r"hue must be within \[0, 0.5\], got 0.6"),
-        ({"jitter_probability": 1.2}, r"jitter_probability must be within \[0, 1\], got 1.2"),
-        ({"grayscale_probability": -1.0}, "grayscale_probability must be within"),
-        ({"blur_probability": 2.0}, "blur_probability must be within"),
-        ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma must be \(smallest, largest\), above 0, got \(0.0, 1.0\)"),
-        ({"blur_sigma": (2.0, 1.0)}, "blur_sigma must be"),
-        ({"blur_sigma": (2.0,)}, "blur_sigma must be"),
-        ({"blur_kernel_size": 8}, "blur_kernel_size must be odd and at least 1, got 8"),
-        ({"blur_kernel_size": -1}, "blur_kernel_size must be odd"),
+        ("brightness", -0.1, "at least 0"),
+        ("saturation", math.nan, "finite"),
+        ("hue", 0.6, "0.5"),
+        ("hue", False, "number"),
+        ("jitter_probability", 1.2, "0, 1"),
+        ("blur_sigma", (2.0, 1.0), "ascending"),
+        ("blur_sigma", (2.0,), "2"),
+        ("blur_kernel_size", 8, "odd"),
+        ("blur_kernel_size", -1, "odd"),
     ],
 )
-def test_settings__refuse_values_out_of_range(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(SETTINGS, **changes)
+def test_settings__refuse_other_types_and_values_out_of_range(key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must be .*{allowed}.*, got "):
+        replace(SETTINGS, **{key: value})

@@ -13,8 +13,7 @@ from stellar_hub.evaluation.legend import LEGEND
 from stellar_hub.evaluation.protocols.diagnostics import DiagnosticsProtocol, evaluate_diagnostics
 from stellar_hub.features.backbones.pixels import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.measures.alignment_uniformity import alignment
-from stellar_hub.measures.spectrum import effective_rank
+from stellar_hub.measures import alignment, effective_rank
 
 OF_TOKENS = {"rank of S", "rank of S within", "Vendi within", "stability", "stability by chance"}
 OF_MAPS = {"sharpness of L", "area of L", "owning tokens"}

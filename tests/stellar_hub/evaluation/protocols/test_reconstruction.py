@@ -19,7 +19,7 @@ from stellar_hub.evaluation.protocols.reconstruction import (
 from stellar_hub.features.backbones.backbone import prepare_image
 from stellar_hub.features.backbones.pixels import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.measures.image_quality import frechet_distance, psnr
+from stellar_hub.measures import frechet_distance, psnr
 
 NONE = MetricNetworks(None, None, {})
 

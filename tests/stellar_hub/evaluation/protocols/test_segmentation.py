@@ -19,7 +19,7 @@ from stellar_hub.evaluation.protocols.segmentation import (
 from stellar_hub.evaluation.splits import SegmentationSplits, prepare_segmentation
 from stellar_hub.features.backbones.pixels import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.measures.regions import argmax_regions, best_iou, to_pixels
+from stellar_hub.measures import argmax_regions, best_iou, to_pixels
 
 QUICK = SegmentationProtocol(learning_rates=(1e-2, 3e-2), num_epochs=8, batch_size=4, num_clusters=3)
 

@@ -1,14 +1,21 @@
 import gzip
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import TarShards
-from stellar_hub.data.streams import DamagedShardError, TarStream
+from stellar_hub.data.sources.table import HubDataset
+from stellar_hub.data.streams import DamagedShardError, TableStream, TarStream
 from tests.stellar_hub.data.sources.conftest import png, write_tar
+
+# Checkpoints hold fingerprints, so they stay as they are.
+TAR_FINGERPRINT = "8b804bf8f32ca02b50375cdbaeab35b450da38cd1e36bbeed766560a80853988"
+TABLE_FINGERPRINT = "140edb1acb20103fc21f655cf12ff66eb2d0e982e679f400b09645de48b79542"
 
 
 def read_all(stream: TarStream, shard: int = 0) -> tuple[list[bytes], str | None]:
@@ -22,7 +29,7 @@ def read_all(stream: TarStream, shard: int = 0) -> tuple[list[bytes], str | None
     return found, None
 
 
-def test_read__gives_what_the_indexed_source_gives(shards: list[Path]) -> None:
+def test_tars__have_the_images_of_the_indexed_source(shards: list[Path]) -> None:
     stream, source = TarStream([str(path) for path in shards]), TarShards.scan(shards)
     streamed = [image for shard in range(3) for image in stream.read(shard)]
     assert streamed == list(source)
@@ -43,7 +50,7 @@ def test_address__is_read_through_fsspec(shards: list[Path]) -> None:
 
 @given(length=st.integers(1, 9000))
 @settings(max_examples=30, deadline=None)
-def test_shard_cut_short__gives_what_lies_before_and_says_so(
+def test_shard_cut_short__keeps_what_is_before_and_says_so(
     tmp_path_factory: pytest.TempPathFactory, length: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
@@ -70,18 +77,63 @@ def test_missing_file__is_an_os_error(tmp_path: Path) -> None:
         list(TarStream([str(tmp_path / "none.tar")]).read(0))
 
 
-def test_no_tar__is_damaged(tmp_path: Path) -> None:
+def test_other_file__is_damaged(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("hello")
     assert read_all(TarStream([str(tmp_path / "text.tar")]))[1] is not None
 
 
 @pytest.mark.parametrize(("paths", "message"), [([], "no tar file"), (["a.tar", "a.tar"], "given twice: a.tar")])
-def test_names_that_make_no_stream__are_refused(paths: list[str], message: str) -> None:
+def test_tars__none_or_twice_are_refused(paths: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TarStream(paths)
 
 
-def test_fingerprint__is_of_the_names_alone(shards: list[Path], tmp_path: Path) -> None:
+def test_tar_fingerprint__is_of_the_names_alone_and_never_changes(shards: list[Path], tmp_path: Path) -> None:
     names = [path.name for path in shards]
     assert TarStream([str(path) for path in shards]).fingerprint() == TarStream(names).fingerprint()
     assert TarStream(names).fingerprint() != TarStream(names[::-1]).fingerprint()
+    assert TarStream(["folder/a.tar", "b.tar"]).fingerprint() == TAR_FINGERPRINT
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Two parquet files, with three images and with one."""
+    paths = []
+    for shard, colors in enumerate(((0, 1, 2), (3,))):
+        rows = {"image": [{"bytes": png(color), "path": None} for color in colors], "label": list(colors)}
+        paths.append(str(tmp_path / f"part-{shard}.parquet"))
+        Dataset.from_dict(rows).to_parquet(paths[-1])
+    return paths
+
+
+def test_table__has_each_image_once_file_by_file(files: list[str]) -> None:
+    stream = TableStream.from_parquet(files)
+    assert [image.data for image in stream.read(0)] == [png(0), png(1), png(2)]
+    assert [str(image) for image in stream.read(1)] == [f"{stream.shards[1]}, row 0"]
+    assert list(stream.read(0)) == list(stream.read(0))
+    assert stream.fingerprint() == TABLE_FINGERPRINT
+
+
+def test_table_of_the_hub__is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def load(self: HubDataset, streaming: bool) -> Any:
+        calls.append((*self, streaming))
+        return Dataset.from_dict({"image": [{"bytes": png(5), "path": None}]}).to_iterable_dataset()
+
+    monkeypatch.setattr(HubDataset, "load", load)
+    stream = TableStream.from_hub("owner/name:test")
+    assert [image.data for image in stream.read(0)] == [png(5)]
+    assert calls == [("owner/name", "test", True)]
+
+
+def test_table__file_that_is_gone_is_damaged(files: list[str]) -> None:
+    stream = TableStream.from_parquet(files)
+    Path(files[1]).unlink()
+    with pytest.raises(DamagedShardError, match="row 0"):
+        list(stream.read(1))
+
+
+def test_table__without_the_column_is_refused(files: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"'photo'.*image, label"):
+        TableStream.from_parquet(files, column="photo")

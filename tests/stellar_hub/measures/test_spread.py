@@ -1,21 +1,35 @@
-"""Singular values and effective rank."""
+"""How features spread: entropies, ranks, alignment and uniformity."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from stellar_hub.measures.spectrum import (
+from stellar_hub.measures import (
+    alignment,
     diffusion_eigenvalues,
     diffusion_spectral_entropy,
     effective_rank,
     median_distance,
+    normalized_entropy,
     singular_values,
+    uniformity,
     vendi_score,
 )
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [([0.25] * 4, 1.0), ([1.0, 0, 0, 0], 0.0), ([0.5, 0.5, 0, 0], 0.5), ([0.0] * 4, 0.0), ([1.0], 0.0), ([7, 7], 1.0)],
+)
+def test_entropy__runs_from_one_to_all(weights: list[float], expected: float) -> None:
+    found = normalized_entropy(torch.tensor([weights, weights]))
+    torch.testing.assert_close(found, torch.full((2,), expected), rtol=1e-5, atol=1e-6)
 
 
 @given(seed=st.integers(0, 100), number=st.integers(2, 12), width=st.integers(1, 12))
@@ -29,18 +43,29 @@ def test_rank__is_the_formula_by_numpys_decomposition(seed: int, number: int, wi
     assert effective_rank(torch.from_numpy(rows)).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_rank__is_of_each_image_where_there_are_several() -> None:
+@pytest.mark.parametrize("measure", [effective_rank, vendi_score])
+def test_measures__are_of_each_image_where_there_are_several(measure: Callable[[Tensor], Tensor]) -> None:
     tokens = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
-    found = effective_rank(tokens)
-    expected = torch.stack([effective_rank(each) for each in tokens])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(measure(tokens), torch.stack([measure(each) for each in tokens]))
 
 
-def test_rank__of_collapsed_features_is_1() -> None:
-    assert effective_rank(torch.full((10, 4), 7.3)).item() == 1
-    assert effective_rank(torch.zeros(10, 4)).item() == 1
+@pytest.mark.parametrize("value", [0.0, 7.3, 1000.0])
+@pytest.mark.parametrize("shape", [(1, 4), (10, 4), (3, 16)])
+def test_rank__of_collapsed_features_is_1(shape: tuple[int, int], value: float) -> None:
+    assert effective_rank(torch.full(shape, value)).item() == 1
+
+
+def test_rank__of_a_line_is_1() -> None:
     line = torch.arange(10.0)[:, None] * torch.tensor([1.0, 2.0, 3.0])
     assert effective_rank(line).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rank__is_nan_only_where_a_row_is_not_finite(value: float) -> None:
+    tokens = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    expected = effective_rank(tokens[1])
+    tokens[0, 0, 0] = value
+    torch.testing.assert_close(effective_rank(tokens), torch.stack([expected * math.nan, expected]), equal_nan=True)
 
 
 def test_rank__of_even_directions_is_their_number() -> None:
@@ -65,7 +90,7 @@ def entropy_slowly(rows: np.ndarray, sigma: float, t: int) -> float:
 
 
 @given(seed=st.integers(0, 100), number=st.integers(2, 12), sigma=st.floats(0.3, 5), t=st.integers(1, 3))
-def test_entropy__is_the_papers_text(seed: int, number: int, sigma: float, t: int) -> None:
+def test_diffusion_entropy__is_the_papers_text(seed: int, number: int, sigma: float, t: int) -> None:
     rows = np.random.default_rng(seed).normal(size=(number, 3))
     found = diffusion_spectral_entropy(torch.from_numpy(rows), sigma, t)
     assert found == pytest.approx(entropy_slowly(rows, sigma, t), abs=1e-6)
@@ -78,11 +103,11 @@ def test_eigenvalues__are_those_of_a_stochastic_matrix() -> None:
     assert (values.abs() <= 1 + 1e-12).all()
 
 
-def test_ends_of_the_range__are_reached() -> None:
+def test_diffusion_entropy__reaches_the_ends_of_its_range() -> None:
     assert diffusion_spectral_entropy(torch.ones(8, 3), 1.0) == pytest.approx(0, abs=1e-6)
     far_apart = 100 * torch.eye(8)
     assert diffusion_spectral_entropy(far_apart, 1.0) == pytest.approx(math.log(8))
-    with pytest.raises(ValueError, match="sigma must be above 0, got 0"):
+    with pytest.raises(ValueError, match=r"sigma .* got 0"):
         diffusion_spectral_entropy(far_apart, 0.0)
 
 
@@ -113,6 +138,33 @@ def test_score__counts_what_differs() -> None:
     assert vendi_score(torch.ones(7, 3)).item() == pytest.approx(1)
 
 
-def test_score__is_of_each_image_where_there_are_several() -> None:
-    tokens = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(vendi_score(tokens), torch.stack([vendi_score(each) for each in tokens]))
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@given(seed=st.integers(0, 100), number=st.integers(2, 9), alpha=st.sampled_from([1.0, 2.0]), t=st.floats(0.5, 4))
+def test_alignment_and_uniformity__are_the_formulas(seed: int, number: int, alpha: float, t: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(number, 4)), rng.normal(size=(number, 4))
+    expected = np.mean([np.linalg.norm(a - b) ** alpha for a, b in zip(unit(x), unit(y), strict=True)])
+    assert alignment(torch.from_numpy(x), torch.from_numpy(y), alpha) == pytest.approx(expected, abs=1e-9)
+    squared = np.square(unit(x)[:, None] - unit(x)[None]).sum(axis=2)
+    kernel = np.exp(-t * squared)[~np.eye(number, dtype=bool)]
+    assert uniformity(torch.from_numpy(x), t) == pytest.approx(math.log(kernel.mean()), abs=1e-9)
+
+
+def test_uniformity__does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    together = uniformity(rows)
+    monkeypatch.setattr("stellar_hub.measures.spread.ROWS_AT_A_TIME", 7)
+    assert uniformity(rows) == pytest.approx(together, abs=1e-12)
+
+
+def test_alignment_and_uniformity__reach_the_ends_of_their_ranges() -> None:
+    same, opposite = torch.ones(4, 3), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert alignment(same, 5 * same) == pytest.approx(0, abs=1e-12)
+    assert alignment(same, -same) == pytest.approx(4)
+    assert uniformity(same) == pytest.approx(0, abs=1e-9)
+    assert uniformity(opposite) == pytest.approx(-8)
+    with pytest.raises(ValueError, match=r"at least 2 .* got 1"):
+        uniformity(torch.ones(1, 3))
