@@ -124,11 +124,18 @@ def choose_recipe(
 
 
 def with_sources(recipe: "Recipe", data: Sequence[str], settings: Sequence[str]) -> tuple["Recipe", str | None]:
-    """Returns the recipe with sources of images, and a note if its `data.repeats` are for another number of them."""
+    """Returns the recipe with sources of images, and a note if its `data.repeats` are for another number of them.
+
+    Raises:
+        ValueError: if the user sets `data.repeats` for another number of sources.
+    """
     repeats, note = recipe.data.repeats, None
     chosen_repeats = any("repeats" in setting.partition("=")[0] for setting in settings)
     if len(repeats) not in (0, len(data)) and not chosen_repeats:
         note = f"note: data.repeats has {len(repeats)} numbers, but there are {len(data)} sources: each is used once"
         repeats = ()
-    data_recipe = dataclasses.replace(recipe.data, sources=tuple(data), repeats=repeats)
+    try:
+        data_recipe = dataclasses.replace(recipe.data, sources=tuple(data), repeats=repeats)
+    except ValueError as error:  # it names the key alone
+        raise ValueError(f"data.{error}") from error
     return dataclasses.replace(recipe, data=data_recipe), note

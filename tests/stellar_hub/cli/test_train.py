@@ -166,7 +166,7 @@ class TestRepeats:
 
     def test_repeats__that_the_user_sets_must_fit(self) -> None:
         settings = ["data.repeats=[1, 2, 3]"]
-        with pytest.raises(ValueError, match=r"data\.repeats .* 2 sources"):
+        with pytest.raises(ValueError, match=r"^data\.repeats .* 2 sources"):
             with_sources(load_recipe("finetune", settings), ["a", "b"], settings)
 
 
