@@ -6,7 +6,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
+from stellar_hub.old_names import hint_of_new_name
+
+# Click's class: some versions of typer import click, and others have a copy of it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
@@ -47,3 +52,19 @@ def reports_errors(command: CommandT) -> CommandT:
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands: it refuses an option of an earlier release with its new name in the error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            unknown_option: Any = error
+            hint = hint_of_new_name("options", getattr(error, "option_name", None) or "")
+            if hint:
+                unknown_option.message += hint
+                unknown_option.possibilities = None
+            raise

@@ -174,7 +174,7 @@ def test_batches_that_fit__pass(views: Views, changed: dict[str, Any]) -> None:
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"pixel_values": [1.0]}, TypeError, "pixel_values"),
-    ({"pixel_values": torch.rand(2, 3, 30, 32)}, ValueError, "pixel_values, 30"),
+    ({"pixel_values": torch.rand(2, 3, 30, 32)}, ValueError, "pixel_values .* 30"),
     ({"pixel_values": 255 * torch.rand(2, 3, 32, 32)}, ValueError, "pixel_values"),
     ({"global_views": None}, TypeError, "global_views .* NoneType"),
     ({"global_views": torch.zeros(2, 3, 3, 32, 32, dtype=torch.int64)}, TypeError, r"global_views .* torch\.int64"),
@@ -185,7 +185,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"global_views": torch.rand(2, 3, 3, 16, 32)}, ValueError, r"global_views .*\(2, 3, 3, 16, 32\)"),
     ({"global_views": 255 * torch.rand(2, 3, 3, 32, 32)}, ValueError, "global_views"),
     ({"local_views": torch.rand(2, 2, 3, 20, 16)}, ValueError, "local_views: .* 20"),
-    ({"local_views": torch.full((2, 2, 3, 16, 16), torch.nan)}, ValueError, "local_views .*NaN"),
+    ({"local_views": torch.full((2, 2, 3, 16, 16), torch.nan)}, ValueError, "local_views.*NaN"),
     ({"kept_patches": torch.zeros(6, 4)}, TypeError, r"kept_patches .* torch\.float32"),
     ({"kept_patches": torch.zeros(2, 4, dtype=torch.int64)}, ValueError, r"\(6, 1 to 16\).* got \(2, 4\)"),
     ({"kept_patches": torch.zeros(6, 17, dtype=torch.int64)}, ValueError, r"\(6, 1 to 16\).* got \(6, 17\)"),
