@@ -18,7 +18,6 @@ from stellar_hub.data.streams.reading_order import Cursor
 from stellar_hub.data.streams.stream_batches import StreamBatches
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
-from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.data.workers import default_num_workers
 from stellar_hub.modeling import StellarConfig
@@ -50,11 +49,6 @@ def kept_patch_sampler(recipe: Recipe, config: StellarConfig) -> KeptPatchSample
     side = view_sizes(recipe)[0] // config.patch_size
     strategy, probability = config.mask_strategy, config.focal_probability
     return KeptPatchSampler(recipe.data.num_global_views, (side, side), config.mask_ratio, strategy, probability)
-
-
-def photometric_settings(recipe: Recipe) -> PhotometricSettings:
-    """Returns the recipe's photometric augmentation."""
-    return PhotometricSettings(**dataclasses.asdict(recipe.augmentation))
 
 
 def view_settings(recipe: Recipe) -> ViewSettings:
@@ -205,7 +199,7 @@ def build_loader(
     )
     sample_patches = kept_patch_sampler(recipe, config)
     return DataLoader(
-        MultiCropDataset(source, view_settings(recipe), photometric_settings(recipe), recipe.run.seed, sample_patches),
+        MultiCropDataset(source, view_settings(recipe), recipe.augmentation, recipe.run.seed, sample_patches),
         batch_sampler=sampler,
         num_workers=num_data_workers(recipe, accelerator.num_processes),
         collate_fn=collate_samples,
@@ -236,7 +230,7 @@ def build_stream_loader(
         )
     return StreamBatches(
         Readers(stream, recipe.run.seed),
-        ViewMaker(view_settings(recipe), photometric_settings(recipe), kept_patch_sampler(recipe, config)),
+        ViewMaker(view_settings(recipe), recipe.augmentation, kept_patch_sampler(recipe, config)),
         batch_size // processes,
         num_batches,
         start_batch,

@@ -15,7 +15,7 @@ from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
-from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, photometric_settings, view_settings
+from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
 from stellar_hub.training.monitoring.previews import first_images, spread_images
 from stellar_hub.training.recipes.files import load_recipe
@@ -73,7 +73,7 @@ def time_samples(
 ) -> tuple[list[dict[str, Any]], float]:
     """Returns samples as a worker makes them, and the median number of seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
-    make_views = ViewMaker(settings, photometric_settings(recipe), kept_patch_sampler(recipe, config))
+    make_views = ViewMaker(settings, recipe.augmentation, kept_patch_sampler(recipe, config))
     images = spread_images(source) if isinstance(source, JoinedSources) else first_images(source)
     samples, seconds = [], []
     for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED_IMAGES)):

@@ -18,7 +18,6 @@ from stellar_hub.training.batches import (
     SkippedImages,
     TrainingBatches,
     build_batches,
-    photometric_settings,
     source_facts,
     view_sizes,
 )
@@ -232,7 +231,7 @@ def build_stepper(
         model,
         prepared,
         schedule,
-        photometric_settings(recipe),
+        recipe.augmentation,
         recipe.optimization.clip_norm,
         num_steps,
         torch.float64 if recipe.run.precision == "fp64" else torch.float32,

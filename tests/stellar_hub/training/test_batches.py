@@ -19,7 +19,6 @@ from stellar_hub.training.batches import (
     group_batches,
     kept_patch_sampler,
     num_data_workers,
-    photometric_settings,
 )
 from stellar_hub.training.recipes.sections import Recipe
 from tests.stellar_hub.training.conftest import changed, draw_images, recipe_for, tiny_recipe_values
@@ -84,11 +83,6 @@ class TestLoader:
     def test_batch__that_processes_cannot_share_is_refused(self, folder: Path) -> None:
         with pytest.raises(ValueError, match=r"batch_size is 4.* 3 processes"):
             loader_of(folder, processes=3)
-
-
-def test_photometric__is_the_recipes(recipe: Recipe) -> None:
-    settings = photometric_settings(changed(recipe, "hue=0.3", "augmentation.global_views=false"))
-    assert (settings.hue, settings.global_views, settings.blur_sigma) == (0.3, False, (0.1, 2.0))
 
 
 def test_num_workers__is_given_or_a_share_of_this_machines_cores(

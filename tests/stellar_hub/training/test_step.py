@@ -26,7 +26,7 @@ from stellar_hub.data.views.photometric import (
 )
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.training import StellarForPreTraining, StellarPreTrainingOutput
-from stellar_hub.training.batches import build_loader, photometric_settings
+from stellar_hub.training.batches import build_loader
 from stellar_hub.training.model.targets import cosine_momentum
 from stellar_hub.training.recipes.sections import OptimizationRecipe
 from stellar_hub.training.start import build_accelerator
@@ -184,16 +184,14 @@ def stepper_of(
     recipe, model = recipe_for(folder), build(**options)
     optimizer = Recorded(model)
     schedule = build_schedule(optimizer, recipe.optimization, NUM_STEPS)
-    stepper = Stepper(
-        accelerator, model, model, optimizer, schedule, photometric_settings(recipe), clip_norm, NUM_STEPS
-    )
+    stepper = Stepper(accelerator, model, model, optimizer, schedule, recipe.augmentation, clip_norm, NUM_STEPS)
     return stepper, optimizer
 
 
 def gradients_of(folder: Path, batch: dict[str, Any]) -> tuple[dict[str, Tensor], StellarPreTrainingOutput]:
     """By autograd, without any of the code at test."""
     model = build()
-    output = model(**model_inputs(batch, torch.device("cpu"), photometric_settings(recipe_for(folder))))
+    output = model(**model_inputs(batch, torch.device("cpu"), recipe_for(folder).augmentation))
     output.loss.backward()
     return {name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None}, output
 
