@@ -16,8 +16,7 @@ from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stellar_hub.data.sources import open_sources
-from stellar_hub.data.views.crops import ViewSettings, plan_views, render_views
-from stellar_hub.data.views.device_crops import as_boxes
+from stellar_hub.data.views.crops import ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import (
     PhotometricSettings,
     apply_photometric,
@@ -124,8 +123,8 @@ def test_images__are_cut_into_the_views_the_workers_would_have_made() -> None:
     planned = [plan_views(*image.shape[1:], views, torch.Generator().manual_seed(1)) for image in images]
     batch: dict[str, Any] = {
         "images": images,
-        "global_boxes": torch.stack([as_boxes(plan[0]) for plan in planned]),
-        "local_boxes": torch.stack([as_boxes(plan[1]) for plan in planned]),
+        "global_boxes": torch.stack([boxes_of_views(plan[0]) for plan in planned]),
+        "local_boxes": torch.stack([boxes_of_views(plan[1]) for plan in planned]),
         "photometric": torch.stack([identity_parameters(5)] * 2),
     }
     inputs = model_inputs(batch, CPU, SETTINGS, view_sizes=(16, 8))
