@@ -87,7 +87,7 @@ class StreamBatches:
         num_workers: Maximum number of worker processes that read images. Fewer run if they could not share the readers
             evenly. None: number of cores, at most 8. 0 reads in this process.
         pin_memory: Whether batches are pinned for a faster transfer to a GPU.
-        worker_init_fn: Function that each worker calls first, with its number.
+        worker_init_fn: Function that each worker process calls first, with its index. Default: ignores Ctrl-C.
 
     Raises:
         ValueError: if the processes cannot share the readers evenly.

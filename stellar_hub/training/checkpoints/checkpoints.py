@@ -146,4 +146,4 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
         raise ValueError(f"{path} is damaged: it does not name its step")
     new_names = old_names("run_state")
-    return {new_names.get(key, key): value for key, value in state.items()}
+    return {new_names.get(str(key), str(key)): value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Previews of a run: pictures of a few fixed images, their reconstructions and the maps of their tokens."""
+"""Previews of a run: a few fixed images with their reconstructions and the maps of their tokens."""
 
 import itertools
 import logging
@@ -97,7 +97,7 @@ def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) 
         title: Title, such as "step 200"; None for none.
 
     Returns:
-        An RGB picture.
+        An RGB image.
 
     Raises:
         ValueError: if shape or values of the images do not fit the model.

@@ -17,7 +17,7 @@ from typing import Any
 from ruamel.yaml import YAML, SafeRepresenter, YAMLError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
-from ruamel.yaml.nodes import Node
+from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.resolver import VersionedResolver
 
@@ -148,7 +148,7 @@ def _refuse_unneeded(text: str) -> None:
     depth = 0
     for event in _yaml().parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        problem = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else None
+        problem = f"more than {MAX_DEPTH} levels" if depth > MAX_DEPTH else ""
         if isinstance(event, AliasEvent):
             problem = "an alias stands here; write the value"
         elif isinstance(event, ScalarEvent | CollectionStartEvent) and event.tag is not None:
@@ -168,7 +168,8 @@ def _yaml() -> YAML:
     """Returns a reader and writer of YAML; it keeps a state, so that each text needs a new one."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.Representer = _Resolver, _Representer
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.default_flow_style = False  # type: ignore[assignment]
+    yaml.sort_base_mapping_type_on_output = False
     yaml.width, yaml.allow_unicode = 120, True
     return yaml
 
@@ -204,10 +205,10 @@ class _Representer(SafeRepresenter):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_list(self, data: list[Any]) -> Node:
+    def represent_list(self, data: list[Any]) -> SequenceNode:
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
-    def represent_str(self, data: str) -> Node:
+    def represent_str(self, data: str) -> ScalarNode:
         # Names and paths may stand without quotes. ruamel.yaml writes some other text, such as `?0` in a list, so that
         # it reads as something else.
         style = None if re.fullmatch(r"[\w./~][\w ./:+@-]*", data) else '"'
