@@ -63,7 +63,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
     partial = unfinished or final.with_name(f".{final.name}.{uuid.uuid4().hex}.part")
     old = final.with_name(f".{final.name}.old")
-    _restore(final, old)
+    restore(final, old)
     partial.mkdir()
     try:
         yield partial
@@ -75,12 +75,12 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
         sync(final.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        _restore(final, old)
+        restore(final, old)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _restore(final: Path, old: Path) -> None:
+def restore(final: Path, old: Path) -> None:
     """Gives the old folder its name back, or removes it if a newer folder has the name."""
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
