@@ -528,7 +528,7 @@ class TestErrors:
         assert str(error.value).count("missing: ") == len(list(missing))
 
     def test_head_of_another_size__is_named_with_both_shapes(self, saved: Path) -> None:
-        message = r"misshapen: clustering_head\.prototypes\.weight is \(16, 12\), the model has \(8, 12\)"
+        message = r"wrong shape: clustering_head\.prototypes\.weight is \(16, 12\), the model has \(8, 12\)"
         with pytest.raises(ValueError, match=message):
             StellarForPreTraining.from_pretrained(saved, num_prototypes=8)
 
