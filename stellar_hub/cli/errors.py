@@ -1,4 +1,4 @@
-"""Errors of commands: one line for the user, a traceback only on request, exit code 1."""
+"""Errors of commands: one line for the user and exit code 1; `--debug` shows the traceback."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
-# The library's errors name keywords; on the command line these are options. The longer name comes first.
+# Errors of the library name keywords, which are options on the command line. The longer name comes first.
 OPTIONS = {
     "decoder_num_attention_heads=": "--decoder-num-attention-heads",
     "num_attention_heads=": "--num-attention-heads",
@@ -25,7 +25,7 @@ OPTIONS = {
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, its type in front where there is no message."""
+    """Returns an error's message on one line, or the name of its type if the message is empty."""
     message = " ".join(str(error).split())
     for keyword, option in OPTIONS.items():
         message = re.sub(rf"(?<![\w.]){keyword}", option, message)  # not "run.license=", which is a recipe's
@@ -33,9 +33,9 @@ def one_line(error: BaseException) -> str:
 
 
 def reports_errors(command: CommandT) -> CommandT:
-    """Wrap a command so that an error ends it with one line on standard error and exit code 1.
+    """Wraps a command so that an error ends it with one line on standard error and exit code 1.
 
-    The command has a keyword `debug`; when it is set, the traceback is shown instead.
+    The command has a keyword `debug`, which shows the traceback instead.
     """
 
     @functools.wraps(command)

@@ -32,7 +32,7 @@ def reconstruct(
     import torch
 
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.data.sources.files import IMAGE_SUFFIXES
+    from stellar_hub.data.sources import IMAGE_SUFFIXES
     from stellar_hub.features.loading import load_model
     from stellar_hub.measures import psnr
 
