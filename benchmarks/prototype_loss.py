@@ -1,13 +1,14 @@
-"""Memory and time of `prototype_loss`, against its formula written out.
+"""Memory and time of `prototype_loss`, compared with its plain formula.
 
     python benchmarks/prototype_loss.py
 
-The formula gathers the targets for all rows, and leaves the gradients to autograd. Both make value and gradients for
-the embeddings and the prototypes, with Sinkhorn assignments as targets, eight embeddings to each. They take turns;
-reported is the median time. Memory is the highest resident memory (`VmHWM`; Linux) of a fresh process above what it
-had with the operands in place and after a tiny run, or on CUDA the highest of the allocator's. The result is included.
+The formula gathers the targets for all rows, and leaves the gradients to autograd. Both compute the value and the
+gradients for embeddings and prototypes. The targets are Sinkhorn assignments, each for eight embeddings. Both take
+turns, and the table shows median times. Memory is the peak resident memory (`VmHWM`, Linux) of a fresh process above
+that with the operands in place and after a tiny run, or on CUDA the allocator's peak. It includes the result.
 
-With `--check` it exits with 1 unless ours takes at most a third of the memory, no more time, and gives the same.
+With `--check` the script exits with 1 unless `prototype_loss` takes at most a third of the memory and not more time
+than the formula, and gives the same result.
 """
 
 import argparse
@@ -26,9 +27,9 @@ from torch import Tensor
 
 from stellar_hub.training.objectives import prototype_loss, prototype_scores, sinkhorn_assign
 
-MAX_MEMORY = 1 / 3  # of the formula's
+MAX_MEMORY = 1 / 3  # share of the formula's memory
 MAX_TIME = 1.0
-MAX_ERROR = 1e-5  # relative, of the value and of the gradients' norm
+MAX_ERROR = 1e-5  # relative error of the value and of the gradients, in norm
 TEMPERATURE = 0.12
 SINKHORN_TEMPERATURE = 0.06
 VIEWS = 8
@@ -37,7 +38,7 @@ FORMULA = "formula"
 
 
 class Operands(NamedTuple):
-    """What the loss takes: `(N, p)`, `(K, p)`, `(M, K)` and `(N,)`."""
+    """The arguments of the loss, with shapes `(N, p)`, `(K, p)`, `(M, K)` and `(N,)`."""
 
     embeddings: Tensor
     prototypes: Tensor
@@ -46,7 +47,7 @@ class Operands(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What the loss gives, and its gradients."""
+    """The loss and its gradients."""
 
     loss: Tensor
     embeddings: Tensor
@@ -54,7 +55,7 @@ class Result(NamedTuple):
 
 
 def make_operands(rows: int, num_prototypes: int, width: int, device: str) -> Operands:
-    """Random normalized embeddings of views, and assignments of the clean ones."""
+    """Returns random normalized embeddings of views, and assignments of the clean ones."""
     generator = torch.Generator().manual_seed(0)
     num_targets = -(-rows // VIEWS)
     prototypes = torch.randn(num_prototypes, width, generator=generator).to(device)
@@ -65,22 +66,22 @@ def make_operands(rows: int, num_prototypes: int, width: int, device: str) -> Op
 
 
 def formula_loss(operands: Operands) -> Tensor:
-    """The definition, as one would write it."""
+    """Returns the loss by its definition."""
     scores = operands.embeddings @ operands.prototypes.T / TEMPERATURE
     targets = operands.assignment[operands.target_index]
     return -(targets * F.log_softmax(scores, dim=-1)).sum(dim=-1).mean()
 
 
-def loss_of(variant: str) -> Callable[[Operands], Tensor]:
-    """The loss called "formula", or ours called by its chunk size, "0" for its default."""
+def loss_function(variant: str) -> Callable[[Operands], Tensor]:
+    """Returns the loss of a variant: "formula", or a chunk size of `prototype_loss`, "0" for its default."""
     if variant == FORMULA:
         return formula_loss
     return lambda operands: prototype_loss(*operands, temperature=TEMPERATURE, chunk_size=int(variant) or None)
 
 
 def run(variant: str, operands: Operands) -> Result:
-    """Value and gradients."""
-    loss = loss_of(variant)(operands)
+    """Computes value and gradients."""
+    loss = loss_function(variant)(operands)
     result = Result(loss.detach(), *torch.autograd.grad(loss, operands[:2]))
     if loss.is_cuda:
         torch.cuda.synchronize()
@@ -88,13 +89,13 @@ def run(variant: str, operands: Operands) -> Result:
 
 
 def resident(kind: str) -> int:
-    """Bytes of this process's resident memory now (`VmRSS`) or at its highest (`VmHWM`)."""
+    """Returns the bytes of this process's resident memory, at present (`VmRSS`) or at its peak (`VmHWM`)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
 def peak_memory(variant: str, rows: int, num_prototypes: int, width: int, device: str) -> int:
-    """Bytes that value and gradients take at most, besides the operands."""
+    """Returns the most bytes that value and gradients take in addition to the operands."""
     run(variant, make_operands(4, 16, 8, device))
     operands = make_operands(rows, num_prototypes, width, device)
     if device == "cuda":
@@ -103,21 +104,21 @@ def peak_memory(variant: str, rows: int, num_prototypes: int, width: int, device
         before = torch.cuda.memory_allocated()
         run(variant, operands)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # sets the highest to what it is now
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present value
     before = resident("VmRSS")
     run(variant, operands)
     return resident("VmHWM") - before
 
 
 def measure_apart(variant: str, args: argparse.Namespace) -> int:
-    """`peak_memory` in a fresh process."""
+    """Returns `peak_memory` of a fresh process."""
     sizes = [f"--{name}={getattr(args, name)}" for name in ("rows", "prototypes", "width", "device", "threads")]
     command = [sys.executable, __file__, *sizes, "--measure", variant]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def interleaved_seconds(variants: Sequence[str], operands: Operands, repeats: int) -> dict[str, float]:
-    """Median time of each variant, after one run that is not counted; they take turns."""
+    """Returns the median seconds of each variant; they take turns, and the first round does not count."""
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(repeats + 1):
         for variant in variants:
@@ -128,13 +129,13 @@ def interleaved_seconds(variants: Sequence[str], operands: Operands, repeats: in
 
 
 def relative_error(actual: Result, expected: Result) -> float:
-    """The largest of the relative errors (in norm) of the value and the gradients."""
+    """Returns the largest relative error (in norm) of the value and the gradients."""
     errors = [(a - b).norm() / b.norm() for a, b in zip(actual, expected, strict=True)]
     return float(torch.stack(errors).max())
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, str | float | bool]]:
-    """One row for the formula, one for each chunk size of ours."""
+    """Returns one row for the formula, and one for each chunk size."""
     variants = [FORMULA, *map(str, args.chunk_sizes)]
     peaks = {variant: measure_apart(variant, args) for variant in variants}
     operands = make_operands(args.rows, args.prototypes, args.width, args.device)
@@ -156,7 +157,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, str | float | bool]]:
 
 
 def print_table(rows: Sequence[dict[str, str | float | bool]], args: argparse.Namespace) -> None:
-    """Markdown."""
+    """Prints the table in Markdown."""
     print(f"{args.rows} rows, {args.prototypes} prototypes of width {args.width}, float32, {args.device}\n")
     print("| variant | peak, MB | of the formula's | time, s | of the formula's | relative difference |")
     print("|---|---|---|---|---|---|")
@@ -166,17 +167,23 @@ def print_table(rows: Sequence[dict[str, str | float | bool]], args: argparse.Na
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help=f"embeddings; by default {DEFAULT_ROWS}")
-    parser.add_argument("--prototypes", type=int, default=16384, help="by default %(default)s")
-    parser.add_argument("--width", type=int, default=256, help="of embeddings and prototypes, by default %(default)s")
-    parser.add_argument("--chunk-sizes", type=int, nargs="+", default=[0], help="0 for the default")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
-    parser.add_argument("--repeats", type=int, default=7, help="of the timing")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
+    parser.add_argument("--rows", type=int, help=f"number of embeddings (default: {DEFAULT_ROWS})")
+    parser.add_argument("--prototypes", type=int, default=16384, help="number of prototypes (default: %(default)s)")
+    parser.add_argument(
+        "--width", type=int, default=256, help="width of embeddings and prototypes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--chunk-sizes", type=int, nargs="+", default=[0], help="rows per chunk; 0 for the library's default"
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="number of CPU threads (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=7, help="number of timed rounds (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="JSON file to write the rows to")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if prototype_loss misses a limit")
     parser.add_argument("--measure", metavar="VARIANT", help=argparse.SUPPRESS)  # the fresh process
     args = parser.parse_args()
     args.rows = args.rows or DEFAULT_ROWS[args.device]
@@ -184,7 +191,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Compare, print, check."""
+    """Runs the comparison."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     if args.measure:

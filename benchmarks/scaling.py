@@ -1,11 +1,12 @@
-"""How costs grow with the number of tokens, of prototypes, and with the size of the image.
+"""How costs grow with the number of tokens, the number of prototypes and the size of the image.
 
     python benchmarks/scaling.py
 
-Per quantity the median time of one call (interleaved over its values), the floating-point operations counted in it, and
-the exponent between the smallest and the largest value of both: `log(ratio) / log(ratio of the quantity)`. Where time
-grows slower than the count, a fixed part weighs in; where it grows faster, memory does. Encoding is that of stellar-b16
-with random weights; the prototype loss and Sinkhorn are those of 1024 tokens, forward and backward.
+For each quantity the table shows the median seconds of one call (its values take turns), the number of floating-point
+operations, and for both the exponent between the smallest and the largest value: `log(ratio) / log(ratio of the
+quantity)`. Time grows more slowly than the operations where a part has a fixed cost, and faster where memory limits the
+speed. Encoding is that of stellar-b16 with random weights. The prototype loss and Sinkhorn are those of 1024 tokens,
+forward and backward.
 """
 
 import argparse
@@ -34,25 +35,25 @@ Calls = dict[int, Callable[[], Any]]
 
 
 def encoding_of_tokens(args: argparse.Namespace) -> Calls:
-    """Encoding with more sparse tokens."""
+    """Returns an encoding for each number of sparse tokens."""
     images = torch.rand(1, 3, args.image_size, args.image_size)
     return {tokens: encode_call(args, images, num_sparse_tokens=tokens) for tokens in args.tokens}
 
 
 def encoding_of_images(args: argparse.Namespace) -> Calls:
-    """Encoding of larger images, each model made for its size."""
+    """Returns an encoding for each image size, with a model made for it."""
     return {size: encode_call(args, torch.rand(1, 3, size, size), image_size=size) for size in args.image_sizes}
 
 
 def encode_call(args: argparse.Namespace, images: torch.Tensor, **options: Any) -> Callable[[], Any]:
-    """One encode."""
+    """Returns a call that encodes."""
     config = StellarConfig(use_decoder=False, num_hidden_layers=args.layers, **options)
     model = StellarModel(config).eval().requires_grad_(False)
     return lambda: model.encode(images)
 
 
 def losses_of_prototypes(args: argparse.Namespace) -> Calls:
-    """The loss of tokens against prototypes, forward and backward, and the assignment before it."""
+    """Returns the assignment and the loss of tokens, forward and backward, for each number of prototypes."""
     embeddings = F.normalize(torch.randn(NUM_ROWS, WIDTH), dim=1)
 
     def call(count: int) -> Callable[[], Any]:
@@ -70,7 +71,7 @@ def losses_of_prototypes(args: argparse.Namespace) -> Calls:
 
 
 def loss_operations(count: int) -> int:
-    """Of the scores for the assignment and for the loss, and of both gradients; torch's counter misses `out=`."""
+    """Returns the operations of the scores and of both gradients, as torch's counter misses `out=`."""
     return 4 * 2 * NUM_ROWS * count * WIDTH
 
 
@@ -82,15 +83,17 @@ QUANTITIES = {
 
 
 def count_operations(call: Callable[[], Any]) -> int:
-    """Floating-point operations of one call."""
+    """Returns the floating-point operations of one call."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
 def measure(calls: Calls, repeats: int, formula: Callable[[int], int] | None) -> list[dict[str, float]]:
-    """Median seconds and operations of each value."""
-    operations = {value: count_operations(call) for value, call in calls.items()}  # and a first, uncounted round
+    """Returns the median seconds and the operations for each value."""
+    operations = {
+        value: count_operations(call) for value, call in calls.items()
+    }  # also a first round that is not timed
     if formula is not None:
         operations = {value: formula(value) for value in calls}
     seconds: dict[int, list[float]] = {value: [] for value in calls}
@@ -106,22 +109,37 @@ def measure(calls: Calls, repeats: int, formula: Callable[[int], int] | None) ->
 
 
 def slope(rows: Sequence[dict[str, float]], what: str) -> float:
-    """The exponent with which something grows from the smallest to the largest value."""
+    """Returns the exponent with which a column grows from the smallest to the largest value."""
     first, last = rows[0], rows[-1]
     return math.log(last[what] / first[what]) / math.log(last["value"] / first["value"])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="r (default: 8 to 64)")
-    parser.add_argument("--prototypes", type=int, nargs="+", default=PROTOTYPES, help="K (default: 4096 to 65536)")
-    parser.add_argument("--image-sizes", type=int, nargs="+", default=IMAGE_SIZES, help="pixels (default: 224 to 896)")
-    parser.add_argument("--image-size", type=int, default=224, help="where r varies (default: %(default)s)")
-    parser.add_argument("--layers", type=int, default=12, help="of the encoder (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of the CPU; those torch takes, if not given")
-    parser.add_argument("--repeats", type=int, default=3, help="of the timing (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=TOKENS, help="numbers of sparse tokens (default: 8 to 64)"
+    )
+    parser.add_argument(
+        "--prototypes", type=int, nargs="+", default=PROTOTYPES, help="numbers of prototypes (default: 4096 to 65536)"
+    )
+    parser.add_argument(
+        "--image-sizes",
+        type=int,
+        nargs="+",
+        default=IMAGE_SIZES,
+        help="sides of the images in pixels (default: 224 to 896)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=224,
+        help="side of the image in pixels while the tokens vary (default: %(default)s)",
+    )
+    parser.add_argument("--layers", type=int, default=12, help="number of the encoder's layers (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch's own choice)")
+    parser.add_argument("--repeats", type=int, default=3, help="number of timed rounds (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="JSON file to write the numbers to")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,21 +1,22 @@
-"""Time and memory of a whole training step, against its objective written out naively.
+"""Time and memory of a whole training step, compared with a naive version of its objective.
 
     python benchmarks/training_step.py --check
     python benchmarks/training_step.py --device cuda --images 128 --precision bfloat16
 
-A step is forward, backward and AdamW's update of the published recipe (8 masked global views, 8 local ones), with
-random weights and images. "naive" computes the same loss as one writes it down at first: views padded to one length,
-hidden patches kept out by an attention mask, targets repeated for each view, scores of all rows against all prototypes
-held for autograd. "naive losses" encodes as ours does, and writes out only what follows. All give the same loss, which
-is checked.
+A step is forward, backward and AdamW's update with the published recipe (8 masked global views, 8 local ones), random
+weights and random images. "naive" computes the same loss in the most direct way: it pads views to one length, masks
+hidden patches in the attention, repeats targets for each view, and keeps the scores of all rows against all prototypes
+for autograd. "naive losses" encodes as the library does, and is naive only in the losses. All variants give the same
+loss, which the script checks.
 
-Variants take turns; reported are median times. Memory is the highest resident memory (`VmHWM`; Linux) of a fresh
-process above what it had with model and optimizer in place, or on CUDA the allocator's. "of the matrix rate" is the
-counted floating-point operations over the time, as a share of what a product of two large square matrices reaches
+Variants take turns, and the tables show median times. Memory is the peak resident memory (`VmHWM`, Linux) of a fresh
+process above that with model and optimizer in place, or on CUDA the allocator's peak. "of the matrix rate" is the
+number of floating-point operations per second, as a share of what a product of two large square matrices reaches
 (products into given memory, such as those of the prototype loss, are not counted: under a hundredth here). A second
-table says what each part of ours keeps for the backward.
+table shows what each part of the library's step keeps for the backward.
 
-With `--check` it exits with 1 unless ours is at least 1.5 times as fast as "naive", with at most half the memory.
+With `--check` the script exits with 1 unless the library is at least 1.5 times as fast as "naive", with at most half
+the memory.
 """
 
 import argparse
@@ -37,9 +38,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.encoder_stellar import normalize_pixels
+from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.training import StellarForPreTraining
-from stellar_hub.training.model.views import EncodedViews, encode_views, matched_rows
-from stellar_hub.training.objectives import koleo_loss, sinkhorn_assign
+from stellar_hub.training.model.targets import matched_rows
+from stellar_hub.training.model.terms import ObjectiveBatch, Prediction, token_loss
+from stellar_hub.training.model.views import EncodedViews, encode_views
+from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, sinkhorn_assign, target_codes
 from stellar_hub.training.recipes.files import load_recipe
 
 MIN_SPEEDUP = 1.5
@@ -53,7 +57,7 @@ class Step:
     """A model, its optimizer and a batch.
 
     Args:
-        args: The command line's.
+        args: Options of the command line.
     """
 
     def __init__(self, args: argparse.Namespace):
@@ -71,7 +75,7 @@ class Step:
         self.batch = make_batch(self.model, recipe.data, args.images, args.device)
 
     def loss(self, variant: str) -> Tensor:
-        """The loss of the batch."""
+        """Returns the loss of the batch."""
         for part in (self.model.stellar.encoder, self.model.stellar.decoder):
             part.grad_checkpointing = variant.endswith("checkpointing")
         if variant.startswith("ours"):
@@ -79,7 +83,7 @@ class Step:
         return naive_loss(self.model, **self.batch, padded=variant == "naive")
 
     def run(self, variant: str) -> float:
-        """The whole step; the loss before it."""
+        """Does the whole step, and returns the loss before it."""
         with self.autocast():
             loss = self.loss(variant)
         loss.backward()
@@ -88,13 +92,13 @@ class Step:
         return loss.item()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision asked for."""
+        """Returns the context of the chosen precision."""
         enabled = self.precision != torch.float32
         return torch.autocast(self.device, dtype=self.precision, enabled=enabled)
 
 
 def make_batch(model: StellarForPreTraining, data: Any, images: int, device: str) -> dict[str, Tensor]:
-    """Noise for images, and which patches are kept."""
+    """Returns a batch of noise images with the patches that masked views keep."""
     config, side = model.config, data.image_size or model.config.image_size
     local = data.local_size or side // 2 // config.patch_size * config.patch_size
     generator = torch.Generator().manual_seed(0)
@@ -113,7 +117,7 @@ def naive_loss(
     kept_patches: Tensor,
     padded: bool,
 ) -> Tensor:
-    """The objective without a teacher, as one writes it down."""
+    """Returns the loss of the objective without a teacher, computed in the most direct way."""
     config, encoder = model.config, model.stellar.encoder
     views = global_views.flatten(0, 1)
     if padded:
@@ -143,15 +147,27 @@ def naive_loss(
     )
     koleo = config.koleo_weight * (koleo_loss(clean.tokens) + koleo_loss(masked.tokens))
     localization = model.stellar.localization(clean.patches, clean.tokens)
-    reconstruction = model._reconstruction_loss(clean.tokens, localization, pixel_values)
+    reconstruction = reconstruction_loss(model, clean.tokens, localization, pixel_values)
     clusters = clustering + cls_clustering + mask + cls + local_cls
     return clusters + koleo + model.reconstruction_weight * reconstruction
+
+
+def reconstruction_loss(
+    model: StellarForPreTraining, tokens: Tensor, localization: Tensor, pixel_values: Tensor
+) -> Tensor:
+    """Returns the loss of the reconstruction from given tokens and their localization."""
+    decoder, grid = model.stellar.decoder, model.stellar.grid_size(*pixel_values.shape[-2:])
+    prediction = decoder.predict(decoder(low_rank_product(localization, tokens), grid), grid)
+    if model.config.reconstruction_head == "pixel":
+        return pixel_loss(prediction, pixel_values)
+    codebook = model.stellar.tokenizer.codebook.weight
+    return code_loss(prediction, target_codes(model.tokenizer_encoder, codebook, pixel_values, grid))
 
 
 def encode_padded(
     model: StellarForPreTraining, pixel_values: Tensor, views: Tensor, kept_patches: Tensor, local_views: Tensor
 ) -> tuple[EncodedViews, EncodedViews, EncodedViews]:
-    """All views as one batch of one length; what is hidden or missing is kept out by a mask."""
+    """Encodes all views as one batch of one length, with a mask for what is hidden or missing."""
     encoder, num_sparse = model.stellar.encoder, model.config.num_sparse_tokens
     dtype = encoder.pos_embed.dtype
     whole = torch.cat([encoder.embed(normalize_pixels(images, dtype)) for images in (pixel_values, views)])
@@ -175,20 +191,20 @@ def encode_padded(
 
 @torch.no_grad()
 def assign(head: Any, hidden_states: Tensor, config: StellarConfig) -> Tensor:
-    """Assignments to prototypes, `(..., K)`."""
+    """Returns the assignments to prototypes, `(..., K)`."""
     scores = head(hidden_states).float().flatten(0, -2) @ head.prototypes.weight.float().T
     assigned = sinkhorn_assign(scores / config.sinkhorn_temp, config.sinkhorn_num_iters, config.sinkhorn_scale)
     return assigned.unflatten(0, hidden_states.shape[:-1])
 
 
 def cross_entropy(head: Any, hidden_states: Tensor, assignment: Tensor, config: StellarConfig) -> Tensor:
-    """The loss of rows against their assignments."""
+    """Returns the loss of rows against their assignments."""
     scores = head(hidden_states) @ head.prototypes.weight.T / config.prototype_temp
     return -(assignment * F.log_softmax(scores.float(), dim=-1)).sum(-1).mean()
 
 
 def kept_bytes(make: Callable[[], Any], model: torch.nn.Module) -> int:
-    """Bytes that autograd keeps for the backward of what is made, parameters left out."""
+    """Returns the bytes that autograd keeps for the backward of what `make` computes, without parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -199,31 +215,31 @@ def kept_bytes(make: Callable[[], Any], model: torch.nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        made = make()  # held until all is counted: no address is used twice
+        made = make()  # kept until all is counted, so that no address is used twice
     del made
     return sum(kept.values())
 
 
 def kept_by_part(step: Step) -> dict[str, int]:
-    """Bytes each part of ours keeps for the backward."""
+    """Returns the bytes that each part of the library's step keeps for the backward."""
     model, batch, config = step.model, step.batch, step.model.config
     encoder = model.stellar.encoder
     with step.autocast():
-        clean = encode_views(encoder, batch["pixel_values"])
+        objective = ObjectiveBatch(model, batch["pixel_values"], batch["global_views"], None, None)
+        clean = objective.clean
         tokens = clean.tokens.detach().requires_grad_()
         views = batch["global_views"].flatten(0, 1)
         masked = torch.randn(len(views), *tokens.shape[1:], device=tokens.device, requires_grad=True)
-        embeddings = model.clustering_head(tokens)
-        targets = model._view_targets(clean, embeddings, model.clustering_head, model.cls_clustering_head)
+        head = model.clustering_head
         parts: dict[str, Callable[[], Any]] = {
             "encoder, whole view": lambda: encode_views(encoder, batch["pixel_values"]),
             "encoder, masked views": lambda: encode_views(encoder, views, batch["kept_patches"]),
             "encoder, local views": lambda: encode_views(encoder, batch["local_views"].flatten(0, 1)),
-            "decoder and reconstruction": lambda: model._reconstruction_loss(
-                tokens, model.stellar.localization(clean.patches.detach(), tokens), batch["pixel_values"]
+            "decoder and reconstruction": lambda: reconstruction_loss(
+                model, tokens, model.stellar.localization(clean.patches.detach(), tokens), batch["pixel_values"]
             ),
-            "heads and prototypes, masked views": lambda: model._token_loss(
-                masked, model.clustering_head(masked), targets, matched=True
+            "heads and prototypes, masked views": lambda: token_loss(
+                Prediction(clean._replace(tokens=masked), head(masked), objective.targets), head, config
             ),
             "KoLeo, masked views": lambda: config.koleo_weight * koleo_loss(masked),
         }
@@ -231,7 +247,7 @@ def kept_by_part(step: Step) -> dict[str, int]:
 
 
 def peak_memory(variant: str, args: argparse.Namespace) -> int:
-    """Bytes that a step takes at most, besides model, optimizer and batch."""
+    """Returns the most bytes that a step takes in addition to model, optimizer and batch."""
     step = Step(args)
     if args.device == "cuda":
         torch.cuda.synchronize()
@@ -239,21 +255,21 @@ def peak_memory(variant: str, args: argparse.Namespace) -> int:
         before = torch.cuda.memory_allocated()
         step.run(variant)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # sets the highest to what it is now
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present value
     before = resident("VmRSS")
     step.run(variant)
     return resident("VmHWM") - before
 
 
 def measure_apart(variant: str, args: argparse.Namespace) -> int:
-    """`peak_memory` in a fresh process."""
+    """Returns `peak_memory` of a fresh process."""
     options = [f"--{name}={getattr(args, name)}" for name in ("recipe", "images", "device", "precision", "threads")]
     command = [sys.executable, __file__, *options, "--measure", variant]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def matrix_rate(step: Step, repeats: int) -> float:
-    """Floating-point operations per second of a large product, in the step's precision."""
+    """Returns the floating-point operations per second of a large matrix product, in the step's precision."""
     side = MATRIX_SIZE[step.device]
     left = torch.randn(side, side, device=step.device).to(step.precision)
     seconds = [timed(lambda: left @ left, step.device) for _ in range(repeats + 1)]
@@ -261,7 +277,7 @@ def matrix_rate(step: Step, repeats: int) -> float:
 
 
 def timed(function: Callable[[], Any], device: str) -> float:
-    """Seconds of one call."""
+    """Returns the seconds of one call."""
     start = time.perf_counter()
     function()
     if device == "cuda":
@@ -270,7 +286,7 @@ def timed(function: Callable[[], Any], device: str) -> float:
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """All that is measured."""
+    """Measures all variants."""
     peaks = {variant: measure_apart(variant, args) for variant in VARIANTS}
     step = Step(args)
     kept = kept_by_part(step)
@@ -304,7 +320,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_tables(found: dict[str, Any], args: argparse.Namespace) -> None:
-    """Markdown."""
+    """Prints the tables in Markdown."""
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"recipe {args.recipe}, {args.images} images, {args.precision}, {where}, torch {torch.__version__}\n")
     print("| step | s per image | naive takes | MB per image | of naive | GFLOP per image | of the matrix rate |")
@@ -321,7 +337,7 @@ def print_tables(found: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def meets_bars(found: dict[str, Any], precision: str) -> bool:
-    """Whether ours is fast and small enough, and all losses agree."""
+    """Returns whether the library is fast and small enough, and all losses agree."""
     rows = {row["variant"]: row for row in found["rows"]}
     ours = rows["ours"]
     worst = max(abs(row["loss"] / ours["loss"] - 1) for row in rows.values())
@@ -330,16 +346,20 @@ def meets_bars(found: dict[str, Any], precision: str) -> bool:
 
 
 def main() -> int:
-    """Compare, print, check."""
+    """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="b16", help="name or file (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=2, help="in the batch (default: %(default)s)")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--recipe", default="b16", help="name of a recipe, or a YAML file (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2, help="number of images in the batch (default: %(default)s)")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="(default: %(default)s)"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: as torch takes")
-    parser.add_argument("--repeats", type=int, default=3, help="of the timing (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write the numbers to")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="number of CPU threads; 0 leaves it to torch (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="number of timed rounds (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="JSON file to write the numbers to")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the library misses a limit")
     parser.add_argument("--measure", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.threads:

@@ -1,14 +1,14 @@
-"""Fine-tune a classifier on folders of images, one folder per class.
+"""Fine-tunes a classifier on one folder of images per class.
 
     python examples/finetune_classification.py --train TRAIN --test TEST --model stellar-b16 --output OUTPUT
     accelerate launch examples/finetune_classification.py ...   # several GPUs
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 examples/finetune_classification.py ...   # processes on a CPU
 
-The classifier is a LayerNorm and a linear layer on the mean of the sparse tokens. `--mode` says what is trained: "full"
-the encoder and the classifier, "frozen" the classifier alone, "lora" the classifier and low-rank updates of the
-attention, which are merged into the weights at the end. OUTPUT then holds the encoder, for
-`StellarModel.from_pretrained(OUTPUT)`, and the classifier; `load_classifier(OUTPUT)` of `stellar_classifier.py` reads
-both. `L` is not trained: it is computed from the new tokens with the projections of before.
+The classifier is a LayerNorm and a linear layer on the mean of the sparse tokens. `--mode full` trains the encoder and
+the classifier, `--mode frozen` trains the classifier alone, and `--mode lora` trains the classifier and low-rank
+updates of the attention, which are merged into the weights at the end. OUTPUT gets the encoder, which
+`StellarModel.from_pretrained(OUTPUT)` loads, and the classifier; `load_classifier(OUTPUT)` of `stellar_classifier.py`
+loads both. `L` is not trained: the old projections compute it from the new tokens.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from stellar_hub import StellarImageProcessor, StellarModel
+from stellar_hub.data.workers import default_num_workers
+from stellar_hub.old_names import hint_of_new_name
 
 LEARNING_RATES = {"full": 1e-4, "frozen": 1e-2, "lora": 1e-3}
 WARMUP_SHARE = 0.1
@@ -38,7 +40,7 @@ REPORT_EVERY = 10  # steps; reading the loss waits for the device
 
 
 def make_accelerator(precision: str, batch_size: int, seed: int) -> Accelerator:
-    """The processes that were launched; a batch is split among them, so that their number does not change its size.
+    """Returns the accelerator of the launched processes, which divide each batch among them.
 
     Raises:
         ValueError: if the batch cannot be split evenly.
@@ -53,8 +55,10 @@ def make_accelerator(precision: str, batch_size: int, seed: int) -> Accelerator:
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=seed),
     )
     if batch_size % accelerator.num_processes:
-        raise ValueError(f"--batch-size {batch_size} must be a multiple of the {accelerator.num_processes} processes")
-    # Another seed in each process, or all would draw the same crops; DDP and the sampler take care of what is shared.
+        raise ValueError(
+            f"--batch-size must be a multiple of the {accelerator.num_processes} processes, got {batch_size}"
+        )
+    # Each process has its own seed; otherwise all would draw the same crops. DDP and the sampler share what is common.
     set_seed(seed, device_specific=True)
     return accelerator
 
@@ -62,7 +66,7 @@ def make_accelerator(precision: str, batch_size: int, seed: int) -> Accelerator:
 def train(
     accelerator: Accelerator, classifier: nn.Module, optimizer: Any, loader: Any, args: argparse.Namespace
 ) -> None:
-    """All epochs, the learning rate going up for a tenth of the steps, then down along a cosine.
+    """Trains for all epochs; the learning rate rises for a tenth of the steps and then falls as a cosine.
 
     Raises:
         RuntimeError: if the loss is not finite.
@@ -92,11 +96,11 @@ def train(
 
 @torch.no_grad()
 def num_right(accelerator: Accelerator, classifier: nn.Module, loader: Any) -> int:
-    """How many images are classified correctly, over all processes."""
+    """Returns the number of images that are classified correctly, over all processes."""
     classifier.eval()
     right = seen = 0
     for pixel_values, labels in loader:
-        # A last batch that does not split evenly is filled up with images of the first; this leaves them out again.
+        # accelerate fills up a last batch that does not split evenly with images of the first, and removes them here.
         predicted, labels = accelerator.gather_for_metrics((classifier(pixel_values).argmax(dim=1), labels))
         right += int((predicted == labels).sum())
         seen += len(labels)
@@ -105,22 +109,23 @@ def num_right(accelerator: Accelerator, classifier: nn.Module, loader: Any) -> i
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """What can be said before anything is loaded.
+    """Checks the options before anything is loaded.
 
     Raises:
-        FileExistsError: if OUTPUT holds something and may not be written to.
-        ImportError: if `--mode lora` finds no peft.
-        ValueError: if a number is out of its range, or options do not go together.
+        FileExistsError: if OUTPUT is a file, or is not empty and `--overwrite` is not given.
+        ImportError: if `--mode lora` cannot import peft.
+        ValueError: if a number is out of its range, or options do not fit together.
     """
-    for name in ("epochs", "batch_size", "lora_rank"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    for name, lowest in (("epochs", 1), ("batch_size", 1), ("lora_rank", 1), ("num_workers", 0)):
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
     if args.learning_rate is not None and args.learning_rate <= 0:
         raise ValueError(f"--learning-rate must be above 0, got {args.learning_rate}")
     if args.layer_decay is not None and args.mode != "full":
-        raise ValueError(f"--layer-decay goes with --mode full, got --mode {args.mode}")
+        raise ValueError(f"--layer-decay needs --mode full, got --mode {args.mode}")
     if args.layer_decay is not None and not 0 < args.layer_decay <= 1:
-        raise ValueError(f"--layer-decay must lie in (0, 1], got {args.layer_decay}")
+        raise ValueError(f"--layer-decay must be within (0, 1], got {args.layer_decay}")
     if args.output.exists() and not args.output.is_dir():
         raise FileExistsError(f"--output {args.output} is a file; name a folder")
     if args.output.exists() and any(args.output.iterdir()) and not args.overwrite:
@@ -130,30 +135,51 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Command line."""
+    """Returns the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--train", type=Path, required=True, help="folder with a folder of images for each class")
-    add("--test", type=Path, required=True, help="the same, for measuring")
-    add("--output", type=Path, required=True, help="folder for the result")
-    add("--overwrite", action="store_true", help="write to OUTPUT even if it is not empty")
-    add("--model", default="stellar-tiny", help="name, folder or repository (default: %(default)s)")
-    add("--mode", choices=sorted(LEARNING_RATES), default="full", help="what is trained (default: %(default)s)")
-    add("--epochs", type=int, default=20, help="passes through TRAIN (default: %(default)s)")
-    add("--batch-size", type=int, default=64, help="images per step, over all processes (default: %(default)s)")
-    add("--learning-rate", type=float, help=f"peak rate (default: {LEARNING_RATES})")
-    add("--weight-decay", type=float, default=0.05, help="of AdamW (default: %(default)s)")
-    add("--layer-decay", type=float, help="factor on the rate from block to block downwards (default: none)")
-    add("--lora-rank", type=int, default=8, help="rank of the updates (default: %(default)s)")
-    add("--clip-norm", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
-    add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help='"auto" is bf16 on a GPU')
-    add("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of every draw (default: %(default)s)")
-    return parser.parse_args(arguments)
+    add("--train", type=Path, required=True, help="Folder of the training images, with one folder per class.")
+    add("--test", type=Path, required=True, help="Folder of the test images, with one folder per class.")
+    add("--output", type=Path, required=True, help="Folder for the result.")
+    add("--overwrite", action="store_true", help="Write to OUTPUT even if it is not empty.")
+    add("--model", default="stellar-tiny", help="Name, folder or Hub repository of the model. Default: %(default)s.")
+    add("--mode", choices=sorted(LEARNING_RATES), default="full", help="Weights to train. Default: %(default)s.")
+    add("--epochs", type=int, default=20, help="Number of passes over TRAIN. Default: %(default)s.")
+    add(
+        "--batch-size",
+        type=int,
+        default=64,
+        help="Number of images per step, over all processes. Default: %(default)s.",
+    )
+    add("--learning-rate", type=float, help=f"Highest learning rate. Default, by mode: {LEARNING_RATES}.")
+    add("--weight-decay", type=float, default=0.05, help="Weight decay of AdamW. Default: %(default)s.")
+    add(
+        "--layer-decay",
+        type=float,
+        help="Factor of the learning rate from each block to the block below. Default: none.",
+    )
+    add("--lora-rank", type=int, default=8, help="Rank of the low-rank updates. Default: %(default)s.")
+    add("--clip-norm", type=float, default=1.0, help="Largest norm of the gradient. Default: %(default)s.")
+    add(
+        "--precision",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="auto",
+        help='Precision of training. Default: "auto", which is bf16 on a GPU and fp32 on a CPU.',
+    )
+    workers = (
+        "Number of worker processes that read images. Default: number of cores, at most 8. 0 reads in the main process."
+    )
+    add("--num-workers", type=int, help=workers)
+    add("--seed", type=int, default=0, help="Seed of all random numbers. Default: %(default)s.")
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hints = "".join(hint_of_new_name("options", name.partition("=")[0]) for name in unknown)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hints}")
+    return args
 
 
 def load(args: argparse.Namespace, num_classes: int) -> tuple[StellarImageProcessor, StellarClassifier]:
-    """The processor, and the classifier with a new head, in float32 whatever the checkpoint is saved in."""
+    """Loads the processor and the classifier with a new head, in float32 for any checkpoint."""
     disable_progress_bar()
     processor = StellarImageProcessor.from_pretrained(args.model)
     model = StellarModel.from_pretrained(args.model, decoder=False, dtype=torch.float32)
@@ -166,7 +192,7 @@ def prepare(
     datasets: Sequence[ClassFolderDataset],
     args: argparse.Namespace,
 ) -> tuple[Any, ...]:
-    """Classifier, optimizer and both data sets' loaders, as accelerate wraps them."""
+    """Returns classifier, optimizer and the loaders of both data sets, prepared by accelerate."""
     optimizer = create_optimizer_v2(
         classifier,
         opt="adamw",
@@ -174,10 +200,12 @@ def prepare(
         weight_decay=args.weight_decay,
         layer_decay=args.layer_decay,
     )
+    given, processes = args.num_workers, accelerator.num_processes
+    num_workers = default_num_workers(processes) if given is None else given
     options: dict[str, Any] = {
         "batch_size": args.batch_size,
-        "num_workers": args.workers,
-        "persistent_workers": args.workers > 0,
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
         "pin_memory": accelerator.device.type == "cuda",
     }
     loaders = [DataLoader(dataset, shuffle=not index, **options) for index, dataset in enumerate(datasets)]
@@ -185,7 +213,7 @@ def prepare(
 
 
 def table(rows: dict[str, int], total: int) -> str:
-    """Name, share and number of the images that are right, one row each."""
+    """Returns a table with name, share and number of correct images per row."""
     width = max(map(len, rows)) + 2
     lines = [f"{'':{width}}{'test accuracy':>15}{'right':>16}"]
     lines += [f"{name:{width}}{right / total:>15.1%}{f'{right} of {total}':>16}" for name, right in rows.items()]
@@ -193,7 +221,7 @@ def table(rows: dict[str, int], total: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Runs the command line."""
     args = parse_arguments(arguments)
     try:
         check_arguments(args)

@@ -1,13 +1,13 @@
-r"""Make the checkpoint that comes inside the package from a training run of its recipe.
+r"""Makes the checkpoint that is part of the package from a training run of its recipe.
 
     python examples/draw_scenes.py --count 6000 --max-objects 3 --class-cue color --output outputs/scenes
     stellar-hub train --recipe stellar-tiny --data outputs/scenes --data examples/training_photographs \
         --output outputs/stellar-tiny
     python examples/pack_stellar_tiny.py outputs/stellar-tiny stellar_hub/checkpoints/stellar-tiny
 
-Weights become float16 (the position code's frequencies excepted), code that the package has anyway is left out, and
-what the packed weights compute for one image is recorded for `stellar-hub doctor`. The section on training in the
-checkpoint's card is replaced by the run's; the rest of the card stays.
+The script saves weights as float16, except for the frequencies of the position code. It leaves out code that the
+package has. It records what the packed weights compute for one image, for `stellar-hub doctor`. In the card of the
+checkpoint it replaces the section on training; the rest of the card stays.
 """
 
 import argparse
@@ -19,15 +19,15 @@ import torch
 from safetensors.torch import save_file
 
 from stellar_hub import StellarImageProcessor, StellarModel
+from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.monitoring.journal import read
-from stellar_hub.training.monitoring.training_card import section_of, with_section
+from stellar_hub.training.monitoring import read_journal
 
 IMAGES = ("curves.png", "reconstructions.png")
 
 
 def pack_weights(source: Path, output: Path) -> None:
-    """Configuration, processor and float16 weights, without code."""
+    """Saves configuration, processor and float16 weights, without code."""
     model = StellarModel.from_pretrained(source)
     weights = {
         name: tensor if "position_code" in name else tensor.half() for name, tensor in model.state_dict().items()
@@ -43,7 +43,7 @@ def pack_weights(source: Path, output: Path) -> None:
 
 
 def record_golden_values(output: Path) -> None:
-    """What the packed weights compute for one image of noise."""
+    """Saves what the packed weights compute for one image of noise."""
     model = StellarModel.from_pretrained(output)
     side = model.config.image_size
     pixel_values = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -53,28 +53,28 @@ def record_golden_values(output: Path) -> None:
 
 
 def update_card(run: Path, output: Path) -> None:
-    """The run's section on training, and its images."""
-    section = section_of((run / "model" / "README.md").read_text(encoding="utf-8"))
+    """Writes the run's section on training into the card, and copies its images."""
+    section = read_section((run / "model" / "README.md").read_text(encoding="utf-8"), "training")
     if section is None:
-        raise SystemExit(f"pack_stellar_tiny: the card of {run / 'model'} has no section on training")
+        raise SystemExit(f"pack_stellar_tiny: the card of {run / 'model'} does not have a section on training")
     card = output / "README.md"
-    write_atomically(card, with_section(card.read_text(encoding="utf-8"), section).encode())
+    write_atomically(card, write_section(card.read_text(encoding="utf-8"), "training", section, card).encode())
     for name in IMAGES:
         shutil.copyfile(run / "model" / name, output / name)
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the finished run")
-    parser.add_argument("output", type=Path, help="folder of the checkpoint, with its card")
+    parser.add_argument("run", type=Path, help="Folder of the finished run.")
+    parser.add_argument("output", type=Path, help="Folder of the checkpoint, with its card.")
     args = parser.parse_args()
     if not (args.output / "README.md").is_file():
-        raise SystemExit(f"pack_stellar_tiny: {args.output} has no README.md, the card to put the training into")
+        raise SystemExit(f"pack_stellar_tiny: {args.output} has no README.md; the section on training goes there")
     pack_weights(args.run / "model", args.output)
     record_golden_values(args.output)
     update_card(args.run, args.output)
-    last = read(args.run / "metrics.jsonl")[-1]
+    last = read_journal(args.run / "metrics.jsonl")[-1]
     write_atomically(args.output / "training.json", (json.dumps(last, indent=2) + "\n").encode())
     print(f"packed {args.run} into {args.output}")
 

@@ -1,4 +1,4 @@
-"""A classifier on STELLAR's sparse tokens: the module, what of it is trained, saving and loading."""
+"""A classifier on the sparse tokens of STELLAR: the module, the weights that are trained, saving and loading."""
 
 import json
 import os
@@ -13,16 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stellar_hub import StellarImageProcessor, StellarModel
+from stellar_hub.extras import require
 
 LORA_TARGETS = r"encoder\.blocks\.\d+\.attn\.(qkv|proj)"  # "proj" alone is also the patch embedding
 
 
 class StellarClassifier(nn.Module):
-    """Class logits from the mean of the sparse tokens.
+    """A classifier on the mean of the sparse tokens.
 
     Args:
-        model: The encoder; with LoRA, wrapped by peft.
-        num_features: Its width `d`.
+        model: Encoder; for LoRA, wrapped by peft.
+        num_features: Width `d` of the encoder.
         num_classes: Number `C` of classes.
         freeze_model: Whether the encoder stays in evaluation mode and gets no gradients.
     """
@@ -36,23 +37,23 @@ class StellarClassifier(nn.Module):
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """RGB in [0, 1] or uint8, `(B, 3, H, W)`, to logits `(B, C)`."""
+        """Computes logits `(B, C)` from RGB images `(B, 3, H, W)`, in [0, 1] or uint8."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_model):
             pooled = self.model(pixel_values).pooler_output  # (B, d)
         return self.head(pooled)
 
     def train(self, mode: bool = True) -> Self:
-        """As for every module, but that a frozen encoder stays in evaluation mode."""
+        """Sets the mode of the modules; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         self.model.train(mode and not self.freeze_model)
         return self
 
     def no_weight_decay(self) -> set[str]:
-        """For timm's optimizer factory: embeddings are not decayed."""
+        """Returns the names of the embeddings, which timm's optimizer factory does not decay."""
         return {"*.pos_embed", "*.cls_token", "*.sparse_tokens"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """For timm's layer decay: embeddings first, then block by block; what is not named comes last."""
+        """Returns the groups of timm's layer decay: embeddings, then each block; all other weights come last."""
         encoder = r"^model\.encoder\."
         return {
             "stem": encoder + r"(?:cls_token|pos_embed|patch_embed|sparse_tokens)",
@@ -61,34 +62,26 @@ class StellarClassifier(nn.Module):
 
 
 def build_classifier(model: StellarModel, num_classes: int, mode: str, lora_rank: int) -> StellarClassifier:
-    """A new head on the encoder, with what `mode` leaves alone frozen."""
+    """Returns a classifier with a new head; weights that `mode` does not train are frozen."""
     num_features = model.num_features
     if mode == "frozen":
         return StellarClassifier(model.requires_grad_(False), num_features, num_classes, freeze_model=True)
-    # The logits are made of S alone, so these two projections, which make L, would never get a gradient; and DDP
-    # waits for one from every parameter that can be trained.
+    # The logits depend on S alone, so the two projections of L would never get a gradient; and DDP waits for a gradient
+    # of every parameter that can be trained.
     model.localization.requires_grad_(False)
     encoder = add_lora(model, lora_rank) if mode == "lora" else model
     return StellarClassifier(encoder, num_features, num_classes)
 
 
 def add_lora(model: StellarModel, rank: int) -> nn.Module:
-    """The model with trainable low-rank updates of its attention's linear layers, all else frozen."""
+    """Returns the model with trainable low-rank updates of its attention; all other weights are frozen."""
     peft = import_peft()
     return peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS))
 
 
 def import_peft() -> ModuleType:
-    """The module, which only LoRA needs.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError('--mode lora needs peft: pip install "stellar_hub[peft]"') from error
-    return peft
+    """Imports peft, which only LoRA needs; raises ImportError if it is not installed."""
+    return require("peft", "peft", "--mode lora")
 
 
 def save_classifier(
@@ -98,10 +91,10 @@ def save_classifier(
     accuracy: float,
     output: Path,
 ) -> None:
-    """Encoder (low-rank updates merged), processor, head and names of the classes.
+    """Saves encoder (with merged low-rank updates), processor, head and names of the classes.
 
-    The folder appears when it is complete; in one that exists, file by file is replaced and others are left alone. The
-    classifier is not to be used afterwards: merging changes its modules.
+    A new folder appears when it is complete. In a folder that exists, the files are replaced one by one, and other
+    files stay. Do not use the classifier afterwards, as merging changes its modules.
     """
     model: Any = classifier.model
     model = model if isinstance(model, StellarModel) else model.merge_and_unload()
@@ -120,7 +113,12 @@ def save_classifier(
 
 
 def load_classifier(folder: Path) -> tuple[StellarClassifier, StellarImageProcessor, list[str]]:
-    """What `save_classifier` wrote, in evaluation mode: `classifier(processor(image)["pixel_values"]).argmax(1)`."""
+    """Loads what `save_classifier` wrote, in evaluation mode.
+
+    Returns:
+        Classifier, processor and names of the classes. `classifier(processor(image)["pixel_values"]).argmax(1)` is the
+        index of the class.
+    """
     classes = json.loads((folder / "classes.json").read_text())
     model = StellarModel.from_pretrained(folder)
     classifier = StellarClassifier(model, model.num_features, len(classes))

@@ -39,7 +39,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[Path]:
     """Gives a new, empty folder to fill, which replaces `path` when the block ends without an error.
 
     While it is filled, the new folder is beside `path`, under a hidden name that ends in `.part`. Readers see the old
@@ -48,6 +48,8 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: Folder to write; it is replaced if it exists. Its parent folder must exist.
+        unfinished: Path of the new folder until the block ends, on the disk of `path`. Other processes that write into
+            it need to know it. Default: a hidden name beside `path` that only this call uses.
 
     Yields:
         The folder to fill.
@@ -59,8 +61,9 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(path).absolute()
     if not final.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
-    partial, old = final.with_name(f".{final.name}.{uuid.uuid4().hex}.part"), final.with_name(f".{final.name}.old")
-    _restore(final, old)
+    partial = unfinished or final.with_name(f".{final.name}.{uuid.uuid4().hex}.part")
+    old = final.with_name(f".{final.name}.old")
+    restore(final, old)
     partial.mkdir()
     try:
         yield partial
@@ -72,12 +75,12 @@ def replaced_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         sync(final.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        _restore(final, old)
+        restore(final, old)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _restore(final: Path, old: Path) -> None:
+def restore(final: Path, old: Path) -> None:
     """Gives the old folder its name back, or removes it if a newer folder has the name."""
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,7 @@
-"""Training in processes of its own, to be killed and compared: forked from one that has imported everything.
+"""Training in separate processes, which tests kill and compare.
 
-A start then takes about a second in place of ten. What runs is the command, `stellar-hub train`.
+They are forked from a process that has imported everything, so that a start takes a second and not ten. They run the
+command, `stellar-hub train`.
 """
 
 import json
@@ -21,27 +22,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
-from stellar_hub.training.monitoring.journal import read
+from stellar_hub.training.monitoring.journal import read_journal
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.training.train"])
-PAUSE = 0.002  # seconds between two looks
-PATIENCE = 90.0  # seconds for whatever takes a few
-# What `accelerate launch --use_fsdp --fsdp_version 2` tells each process, among other things.
+PAUSE = 0.002  # seconds between two checks of a condition
+PATIENCE = 90.0  # seconds to wait for something that takes a few
+# Some of the variables that `accelerate launch --use_fsdp --fsdp_version 2` sets for each process.
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
-# What a journal's line says of the machine and not of the run.
+# Values in a journal that depend on the machine and not on the run.
 TIMINGS = ("images_per_second", "data_wait_share", "memory_gb")
 
 
 class Training:
-    """A run of one or several processes on the CPU, each the leader of a group that its data workers belong to.
+    """A run of one or several processes on the CPU. Each leads a process group, with its data workers.
 
     Args:
-        output: The run's folder. Logs and the images read lie beside it.
-        options: Of the command, but for `--output` and `--cpu`.
-        num_processes: How many; they find each other as those of a launcher do.
+        output: Folder of the run. Logs and the lists of images read are beside it.
+        options: Options of the command, without `--output` and `--cpu`.
+        num_processes: Number of processes; they find each other as those of a launcher do.
         cpu: Whether to pass `--cpu`.
-        sharded: Whether the launcher asks for FSDP2.
+        sharded: Whether the environment is that of a launcher with FSDP2.
     """
 
     def __init__(
@@ -68,24 +69,24 @@ class Training:
         self.kill()
 
     def kill(self) -> list[int | None]:
-        """SIGKILL to whatever is left; exit codes."""
+        """Sends SIGKILL to all that is left, and returns the exit codes."""
         self.signal(signal.SIGKILL)
         return self.wait()
 
     def signal(self, number: int, ranks: Sequence[int] | None = None) -> None:
-        """Send a signal to the groups of all processes that go on, or of some."""
+        """Sends a signal to the groups of all processes that still run, or of some."""
         for rank in range(len(self.processes)) if ranks is None else ranks:
             process = self.processes[rank]
             if process.is_alive() and process.pid is not None:
-                # One that has only just begun leads no group yet.
+                # A process that has just started does not lead a group yet.
                 send = os.killpg if group_of(process.pid) == process.pid else os.kill
                 send(process.pid, number)
 
     def wait(self, timeout: float = PATIENCE) -> list[int | None]:
-        """Exit codes, negative for a signal, in the order of ranks.
+        """Waits for the end, and returns the exit codes by rank, negative for a signal.
 
         Raises:
-            TimeoutError: if a process goes on.
+            TimeoutError: if a process still runs.
         """
         end = time.monotonic() + timeout
         for process in self.processes:
@@ -95,39 +96,39 @@ class Training:
         return [process.exitcode for process in self.processes]
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = PATIENCE) -> None:
-        """Look until a condition holds.
+        """Waits until a condition holds.
 
         Raises:
-            TimeoutError: if it does not, or the run ends before.
+            TimeoutError: if it does not, or the run ends first.
         """
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end or not any(process.is_alive() for process in self.processes):
-                raise TimeoutError(f"step {last_step(self.output)}, and not what was waited for:\n{self.log()}")
+                raise TimeoutError(f"the condition does not hold at step {last_step(self.output)}:\n{self.log()}")
             time.sleep(PAUSE)
 
     def wait_for_step(self, step: int) -> None:
-        """Look until a step is done; one that is in the journal of an earlier start does not count."""
+        """Waits until a step is done; steps that an earlier start has written to the journal do not count."""
         self.wait_until(lambda: "from step" in self.log(0))
         self.wait_until(lambda: last_step(self.output) >= step)
 
     def workers(self, rank: int = 0) -> list[int]:
-        """Process numbers of a process's data workers."""
+        """Returns the process numbers of a process's data workers."""
         return [child.pid for child in psutil.Process(self.processes[rank].pid).children()]
 
     def survivors(self) -> list[int]:
-        """Process numbers of all that is left in the groups."""
+        """Returns the process numbers of all processes that are left in the groups."""
         groups = {process.pid for process in self.processes}
         return [pid for pid in psutil.pids() if group_of(pid) in groups]
 
     def log(self, rank: int | None = None) -> str:
-        """What processes have said."""
+        """Returns what the processes have written to stdout and stderr."""
         ranks = range(len(self.processes)) if rank is None else [rank]
         return "\n".join(beside(self.output, "log", rank).read_text() for rank in ranks)
 
 
 def train(arguments: list[str], environment: dict[str, str], log: Path, trace: Path, method: str) -> None:
-    """The command, in a process that was forked for it; data workers are started by the platform's own method."""
+    """Runs the command in a process that was forked for it; data workers start by the platform's own method."""
     os.setsid()
     multiprocessing.set_start_method(method, force=True)
     os.environ |= environment
@@ -144,7 +145,7 @@ def train(arguments: list[str], environment: dict[str, str], log: Path, trace: P
 
 
 def trace_images(trace: Path) -> None:
-    """From now on append a line of JSON for each step: its number, and the names of the images it read."""
+    """Makes each step append a line of JSON: its number, and the names of the images that it read."""
     from stellar_hub.training.step import Stepper, StepResult
 
     step_untraced = Stepper.step
@@ -159,12 +160,12 @@ def trace_images(trace: Path) -> None:
 
 
 def beside(output: Path, what: str, rank: int) -> Path:
-    """A file of a process beside the run's folder: its "log", or what it has "read"."""
+    """Returns the path of a process's file beside the run's folder: its "log", or the images that it has "read"."""
     return output.with_name(f"{output.name}-{what}-{rank}.txt")
 
 
 def environments(num_processes: int) -> list[dict[str, str]]:
-    """What a launcher tells each process; nothing where there is one."""
+    """Returns the environment variables that a launcher sets for each process."""
     if num_processes == 1:
         return [{"OMP_NUM_THREADS": "1"}]
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
@@ -173,14 +174,14 @@ def environments(num_processes: int) -> list[dict[str, str]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Returns a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def group_of(pid: int) -> int | None:
-    """A process's group; None if it is gone, or only waits to be noticed."""
+    """Returns the group of a process; None if it is gone, or a zombie."""
     try:
         return None if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE else os.getpgid(pid)
     except (psutil.NoSuchProcess, ProcessLookupError):
@@ -188,25 +189,25 @@ def group_of(pid: int) -> int | None:
 
 
 def last_step(output: Path) -> int:
-    """The last step of the journal; 0 while there is none."""
+    """Returns the last step of the journal; 0 if there is none."""
     path = output / "metrics.jsonl"
-    records = read(path) if path.exists() else []
+    records = read_journal(path) if path.exists() else []
     return int(records[-1]["step"]) if records else 0
 
 
 def measured(output: Path) -> list[dict[str, float]]:
-    """The journal without what the machine's speed decides."""
+    """Returns the journal without values that depend on the machine."""
     return [
         {name: value for name, value in record.items() if name not in TIMINGS}
-        for record in read(output / "metrics.jsonl")
+        for record in read_journal(output / "metrics.jsonl")
     ]
 
 
 def images_read(output: Path, rank: int = 0) -> dict[int, list[str]]:
-    """For each step the names of the images that a process read.
+    """Returns for each step the names of the images that a process read.
 
     Raises:
-        AssertionError: if a step that was done again read others.
+        AssertionError: if a step that was done twice read different ones.
     """
     read_by_step: dict[int, list[str]] = {}
     for line in beside(output, "read", rank).read_text().splitlines():
@@ -216,7 +217,7 @@ def images_read(output: Path, rank: int = 0) -> dict[int, list[str]]:
 
 
 def final_weights(output: Path) -> dict[str, Tensor]:
-    """All tensors of the newest checkpoint and of the model for inference."""
+    """Returns all tensors of the newest checkpoint and of the model for inference."""
     checkpoint = Checkpoints(output / "checkpoints", keep=1).latest()
     assert checkpoint is not None
     return {
@@ -227,12 +228,12 @@ def final_weights(output: Path) -> dict[str, Tensor]:
 
 
 def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest absolute difference of any two entries of tensors of the same names."""
+    """Returns the largest absolute difference between tensors of the same names."""
     assert found.keys() == expected.keys()
     return max(float((found[name].double() - expected[name].double()).abs().max()) for name in expected)
 
 
 def different(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
-    """Names of tensors that are not the same bit for bit."""
+    """Returns the names of tensors that are not the same bit for bit."""
     assert found.keys() == expected.keys()
     return [name for name in expected if not torch.equal(found[name], expected[name])]

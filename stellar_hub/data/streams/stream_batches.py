@@ -1,6 +1,6 @@
 """Training batches from a stream: the same for any number of workers, with the place to continue after each."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -87,6 +87,7 @@ class StreamBatches:
         num_workers: Maximum number of worker processes that read images. Fewer run if they could not share the readers
             evenly. None: number of cores, at most 8. 0 reads in this process.
         pin_memory: Whether batches are pinned for a faster transfer to a GPU.
+        worker_init_fn: Function that each worker process calls first, with its index. Default: ignores Ctrl-C.
 
     Raises:
         ValueError: if the processes cannot share the readers evenly.
@@ -104,6 +105,7 @@ class StreamBatches:
         num_processes: int = 1,
         num_workers: int | None = None,
         pin_memory: bool = False,
+        worker_init_fn: Callable[[int], None] = leave_interrupt_to_parent,
     ):
         own = readers.for_process(process_index, num_processes)
         first = start_batch * batch_size % len(own)
@@ -118,7 +120,7 @@ class StreamBatches:
             samples,
             batch_size=None,
             num_workers=workers,
-            worker_init_fn=leave_interrupt_to_parent,
+            worker_init_fn=worker_init_fn,
             prefetch_factor=prefetch_factor,
         )
 

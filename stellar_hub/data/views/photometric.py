@@ -5,56 +5,69 @@ Each operation is torchvision's (`adjust_brightness`, `adjust_contrast`, `adjust
 has its own parameters.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from torch.nn import functional as F
+
+from stellar_hub.data.strict_settings import fit_fields, require, require_probability
 
 IDENTITY = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0)  # parameters that change nothing
 NUM_PARAMETERS = len(IDENTITY)
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # for red, green and blue, as in torchvision
 
 
+@strict
 @dataclass(frozen=True)
 class PhotometricSettings:
-    """What is drawn for the views.
+    """Photometric augmentation, drawn for each view; it changes colours as torchvision's `ColorJitter` does.
+
+    This is the section `augmentation` of a recipe.
+
+    Attributes:
+        global_views: Whether global views are changed; local views always are.
+        brightness: Spread of the factor of brightness, which is drawn from `[max(0, 1 - spread), 1 + spread]`.
+        contrast: Spread of the factor of contrast, which is drawn from `[max(0, 1 - spread), 1 + spread]`.
+        saturation: Spread of the factor of saturation, which is drawn from `[max(0, 1 - spread), 1 + spread]`.
+        hue: Largest shift of the hue, which is drawn from `[-hue, hue]`, in turns of the colour circle; at most 0.5.
+        jitter_probability: Probability that brightness, contrast, saturation and hue of a view change, all four.
+        grayscale_probability: Probability that a view loses its colours.
+        blur_probability: Probability of a Gaussian blur.
+        blur_sigma: Smallest and largest standard deviation of the blur, in pixels of the view.
+        blur_kernel_size: Side of the blur's kernel in pixels; odd.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ValueError: if a value has the wrong type or is out of its range.
     """
 
-    global_views: bool  # whether global views are changed as well as local ones
-    brightness: float  # the factor is uniform in 1 ± this, not below 0
+    global_views: bool
+    brightness: float
     contrast: float
     saturation: float
-    hue: float  # the shift is uniform in ± this, in turns; at most 0.5
-    jitter_probability: float  # of changing brightness, contrast, saturation and hue, all four
+    hue: float
+    jitter_probability: float
     grayscale_probability: float
     blur_probability: float
-    blur_sigma: tuple[float, float]  # smallest and largest, in pixels
-    blur_kernel_size: int  # in pixels, odd
+    blur_sigma: tuple[float, float]
+    blur_kernel_size: int
 
     def __post_init__(self) -> None:
-        for name, most in (("brightness", math.inf), ("contrast", math.inf), ("saturation", math.inf), ("hue", 0.5)):
-            value = getattr(self, name)
-            if not 0 <= value <= most or math.isinf(value):
-                allowed = "finite and at least 0" if math.isinf(most) else f"within [0, {most}]"
-                raise ValueError(f"{name} must be {allowed}, got {value}")
+        fit_fields(self)
+        for name in ("brightness", "contrast", "saturation"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 <= self.hue <= 0.5, "hue", self.hue, "within [0, 0.5]")
         for name in ("jitter_probability", "grayscale_probability", "blur_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be within [0, 1], got {getattr(self, name)}")
-        sigma = self.blur_sigma
-        if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1] < math.inf:
-            raise ValueError(f"blur_sigma must be (smallest, largest), above 0, got {sigma}")
+            require_probability(name, getattr(self, name))
+        low, high = self.blur_sigma
+        require(0 < low <= high, "blur_sigma", [low, high], "two ascending numbers above 0")
         check_kernel_size(self.blur_kernel_size, "blur_kernel_size")
 
 
 def check_kernel_size(kernel_size: int, name: str = "kernel_size") -> None:
-    """Raises ValueError unless a kernel size is odd and at least 1."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"{name} must be odd and at least 1, got {kernel_size}")
+    """Raises ValueError unless the size is odd and at least 1."""
+    require(kernel_size >= 1 and kernel_size % 2 == 1, name, kernel_size, "odd and at least 1")
 
 
 def identity_parameters(num_views: int) -> Tensor:

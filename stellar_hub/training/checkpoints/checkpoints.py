@@ -1,28 +1,32 @@
-"""Checkpoints a run can go on from exactly: written whole or not at all, the newest few kept."""
+"""The checkpoints of a run: each is written whole or not at all, and the newest ones are kept."""
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from stellar_hub.modeling.atomic_write import replaced_folder, restore
+from stellar_hub.old_names import old_names
+
 STEP_FOLDER = re.compile(r"step-(\d+)")
 STATE_FILE = "run_state.json"
-# torch.save's RuntimeError for a full disk names its source file. Others are not of the disk: a data worker that dies
-# raises one wherever the main thread happens to be.
+# On a full disk, torch.save raises a RuntimeError that names its source file. Other RuntimeErrors have other causes: a
+# data worker that dies raises one in the main thread, at whatever it does.
 TORCH_SAVE = "inline_container"
 
 
 class Checkpoints:
-    """The folder with a run's checkpoints, `step-N` each.
+    """The folder of a run's checkpoints, with one folder `step-N` each.
 
     Args:
-        folder: Where they lie; created with the first.
-        keep: How many are kept, the newest.
+        folder: Path of the folder; the first checkpoint creates it.
+        keep: Number of checkpoints to keep, the newest ones.
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int):
@@ -30,22 +34,18 @@ class Checkpoints:
         self.keep = keep
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Returns the folder of a step's checkpoint."""
         return self.folder / f"step-{step:06d}"
 
-    def partial(self, step: int) -> Path:
-        """Where it is written before it is whole."""
-        return self.folder / f".step-{step:06d}.part"
-
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, ascending."""
+        """Returns the steps of the whole checkpoints, ascending."""
         if not self.folder.is_dir():
             return []
         names = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()]
         return sorted(int(match[1]) for match in names if match and (self.folder / match[0] / STATE_FILE).is_file())
 
     def latest(self) -> Path | None:
-        """The newest, or None."""
+        """Returns the folder of the newest checkpoint, or None."""
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
 
@@ -57,102 +57,93 @@ class Checkpoints:
         is_main: bool = True,
         barrier: Callable[[], None] = lambda: None,
     ) -> Path:
-        """Write a checkpoint: into a hidden folder first, which is then renamed.
+        """Writes a checkpoint into a hidden folder, and then renames the folder.
 
-        If writing fails, what was written goes and earlier checkpoints stay as they are.
+        If a process cannot write, the hidden folder is removed and the earlier checkpoints stay.
 
         Args:
-            step: Its step; an existing one is replaced, and later ones go: a run that went back writes them anew.
-            write: Writes this process's files into the folder it is given.
-            is_main: Whether this is the process that makes and renames folders.
-            barrier: Waits for all processes.
+            step: Step of the checkpoint. An existing one is replaced, and later ones are removed: a run that went back
+                writes them again.
+            write: Function that writes this process's files into the folder that it gets.
+            is_main: Whether this process creates and renames the folders.
+            barrier: Function that waits for all processes.
+
+        Returns:
+            The folder of the checkpoint.
 
         Raises:
-            OSError: if it cannot be written, for instance because the disk is full.
+            OSError: if the checkpoint cannot be written, for instance because the disk is full.
         """
-        partial, final = self.partial(step), self.path(step)
+        final = self.path(step)
         if is_main:
-            self.remove_partial()
-            partial.mkdir(parents=True)
-        barrier()
-        try:
-            write(partial)
+            self.remove_unfinished()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._disk_errors(step), replaced_folder(final, self._unfinished(step)) as folder:
+                barrier()
+                write(folder)
+                barrier()
+            self._remove_old(step)
+        else:
             barrier()
-            if is_main:
-                sync_folder(partial)
-                self.put_in_place(partial, final)
-                sync(self.folder)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError | SafetensorError) or TORCH_SAVE in str(error):
-                raise OSError(f"no checkpoint of step {step} could be written to {self.folder}: {error}") from error
-            raise
-        if is_main:
-            self.rotate(step)
+            with self._disk_errors(step):
+                write(self._unfinished(step))
+            barrier()
         barrier()
         return final
 
-    def put_in_place(self, partial: Path, final: Path) -> None:
-        """Rename a whole folder to its final name; one that bears it already goes when that has worked."""
-        aside = final.with_name(f".{final.name}.old.part")
-        if final.exists():
-            os.replace(final, aside)
-        try:
-            os.replace(partial, final)
-        except BaseException:
-            if aside.exists():
-                os.replace(aside, final)
-            raise
-        if aside.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    def remove_unfinished(self) -> None:
+        """Removes what a killed run left unfinished, and gives a checkpoint back that it was about to replace."""
+        for path in self.folder.glob(".step-*.part") if self.folder.is_dir() else ():
+            shutil.rmtree(path)
+        for old in self.folder.glob(".step-*.old") if self.folder.is_dir() else ():
+            restore(self.folder / old.name.removeprefix(".").removesuffix(".old"), old)
 
-    def rotate(self, step: int) -> None:
-        """Remove what is later than `step`, and of the others all but the newest."""
+    def _unfinished(self, step: int) -> Path:
+        """Returns the folder of a checkpoint that is not whole; every process knows it by the step."""
+        return self.folder / f".step-{step:06d}.part"
+
+    @contextmanager
+    def _disk_errors(self, step: int) -> Iterator[None]:
+        """After an error, removes the unfinished folder; an error of the disk becomes an OSError with the step."""
+        try:
+            yield
+        except BaseException as error:
+            shutil.rmtree(self._unfinished(step), ignore_errors=True)
+            if isinstance(error, OSError | SafetensorError) or TORCH_SAVE in str(error):
+                raise OSError(
+                    f"the checkpoint of step {step} could not be written to {self.folder}: {error}"
+                ) from error
+            raise
+
+    def _remove_old(self, step: int) -> None:
+        """Removes the checkpoints that are later than `step`, and of the others all but the newest."""
         earlier = [other for other in self.steps() if other <= step]
         kept = earlier[-self.keep :]
         for other in self.steps():
             if other not in kept:
-                # Under a hidden name first: removed half, it would look like a whole one.
-                os.replace(self.path(other), self.partial(other))
-                shutil.rmtree(self.partial(other))
-
-    def remove_partial(self) -> None:
-        """Remove what a killed run left half-written."""
-        for path in self.folder.glob(".step-*.part") if self.folder.is_dir() else ():
-            shutil.rmtree(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure a folder's files are on the disk before it gets its final name."""
-    for path in [*folder.iterdir(), folder]:
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Flush one file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+                # Under a hidden name first: half a folder would look like a whole checkpoint.
+                os.replace(self.path(other), self._unfinished(other))
+                shutil.rmtree(self._unfinished(other))
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """A checkpoint's `run_state.json`.
+    """Reads the `run_state.json` of a checkpoint; keys of an earlier release have their new names.
 
     Raises:
-        FileNotFoundError: if the folder is no checkpoint of a run.
+        FileNotFoundError: if the folder is not a checkpoint of a run.
         ValueError: if the file is damaged.
     """
     path = Path(folder) / STATE_FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} is no checkpoint of a run: it has no {STATE_FILE}; name one such as RUN/checkpoints/step-000100"
+            f"{folder} is not a checkpoint of a run, as it has no {STATE_FILE}; "
+            "name a folder such as RUN/checkpoints/step-000100"
         )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-        raise ValueError(f"{path} is damaged: it does not say which step it is of")
-    return state
+        raise ValueError(f"{path} is damaged: it does not name its step")
+    new_names = old_names("run_state")
+    return {new_names.get(str(key), str(key)): value for key, value in state.items()}

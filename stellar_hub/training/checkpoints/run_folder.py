@@ -1,4 +1,4 @@
-"""The folder of a run: what may be written there, and where a run goes on."""
+"""The folder of a run: whether a run may begin or resume there, and from which checkpoint."""
 
 import os
 import shutil
@@ -12,22 +12,22 @@ from stellar_hub.training.recipes.sections import Recipe, config_fields
 
 RECIPE_FILE = "recipe.yaml"
 CHECKPOINTS_FOLDER = "checkpoints"
-PREVIEWS_FOLDER = "images"
+PREVIEWS_FOLDER = "previews"
 
 
 def find_start(output: Path, resume: str | os.PathLike[str] | None, checkpoints: Checkpoints) -> Path | None:
-    """The checkpoint to go on from, or None to begin.
+    """Returns the checkpoint that a run resumes from, or None for a run that begins.
 
     Args:
-        output: The run's folder.
-        resume: None refuses a folder that holds a run; "auto" takes its newest checkpoint, if there is one; a path is
-            that checkpoint, of this run or, in a new folder, of another.
-        checkpoints: The folder's.
+        output: Folder of the run.
+        resume: None for a run that begins, "auto" for the newest checkpoint of the folder if there is one, or the path
+            of a checkpoint. Where the folder is new, the checkpoint may be of another run.
+        checkpoints: Checkpoints of the folder.
 
     Raises:
-        FileExistsError: if the folder holds a run that is not to be resumed, or is a file.
+        FileExistsError: if the folder holds a run that `resume` does not name, or is a file.
         FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if it is damaged.
+        ValueError: if the checkpoint is damaged.
     """
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"--output {output} is a file; name a folder")
@@ -39,62 +39,62 @@ def find_start(output: Path, resume: str | os.PathLike[str] | None, checkpoints:
     inside = start is not None and start.resolve().parent == checkpoints.folder.resolve()
     if not inside and ((output / RECIPE_FILE).exists() or checkpoints.steps()):
         raise FileExistsError(
-            f"{output} holds {'a' if start is None else 'another'} run already: go on with it (--resume auto), or name "
-            "another --output"
+            f"{output} already holds {'a' if start is None else 'another'} run; "
+            "resume it with --resume auto, or name another --output"
         )
     return start
 
 
 def recipe_of_run(output: Path) -> Recipe:
-    """The recipe a run was started with.
+    """Reads the recipe that a run started with.
 
     Raises:
-        FileNotFoundError: if the folder holds no run.
+        FileNotFoundError: if the folder does not hold a run.
     """
     path = output / RECIPE_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{output} holds no run to resume (no {RECIPE_FILE}): pass --recipe to begin one")
+        raise FileNotFoundError(f"{output} has no {RECIPE_FILE} of a run to resume; pass --recipe to begin a run")
     return load_recipe(path)
 
 
 def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], config: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of another recipe, other data or another architecture.
+    """Refuses to resume from a checkpoint of another recipe, other data or another architecture.
 
     Args:
-        checkpoint: The checkpoint's folder; the recipe of its run lies two folders up.
-        recipe: The recipe now, sizes resolved.
-        facts: Of the data now: "fingerprint", "num_images".
-        config: The model's configuration now.
+        checkpoint: Folder of the checkpoint; the recipe of its run is two folders up.
+        recipe: Recipe of the run that resumes, with its sizes resolved.
+        facts: "fingerprint" and "num_images" of the data that it reads.
+        config: Configuration of its model.
 
     Raises:
-        ValueError: naming each difference.
+        ValueError: if something differs; the message names each difference.
     """
     state = read_state(checkpoint)
     before = checkpoint.absolute().parents[1] / RECIPE_FILE
     if before.is_file():
         refuse_other_recipe(load_recipe(before), recipe)
     lines = [f"data: {line}" for line in differences({name: state.get(name) for name in facts}, facts)]
-    # The rest of a configuration is transformers': saving alone changes some of that.
+    # The other fields are transformers' own; saving changes some of them.
     own = config_fields()
     before_and_now = ({name: of[name] for name in own if name in of} for of in (state.get("config", {}), config))
     lines += [f"model: {line}" for line in differences(*before_and_now)]
     if lines:
         raise ValueError(
-            f"{checkpoint} cannot be resumed, as something else has changed:\n  "
+            f"{checkpoint} cannot be resumed, as data or model differ:\n  "
             + "\n  ".join(lines)
-            + "\nBegin anew with another --output; --init takes the checkpoint's weights"
+            + "\nBegin a new run with another --output; --init starts it from the checkpoint's weights"
         )
 
 
 def check_space(folder: Path, needed: int) -> str | None:
-    """A sentence where the disk has less room than the checkpoints of a run need; None where it has.
+    """Returns a warning if the disk has less space than the checkpoints of a run need, and else None.
 
     Args:
-        folder: The run's; need not be there yet.
-        needed: Bytes.
+        folder: Folder of the run; it need not exist.
+        needed: Number of bytes that the checkpoints need.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free >= needed:
         return None
-    return f"the disk of {folder} has {free / 1e9:.1f} GB left, the run's checkpoints need {needed / 1e9:.1f} GB"
+    return f"the disk of {folder} has {free / 1e9:.1f} GB left, but the run's checkpoints need {needed / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: weights, optimizer, gradient scaler, random states, position in the data."""
+"""The files of a checkpoint: weights, optimizer, gradient scaler, random states, position in the data."""
 
 import errno
 import json
@@ -22,17 +22,17 @@ from stellar_hub.version import __version__
 
 WEIGHTS_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
-# What reading a file that was cut short or overwritten, or that has other contents, ends in.
+# Errors of reading a file that was cut short or overwritten, or that has other contents.
 DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError)
 
 
 def random_state_file(process_index: int) -> str:
-    """Name of a process's file of random states."""
+    """Returns the name of the file with the random states of a process."""
     return f"random_state_{process_index}.pt"
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global source of random numbers of this process."""
+    """Returns the state of every global random number generator of this process."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -43,7 +43,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo everything drawn since `random_state`."""
+    """Sets every global random number generator back to a state from `random_state`."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -60,10 +60,18 @@ def write_run(
     facts: dict[str, Any],
     is_main: bool = True,
 ) -> None:
-    """Write what all processes share; `facts` are the run's: step, fingerprint of the data, ...
+    """Writes the files that all processes share.
 
-    All processes call it, to gather what is sharded; the main one writes. The folder is one that
-    `StellarForPreTraining.from_pretrained` loads, and the same whether the model is sharded or not.
+    All processes call it, as sharded tensors are gathered; the main one writes. `StellarForPreTraining.from_pretrained`
+    loads the folder. A sharded model gives the same files as one that is not.
+
+    Args:
+        folder: Folder of the checkpoint.
+        model: Model, unwrapped.
+        optimizer: Optimizer of its parameters.
+        scaler: Gradient scaler of fp16, or None.
+        facts: Values for `run_state.json`: "step", "fingerprint" of the data, ...
+        is_main: Whether this process writes.
     """
     weights, optimizer_state = gather_weights(model, is_main), gather_optimizer(optimizer, is_main)
     if not is_main:
@@ -77,56 +85,59 @@ def write_run(
 
 
 def write_random_state(folder: Path, process_index: int) -> None:
-    """Write what each process has for itself."""
+    """Writes the random states of this process."""
     torch.save(random_state(), folder / random_state_file(process_index))
 
 
 def load_run(folder: Path, model: StellarForPreTraining, optimizer: Optimizer, scaler: Any, process_index: int) -> None:
-    """Restore everything in place.
+    """Loads a checkpoint into a model, its optimizer, the scaler and the random number generators.
+
+    Args:
+        folder: Folder of the checkpoint.
+        model: Model, unwrapped.
+        optimizer: Optimizer of its parameters.
+        scaler: Gradient scaler of fp16, or None.
+        process_index: Index of this process.
 
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if a file is damaged, or does not fit the model.
     """
-    restore(folder / WEIGHTS_FILE, load_file, partial(load_weights, model))
+    _load_file(folder / WEIGHTS_FILE, load_file, partial(load_weights, model))
 
     def restore_optimizer(state: dict[str, Any]) -> None:
         load_optimizer(optimizer, state["optimizer"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
 
-    restore(folder / OPTIMIZER_FILE, load_torch, restore_optimizer)
+    _load_file(folder / OPTIMIZER_FILE, _load_torch, restore_optimizer)
     own = folder / random_state_file(process_index)
-    if own.is_file():  # else the run goes on with more processes; no draw of the objective depends on these
-        restore(own, load_torch, restore_random_state)
+    if own.is_file():  # else the run resumes with more processes; the objective draws nothing from these states
+        _load_file(own, _load_torch, restore_random_state)
 
 
-def restore(file: Path, read: Callable[[Path], Any], take: Callable[[Any], object]) -> None:
-    """Hand over what a file holds.
-
-    Raises:
-        FileNotFoundError: if it is missing.
-        ValueError: if it is damaged, or not what is expected.
-    """
+def _load_file(file: Path, read: Callable[[Path], Any], take: Callable[[Any], object]) -> None:
+    """Reads a file and hands its contents to `take`; raises ValueError if it is damaged or does not fit."""
     try:
         take(read(file))
     except DAMAGED as error:
         raise ValueError(
-            f"{file} is damaged, or does not fit the model: {error}; --resume goes on from another checkpoint too"
+            f"{file} is damaged or does not fit the model: {error}; --resume takes the path of another checkpoint, too"
         ) from error
 
 
-def load_torch(file: Path) -> Any:
-    """What `torch.save` wrote, tensors on the CPU; nothing but data is unpickled.
+def _load_torch(file: Path) -> Any:
+    """Reads what `torch.save` wrote, with tensors on the CPU; it unpickles tensors and plain data only.
 
     Raises:
-        ValueError: if it is something else. torch's own advice, to unpickle whatever it is, is kept from the user.
+        ValueError: if the file holds something else. torch's own message, which advises to unpickle anything, is not
+            shown.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError("it holds other things than the tensors and numbers that torch.save wrote") from error
+        raise ValueError("it holds other things than tensors and numbers") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a place beyond the end of a file that was cut short
+        if error.errno != errno.EINVAL:  # torch reads beyond the end of a file that was cut short
             raise
         raise ValueError("it was cut short") from error

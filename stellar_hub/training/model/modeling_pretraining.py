@@ -1,66 +1,80 @@
-"""STELLAR with everything pretraining needs beside the model: clustering heads, EMA teacher, the tokenizer's encoder.
+"""STELLAR for pretraining: the model, clustering heads, the EMA teacher and the tokenizer's encoder.
 
-One forward is the whole objective (arXiv 2602.01905, section 3 and appendix A.1); the terms themselves are in
-`stellar_hub.training.objectives`.
+One forward computes the whole objective. Its terms are in `terms.py`, the targets they use in `targets.py`.
 """
 
 import logging
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
+from transformers.utils import ModelOutput
 
-from stellar_hub.measures import ClusteringHead, Prototypes
+from stellar_hub.measures import Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
-from stellar_hub.modeling.factorization import low_rank_product
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
-from stellar_hub.training.model.masking import draw_kept_patches
-from stellar_hub.training.model.output import StellarPreTrainingOutput
-from stellar_hub.training.model.teacher import StellarTeacher, clustering_head_of
-from stellar_hub.training.model.views import EncodedViews, check_views, encode_views, matched_rows
-from stellar_hub.training.objectives import koleo_loss, prototype_loss, prototype_scores, sinkhorn_assign
-from stellar_hub.training.objectives.reconstruction import code_loss, pixel_loss, target_codes
+from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head
+from stellar_hub.training.model.terms import TERMS, ObjectiveBatch, reconstruction_weight
+from stellar_hub.training.model.views import check_views, draw_kept_patches
 
 logger = logging.getLogger(__name__)
 
-RECONSTRUCTION_WEIGHTS = {"vq": 0.05, "pixel": 10.0}
-# Parts that a checkpoint made for inference does not have, and that can begin anew.
+# Parts that a checkpoint made for inference lacks. Such a checkpoint loads, and these parts get new weights.
 OPTIONAL_PARTS = ("clustering_head", "cls_clustering_head", "teacher", "tokenizer_encoder")
 
 
-class Targets(NamedTuple):
-    """What views are compared with.
+@dataclass
+class StellarPreTrainingOutput(ModelOutput):
+    """Output of `StellarForPreTraining`: losses, and what shows whether the tokens collapse.
+
+    A term that the configuration switches off is None.
 
     Attributes:
-        tokens: `(B, r, d)`, what tokens are matched to.
-        embeddings: `(B, r, p)`, unit vectors.
-        assignment: Assignments of the tokens to prototypes, `(B r, K)`.
-        cls_assignment: The same of cls, `(B, K)`; None without a cls head.
+        loss: Total loss, a scalar as all terms are: `reconstruction_weight * reconstruction_loss` plus the five others.
+        reconstruction_loss: Cross-entropy of the codes, or mean squared error of the pixels; before its weight.
+        koleo_loss: KoLeo loss of the clean and of the masked tokens; its weight is included.
+        clustering_loss: Loss of the clean tokens against their assignments to prototypes.
+        cls_clustering_loss: Loss of the clean cls tokens against their assignments to prototypes.
+        mask_loss: Loss of the masked views' tokens against the assignments of the tokens they are matched to.
+        cls_loss: Loss of the masked and local views' cls tokens against the assignments of the clean cls tokens.
+        tokens: Sparse tokens `S` of the clean pass, `(B, r, d)`; detached, as all fields below.
+        localization: Localization `L` of the clean pass, `(B, n, r)`.
+        mean_assignment: Mean of the targets' assignments over the rows of this process, `(K,)`.
+        agreement: Mean cosine in [-1, 1] of a token's embedding with that of its target. With a teacher it compares
+            clean tokens with the teacher's; without one it compares masked views' tokens with clean ones.
     """
 
-    tokens: Tensor
-    embeddings: Tensor
-    assignment: Tensor
-    cls_assignment: Tensor | None
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    koleo_loss: Tensor | None = None
+    clustering_loss: Tensor | None = None
+    cls_clustering_loss: Tensor | None = None
+    mask_loss: Tensor | None = None
+    cls_loss: Tensor | None = None
+    tokens: Tensor | None = None
+    localization: Tensor | None = None
+    mean_assignment: Tensor | None = None
+    agreement: Tensor | None = None
 
 
 class StellarForPreTraining(StellarPreTrainedModel):
-    """The model, and the objective it is trained with.
+    """The model with the objective that it is trained with.
 
     Args:
-        config: The architecture and every switch of the objective.
+        config: Configuration of the architecture and of the objective.
     """
 
-    # A model of this class is trained on, not shipped: its folder carries no code of the model.
+    # A model of this class is for training and is not shared: its folder carries no code of the model.
     _auto_class = None
 
     def __init__(self, config: StellarConfig):
         super().__init__(config)
         self.stellar = StellarModel(config)
-        self.clustering_head = clustering_head_of(config)
+        self.clustering_head = build_clustering_head(config)
         # CODEPATH: the paper's models have all three; each is a switch of the configuration.
-        self.cls_clustering_head = clustering_head_of(config) if config.use_cls_head else None
+        self.cls_clustering_head = build_clustering_head(config) if config.use_cls_head else None
         self.teacher = StellarTeacher(config) if config.teacher_momentum is not None else None
         needs_codes = self.reconstruction_weight > 0 and config.reconstruction_head == "vq"
         self.tokenizer_encoder = MaskGitVQGANEncoder(config) if needs_codes and config.use_tokenizer else None
@@ -69,24 +83,109 @@ class StellarForPreTraining(StellarPreTrainedModel):
         self.freeze_untrained()
         self.copy_to_teacher()
 
+    def forward(
+        self,
+        pixel_values: Tensor,
+        global_views: Tensor,
+        local_views: Tensor | None = None,
+        kept_patches: Tensor | None = None,
+    ) -> StellarPreTrainingOutput:
+        """Computes the objective of one batch. It is deterministic given its inputs, and changes no state.
+
+        Args:
+            pixel_values: Global view 0 before photometric augmentation, `(B, 3, H, W)`, floats in [0, 1] or uint8.
+            global_views: All `V` global views after it, view 0 included, `(B, V, 3, H, W)`. The teacher and
+                `use_global_align` read view 1.
+            local_views: Local views, `(B, V', 3, h, w)`; ignored where `config.use_local_views` is off.
+            kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`, view index fastest; None
+                draws them.
+
+        Returns:
+            The total loss, its terms, and what the collapse meters read.
+
+        Raises:
+            TypeError: if an input is not a tensor, or has the wrong dtype.
+            ValueError: if shapes or values do not fit each other or the configuration.
+        """
+        check_views(self.config, pixel_values, global_views, local_views, kept_patches)
+        if self.config.mask_ratio is None:
+            kept_patches = None
+        elif kept_patches is None:
+            views = global_views.flatten(0, 1)
+            kept_patches = self.draw_kept_patches(views.shape[0], *views.shape[-2:], device=views.device)
+        batch = ObjectiveBatch(self, pixel_values, global_views, local_views, kept_patches)
+        values = {term.name: term.compute(batch) for term in TERMS}
+        losses = {name: value for name, value in values.items() if value is not None}
+        weights = {term.name: term.weight(self.config) for term in TERMS}
+        loss: Any = sum(weights[name] * value for name, value in losses.items())
+        return StellarPreTrainingOutput(
+            loss=loss,
+            **losses,
+            tokens=batch.clean.tokens.detach(),
+            localization=batch.localization.detach(),
+            mean_assignment=batch.targets.assignment.mean(dim=0),
+            agreement=batch.agreement(),
+        )
+
     @property
     def reconstruction_weight(self) -> float:
-        """Weight of the reconstruction loss; 0 where it is switched off or there is no decoder."""
-        if not self.config.use_decoder:
-            return 0.0
-        weight = self.config.reconstruction_weight
-        return RECONSTRUCTION_WEIGHTS[self.config.reconstruction_head] if weight is None else float(weight)
+        """The weight of the reconstruction loss; 0 where it is switched off or the model has no decoder."""
+        return reconstruction_weight(self.config)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, Prototypes):
-            init.normal_(module.weight, std=1.0)
+    def draw_kept_patches(
+        self, num_views: int, height: int, width: int, *, generator: torch.Generator | None = None, device: Any = None
+    ) -> Tensor:
+        """Draws the patches that masked views of `height` by `width` pixels keep, `(num_views, kept)` int64.
+
+        Raises:
+            ValueError: if the configuration switches masked views off.
+        """
+        config = self.config
+        if config.mask_ratio is None:
+            raise ValueError("mask_ratio is None, so there are no masked views: set it to a number within [0, 1)")
+        return draw_kept_patches(
+            num_views,
+            (height // config.patch_size, width // config.patch_size),
+            config.mask_ratio,
+            config.mask_strategy,
+            config.focal_probability,
+            generator=generator,
+            device=device,
+        )
+
+    def update_teacher(self, momentum: float | None = None) -> None:
+        """Moves the teacher toward the model. The loop calls it once per optimizer step, before the forward.
+
+        Args:
+            momentum: Share of the teacher that stays, in [0, 1]; None uses `config.teacher_momentum`.
+
+        Raises:
+            ValueError: if the model has no teacher, or the momentum is out of range.
+        """
+        own = self.config.teacher_momentum
+        if self.teacher is None or own is None:
+            raise ValueError("this model has no teacher: set teacher_momentum in its configuration, such as 0.996")
+        momentum = own if momentum is None else momentum
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be within [0, 1], got {momentum}")
+        self.teacher.follow(self._student(), momentum)
+
+    def copy_to_teacher(self) -> None:
+        """Makes the teacher, if there is one, an exact copy of the model."""
+        if self.teacher is not None and self.device.type != "meta":
+            self.teacher.follow(self._student(), momentum=0.0)
+
+    def _student(self) -> dict[str, Any]:
+        return {
+            "encoder": self.stellar.encoder,
+            "clustering_head": self.clustering_head,
+            "cls_clustering_head": self.cls_clustering_head,
+        }
 
     def freeze_untrained(self) -> None:
-        """Take gradients from all that no term reaches, so that every other parameter gets one in every step.
+        """Switches gradients off for all weights that no term reaches, so that each of the others gets one.
 
-        These are the tokenizer, the teacher and, where nothing is reconstructed, decoder and localization.
+        These are the tokenizer, the teacher and, where nothing is reconstructed, the decoder and the localization.
         """
         super().freeze_untrained()
         if self.teacher is not None:
@@ -97,47 +196,24 @@ class StellarForPreTraining(StellarPreTrainedModel):
                     part.requires_grad_(False)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters with two or more dimensions that are not decayed: tokens and positions. timm's hook."""
+        """Returns the parameters of two or more dimensions without weight decay: tokens, positions. timm calls it."""
         return {f"stellar.encoder.{name}" for name in ("cls_token", "sparse_tokens", "pos_embed")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the encoder's layers, from the input up; everything else is above them. timm's hook.
+        """Returns patterns of the encoder's layers, from the input up; all other weights are above. timm calls it.
 
-        timm reads captured groups as numbers of layers.
+        timm reads captured groups as the numbers of layers.
         """
         return {
             "stem": r"^stellar\.encoder\.(?:cls_token|pos_embed|sparse_tokens|patch_embed)",
             "blocks": [(r"^stellar\.encoder\.blocks\.(\d+)", None)],
         }
 
-    def _student(self) -> dict[str, Any]:
-        return {
-            "encoder": self.stellar.encoder,
-            "clustering_head": self.clustering_head,
-            "cls_clustering_head": self.cls_clustering_head,
-        }
-
-    def copy_to_teacher(self) -> None:
-        """Make the teacher, if there is one, an exact copy of the model."""
-        if self.teacher is not None and self.device.type != "meta":
-            self.teacher.follow(self._student(), momentum=0.0)
-
-    def update_teacher(self, momentum: float | None = None) -> None:
-        """Move the teacher toward the model; once per optimizer step, before the forward.
-
-        Args:
-            momentum: In [0, 1]; None takes `config.teacher_momentum`.
-
-        Raises:
-            ValueError: if there is no teacher, or the momentum is out of range.
-        """
-        own = self.config.teacher_momentum
-        if self.teacher is None or own is None:
-            raise ValueError("this model has no teacher: set teacher_momentum in its configuration, such as 0.996")
-        momentum = own if momentum is None else momentum
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be within [0, 1], got {momentum}")
-        self.teacher.follow(self._student(), momentum)
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Prototypes):
+            init.normal_(module.weight, std=1.0)
 
     @classmethod
     def _check_loading(cls, model: Any, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:
@@ -154,201 +230,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
         if "teacher" in new:
             model.copy_to_teacher()
         if new:
-            logger.warning("%s has no %s: they begin anew", name, ", ".join(new))
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        global_views: Tensor,
-        local_views: Tensor | None = None,
-        kept_patches: Tensor | None = None,
-    ) -> StellarPreTrainingOutput:
-        """The objective of one batch; deterministic given its inputs. Updates nothing, the teacher included.
-
-        Args:
-            pixel_values: Global view 0 before photometric augmentation, `(B, 3, H, W)` in [0, 1] (or uint8).
-            global_views: All `V` global views after it, view 0 included, `(B, V, 3, H, W)`. The teacher, and the
-                second view of `use_global_align`, read view 1 as given.
-            local_views: `(B, V', 3, h, w)`; not used where `config.use_local_views` is off.
-            kept_patches: Indices of the patches kept in each masked view, `(B V, kept)`, view index fastest; None
-                draws them.
-
-        Returns:
-            The total, its terms, and what collapse meters read.
-
-        Raises:
-            ValueError: if shapes do not fit each other or the configuration.
-        """
-        check_views(self.config, pixel_values, global_views, local_views, kept_patches)
-        clean = encode_views(self.stellar.encoder, pixel_values)
-        embeddings = self.clustering_head(clean.tokens)
-        second = encode_views(self.stellar.encoder, global_views[:, 1]) if self.config.use_global_align else None
-        targets = self._targets(clean, embeddings, global_views)
-        losses = self._clean_terms(clean, embeddings, second, targets, pixel_values)
-        localization = self.stellar.localization(clean.patches, clean.tokens)
-        if self.reconstruction_weight > 0:
-            losses["reconstruction_loss"] = self._reconstruction_loss(clean.tokens, localization, pixel_values)
-        agreement = self._agreement(clean.tokens, embeddings, targets) if self.teacher is not None else None
-        if self.config.mask_ratio is not None:
-            masked_agreement = self._add_masked_terms(losses, targets, global_views, kept_patches)
-            agreement = masked_agreement if agreement is None else agreement
-        if self.config.use_local_views and local_views is not None:
-            cls_token = encode_views(self.stellar.encoder, local_views.flatten(0, 1)).cls_token
-            losses["cls_loss"] = losses.get("cls_loss", 0) + self._cls_loss(cls_token, targets.cls_assignment)
-        weights = {"reconstruction_loss": self.reconstruction_weight}
-        return StellarPreTrainingOutput(
-            loss=sum(weights.get(name, 1.0) * term for name, term in losses.items()),
-            **losses,
-            tokens=clean.tokens.detach(),
-            localization=localization.detach(),
-            mean_assignment=targets.assignment.mean(dim=0),
-            agreement=agreement,
-        )
-
-    def _assign(self, head: ClusteringHead, embeddings: Tensor) -> Tensor:
-        """Balanced assignment to prototypes, over all processes; `(rows, p)` to `(rows, K)`. No gradient."""
-        with torch.no_grad():
-            scores = prototype_scores(embeddings, head.prototypes.weight)
-            return sinkhorn_assign(
-                scores.div_(self.config.sinkhorn_temp), self.config.sinkhorn_num_iters, self.config.sinkhorn_scale
-            )
-
-    @torch.no_grad()
-    def _view_targets(self, views: EncodedViews, embeddings: Tensor, head: Any, cls_head: Any) -> Targets:
-        cls_assignment = None if cls_head is None else self._assign(cls_head, cls_head(views.cls_token))
-        return Targets(views.tokens, embeddings, self._assign(head, embeddings.flatten(0, 1)), cls_assignment)
-
-    @torch.no_grad()
-    def _targets(self, clean: EncodedViews, embeddings: Tensor, global_views: Tensor) -> Targets:
-        """Those of the clean pass or, with a teacher, of the teacher's view of global view 1."""
-        if self.teacher is None:
-            return self._view_targets(clean, embeddings, self.clustering_head, self.cls_clustering_head)
-        return self._teacher_targets(global_views[:, 1])
-
-    @torch.no_grad()
-    def _teacher_targets(self, pixel_values: Tensor) -> Targets:
-        teacher = self.teacher
-        assert teacher is not None
-        views = encode_views(teacher.encoder, pixel_values)
-        embeddings = teacher.clustering_head(views.tokens)
-        return self._view_targets(views, embeddings, teacher.clustering_head, teacher.cls_clustering_head)
-
-    def _clean_terms(
-        self,
-        clean: EncodedViews,
-        embeddings: Tensor,
-        second: EncodedViews | None,
-        targets: Targets,
-        pixel_values: Tensor,
-    ) -> dict[str, Any]:
-        """Terms of the views that are not masked; with a second one each predicts the other, averaged."""
-        losses: dict[str, Any] = {}
-        if self.config.koleo_weight > 0:
-            losses["koleo_loss"] = self.config.koleo_weight * koleo_loss(clean.tokens)
-        pairs = [(clean, embeddings, targets)]
-        if second is not None:
-            second_embeddings = self.clustering_head(second.tokens)
-            if self.teacher is None:
-                heads = (self.clustering_head, self.cls_clustering_head)
-                of_second = self._view_targets(second, second_embeddings, *heads)
-                pairs = [(clean, embeddings, of_second), (second, second_embeddings, targets)]
-            else:  # `targets` are the teacher's of the second view already
-                of_first = self._teacher_targets(pixel_values)
-                pairs = [(clean, embeddings, targets), (second, second_embeddings, of_first)]
-        matched = self.teacher is not None or second is not None
-        terms = [self._token_loss(view.tokens, e, target, matched) for view, e, target in pairs]
-        losses["clustering_loss"] = sum(terms) / len(terms)
-        if self.cls_clustering_head is not None:
-            terms = [self._cls_loss(view.cls_token, target.cls_assignment) for view, _, target in pairs]
-            losses["cls_clustering_loss"] = sum(terms) / len(terms)
-        return losses
-
-    def _add_masked_terms(
-        self, losses: dict[str, Any], targets: Targets, global_views: Tensor, kept_patches: Tensor | None
-    ) -> Tensor:
-        """Add what masked views contribute; their agreement with the targets."""
-        views = global_views.flatten(0, 1)  # (B V, 3, H, W)
-        if kept_patches is None:
-            kept_patches = self.draw_kept_patches(views.shape[0], *views.shape[-2:], device=views.device)
-        masked = encode_views(self.stellar.encoder, views, kept_patches)
-        if self.config.koleo_weight > 0:
-            losses["koleo_loss"] = losses["koleo_loss"] + self.config.koleo_weight * koleo_loss(masked.tokens)
-        embeddings = self.clustering_head(masked.tokens)
-        losses["mask_loss"] = self._token_loss(masked.tokens, embeddings, targets, matched=True)
-        if self.cls_clustering_head is not None:
-            losses["cls_loss"] = self._cls_loss(masked.cls_token, targets.cls_assignment)
-        return self._agreement(masked.tokens, embeddings, targets)
-
-    def draw_kept_patches(
-        self, num_views: int, height: int, width: int, *, generator: torch.Generator | None = None, device: Any = None
-    ) -> Tensor:
-        """The patches to keep in masked views of `height` by `width` pixels, `(num_views, kept)` int64.
-
-        Raises:
-            ValueError: if masked views are switched off.
-        """
-        config = self.config
-        if config.mask_ratio is None:
-            raise ValueError("masked views are switched off: mask_ratio is None")
-        return draw_kept_patches(
-            num_views,
-            (height // config.patch_size, width // config.patch_size),
-            config.mask_ratio,
-            config.mask_strategy,
-            config.focal_probability,
-            generator=generator,
-            device=device,
-        )
-
-    def _rows(self, tokens: Tensor, targets: Targets, matched: bool = True) -> Tensor:
-        return matched_rows(
-            tokens.detach(),
-            targets.tokens,
-            self.config.matching_epsilon,
-            self.config.matching_num_iters,
-            matched and self.config.use_matching,
-        )
-
-    def _token_loss(self, tokens: Tensor, embeddings: Tensor, targets: Targets, matched: bool) -> Tensor:
-        """Loss of tokens of `B V` views against the assignments of the tokens they are matched to."""
-        return prototype_loss(
-            embeddings.flatten(0, 1),
-            self.clustering_head.prototypes.weight,
-            targets.assignment,
-            self._rows(tokens, targets, matched),
-            temperature=self.config.prototype_temp,
-        )
-
-    def _cls_loss(self, cls_token: Tensor, assignment: Tensor | None) -> Tensor:
-        """Loss of the cls of `B V` views, `(B V, d)`, against the assignment of their image's."""
-        head = self.cls_clustering_head
-        assert head is not None
-        assert assignment is not None
-        views = cls_token.shape[0] // assignment.shape[0]
-        rows = torch.arange(assignment.shape[0], device=cls_token.device).repeat_interleave(views)
-        return prototype_loss(
-            head(cls_token), head.prototypes.weight, assignment, rows, temperature=self.config.prototype_temp
-        )
-
-    @torch.no_grad()
-    def _agreement(self, tokens: Tensor, embeddings: Tensor, targets: Targets) -> Tensor:
-        matched = targets.embeddings.flatten(0, 1)[self._rows(tokens, targets)]
-        return (embeddings.detach().flatten(0, 1) * matched).sum(dim=-1).mean()
-
-    def _reconstruction_loss(self, tokens: Tensor, localization: Tensor, pixel_values: Tensor) -> Tensor:
-        decoder = self.stellar.decoder
-        assert decoder is not None
-        grid = self.stellar.grid_size(*pixel_values.shape[-2:])
-        prediction = decoder.predict(decoder(low_rank_product(localization, tokens), grid), grid)
-        if self.config.reconstruction_head == "pixel":
-            return pixel_loss(prediction, pixel_values)
-        if self.tokenizer_encoder is None or self.stellar.tokenizer is None:
-            raise ValueError(
-                "a 'vq' model needs its tokenizer to be trained: set use_tokenizer=True (a recipe's model.config; its "
-                "model.vqgan names the file), or switch reconstruction off with reconstruction_weight=0"
-            )
-        codebook = self.stellar.tokenizer.codebook.weight
-        return code_loss(prediction, target_codes(self.tokenizer_encoder, codebook, pixel_values, grid))
+            logger.warning("%s has no %s: these parts start with new weights", name, ", ".join(new))
 
 
-__all__ = ["StellarForPreTraining"]
+__all__ = ["StellarForPreTraining", "StellarPreTrainingOutput"]

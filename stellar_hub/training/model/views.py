@@ -1,14 +1,104 @@
-"""The views of a pretraining batch: their checks, their encoding, and the matching of their tokens."""
+"""The views of a pretraining batch: the patches that a masked view keeps, the checks of the inputs, the encoding.
 
-from typing import NamedTuple
+STELLAR (arXiv 2602.01905) keeps a few patches of each masked view, half of the time near a random centre ("focal").
+"""
+
+import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stellar_hub.matching import match_tokens
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.encoder_stellar import StellarEncoder, normalize_pixels
 from stellar_hub.modeling.input_checks import check_image_shape, check_pixel_values, check_value_range
+
+MaskStrategy = Literal["focal", "uniform", "block"]
+FOCAL_SIGMA = (0.1, 0.5)
+
+
+def num_kept_patches(num_patches: int, mask_ratio: float) -> int:
+    """Returns how many patches of a masked view are kept: `int(n (1 - ratio))`, but at least one."""
+    return max(1, int(num_patches * (1 - mask_ratio)))
+
+
+def draw_kept_patches(
+    num_views: int,
+    grid_size: tuple[int, int],
+    mask_ratio: float,
+    strategy: MaskStrategy = "focal",
+    focal_probability: float = 0.5,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draws the patches that masked views keep: those with the lowest noise.
+
+    Args:
+        num_views: Number of views; each gets its own draw.
+        grid_size: Number of patches of a view, `(h, w)`.
+        mask_ratio: Share of the patches that is hidden, in [0, 1).
+        strategy: "uniform" draws the noise from U(0, 1). "focal" does the same and, with `focal_probability`,
+            subtracts a Gaussian bump around a random patch, whose width is drawn from U(.1, .5) of the grid's longer
+            side. "block" sets the noise to 0 in one square with sides of `floor(sqrt(kept))` patches.
+        focal_probability: Share of the views that are focal.
+        generator: Source of the random numbers; None uses torch's global one.
+        device: Device of the draws and of the result.
+
+    Returns:
+        Indices `(num_views, kept)`, int64, distinct within a view.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    height, width = grid_size
+    if num_views < 0 or height < 1 or width < 1 or not 0 <= mask_ratio < 1:
+        raise ValueError(
+            "num_views must be at least 0, grid_size at least (1, 1) and mask_ratio within [0, 1), "
+            f"got {num_views}, {grid_size} and {mask_ratio}"
+        )
+    if strategy not in ("focal", "uniform", "block"):
+        raise ValueError(f"strategy must be 'focal', 'uniform' or 'block', got {strategy!r}")
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    kept = num_kept_patches(height * width, mask_ratio)
+    noise = uniform(num_views, height * width)
+    if strategy == "focal":
+        is_focal = uniform(num_views, 1) < focal_probability
+        noise = noise - is_focal * focal_bump(uniform(num_views, 3), grid_size)
+    elif strategy == "block":
+        noise = noise * ~is_in_block(uniform(num_views, 2), grid_size, math.isqrt(kept))
+    return noise.argsort(dim=1)[:, :kept]
+
+
+def focal_bump(draws: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    """Returns `exp(-distance^2 / (2 (sigma side)^2))` around one patch: `draws` `(N, 3)` in [0, 1) to `(N, h w)`."""
+    height, width = grid_size
+    row, column, width_draw = draws.split(1, dim=1)  # (N, 1) each
+    low, high = FOCAL_SIGMA
+    sigma = (low + (high - low) * width_draw) * max(height, width)
+    rows, columns = patch_positions(grid_size, draws.device)
+    distance2 = (rows - (row * height).floor()) ** 2 + (columns - (column * width).floor()) ** 2
+    return torch.exp(-distance2 / (2 * sigma**2))
+
+
+def is_in_block(draws: Tensor, grid_size: tuple[int, int], side: int) -> Tensor:
+    """Returns which patches are in a square of `side` patches at a random place: `(N, 2)` to bool `(N, h w)`."""
+    height, width = grid_size
+    block_height, block_width = min(side, height), min(side, width)
+    top = (draws[:, :1] * (height - block_height + 1)).floor()
+    left = (draws[:, 1:] * (width - block_width + 1)).floor()
+    rows, columns = patch_positions(grid_size, draws.device)
+    return (rows >= top) & (rows < top + block_height) & (columns >= left) & (columns < left + block_width)
+
+
+def patch_positions(grid_size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the row and the column of each patch, `(1, h w)` each, in the order of the patches."""
+    height, width = grid_size
+    index = torch.arange(height * width, device=device)[None]
+    return index // width, index % width
 
 
 def check_views(
@@ -18,27 +108,28 @@ def check_views(
     local_views: Tensor | None,
     kept_patches: Tensor | None,
 ) -> None:
-    """Check the inputs of `StellarForPreTraining` against each other and the configuration.
+    """Checks the inputs of `StellarForPreTraining` against each other and against the configuration.
 
     Raises:
-        TypeError: if images or views are no tensors of floats or uint8, or `kept_patches` none of int64.
-        ValueError: if shapes or, on the CPU, values do not fit.
+        TypeError: if images or views are not tensors of floats or uint8, or `kept_patches` is not int64.
+        ValueError: if shapes do not fit or, on the CPU, values are out of range.
     """
     if config.koleo_weight > 0 and config.num_sparse_tokens < 2:
         raise ValueError(
-            f"KoLeo spreads the tokens of an image and needs two, but num_sparse_tokens is {config.num_sparse_tokens}: "
+            f"KoLeo needs at least two tokens per image, but num_sparse_tokens is {config.num_sparse_tokens}: "
             "set koleo_weight=0"
         )
     check_pixel_values(pixel_values, config.patch_size, config.num_channels)
     check_view_stack("global_views", global_views, pixel_values, config)
     if tuple(global_views.shape[-2:]) != tuple(pixel_values.shape[-2:]):
         raise ValueError(
-            f"global_views must be of the same size as pixel_values, got {tuple(global_views.shape)} and "
-            f"{tuple(pixel_values.shape)}"
+            "global_views must have the same height and width as pixel_values, "
+            f"got shapes {tuple(global_views.shape)} and {tuple(pixel_values.shape)}"
         )
     if (config.teacher_momentum is not None or config.use_global_align) and global_views.shape[1] < 2:
         raise ValueError(
-            "the teacher (teacher_momentum) and use_global_align read global view 1: pass 2 global views or more, got 1"
+            "teacher_momentum and use_global_align read global view 1, but global_views has 1 view per image: "
+            "pass 2 or more"
         )
     if local_views is not None and config.use_local_views:
         check_view_stack("local_views", local_views, pixel_values, config)
@@ -47,7 +138,12 @@ def check_views(
 
 
 def check_view_stack(name: str, views: Tensor, pixel_values: Tensor, config: StellarConfig) -> None:
-    """Views `(B, V, 3, H, W)` with `V >= 1`, as many images as `pixel_values`, sides multiples of the patch."""
+    """Checks views `(B, V, 3, H, W)`: the type, the batch size of `pixel_values`, V >= 1, sides in whole patches.
+
+    Raises:
+        TypeError: if `views` is not a tensor of floats or uint8.
+        ValueError: if its shape does not fit or, on the CPU, its values are out of range; both name the argument.
+    """
     if not isinstance(views, Tensor) or not (views.is_floating_point() or views.dtype == torch.uint8):
         kind = views.dtype if isinstance(views, Tensor) else type(views).__name__
         raise TypeError(f"{name} must be a torch.Tensor, floating point in [0, 1] or uint8, got {kind}")
@@ -66,30 +162,35 @@ def check_view_stack(name: str, views: Tensor, pixel_values: Tensor, config: Ste
 
 
 def check_kept_patches(kept_patches: Tensor, global_views: Tensor, patch_size: int) -> None:
-    """Indices `(B V, kept)`, int64, `1 <= kept <= n`; their values are checked on the CPU alone."""
+    """Checks indices `(B V, kept)`, int64, with `1 <= kept <= n`; their values are checked only on the CPU.
+
+    Raises:
+        TypeError: if the dtype is not int64.
+        ValueError: if the shape does not fit the views, or an index is not a patch.
+    """
     if kept_patches.dtype != torch.int64:
-        raise TypeError(f"kept_patches must be indices of dtype torch.int64, got {kept_patches.dtype}")
+        raise TypeError(f"kept_patches must have dtype torch.int64, got {kept_patches.dtype}")
     num_views = global_views.shape[0] * global_views.shape[1]
     num_patches = (global_views.shape[-2] // patch_size) * (global_views.shape[-1] // patch_size)
     shape = tuple(kept_patches.shape)
     if kept_patches.ndim != 2 or shape[0] != num_views or not 1 <= shape[1] <= num_patches:
         raise ValueError(
-            f"kept_patches must have shape (B V, kept) = ({num_views}, 1 to {num_patches}), got {shape}; "
-            "the view index is the fastest"
+            f"kept_patches must have shape (B V, kept) = ({num_views}, 1 to {num_patches}), with the view index "
+            f"fastest, got {shape}"
         )
     if kept_patches.device.type == "cpu":
         low, high = (int(value) for value in kept_patches.aminmax())
         if low < 0 or high >= num_patches:
-            raise ValueError(f"kept_patches must lie in 0..{num_patches - 1}, got {low}..{high}")
+            raise ValueError(f"kept_patches must be within 0..{num_patches - 1}, got {low}..{high}")
 
 
 class EncodedViews(NamedTuple):
-    """The encoder's tokens of `N` views after its final norm.
+    """The encoder's output for `N` views, after its last norm.
 
     Attributes:
-        cls_token: `(N, d)`.
-        patches: `(N, n, d)`, those that were encoded.
-        tokens: `(N, r, d)`.
+        cls_token: Global token, `(N, d)`.
+        patches: Features of the patches that were encoded, `(N, n, d)`.
+        tokens: Sparse tokens, `(N, r, d)`.
     """
 
     cls_token: Tensor
@@ -98,15 +199,15 @@ class EncodedViews(NamedTuple):
 
 
 def encode_views(encoder: StellarEncoder, pixel_values: Tensor, kept_patches: Tensor | None = None) -> EncodedViews:
-    """Encode views, whole or with the patches that are kept alone.
+    """Encodes views, either whole or only the patches that are kept.
 
     Args:
         encoder: The encoder.
-        pixel_values: `(N, 3, H, W)`, floats in [0, 1] or uint8.
-        kept_patches: Indices of the patches to keep, `(N, kept)`, or None for all.
+        pixel_values: Images `(N, 3, H, W)`, floats in [0, 1] or uint8.
+        kept_patches: Indices of the patches to keep, `(N, kept)`; None keeps all.
 
     Returns:
-        The tokens; the patches are the kept ones in their given order.
+        The encoded views. The patches are the kept ones, in the order of `kept_patches`.
     """
     sequence = encoder.embed(normalize_pixels(pixel_values, encoder.pos_embed.dtype))
     if kept_patches is not None:
@@ -115,26 +216,3 @@ def encode_views(encoder: StellarEncoder, pixel_values: Tensor, kept_patches: Te
         sequence = torch.cat([cls_token, patches.gather(1, index), sparse], dim=1)
     cls_token, patches, tokens = encoder.split(encoder.run_blocks(sequence))
     return EncodedViews(cls_token[:, 0], patches, tokens)
-
-
-def matched_rows(predicted: Tensor, target: Tensor, epsilon: float, num_iters: int, use_matching: bool) -> Tensor:
-    """For each predicted token the row of its target among the flattened target tokens.
-
-    Args:
-        predicted: Tokens of `B V` views, `(B V, r, d)`, view index fastest.
-        target: Tokens of the `B` images they are views of, `(B, r, d)`.
-        epsilon: Entropy's weight in the matching.
-        num_iters: Its iterations.
-        use_matching: False pairs tokens by their order.
-
-    Returns:
-        Rows of `target.flatten(0, 1)`, `(B V r,)` int64.
-    """
-    num_images, num_tokens = target.shape[:2]
-    views = predicted.shape[0] // num_images
-    first = torch.arange(num_images, device=target.device).repeat_interleave(views)[:, None] * num_tokens  # (B V, 1)
-    if use_matching:
-        index, _ = match_tokens(predicted, target.repeat_interleave(views, dim=0), epsilon, num_iters)
-    else:
-        index = torch.arange(num_tokens, device=target.device).expand(num_images * views, -1)
-    return (first + index).flatten()

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what a run measured, one line of JSON for each time it looked."""
+"""The journal `metrics.jsonl` of a run: one line of JSON for each step that is measured."""
 
 import json
 import math
@@ -12,50 +12,53 @@ NOT_FINITE = ("nan", "inf", "-inf")
 
 
 class Journal:
-    """Appends lines to a journal; each is on its way to the disk when `write` returns.
+    """A file of measurements, one line of JSON per step.
 
-    A line cut short by a crash is dropped before the next one is written.
+    `write` hands each line to the operating system before it returns. If a crash cuts a line short, the next `write`
+    drops that line first.
 
     Args:
-        path: The file; made by the first `write`, its folder has to be there.
+        path: Path of the file; the first `write` creates it. Its folder must exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line: the step and its numbers.
+        """Appends one line with the step and its numbers.
 
-        JSON has no NaN and no infinity: they become the strings "nan", "inf" and "-inf", which `read` turns back.
+        JSON has no NaN and no infinity: the strings "nan", "inf" and "-inf" stand for them, and `read_journal` turns
+        them back into numbers.
 
         Args:
-            step: The optimizer step.
+            step: Number of the optimizer step.
             values: Numbers by name; a number may be a tensor of one element.
 
         Raises:
             FileNotFoundError: if the folder does not exist.
-            ValueError: if a number is named "step".
+            ValueError: if a number has the name "step".
         """
         if "step" in values:
-            raise ValueError(f"'step' is the line's own; name the number {values['step']!r} something else")
-        record = {"step": int(step)} | {name: strict_number(float(value)) for name, value in values.items()}
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
+            raise ValueError(f"'step' names the line's step; choose another name for the number {values['step']!r}")
+        numbers = {name: float(value) for name, value in values.items()}
+        strict = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
+        line = json.dumps({"step": int(step)} | strict, allow_nan=False).encode() + b"\n"
         self._drop_torn_line()
         with open(self.path, "ab") as file:
             file.write(line)
 
     def truncate_after(self, step: int) -> None:
-        """Forget all lines of later steps, and a last line cut short: a run that resumes at `step` writes them anew.
+        """Removes the lines of later steps and a last line that was cut short; a run that resumes writes them again.
 
-        The file is replaced as a whole; without one nothing is done.
+        The file is replaced as a whole. If it does not exist, nothing happens.
 
         Raises:
-            ValueError: if a line that is not the last cannot be read.
+            ValueError: if a line other than the last is damaged.
         """
         if not self.path.exists():
             return
         data = self.path.read_bytes()
-        kept = b"".join(line + b"\n" for line, record in parsed_lines(data, self.path) if record["step"] <= step)
+        kept = b"".join(line + b"\n" for line, record in _parsed_lines(data, self.path) if record["step"] <= step)
         if kept != data:
             write_atomically(self.path, kept)
 
@@ -68,47 +71,38 @@ class Journal:
                 file.truncate(data.rfind(b"\n") + 1)
 
 
-def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The records of a journal, in its order: each has "step" and the numbers of that line.
+def read_journal(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Reads the records of a journal, in their order: each has "step" and the numbers of its line.
 
     A last line that was cut short is left out.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if any other line is no JSON object with a step, naming it.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if any other line is not a JSON object with a step; the message names the line.
     """
-    return [record for _, record in parsed_lines(Path(path).read_bytes(), path)]
+    return [record for _, record in _parsed_lines(Path(path).read_bytes(), path)]
 
 
-def parsed_lines(data: bytes, path: str | os.PathLike[str]) -> list[tuple[bytes, dict[str, float]]]:
-    """Each line as it stands, and what it says; see `read`."""
-    *lines, torn = data.split(b"\n")  # whatever follows the last line's end was cut short
+def _parsed_lines(data: bytes, path: str | os.PathLike[str]) -> list[tuple[bytes, dict[str, float]]]:
+    """Returns each line as it is in the file, with its record."""
+    *lines, torn = data.split(b"\n")  # a whole line ends with a line end, so that the last part is empty or torn
     parsed = []
     for number, line in enumerate(lines, start=1):
         try:
-            parsed.append((line, parse(line)))
+            parsed.append((line, _parse(line)))
         except ValueError as error:
             if number == len(lines) and not torn:
                 break
             raise ValueError(
-                f"{path}, line {number}, is damaged: {line[:60]!r} is no JSON object with a step; "
-                "remove the line, or the file to start it anew"
+                f"{path}, line {number}, is damaged: {line[:60]!r} is not a JSON object with a step; "
+                "remove the line, or remove the file to begin a new journal"
             ) from error
     return parsed
 
 
-def parse(line: bytes) -> dict[str, float]:
-    """One line's record, "nan" and its like turned into numbers.
-
-    Raises:
-        ValueError: if it is no JSON object with an integer "step".
-    """
+def _parse(line: bytes) -> dict[str, float]:
+    """Returns the record of one line; raises ValueError unless it is a JSON object with an integer "step"."""
     record = json.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-        raise ValueError("no JSON object with a step")
+        raise ValueError("not a JSON object with a step")
     return {name: float(value) if value in NOT_FINITE else value for name, value in record.items()}
-
-
-def strict_number(value: float) -> float | str:
-    """The number, or the string that stands for it in strict JSON."""
-    return value if math.isfinite(value) else str(value)

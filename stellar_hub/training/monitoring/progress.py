@@ -1,4 +1,4 @@
-"""What a run shows on the terminal while it goes."""
+"""The progress that a run shows on the terminal."""
 
 import os
 import sys
@@ -11,18 +11,18 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from tqdm import tqdm
 
-WINDOW = 20  # steps that speed and waiting are averaged over
+WINDOW = 20  # number of steps that speed and waiting are averaged over
 
 
 class RunProgress:
-    """A bar on a terminal; elsewhere, in a log file say, a plain line now and then. Both on stderr.
+    """A progress bar on a terminal, and plain lines elsewhere, such as in a log file; both go to stderr.
 
     Args:
-        total_steps: Optimizer steps of the whole run.
-        start_step: Steps that were done before, where a run resumes.
-        batch_size: Images of one optimizer step, over all processes and accumulated batches.
-        enabled: Whether to show anything; False on all processes but the first. Numbers come back all the same.
-        log_every: Steps from one plain line to the next; the first and the last step get one too.
+        total_steps: Number of optimizer steps of the whole run.
+        start_step: Number of steps that a resumed run has done before.
+        batch_size: Number of images per optimizer step, over all processes and accumulated batches.
+        enabled: Whether to show anything; False on all processes but the first. `update` returns its numbers anyway.
+        log_every: Number of steps between two plain lines; the first and the last step get one too.
     """
 
     def __init__(
@@ -37,23 +37,23 @@ class RunProgress:
         self._waiting_seconds: deque[float] = deque(maxlen=WINDOW)
         self._process = psutil.Process()
         self._bar = None
-        if enabled and is_screen(sys.stderr):
+        if enabled and _shows_a_bar(sys.stderr):
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def update(
         self, step: int, values: Mapping[str, float], waiting_seconds: float, step_seconds: float
     ) -> dict[str, float]:
-        """Show that `step` is done.
+        """Shows that a step is done.
 
         Args:
-            step: The number of steps done so far.
-            values: What was measured; losses are shown. May be empty: the last ones stay.
-            waiting_seconds: Time this step waited for data.
-            step_seconds: Time this step took in all, waiting included.
+            step: Number of steps done so far.
+            values: Measurements by name; the losses are shown. If it is empty, the last ones stay.
+            waiting_seconds: Seconds that this step waited for data.
+            step_seconds: Seconds that this step took, with the waiting.
 
         Returns:
-            For the journal, over the last 20 steps: `images_per_second`, `data_wait_share` in [0, 1], and `memory_gb`
-            (1e9 bytes: the most that was allocated on the GPU at once, or what the process holds without one).
+            Numbers for the journal, over the last 20 steps: `images_per_second`, `data_wait_share` in [0, 1], and
+            `memory_gb` in 1e9 bytes (peak allocation on the GPU, or resident memory of the process without a GPU).
         """
         self._step_seconds.append(step_seconds)
         self._waiting_seconds.append(waiting_seconds)
@@ -67,7 +67,7 @@ class RunProgress:
         return facts
 
     def note(self, text: str) -> None:
-        """Write a line, above the bar where there is one."""
+        """Writes a line of its own, above the bar where there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif self.enabled:
@@ -75,7 +75,7 @@ class RunProgress:
             sys.stderr.flush()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Ends the bar; it stays on the screen as it is."""
         if self._bar is not None:
             self._bar.close()
 
@@ -92,7 +92,7 @@ class RunProgress:
         return {
             "images_per_second": self.batch_size * len(self._step_seconds) / seconds,
             "data_wait_share": min(max(sum(self._waiting_seconds) / seconds, 0.0), 1.0),
-            "memory_gb": memory_bytes(self._process) / 1e9,
+            "memory_gb": _memory_bytes(self._process) / 1e9,
         }
 
     def _figures(self, facts: Mapping[str, float]) -> list[str]:
@@ -104,7 +104,7 @@ class RunProgress:
             f"{speed:,.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s",
             f"{facts['data_wait_share']:.0%} waiting",
             f"{facts['memory_gb']:.1f} GB",
-            *terms,  # last: where the terminal is narrow, they go first
+            *terms,  # last, as a narrow terminal cuts off the end
         ]
 
     def _line(self, step: int, facts: Mapping[str, float]) -> str:
@@ -113,15 +113,15 @@ class RunProgress:
         return ", ".join([head, f"{tqdm.format_interval(left)} left", *self._figures(facts)])
 
 
-def memory_bytes(process: psutil.Process) -> int:
-    """The most that was allocated on the current GPU at once; without one, the process's resident memory."""
+def _memory_bytes(process: psutil.Process) -> int:
+    """Returns the peak allocation on the current GPU, or the process's resident memory without a GPU."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return process.memory_info().rss
 
 
-def is_screen(stream: TextIO) -> bool:
-    """Whether a bar can be seen there: on a terminal that has a size, which those of containers may lack."""
+def _shows_a_bar(stream: TextIO) -> bool:
+    """Returns whether the stream is a terminal with a size; the terminals of containers may have none."""
     try:
         return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
     except OSError:

@@ -27,7 +27,7 @@ class Quantity:
 QUANTITIES = {
     "loss": Quantity("loss, total", "falls; the sum of the terms below, each with its weight"),
     "reconstruction_loss": Quantity("reconstruction loss", "falls; before its weight", log=True),
-    "koleo_loss": Quantity("KoLeo loss", "low: the tokens of an image lie apart; weighted"),
+    "koleo_loss": Quantity("KoLeo loss", "low: the tokens of an image are far apart; weighted"),
     "clustering_loss": Quantity("clustering loss", "falls"),
     "cls_clustering_loss": Quantity("cls clustering loss", "falls"),
     "mask_loss": Quantity("mask loss", "falls: masked views find the tokens of the whole image"),
@@ -37,7 +37,7 @@ QUANTITIES = {
     "effective_rank": Quantity("effective rank", "high: tokens use many directions; near 1 is collapse"),
     "localization_entropy": Quantity("localization entropy", "falls from 1: each place belongs to few tokens"),
     "agreement": Quantity("agreement", "rises while token cosine stays low: views find the tokens they are matched to"),
-    "learning_rate": Quantity("learning rate", "as the schedule has it"),
+    "learning_rate": Quantity("learning rate", "follows the schedule"),
     "gradient_norm": Quantity("gradient norm", "steady; before clipping", log=True),
     "images_per_second": Quantity("images per second", "high"),
     "data_wait_share": Quantity("share of time waiting for data", "near 0; else more workers"),
@@ -46,18 +46,18 @@ QUANTITIES = {
 
 
 def in_order(names: set[str]) -> list[str]:
-    """Names of numbers in the order of `QUANTITIES`; those it does not know come last, by the alphabet."""
+    """Returns names of numbers in the order of `QUANTITIES`; other names follow in alphabetical order."""
     known = [name for name in QUANTITIES if name in names]
     return known + sorted(names - set(known))
 
 
 def label(name: str) -> str:
-    """The name for people; an unknown one is read out as it is spelt, spaces for underscores."""
+    """Returns the name for people; a name that is not in `QUANTITIES` has spaces for its underscores."""
     return QUANTITIES[name].label if name in QUANTITIES else name.replace("_", " ")
 
 
 def good(name: str) -> str:
-    """What is good; nothing for a number that is not known."""
+    """Returns what to hope for, or "" for a name that is not in `QUANTITIES`."""
     return QUANTITIES[name].good if name in QUANTITIES else ""
 
 
@@ -65,7 +65,7 @@ def curves_of(records: Sequence[dict[str, Any]]) -> list[Curve]:
     """Returns one curve per number in the records of a journal, in the order of `in_order`.
 
     Args:
-        records: Records from `journal.read`: "step", and numbers by name. A record may lack some numbers. If a step
+        records: Records from `read_journal`: "step", and numbers by name. A record may lack some numbers. If a step
             occurs twice, the last record counts.
     """
     by_step = sorted({record["step"]: record for record in records}.values(), key=lambda record: record["step"])

@@ -1,9 +1,9 @@
 """Cross-entropy of scores over prototypes against soft assignments, in little memory.
 
-The clustering losses of STELLAR (arXiv 2602.01905). With thousands of rows and 16384 prototypes each `(N, K)` tensor
-takes a gigabyte, and the formula written out keeps five of them. Here value and gradients are made together, chunk of
-rows by chunk of rows, as fused linear cross-entropies do (Hsu et al. 2024, arXiv 2410.10989): no `(N, K)` tensor ever
-exists, and nothing is computed twice.
+STELLAR (arXiv 2602.01905) uses it for all clustering losses. With thousands of rows and 16384 prototypes each `(N, K)`
+tensor takes a gigabyte, and the plain formula keeps five of them. This version computes value and gradients together,
+one chunk of rows after the other, as fused linear cross-entropies do (Hsu et al. 2024, arXiv 2410.10989): no `(N, K)`
+tensor ever exists, and nothing is computed twice.
 """
 
 import math
@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.autograd import Function
 from transformers.utils.generic import maybe_autocast
 
-# Scores of one chunk, in float32. Measured (benchmarks/prototype_loss.py --chunk-sizes): a quarter of it costs 10 to
-# 15% of the time, four times as much gains nothing.
+# Size of one chunk's scores in float32. By benchmarks/prototype_loss.py --chunk-sizes, a quarter of it takes 10 to 15%
+# longer, and four times as much is not faster.
 CHUNK_BYTES = 32 * 2**20
 
 
 class LossAndGradients(NamedTuple):
-    """The loss, and its gradient for each of the two operands that wants one."""
+    """The loss, and its gradients for the operands; None for an operand that needs no gradient."""
 
     loss: Tensor
     embeddings: Tensor | None
@@ -28,14 +28,14 @@ class LossAndGradients(NamedTuple):
 
 
 def prototype_scores(embeddings: Tensor, prototypes: Tensor) -> Tensor:
-    """Scores of all rows, `embeddings @ prototypes.T`, in at least float32 also under autocast.
+    """Returns the scores of all rows, `embeddings @ prototypes.T`, in at least float32 also under autocast.
 
     Args:
-        embeddings: `(N, p)`.
-        prototypes: `(K, p)`.
+        embeddings: Embeddings of the rows, `(N, p)`.
+        prototypes: Prototype vectors, `(K, p)`.
 
     Returns:
-        `(N, K)`.
+        Scores `(N, K)`.
 
     Raises:
         ValueError: if the shapes do not fit each other.
@@ -55,26 +55,28 @@ def prototype_loss(
     temperature: float = 0.12,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Mean over rows of `-sum_k a_k log_softmax(scores / temperature)_k`, with `a = assignment[target_index[row]]`.
+    """Returns the mean over rows of `-sum_k a_k log_softmax(scores / temperature)_k`.
 
-    Computed in at least float32, also under autocast. Rows of the assignment need not sum to 1. The gradients are made
-    with the value, so that `backward` only scales them; it can be differentiated once.
+    Here `a` is `assignment[target_index[row]]`.
+
+    It computes in at least float32, also under autocast. Rows of the assignment need not sum to 1. The gradients are
+    computed with the value, and `backward` only scales them, so the loss can be differentiated only once.
 
     Args:
-        embeddings: `(N, p)`; their scores are `embeddings @ prototypes.T`.
-        prototypes: `(K, p)`.
-        assignment: `(M, K)`, non-negative, what `sinkhorn_assign` gives. Takes no gradient.
-        target_index: int64 `(N,)` in [0, M): the row of the assignment that each embedding shall predict. Rows are
-            gathered chunk by chunk. By default embedding `i` predicts row `i`, and `M = N`.
-        temperature: Divides the scores, above 0.
-        chunk_size: Rows at a time. By default as many as have scores of 32 MB.
+        embeddings: Embeddings of the rows, `(N, p)`; their scores are `embeddings @ prototypes.T`.
+        prototypes: Prototype vectors, `(K, p)`.
+        assignment: Assignment from `sinkhorn_assign`, `(M, K)`, not negative. It takes no gradient.
+        target_index: Row of the assignment that each embedding predicts, int64 `(N,)` in [0, M). By default embedding
+            `i` predicts row `i`, and `M = N`.
+        temperature: Number that divides the scores, above 0.
+        chunk_size: Number of rows per chunk. By default as many as have scores of 32 MB.
 
     Returns:
         The loss, a scalar; 0 if there are no rows.
 
     Raises:
         ValueError: if shapes do not fit each other, `target_index` is not int64, or a number is out of its range.
-            Values of `target_index` are left to the indexing itself: a check would wait for the device.
+            It does not check the values of `target_index`, as a check would wait for the device.
     """
     check_operands(embeddings, prototypes)
     check_targets(embeddings, prototypes, assignment, target_index)
@@ -83,7 +85,7 @@ def prototype_loss(
     if chunk_size is None:
         chunk_size = default_chunk_size(prototypes.shape[0])
     if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1 (or None: what fills 32 MB), got {chunk_size}")
+        raise ValueError(f"chunk_size must be at least 1, or None, got {chunk_size}")
     loss: Tensor = untraced_loss(embeddings, prototypes, assignment, target_index, temperature, chunk_size)
     return loss
 
@@ -97,7 +99,7 @@ def untraced_loss(
     temperature: float,
     chunk_size: int,
 ) -> Tensor:
-    """`prototype_loss` of operands that were checked."""
+    """Returns the loss of operands that were checked."""
     with maybe_autocast(device_type=embeddings.device.type, enabled=False):
         working = working_dtype(embeddings, prototypes)
         loss: Tensor = PrototypeLoss.apply(
@@ -113,7 +115,7 @@ def untraced_loss(
 
 
 class PrototypeLoss(Function):
-    """`loss_and_gradients` for autograd."""
+    """The autograd function that calls `loss_and_gradients`."""
 
     @staticmethod
     def forward(
@@ -126,7 +128,7 @@ class PrototypeLoss(Function):
         chunk_size: int,
         differentiable: bool,
     ) -> Tensor:
-        """The loss; keeps the gradients, which are no larger than the operands."""
+        """Returns the loss, and keeps the gradients, which are not larger than the operands."""
         wanted = [differentiable and needed for needed in ctx.needs_input_grad[:2]]
         result = loss_and_gradients(
             embeddings, prototypes, assignment, target_index, temperature, chunk_size, wanted[0], wanted[1]
@@ -136,11 +138,11 @@ class PrototypeLoss(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradients times that of the loss."""
+        """Returns the kept gradients times the gradient of the loss."""
         # `once_differentiable` would miss the common case, a gradient of the loss that is the constant 1: second
         # derivatives would silently lack this term.
         if torch.is_grad_enabled():
-            raise RuntimeError("prototype_loss can be differentiated once only: leave out create_graph=True")
+            raise RuntimeError("prototype_loss can be differentiated only once: leave out create_graph=True")
         gradients = [None if kept is None else kept * grad_outputs[0] for kept in ctx.saved_tensors]
         return (*gradients, None, None, None, None, None)
 
@@ -155,9 +157,9 @@ def loss_and_gradients(
     for_embeddings: bool,
     for_prototypes: bool,
 ) -> LossAndGradients:
-    """The loss of `prototype_loss` and the gradients asked for, in the dtype of the operands, which must be one.
+    """Returns the loss and the wanted gradients, in the dtype of the operands, which must have the same one.
 
-    Three buffers of a chunk's size are held: the scores, which turn in place into their own gradient, the gathered rows
+    It holds three buffers of a chunk's size: the scores, which turn in place into their own gradient, the gathered rows
     of the assignment, and the product of both.
     """
     num_rows, num_prototypes = embeddings.shape[0], prototypes.shape[0]
@@ -182,11 +184,11 @@ def loss_and_gradients(
 
 
 def row_losses(scores: Tensor, targets: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each row, `(rows,)`, and its gradient for the scores, `(rows, K)`, which overwrites the scores.
+    """Returns the loss of each row, `(rows,)`, and its gradient for the scores, `(rows, K)`, written over the scores.
 
     With `m` the largest score of a row, the loss is `sum_k a_k log(sum_j e^(x_j - m)) - sum_k a_k (x_k - m)`, and its
-    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a` is 1, but for rows whose Sinkhorn mass vanished. The contents
-    of `product`, `(rows, K)`, are overwritten.
+    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a` is 1, except in rows whose Sinkhorn mass vanished. It
+    overwrites `product`, `(rows, K)`.
     """
     mass = targets.sum(dim=1, keepdim=True)
     scores -= scores.amax(dim=1, keepdim=True)
@@ -197,7 +199,7 @@ def row_losses(scores: Tensor, targets: Tensor, product: Tensor) -> tuple[Tensor
 
 
 def target_rows(assignment: Tensor, target_index: Tensor | None, rows: slice, buffer: Tensor | None) -> Tensor:
-    """The rows of the assignment for one chunk: a view, or gathered into the buffer."""
+    """Returns the rows of the assignment for one chunk: a view, or gathered into the buffer."""
     if target_index is None or buffer is None:
         return assignment[rows]
     index = target_index[rows]
@@ -205,17 +207,17 @@ def target_rows(assignment: Tensor, target_index: Tensor | None, rows: slice, bu
 
 
 def default_chunk_size(num_prototypes: int) -> int:
-    """Rows whose scores fill `CHUNK_BYTES` in float32; at least 1."""
+    """Returns how many rows have scores of `CHUNK_BYTES` in float32; at least 1."""
     return max(1, CHUNK_BYTES // (4 * num_prototypes))
 
 
 def working_dtype(embeddings: Tensor, prototypes: Tensor) -> torch.dtype:
-    """The wider dtype of the two, and at least float32."""
+    """Returns the wider dtype of the two, and at least float32."""
     return torch.promote_types(torch.promote_types(embeddings.dtype, prototypes.dtype), torch.float32)
 
 
 def check_operands(embeddings: Tensor, prototypes: Tensor) -> None:
-    """Raise unless there is `(N, p)` and `(K, p)`."""
+    """Raises ValueError unless the shapes are `(N, p)` and `(K, p)` with K >= 1."""
     shapes = tuple(embeddings.shape), tuple(prototypes.shape)
     if embeddings.ndim != 2 or prototypes.ndim != 2 or shapes[0][1] != shapes[1][1] or shapes[1][0] < 1:
         raise ValueError(
@@ -224,18 +226,18 @@ def check_operands(embeddings: Tensor, prototypes: Tensor) -> None:
 
 
 def check_targets(embeddings: Tensor, prototypes: Tensor, assignment: Tensor, target_index: Tensor | None) -> None:
-    """Raise unless there is an assignment `(M, K)`, and an int64 index `(N,)` or `M = N`."""
+    """Raises ValueError unless the assignment is `(M, K)`, and `target_index` is int64 `(N,)` or M = N."""
     num_rows, num_prototypes = embeddings.shape[0], prototypes.shape[0]
     if assignment.ndim != 2 or assignment.shape[1] != num_prototypes:
         raise ValueError(f"assignment must have shape (M, K) with K = {num_prototypes}, got {tuple(assignment.shape)}")
     if target_index is None:
         if assignment.shape[0] != num_rows:
             raise ValueError(
-                f"without target_index the assignment must have a row for each of the {num_rows} embeddings, "
-                f"got {assignment.shape[0]}: pass target_index to say which row belongs to which"
+                f"without target_index the assignment must have one row for each of the {num_rows} embeddings, "
+                f"got {assignment.shape[0]} rows: pass target_index"
             )
     elif target_index.shape != (num_rows,) or target_index.dtype != torch.int64:
         raise ValueError(
-            f"target_index must be int64 with shape ({num_rows},), one for each embedding, "
+            f"target_index must be int64 with shape ({num_rows},), one index for each embedding, "
             f"got {target_index.dtype} with shape {tuple(target_index.shape)}"
         )

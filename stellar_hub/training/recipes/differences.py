@@ -1,4 +1,4 @@
-"""What differs between a run and what it is asked to go on with."""
+"""Differences between the recipe of a run and the recipe that resumes it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from stellar_hub.training.recipes.files import to_dict
 from stellar_hub.training.recipes.sections import Recipe
 
-# These change what a run writes or how fast it goes, not its result. Folders may move: that they hold the same
-# images is compared by fingerprint, where the images are.
+# These change what a run writes or how fast it goes, but not its result. Folders may move: fingerprints of the data
+# show whether they hold the same images.
 MAY_CHANGE = frozenset(
     {
         "run.log_every",
@@ -26,30 +26,31 @@ MAY_CHANGE = frozenset(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for each value that differs between two nested mappings; lists and tuples of the same are the same.
+    """Returns one line for each value that differs between two nested mappings.
 
-    For example "optimization.learning_rate: 0.001 in the run, 0.002 now", in the order of `old`, then of `new`.
+    A line reads "optimization.learning_rate: 0.001 in the run, 0.002 now". Lines have the order of `old`, then of
+    `new`. A list and a tuple of the same values do not differ.
     """
     return [line for _, line in _differing(old, new, "")]
 
 
 def refuse_other_recipe(old: Recipe, new: Recipe) -> None:
-    """Refuse to go on with a run under a recipe that would change its result.
+    """Refuses to resume a run with a recipe that would change its result.
 
     Args:
-        old: The recipe that the run was started with.
-        new: The recipe now.
+        old: Recipe that the run started with.
+        new: Recipe that resumes it.
 
     Raises:
-        ValueError: naming every value that differs, but for those in `MAY_CHANGE`, and how to go on.
+        ValueError: if values differ other than those in `MAY_CHANGE`; the message names each of them.
     """
     lines = [line for key, line in _differing(to_dict(old), to_dict(new), "") if key not in MAY_CHANGE]
     if lines:
         listed = "\n".join(f"  {line}" for line in lines)
         raise ValueError(
-            f"this run was started with another recipe:\n{listed}\n"
-            "Go on with the values of the run, or start anew with another --output; "
-            "`--init RUN/checkpoints/step-N` starts there from the weights of this one"
+            f"this run started with another recipe:\n{listed}\n"
+            "Resume with the values of the run, or start a new run with another --output; "
+            "`--init RUN/checkpoints/step-N` starts it from the weights of this one"
         )
 
 
@@ -73,5 +74,5 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as it would stand in a recipe; JSON is YAML too."""
+    """Returns a value as it stands in a recipe; JSON is YAML too."""
     return json.dumps(value, ensure_ascii=False, default=str)

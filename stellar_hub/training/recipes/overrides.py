@@ -1,12 +1,12 @@
-"""Values of a recipe replaced on the command line: "section.key=value"."""
+"""Keys of a recipe as people write them on the command line, and the values that go there."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stellar_hub.training.recipes.checks import did_you_mean, require
-from stellar_hub.training.recipes.sections import SECTIONS, config_fields, section_keys
-from stellar_hub.training.recipes.yaml_text import read_yaml
+from stellar_hub.data.strict_settings import require
+from stellar_hub.old_names import hint_of_new_name, old_names
+from stellar_hub.training.recipes.sections import SECTIONS, config_fields, did_you_mean, section_keys
 
 Key = tuple[str, ...]  # the way through the nested mappings: ("model", "config", "mask_ratio")
 
@@ -14,19 +14,19 @@ EPOCHS, STEPS = ("optimization", "epochs"), ("optimization", "steps")
 OTHER_LENGTH: dict[Key, Key] = {EPOCHS: STEPS, STEPS: EPOCHS}
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of nested `values` with "section.key=value" applied.
+def replace_values(values: Mapping[str, Any], replaced: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a copy of a recipe's nested values with some of them replaced.
 
-    Values are written as in YAML: "optimization.learning_rate=1e-4", "model.config.mask_ratio=0.6",
-    "data.sources=[a, b]". The section may be left out where only one place has such a key. Later ones win; giving one
-    of `epochs` and `steps` sets the other to null.
+    Args:
+        values: Nested dictionaries.
+        replaced: Keys and values: "optimization.learning_rate", "learning_rate" (where only one section has the key),
+            "model.config.mask_ratio". Later ones win. `epochs` sets `steps` to null, and `steps` sets `epochs` to null.
 
     Raises:
-        ValueError: if an override is no "key=value", its value no YAML, or its key unknown or in several sections.
+        ValueError: if a key is unknown, of an earlier release or in several sections.
     """
-    require(isinstance(values, Mapping), "a recipe", values, f"a mapping with the sections {', '.join(SECTIONS)}")
     result: dict[str, Any] = copy.deepcopy(dict(values))
-    given = dict(_parse(override) for override in overrides)
+    given = {_resolve(name): value for name, value in replaced}
     for key, value in given.items():
         other = OTHER_LENGTH.get(key)
         if value is not None and other and given.get(other) is None:
@@ -42,25 +42,25 @@ def _assign(values: dict[str, Any], key: Key, value: Any) -> None:
     values[key[-1]] = value
 
 
-def _parse(override: str) -> tuple[Key, Any]:
-    name, equals, text = override.partition("=")
-    require(bool(equals and name.strip()), "an override", override, 'written "section.key=value"')
-    return _resolve(name.strip()), read_yaml(text, f"override {override!r}")
-
-
 def _resolve(name: str) -> Key:
-    """Where "learning_rate", "optimization.learning_rate" or "model.config.mask_ratio" is in a recipe."""
+    """Returns the place of "learning_rate", "optimization.learning_rate" or "model.config.mask_ratio" in a recipe."""
     known = [".".join(key) for key in _all_keys()]
-    candidates = [key for key in known if key == name] or [key for key in known if key.endswith(f".{name}")]
+    candidates = _with_ending(name, known)
     if len(candidates) == 1:
         return tuple(candidates[0].split("."))
     if candidates:
         raise ValueError(f"the override of {name!r} could mean {' or '.join(candidates)}; write which")
-    last = name.rpartition(".")[2]
-    same_key = [key for key in known if key.rpartition(".")[2] == last]
-    hint = f"; did you mean {' or '.join(map(repr, same_key))}?" if same_key else did_you_mean(name, known)
-    hint = hint or f"; it is written section.key, and the sections are {', '.join(SECTIONS)}"
+    old = _with_ending(name, list(old_names("recipe_keys")))
+    same_key = _with_ending(name.rpartition(".")[2], known)
+    hint = hint_of_new_name("recipe_keys", old[0]) if old else ""
+    hint = hint or (f"; did you mean {' or '.join(map(repr, same_key))}?" if same_key else did_you_mean(name, known))
+    hint = hint or f"; write section.key, where the sections are {', '.join(SECTIONS)}"
     raise ValueError(f"unknown key {name} in an override{hint}")
+
+
+def _with_ending(name: str, keys: list[str]) -> list[str]:
+    """Returns the key itself where it is one of the keys, and else those that end in `.name`."""
+    return [key for key in keys if key == name] or [key for key in keys if key.endswith(f".{name}")]
 
 
 def _all_keys() -> Iterator[Key]:

@@ -1,25 +1,24 @@
 """`stellar-hub train`: from a folder of images to a model, and errors a user can act on."""
 
-import errno
-import os
-import shutil
+import logging
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
+from stellar_hub.cli.train import choose_recipe, with_sources
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.training.checkpoints import run_state
-from stellar_hub.training.recipes.files import save_recipe
-from stellar_hub.training.step import Stepper
+from stellar_hub.training import train as training
+from stellar_hub.training.checkpoints.checkpoints import STATE_FILE
+from stellar_hub.training.recipes.files import load_recipe, save_recipe
+from stellar_hub.training.train import Stopped
 from tests.stellar_hub.training.conftest import draw_images, recipe_for
 
 from .conftest import Command
 
-STEP_4 = "checkpoints/step-000004"
+Calls = list[dict[str, Any]]
 
 
 @pytest.fixture
@@ -41,8 +40,31 @@ def options(recipe_file: Path, image_folder: Path, tmp_path: Path) -> list[objec
     return ["--recipe", recipe_file, "--data", image_folder, "--output", tmp_path / "run", "--cpu"]
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The arguments of each call of `train`, which does nothing."""
+    recorded: Calls = []
+
+    def record(recipe: object, output: Path, **options: Any) -> Path:
+        recorded.append({"recipe": recipe, "output": output, **options})
+        return output / "model"
+
+    monkeypatch.setattr(training, "train", record)
+    return recorded
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """A folder that looks like that of a run, with one checkpoint."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / STATE_FILE).write_text('{"step": 2}')
+    save_recipe(recipe_for(Path("images")), tmp_path / "run" / "recipe.yaml")
+    return tmp_path / "run"
+
+
 def error_of(result: Any) -> str:
-    """The one line a failed command says last."""
+    """The one line that a failed command writes last."""
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
     last = result.stderr.splitlines()[-1]
@@ -54,20 +76,21 @@ def error_of(result: Any) -> str:
 @pytest.mark.slow
 def test_finetune__makes_a_model_of_ones_own_images(command: Command, image_folder: Path, tmp_path: Path) -> None:
     settings = {
-        "steps": 2,
+        "steps": 1,
         "batch_size": 4,
         "num_workers": 0,
         "num_global_views": 2,
         "num_local_views": 2,
         "model.config.num_prototypes": 32,
         "prototype_hidden_size": 64,
+        "preview_every": 0,
     }
     changes = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     begin = ["--recipe", "finetune", "--init", "stellar-tiny", "--output", tmp_path / "mine", "--cpu"]
     result = command("train", "--data", image_folder, *begin, *changes)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'mine'}: the model is in {tmp_path / 'mine' / 'model'}\n"
-    assert "note: the batch is 4, the recipe was made for 32" in result.stderr
+    assert "batch has 4 images" in result.stderr
     folder = tmp_path / "mine" / "model"
     model, processor = StellarModel.from_pretrained(folder), StellarImageProcessor.from_pretrained(folder)
     images = processor(image_folder / "image-0.png", return_tensors="pt")["pixel_values"]
@@ -78,7 +101,7 @@ def test_finetune__makes_a_model_of_ones_own_images(command: Command, image_fold
     difference = max(
         float((ours - theirs).abs().max()) for ours, theirs in zip(model.parameters(), before.parameters(), strict=True)
     )
-    assert 0 < difference < 1e-3  # two steps of at most the recipe's learning rate
+    assert 0 < difference < 1e-3  # a step of at most the recipe's learning rate
 
 
 def test_train__takes_several_folders(command: Command, options: list[object], tmp_path: Path) -> None:
@@ -86,55 +109,84 @@ def test_train__takes_several_folders(command: Command, options: list[object], t
     result = command("train", *options, "--data", more, "--set", "steps=1")
     assert result.exit_code == 0, result.output
     assert "8 images" in result.stderr
+    assert load_file(tmp_path / "run" / "model" / "model.safetensors")
 
 
-def test_stop__saves_exits_with_143_and_goes_on_to_the_end(
-    command: Command, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_options__change_the_named_recipe(command: Command, calls: Calls, tmp_path: Path) -> None:
+    settings = ["--init", "stellar-tiny", "--set", "batch_size=8", "--output", tmp_path / "run"]
+    result = command("train", "--data", "a", "--data", "b", "--recipe", "b16", *settings)
+    assert result.stdout == f"{tmp_path / 'run'}: the model is in {tmp_path / 'run' / 'model'}\n"
+    (call,) = calls
+    assert call["recipe"].data.sources == ("a", "b")
+    assert call["recipe"].model.init == "stellar-tiny"
+    assert call["recipe"].optimization.batch_size == 8
+    assert call["reference_batch_size"] == load_recipe("b16").optimization.batch_size > 8
+    assert (call["output"], call["resume"], call["cpu"]) == (tmp_path / "run", None, False)
+
+
+def test_recipes_own_values__stay_without_options(command: Command, calls: Calls, tmp_path: Path) -> None:
+    recipe = recipe_for(Path("images"), "init=stellar-tiny", "model.config={}")
+    save_recipe(recipe, tmp_path / "mine.yaml")
+    command("train", "--recipe", tmp_path / "mine.yaml", "--output", tmp_path / "run")
+    assert calls[0]["recipe"] == recipe
+
+
+def test_model__is_named_by_the_main_process_only(
+    command: Command, calls: Calls, options: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Stepper.step
-
-    def stop(self: Stepper, number: int, batches: list[dict[str, Any]]) -> Any:
-        if number == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, number, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stop)
-        stopped = command("train", *options)
-    assert stopped.exit_code == 143
-    assert stopped.stderr.splitlines()[-1] == "stopped at step 3, checkpoint saved; --resume auto goes on"
-    resumed = command("train", "--output", tmp_path / "run", "--resume", "auto", "--cpu")
-    assert resumed.exit_code == 0, resumed.output
-    assert "going on from step 3 to 4" in resumed.stderr
-    whole = command("train", *options, "--output", tmp_path / "whole")
-    assert whole.exit_code == 0, whole.output
-    weights = [load_file(tmp_path / name / STEP_4 / "model.safetensors") for name in ("run", "whole")]
-    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    monkeypatch.setenv("RANK", "1")
+    level = logging.getLogger("stellar_hub").level
+    try:
+        assert command("train", *options).output == ""
+    finally:
+        logging.getLogger("stellar_hub").setLevel(level)
+    assert len(calls) == 1
 
 
-def test_full_disk__is_said_in_one_line_and_the_run_goes_on_later(
-    command: Command, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_run__exits_as_if_by_the_signal(
+    command: Command, options: list[object], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    written: list[Path] = []
-    save_file = run_state.save_file
+    def stop(*arguments: object, **options: object) -> None:
+        raise Stopped(number, 7)
 
-    def save(tensors: Any, path: Path, **further: Any) -> None:
-        written.append(path)
-        if len(written) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save_file(tensors, path, **further)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_state, "save_file", save)
-        message = error_of(command("train", *options))
-    assert f"no checkpoint of step 4 could be written to {tmp_path / 'run' / 'checkpoints'}" in message
-    assert "No space left on device" in message
-    assert command("train", *options, "--resume", "auto").exit_code == 0
+    monkeypatch.setattr(training, "train", stop)
+    result = command("train", *options)
+    assert result.exit_code == 128 + number
+    assert "stopped at step 7" in result.stderr.splitlines()[-1]
 
 
-def test_nan__is_said_in_one_line(command: Command, options: list[object]) -> None:
-    changes = ("--set", "learning_rate=1e30", "--set", "clip_norm=null")
-    assert "the loss is not finite at step" in error_of(command("train", *options, *changes))
+class TestRepeats:
+    def test_repeats__stay_where_there_are_as_many_sources(self) -> None:
+        recipe = load_recipe("stellar-tiny")
+        assert with_sources(recipe, ["a", "b"], [])[0].data.repeats == (1, 35)
+        fewer, note = with_sources(recipe, ["a"], [])
+        assert (fewer.data.sources, fewer.data.repeats) == (("a",), ())
+        assert "data.repeats has 2 numbers" in str(note)
+
+    def test_repeats__that_the_user_sets_must_fit(self) -> None:
+        settings = ["data.repeats=[1, 2, 3]"]
+        with pytest.raises(ValueError, match=r"^data\.repeats .* 2 sources"):
+            with_sources(load_recipe("finetune", settings), ["a", "b"], settings)
+
+
+class TestRecipe:
+    def test_resumed_run__has_its_own(self, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        checkpoint = run_folder / "checkpoints" / "step-000002"
+        expected = recipe_for(Path("images")), None
+        assert choose_recipe(run_folder, None, [], "auto") == expected
+        assert choose_recipe(tmp_path / "new", None, [], str(checkpoint)) == expected
+        monkeypatch.chdir(checkpoint.parent)
+        assert choose_recipe(tmp_path / "new", None, [], "step-000002") == expected
+
+    @pytest.mark.parametrize("resume", ["/", "/nowhere", "nowhere"])
+    def test_resume__of_what_is_not_a_checkpoint_is_named(self, run_folder: Path, resume: str) -> None:
+        with pytest.raises(FileNotFoundError, match=rf"^{resume} "):
+            choose_recipe(run_folder, None, [], resume)
+
+    def test_settings__without_a_recipe_are_refused(self, run_folder: Path) -> None:
+        with pytest.raises(ValueError, match="--set changes a recipe"):
+            choose_recipe(run_folder, None, ["batch_size=8"], "auto")
 
 
 class TestRefused:
@@ -143,21 +195,21 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--recipe", "finetune", "--init", "stellar-tiny"], "no images are given: pass --data FOLDER"),
-            (["--recipe", "finetune", "--data", "IMAGES"], "pass --init with a checkpoint's name or path"),
-            (["--data", "IMAGES"], "no recipe is given: pass --recipe, such as --recipe finetune"),
-            (["--recipe", "finetun", "--data", "IMAGES"], "unknown recipe 'finetun'; did you mean 'finetune'"),
-            (["--recipe", "TINY", "--set", "learning_rat=1"], "unknown key learning_rat"),
-            (["--recipe", "TINY", "--set", "learning_rate"], 'must be written "section.key=value"'),
-            (["--recipe", "TINY", "--set", "batch_size=0"], "optimization.batch_size must be at least 1, got 0"),
-            (["--recipe", "TINY", "--set", "num_attention_heads=5"], "num_attention_heads 5, got 192"),
-            (["--recipe", "TINY", "--set", "run.push_to_hub=a/b"], "run.license must be given with push_to_hub"),
-            (["--recipe", "TINY", "--data", "nowhere"], "no such folder: nowhere"),
-            (["--recipe", "TINY", "--data", "EMPTY"], "no images in the folder"),
-            (["--recipe", "TINY", "--data", "IMAGES", "--set", "local_size=20"], "nearest: 16 or 24"),
+            (["--recipe", "finetune", "--init", "stellar-tiny"], "pass --data"),
+            (["--recipe", "finetune", "--data", "IMAGES"], "pass --init"),
+            (["--data", "IMAGES"], "pass --recipe"),
+            (["--recipe", "finetun", "--data", "IMAGES"], "'finetune'"),
+            (["--recipe", "TINY", "--set", "learning_rat=1"], "learning_rat"),
+            (["--recipe", "TINY", "--set", "learning_rate"], "section.key=value"),
+            (["--recipe", "TINY", "--set", "batch_size=0"], "got 0"),
+            (["--recipe", "TINY", "--set", "num_attention_heads=5"], "num_attention_heads 5"),
+            (["--recipe", "TINY", "--set", "run.push_to_hub=a/b"], "run.license"),
+            (["--recipe", "TINY", "--data", "nowhere"], "nowhere"),
+            (["--recipe", "TINY", "--data", "EMPTY"], "EMPTY"),
+            (["--recipe", "TINY", "--data", "IMAGES", "--set", "local_size=20"], "16 or 24"),
             (["--recipe", "TINY", "--data", "IMAGES", "--init", "nowhere"], "nowhere"),
-            (["--recipe", "TINY", "--data", "IMAGES", "--resume", "nowhere"], "nowhere is no checkpoint of a run"),
-            (["--resume", "auto"], "holds no run to resume"),
+            (["--recipe", "TINY", "--data", "IMAGES", "--resume", "nowhere"], "nowhere"),
+            (["--resume", "auto"], "--recipe"),
         ],
     )
     def test_wrong_options__are_said_in_one_line(
@@ -171,50 +223,29 @@ class TestRefused:
     ) -> None:
         (tmp_path / "EMPTY").mkdir()
         places = {"IMAGES": image_folder, "TINY": recipe_file, "EMPTY": tmp_path / "EMPTY"}
-        given = [places.get(word, word) for word in arguments]
-        found = error_of(command("train", *given, "--output", tmp_path / "run", "--cpu"))
+        words = [places.get(word, word) for word in arguments]
+        found = error_of(command("train", *words, "--output", tmp_path / "run", "--cpu"))
         assert message in found
         assert not (tmp_path / "run").exists()
 
-    def test_named_model__that_does_not_fit_the_settings_is_said_in_one_line(
-        self, command: Command, image_folder: Path, tmp_path: Path
+    def test_nan__is_said_in_one_line(self, command: Command, options: list[object]) -> None:
+        changes = ("--set", "learning_rate=1e30", "--set", "clip_norm=null")
+        assert "not finite at step" in error_of(command("train", *options, *changes))
+
+    def test_full_disk__is_said_in_one_line(
+        self, command: Command, options: list[object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        begin = [
-            "--recipe",
-            "finetune",
-            "--init",
-            "stellar-tiny",
-            "--data",
-            image_folder,
-            "--output",
-            tmp_path / "run",
-        ]
-        found = error_of(command("train", *begin, "--set", "model.config.num_attention_heads=5"))
-        assert "num_attention_heads 5, got 192" in found
+        def fail(*arguments: object, **options: object) -> None:
+            raise OSError("no checkpoint of step 4 could be written")
+
+        monkeypatch.setattr(training, "train", fail)
+        assert "step 4" in error_of(command("train", *options))
 
     def test_missing_tracker__is_said_in_one_line(
         self, command: Command, options: list[object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        found = error_of(command("train", *options, "--set", "trackers=[wandb]"))
-        assert "run.trackers names wandb, which is not installed: pip install wandb" in found
-
-    def test_another_run__is_said_in_one_line(
-        self, command: Command, options: list[object], image_folder: Path, tmp_path: Path
-    ) -> None:
-        assert command("train", *options, "--set", "steps=2").exit_code == 0
-        assert "holds a run already" in error_of(command("train", *options))
-        found = error_of(command("train", *options, "--resume", "auto"))
-        assert "optimization.steps: 2 in the run, 4 now" in found
-        shutil.copy(image_folder / "image-0.png", image_folder / "image-9.png")
-        found = error_of(command("train", "--output", tmp_path / "run", "--resume", "auto"))
-        assert "num_images: 6 in the run, 7 now" in found
-
-    def test_output_that_is_a_file__is_said_in_one_line(
-        self, command: Command, options: list[object], tmp_path: Path
-    ) -> None:
-        (tmp_path / "run").write_text("mine")
-        assert "is a file; name a folder" in error_of(command("train", *options))
+        assert "pip install wandb" in error_of(command("train", *options, "--set", "trackers=[wandb]"))
 
     def test_debug__shows_the_traceback(self, command: Command, tmp_path: Path) -> None:
         result = command("train", "--output", tmp_path / "run", "--debug")

@@ -1,23 +1,29 @@
 """A tiny recipe and a folder of drawn images: a run with them takes a second or two on one core."""
 
+import io
 import json
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 import torch.distributed as dist
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 from stellar_hub.data.scenes.scene import draw_scene
-from stellar_hub.training.recipes.files import from_dict, to_dict
-from stellar_hub.training.recipes.overrides import apply_overrides
+from stellar_hub.training.recipes.files import apply_overrides, from_dict, to_dict
 from stellar_hub.training.recipes.sections import Recipe
+from stellar_hub.training.train import train
 from tests.stellar_hub.hub.conftest import cache, client, hub  # noqa: F401  # fixtures: a Hub, and a client of it
 
 NUM_IMAGES = 6
+STEP_2 = "checkpoints/step-000002"
+STEP_4 = "checkpoints/step-000004"
 
 
 def tiny_recipe_values() -> dict[str, dict[str, Any]]:
@@ -156,3 +162,37 @@ def group() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+class Finished(NamedTuple):
+    """A finished run, which tests share and do not change.
+
+    Attributes:
+        output: Its folder.
+        recipe: Its recipe with previews and exports switched off, which take time.
+        stderr: What it wrote to stderr.
+    """
+
+    output: Path
+    recipe: Recipe
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run of four steps: previews at 2 and 4, exports at 3 and at the end."""
+    base = tmp_path_factory.mktemp("finished")
+    recipe, stderr = recipe_for(draw_images(base / "images")), io.StringIO()
+    with redirect_stderr(stderr):
+        train(changed(recipe, "preview_every=2", "export_every=3"), base / "run", cpu=True)
+    return Finished(base / "run", recipe, stderr.getvalue())
+
+
+def weights_of(output: Path) -> dict[str, Tensor]:
+    """The weights of a run after four steps."""
+    return load_file(output / STEP_4 / "model.safetensors")
+
+
+def assert_same_weights(output: Path, other: Path) -> None:
+    """After four steps, both runs have the same weights, bit for bit."""
+    torch.testing.assert_close(weights_of(output), weights_of(other), rtol=0, atol=0)

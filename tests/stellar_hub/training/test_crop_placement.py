@@ -1,3 +1,5 @@
+"""Where views are cut: decided by a measurement, kept by a resumed run, and nearly the same weights."""
+
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +10,13 @@ from safetensors.torch import load_file
 
 from stellar_hub.data.sources import open_sources
 from stellar_hub.training import crop_placement as module
-from stellar_hub.training.crop_placement import place_crops, remember_crops, repeated, time_samples, time_step
+from stellar_hub.training.crop_placement import (
+    choose_crop_placement,
+    repeat_samples,
+    restore_crop_placement,
+    time_samples,
+    time_step,
+)
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
 from stellar_hub.training.train import train
@@ -23,13 +31,14 @@ def run(tiny_recipe: Recipe, tmp_path: Path) -> Run:
 def place(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, step: float, sample: float) -> Any:
     """Where crops go on a GPU whose step takes `step` seconds, and whose four workers take `sample` for one."""
     accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1)
-    stepper = SimpleNamespace(accelerator=accelerator, bare=run.model)
+    stepper: Any = SimpleNamespace(accelerator=accelerator, model=run.model)
     monkeypatch.setattr(module, "time_samples", lambda *args: ([], sample))
-    monkeypatch.setattr(module, "repeated", lambda samples, count: None)
+    monkeypatch.setattr(module, "repeat_samples", lambda samples, count: None)
     monkeypatch.setattr(module, "time_step", lambda *args: step)
     monkeypatch.setattr(module, "broadcast_object_list", lambda values: values)
-    recipe = changed(run.recipe, "data.device_crops=null", "optimization.batch_size=8")
-    return place_crops(recipe, open_sources([folder]), stepper, num_workers=4)
+    recipe = changed(run.recipe, "data.device_crops=null", "optimization.batch_size=8", "num_workers=4")
+    source: Any = open_sources([folder])
+    return choose_crop_placement(recipe, source, stepper)
 
 
 @pytest.mark.parametrize(("step", "sample", "expected"), [(0.1, 0.01, False), (0.1, 0.1, True)])
@@ -38,10 +47,8 @@ def test_null__is_decided_by_what_was_measured(
 ) -> None:
     recipe, (sentence,) = place(run, image_folder, monkeypatch, step, sample)
     assert recipe.data.device_crops is expected
-    where = "on the device" if expected else "in the workers"
-    assert sentence == (
-        f"views are cut {where}: 4 workers would cut those of {4 / sample:.0f} images a second, training takes 80"
-    )
+    for words in ("device" if expected else "the workers cut", "4 workers", f"{4 / sample:.0f} images", "takes 80"):
+        assert words in sentence
 
 
 def test_null_on_a_cpu__is_in_the_workers(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -50,10 +57,10 @@ def test_null_on_a_cpu__is_in_the_workers(tiny_recipe: Recipe, tmp_path: Path) -
 
 
 def test_resumed_run__cuts_where_it_has_before(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    train(changed(tiny_recipe, "data.device_crops=true"), tmp_path / "run", cpu=True)
+    build_run(changed(tiny_recipe, "data.device_crops=true"), tmp_path / "run", cpu=True)
     start = tmp_path / "run" / "checkpoints" / "step-000002"
-    assert remember_crops(changed(tiny_recipe, "data.device_crops=null"), start).data.device_crops is True
-    assert remember_crops(tiny_recipe, start).data.device_crops is False
+    assert restore_crop_placement(changed(tiny_recipe, "data.device_crops=null"), start).data.device_crops is True
+    assert restore_crop_placement(tiny_recipe, start).data.device_crops is False
 
 
 def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run, image_folder: Path) -> None:
@@ -62,7 +69,7 @@ def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run, image
     samples, seconds = time_samples(run.recipe, open_sources([image_folder]), run.model.config)
     assert len(samples) == 6
     assert seconds > 0
-    assert time_step(run.stepper, repeated(samples, 4)) > 0
+    assert time_step(run.stepper, repeat_samples(samples, 4)) > 0
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(run.model.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in run.model.parameters())
@@ -73,6 +80,6 @@ def test_training_with_views_cut_by_the_device__is_nearly_that_of_the_workers(
 ) -> None:
     weights = []
     for choice in ("true", "false"):
-        recipe = recipe_for(image_folder, f"data.device_crops={choice}", "optimization.optimizer=sgd")
+        recipe = recipe_for(image_folder, f"data.device_crops={choice}", "optimization.optimizer=sgd", "steps=2")
         weights.append(load_file(train(recipe, tmp_path / choice, cpu=True) / "model.safetensors"))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-2, atol=1e-3)

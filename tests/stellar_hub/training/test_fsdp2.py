@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
 from stellar_hub.training.recipes.files import load_recipe, save_recipe
-from stellar_hub.training.sharding import SHARDED_OPTIMIZERS, whole_tensor
+from stellar_hub.training.sharding import SHARDED_OPTIMIZERS, full_tensor
 from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import draw_images, recipe_for, tiny_recipe_values
 from tests.training_processes import FORKS, Training, different, final_weights, free_port, largest_difference, measured
@@ -36,7 +36,7 @@ EXACT_TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of as many images as are not a multiple of the batch."""
     return draw_images(tmp_path_factory.mktemp("data") / "images", 10)
 
@@ -48,13 +48,15 @@ def write_recipe(path: Path, images: Path, *overrides: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Path, Path]:
-    """The folders of a run in one process and of the same in two that share the model; both begin from a checkpoint."""
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, image_folder: Path
+) -> tuple[Path, Path]:
+    """The folders of a run in one process and of the same in two, sharded; both start from a checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(7)  # not the recipe's: weights that were not read would show
     StellarModel(StellarConfig(**tiny_recipe_values()["model"]["config"])).save_pretrained(folder / "begin")
     start = f"model.init={folder / 'begin'}"
-    recipe = write_recipe(folder / "recipe.yaml", images, start, *VARIANTS[request.param])
+    recipe = write_recipe(folder / "recipe.yaml", image_folder, start, *VARIANTS[request.param])
     with Training(folder / "two", "--recipe", recipe, num_processes=2, sharded=True) as training:
         train(load_recipe(recipe), folder / "one", cpu=True)
         assert training.wait() == [0, 0], training.log()
@@ -90,15 +92,15 @@ def test_sharded_run__leaves_a_model_for_inference(pair: tuple[Path, Path], imag
 
 
 def test_sharded_run__draws_images(pair: tuple[Path, Path]) -> None:
-    names = [sorted(path.name for path in (output / "images").iterdir()) for output in pair]
+    names = [sorted(path.name for path in (output / "previews").iterdir()) for output in pair]
     assert names == [["step-000002.png", "step-000004.png"]] * 2
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
     """The folder of a sharded run that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    recipe = write_recipe(folder / "recipe.yaml", images, *TEACHER, *EXACT)
+    recipe = write_recipe(folder / "recipe.yaml", image_folder, *TEACHER, *EXACT)
     with Training(folder / "run", "--recipe", recipe, num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
     return folder / "run"
@@ -112,7 +114,7 @@ def test_sharded_run_that_is_killed__goes_on_to_the_same_bits(undisturbed: Path,
     assert Checkpoints(output / "checkpoints", keep=3).steps()[-1] in (3, 6)
     with Training(output, "--resume", "auto", num_processes=2, sharded=True) as training:
         assert training.wait() == [0, 0], training.log()
-        assert "going on from step" in training.log(0)
+        assert "resuming from step" in training.log(0)
     assert different(final_weights(output), final_weights(undisturbed)) == []
     assert measured(output) == measured(undisturbed)
 
@@ -145,7 +147,7 @@ def step_with_shards(rank: int, port: int) -> None:
                 optimizer.zero_grad()
         for old, expected, found in zip(before.parameters(), whole.parameters(), sharded.parameters(), strict=True):
             assert (old - expected).abs().max() > 1e-6, name
-            torch.testing.assert_close(whole_tensor(found), expected, rtol=0, atol=1e-12, msg=name)
+            torch.testing.assert_close(full_tensor(found), expected, rtol=0, atol=1e-12, msg=name)
     dist.destroy_process_group()
 
 

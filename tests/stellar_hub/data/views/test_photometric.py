@@ -185,19 +185,19 @@ class TestDrawPhotometric:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("key", "value", "allowed"),
     [
-        ({"brightness": -0.1}, "brightness .* 0, got -0.1"),
-        ({"contrast": math.inf}, "contrast .* inf"),
-        ({"saturation": math.nan}, "saturation .* nan"),
-        ({"hue": 0.6}, r"hue .*\[0, 0.5\], got 0.6"),
-        ({"blur_probability": 1.2}, r"blur_probability .*\[0, 1\], got 1.2"),
-        ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma .*\(0.0, 1.0\)"),
-        ({"blur_sigma": (2.0, 1.0)}, "blur_sigma"),
-        ({"blur_sigma": (2.0,)}, "blur_sigma"),
-        ({"blur_kernel_size": 8}, "blur_kernel_size .* got 8"),
+        ("brightness", -0.1, "at least 0"),
+        ("saturation", math.nan, "finite"),
+        ("hue", 0.6, "0.5"),
+        ("hue", False, "number"),
+        ("jitter_probability", 1.2, "0, 1"),
+        ("blur_sigma", (2.0, 1.0), "ascending"),
+        ("blur_sigma", (2.0,), "2"),
+        ("blur_kernel_size", 8, "odd"),
+        ("blur_kernel_size", -1, "odd"),
     ],
 )
-def test_settings__refuse_values_out_of_range(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(SETTINGS, **changes)
+def test_settings__refuse_other_types_and_values_out_of_range(key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must be .*{allowed}.*, got "):
+        replace(SETTINGS, **{key: value})

@@ -50,20 +50,19 @@ class TestFindStart:
     @pytest.mark.parametrize("steps", [(), (2, 4)])
     def test_folder_with_a_run__is_refused_and_says_how_to_go_on(self, tmp_path: Path, steps: tuple[int, ...]) -> None:
         checkpoints = run_at(tmp_path / "run", *steps)
-        message = rf"{tmp_path / 'run'} holds a run already: go on with it \(--resume auto\), or name another --output"
-        with pytest.raises(FileExistsError, match=message):
+        with pytest.raises(FileExistsError, match=rf"{tmp_path / 'run'} .*--resume auto.*--output"):
             find_start(tmp_path / "run", None, checkpoints)
 
     def test_folder_with_checkpoints_alone__is_refused(self, tmp_path: Path) -> None:
         checkpoints = run_at(tmp_path / "run", 2)
         (tmp_path / "run" / RECIPE_FILE).unlink()
-        with pytest.raises(FileExistsError, match="holds a run already"):
+        with pytest.raises(FileExistsError, match="a run"):
             find_start(tmp_path / "run", None, checkpoints)
 
     @pytest.mark.parametrize("resume", [None, "auto"])
     def test_file__is_refused(self, tmp_path: Path, resume: str | None) -> None:
         (tmp_path / "run").write_text("")
-        with pytest.raises(FileExistsError, match=rf"--output {tmp_path / 'run'} is a file; name a folder"):
+        with pytest.raises(FileExistsError, match=rf"--output {tmp_path / 'run'} is a file"):
             find_start(tmp_path / "run", resume, Checkpoints(tmp_path / "run" / "checkpoints", keep=1))
 
     def test_auto__takes_the_newest(self, tmp_path: Path) -> None:
@@ -87,13 +86,13 @@ class TestFindStart:
 
     def test_path_of_another_run__is_refused_where_there_is_one(self, tmp_path: Path) -> None:
         other, own = run_at(tmp_path / "other", 2), run_at(tmp_path / "run", 2)
-        with pytest.raises(FileExistsError, match="holds another run already"):
+        with pytest.raises(FileExistsError, match="another run"):
             find_start(tmp_path / "run", other.path(2), own)
 
     @pytest.mark.parametrize("name", ["nowhere", "run", "run/checkpoints"])
-    def test_path__that_is_no_checkpoint_is_named(self, tmp_path: Path, name: str) -> None:
+    def test_path__that_is_not_a_checkpoint_is_named(self, tmp_path: Path, name: str) -> None:
         checkpoints = run_at(tmp_path / "run", 2)
-        with pytest.raises(FileNotFoundError, match=rf"{tmp_path / name} is no checkpoint of a run"):
+        with pytest.raises(FileNotFoundError, match=rf"{tmp_path / name} is not a checkpoint"):
             find_start(tmp_path / "run", tmp_path / name, checkpoints)
 
 
@@ -103,7 +102,7 @@ class TestRecipeOfRun:
         assert recipe_of_run(tmp_path / "run") == recipe_for(Path("images"))
 
     def test_folder_without_a_run__is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=rf"{tmp_path} holds no run to resume.*pass --recipe to begin one"):
+        with pytest.raises(FileNotFoundError, match=rf"{tmp_path} .*recipe\.yaml.*--recipe"):
             recipe_of_run(tmp_path)
 
 
@@ -149,7 +148,7 @@ class TestCheckSameRun:
         ]
         assert "another --output" in str(caught.value)
 
-    def test_state_that_lacks_something__is_no_crash(self, checkpoint: Path, recipe: Recipe) -> None:
+    def test_state_that_lacks_something__differs(self, checkpoint: Path, recipe: Recipe) -> None:
         (checkpoint / STATE_FILE).write_text('{"step": 2}')
         message = r"data: fingerprint: null in the run(.|\n)*hidden_size: not set in the run"
         with pytest.raises(ValueError, match=message):
@@ -169,12 +168,12 @@ def test_space__is_that_of_the_disk_the_folder_will_be_on(tmp_path: Path, name: 
     assert check_space(tmp_path / name, 1) is None
     found = check_space(tmp_path / name, 10**18)
     assert found is not None
-    assert "GB left, the run's checkpoints need 1000000000.0 GB" in found
+    assert "1000000000.0 GB" in found
 
 
 def test_space__is_said_in_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage: Callable[[Any], Any] = lambda path: SimpleNamespace(free=2_000_000_000)  # noqa: E731
     monkeypatch.setattr(module.shutil, "disk_usage", usage)
     assert check_space(tmp_path, 2_000_000_000) is None
-    expected = f"the disk of {tmp_path} has 2.0 GB left, the run's checkpoints need 3.0 GB"
-    assert check_space(tmp_path, 3_000_000_000) == expected
+    found = check_space(tmp_path, 3_000_000_000) or ""
+    assert all(part in found for part in (str(tmp_path), "2.0 GB", "3.0 GB"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stellar_hub.training.model.output import StellarPreTrainingOutput
+from stellar_hub.training import StellarPreTrainingOutput
 from stellar_hub.training.monitoring.collapse_meters import collapse_meters
 
 sizes = st.integers(1, 5)

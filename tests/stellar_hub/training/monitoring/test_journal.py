@@ -4,6 +4,7 @@ import builtins
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.training.monitoring.journal import Journal, parsed_lines, read
+from stellar_hub.training.monitoring.journal import Journal, read_journal
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def steps(journal: Journal) -> list[int]:
-    return [int(record["step"]) for record in read(journal.path)]
+    return [int(record["step"]) for record in read_journal(journal.path)]
 
 
 def test_write__makes_one_line_of_json_each(journal: Journal) -> None:
@@ -35,22 +36,22 @@ def test_write__makes_one_line_of_json_each(journal: Journal) -> None:
 
 def test_write__takes_tensors(journal: Journal) -> None:
     journal.write(40, {"loss": torch.tensor(0.5)})  # type: ignore[dict-item]
-    assert read(journal.path)[-1] == {"step": 40, "loss": 0.5}
+    assert read_journal(journal.path)[-1] == {"step": 40, "loss": 0.5}
 
 
 def test_write__keeps_json_strict_where_numbers_are_not_finite(journal: Journal) -> None:
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     journal.write(40, {"nan": math.nan, "inf": math.inf, "minus": -math.inf})
     json.loads(journal.path.read_text().splitlines()[-1], parse_constant=refuse)
-    record = read(journal.path)[-1]
+    record = read_journal(journal.path)[-1]
     assert math.isnan(record["nan"])
     assert (record["inf"], record["minus"]) == (math.inf, -math.inf)
 
 
 def test_write__refuses_a_number_named_step(journal: Journal) -> None:
-    with pytest.raises(ValueError, match="'step' is the line's own"):
+    with pytest.raises(ValueError, match="'step'"):
         journal.write(40, {"step": 1.0})
 
 
@@ -77,13 +78,13 @@ def test_write__drops_a_torn_line_before_it(journal: Journal) -> None:
 def test_read__names_a_damaged_line_in_the_middle(journal: Journal, line: str) -> None:
     text = journal.path.read_text().splitlines(keepends=True)
     journal.path.write_bytes("".join([text[0], line + "\n", text[2]]).encode(errors="surrogateescape"))
-    with pytest.raises(ValueError, match="line 2, is damaged"):
-        read(journal.path)
+    with pytest.raises(ValueError, match="line 2"):
+        read_journal(journal.path)
 
 
 def test_read__needs_a_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "metrics.jsonl")
+        read_journal(tmp_path / "metrics.jsonl")
 
 
 @pytest.mark.parametrize(("step", "left"), [(0, []), (10, [10]), (25, [10, 20]), (99, [10, 20, 30])])
@@ -157,7 +158,10 @@ def test_write__after_a_write_that_was_cut_short_loses_that_line_alone(
 
 
 @given(cut=st.integers(0, 60))
-def test_parsed_lines__read_what_is_whole_wherever_the_file_ends(cut: int) -> None:
+def test_read__gives_what_is_whole_wherever_the_file_ends(cut: int) -> None:
     data = b'{"step": 10, "loss": 1.0}\n{"step": 20, "loss": "nan"}\n'
     whole = data[:cut].count(b"\n")
-    assert [record["step"] for _, record in parsed_lines(data[:cut], "metrics.jsonl")] == [10, 20][:whole]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        path.write_bytes(data[:cut])
+        assert [record["step"] for record in read_journal(path)] == [10, 20][:whole]

@@ -9,6 +9,7 @@ from torch import Tensor
 from stellar_hub.data.sources import open_sources
 from stellar_hub.data.streams import TarStream
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling.localization_maps import token_colors
 from stellar_hub.training.monitoring.previews import (
     CAPTION,
     GAP,
@@ -17,9 +18,7 @@ from stellar_hub.training.monitoring.previews import (
     NUM_FIXED_IMAGES,
     SIDE,
     draw_preview,
-    evaluating,
     fixed_images,
-    sharpest_tokens,
 )
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 from tests.stellar_hub.training.conftest import draw_images
@@ -67,8 +66,7 @@ def test_images__of_which_none_can_be_read_are_an_error(tmp_path: Path) -> None:
     folder.mkdir()
     for index in range(3):
         (folder / f"{index}.png").write_bytes(b"damaged")
-    message = rf"none of 3 images tried can be read; the first: {folder / '0.png'}"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"none of 3 .*{folder / '0.png'}"):
         images_of(folder)
 
 
@@ -81,7 +79,7 @@ def test_stream__gives_its_first_images_past_what_is_damaged(tmp_path: Path) -> 
 
 def test_stream_without_images__is_an_error(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"0.txt": b"text"})
-    with pytest.raises(ValueError, match="none of 0 images tried can be read"):
+    with pytest.raises(ValueError, match="none of 0 "):
         fixed_images(TarStream([str(tar)]), CONFIG)
 
 
@@ -91,7 +89,7 @@ def corner_of(image: Image.Image, row: int, column: int, size: tuple[int, int] =
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
-def test_draw_progress_image__shows_input_and_reconstruction(pixel_model: StellarModel) -> None:
+def test_draw_preview__shows_input_and_reconstruction(pixel_model: StellarModel) -> None:
     images = torch.full((2, 3, 32, 32), 0.2)
     images[1] = 0.8
     with torch.inference_mode():
@@ -104,30 +102,30 @@ def test_draw_progress_image__shows_input_and_reconstruction(pixel_model: Stella
         torch.testing.assert_close(shown / 255, decoded[row].mean(dim=(1, 2)), rtol=0, atol=0.02)
 
 
-def test_draw_progress_image__works_with_either_head(model: StellarModel, images: Tensor) -> None:
+def test_draw_preview__works_with_either_head(model: StellarModel, images: Tensor) -> None:
     image = draw_preview(model, images)
     assert image.width == 2 * MARGIN + 7 * (SIDE + GAP) - GAP
 
 
-def test_draw_progress_image__without_a_decoder_leaves_the_reconstruction_out(
+def test_draw_preview__without_a_decoder_leaves_the_reconstruction_out(
     build_model: Callable[..., StellarModel], images: Tensor
 ) -> None:
     image = draw_preview(build_model(use_decoder=False), images)
     assert image.width == 2 * MARGIN + 6 * (SIDE + GAP) - GAP
 
 
-def test_draw_progress_image__draws_at_most_eight_rows(pixel_model: StellarModel) -> None:
+def test_draw_preview__draws_at_most_eight_rows(pixel_model: StellarModel) -> None:
     images = torch.rand(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert draw_preview(pixel_model, images).height == draw_preview(pixel_model, images[:8]).height
 
 
-def test_draw_progress_image__makes_room_for_a_title(pixel_model: StellarModel, images: Tensor) -> None:
+def test_draw_preview__makes_room_for_a_title(pixel_model: StellarModel, images: Tensor) -> None:
     plain = draw_preview(pixel_model, images)
     assert draw_preview(pixel_model, images, title="step 200").height > plain.height
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 9])
-def test_draw_progress_image__takes_any_number_of_tokens_and_sides(
+def test_draw_preview__takes_any_number_of_tokens_and_sides(
     build_model: Callable[..., StellarModel], num_tokens: int
 ) -> None:
     model = build_model(num_sparse_tokens=num_tokens, reconstruction_head="pixel")
@@ -135,21 +133,21 @@ def test_draw_progress_image__takes_any_number_of_tokens_and_sides(
     assert image.width == 2 * MARGIN + (3 + min(4, num_tokens)) * (SIDE + GAP) - GAP
 
 
-def test_draw_progress_image__takes_bytes_and_other_dtypes(pixel_model: StellarModel, images: Tensor) -> None:
+def test_draw_preview__takes_bytes_and_other_dtypes(pixel_model: StellarModel, images: Tensor) -> None:
     images = (images * 255).to(torch.uint8)
     expected = draw_preview(pixel_model, images)
     assert draw_preview(pixel_model, images / 255).tobytes() == expected.tobytes()
     assert draw_preview(pixel_model.bfloat16(), images).size == expected.size
 
 
-def test_draw_progress_image__survives_weights_that_are_nan(pixel_model: StellarModel, images: Tensor) -> None:
+def test_draw_preview__survives_weights_that_are_nan(pixel_model: StellarModel, images: Tensor) -> None:
     with torch.no_grad():
         for parameter in pixel_model.parameters():
             parameter.fill_(torch.nan)
     assert draw_preview(pixel_model, images).mode == "RGB"
 
 
-def test_draw_progress_image__changes_nothing(vq_model: StellarModel, images: Tensor) -> None:
+def test_draw_preview__changes_nothing(vq_model: StellarModel, images: Tensor) -> None:
     assert vq_model.tokenizer is not None
     vq_model.train()
     vq_model.tokenizer.eval()
@@ -162,26 +160,29 @@ def test_draw_progress_image__changes_nothing(vq_model: StellarModel, images: Te
     vq_model.encode(images).semantics.sum().backward()  # no tensor of inference mode stayed behind
 
 
-def test_evaluating__restores_the_modes_after_an_error(pixel_model: StellarModel) -> None:
-    pixel_model.train()
+def test_draw_preview__restores_the_modes_after_an_error(
+    pixel_model: StellarModel, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pixel_values: Tensor) -> None:
+        assert not pixel_model.training
+        raise RuntimeError("out of memory")
 
-    def fail() -> None:
-        with evaluating(pixel_model):
-            assert not pixel_model.training
-            raise RuntimeError("out of memory")
-
+    monkeypatch.setattr(pixel_model.train(), "encode", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        fail()
+        draw_preview(pixel_model, images)
     assert all(module.training for module in pixel_model.modules())
 
 
-def test_draw_progress_image__refuses_sides_that_do_not_fit(pixel_model: StellarModel) -> None:
-    with pytest.raises(ValueError, match="multiple of the patch size 8"):
+def test_draw_preview__refuses_sides_that_do_not_fit(pixel_model: StellarModel) -> None:
+    with pytest.raises(ValueError, match="33"):
         draw_preview(pixel_model, torch.zeros(1, 3, 33, 32))
 
 
-def test_sharpest_tokens__puts_the_steepest_map_first() -> None:
-    localization = torch.full((9, 3), 0.2)
-    localization[4, 1], localization[2, 2] = 0.5, 0.9
-    assert sharpest_tokens(localization, 2) == [2, 1]
-    assert sharpest_tokens(localization) == [2, 1, 0]
+def test_draw_preview__puts_the_steepest_map_first(pixel_model: StellarModel, images: Tensor) -> None:
+    with torch.inference_mode():
+        localization = pixel_model.encode(images[:1]).localization[0]
+    steepest = int((localization.amax(dim=0) - localization.mean(dim=0)).argmax())
+    image = draw_preview(pixel_model, images[:1])
+    left, below = MARGIN + 3 * (SIDE + GAP), MARGIN + HEAD + SIDE + 5
+    color = (token_colors(localization.shape[1])[steepest] * 255).round().int().tolist()
+    assert image.getpixel((left + 2, below + 5)) == tuple(color)

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from stellar_hub.training.model.output import StellarPreTrainingOutput
+from stellar_hub.training import StellarPreTrainingOutput
 from stellar_hub.training.monitoring.quantities import QUANTITIES, curves_of, good, in_order, label
 
 

@@ -1,17 +1,15 @@
 """Sinkhorn assignment."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stellar_hub.training.objectives import sinkhorn_assign
+from tests.training_processes import FORKS, free_port
 
 TEMPERATURE = 0.06
 
@@ -65,20 +63,20 @@ def test_sinkhorn_assign__refuses_what_does_not_fit(shape: tuple[int, ...], num_
         sinkhorn_assign(torch.zeros(shape), num_iters=num_iters)
 
 
-def _assign_own_rows(rank: int, port: int, scores: Tensor, splits: list[int], folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=len(splits))
-    torch.save(sinkhorn_assign(scores.split(splits)[rank]), Path(folder) / f"{rank}.pt")
+def assign_own_rows(rank: int, port: int, scores: Tensor, splits: list[int], folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(splits))
+    torch.save(sinkhorn_assign(scores.split(splits)[rank]), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_sinkhorn_assign__is_over_the_rows_of_all_processes(tmp_path: Path) -> None:
     scores = torch.randn(10, 16, generator=torch.Generator().manual_seed(0)) / TEMPERATURE
-    splits = [3, 7]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_assign_own_rows, args=(port, scores, splits, str(tmp_path)), nprocs=2)
-    parts = torch.cat([torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)])
+    arguments = (free_port(), scores, [3, 7], tmp_path)
+    processes = [FORKS.Process(target=assign_own_rows, args=(rank, *arguments)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+    parts = torch.cat([torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)])
     torch.testing.assert_close(parts, sinkhorn_assign(scores), rtol=1e-5, atol=1e-7)

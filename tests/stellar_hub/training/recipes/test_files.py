@@ -1,6 +1,7 @@
 """Recipe files: the shipped ones and their numbers, reading with errors that help, writing that comes back."""
 
 import dataclasses
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -8,14 +9,23 @@ from typing import Any
 
 import pytest
 import timm
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.old_names import old_names
 from stellar_hub.registry import MODELS
-from stellar_hub.training.recipes.files import from_dict, load_recipe, recipe_names, save_recipe, to_dict
+from stellar_hub.training.recipes.files import (
+    apply_overrides,
+    from_dict,
+    load_recipe,
+    read_yaml,
+    recipe_names,
+    save_recipe,
+    to_dict,
+    write_yaml,
+)
 from stellar_hub.training.recipes.sections import SECTIONS, Recipe, config_fields
-from stellar_hub.training.recipes.yaml_text import write_yaml
 
 NAMES = ["b16", "finetune", "h16", "l16", "scratch-stage1", "scratch-stage2", "stellar-tiny"]
 PAPER = ["b16", "l16", "h16", "scratch-stage1", "scratch-stage2"]
@@ -160,17 +170,17 @@ def test_load__reads_a_file_without_suffix_if_it_exists(tmp_path: Path) -> None:
     assert load_recipe(str(tmp_path / "mine")) == load_recipe("stellar-tiny")
 
 
-@pytest.mark.parametrize("path", ["gone.yaml", "gone.yml", "."])
+@pytest.mark.parametrize("path", ["gone.yaml", "."])
 def test_load__names_a_file_that_is_not_there(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"there is no recipe .*\.ya?ml; shipped ones are named b16, finetune"):
+    with pytest.raises(FileNotFoundError, match=r"\.yaml.*b16, finetune"):
         load_recipe(path)
 
 
 def test_load__suggests_shipped_names() -> None:
-    with pytest.raises(ValueError, match="unknown recipe 'finetun'; did you mean 'finetune'"):
+    with pytest.raises(ValueError, match=r"'finetun'.*'finetune'"):
         load_recipe("finetun")
-    with pytest.raises(ValueError, match="unknown recipe 'zzz': it is no file, and none of b16, finetune"):
+    with pytest.raises(ValueError, match=r"'zzz'.*b16, finetune"):
         load_recipe("zzz")
 
 
@@ -180,61 +190,77 @@ def written(values: Any, folder: Path) -> Path:
     return path
 
 
-def test_load__names_file_and_line_of_what_is_no_yaml(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("model:\n  init: [random\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"mine\.yaml, line 3: not valid YAML"):
-        load_recipe(path)
-
-
-def test_load__names_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_load__names_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"mine\.yaml is no text in UTF-8"):
+    with pytest.raises(ValueError, match=r"mine\.yaml .*UTF-8"):
         load_recipe(path)
 
 
 @pytest.mark.parametrize("values", [None, [1], "text"])
-def test_load__refuses_what_is_no_mapping(values: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"mine\.yaml: a recipe must be a mapping with the sections model, data"):
+def test_load__refuses_what_is_not_a_mapping(values: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mine\.yaml.*model, data"):
         load_recipe(written(values, tmp_path))
 
 
 def test_load__refuses_unknown_keys_with_close_ones(tmp_path: Path) -> None:
     values = to_dict(load_recipe("stellar-tiny"))
     values["optimization"]["learnin_rate"] = 1
-    with pytest.raises(
-        ValueError, match=r"mine\.yaml: unknown key optimization\.learnin_rate; did you mean 'learning_r"
-    ):
+    with pytest.raises(ValueError, match=r"mine\.yaml: optimization\.learnin_rate .*'learning_rate'"):
         load_recipe(written(values, tmp_path))
-    with pytest.raises(ValueError, match="unknown key optimisation; did you mean 'optimization'"):
+    with pytest.raises(ValueError, match=r"optimisation .*'optimization'"):
         from_dict({"optimisation": {}})
 
 
-@pytest.mark.parametrize("section", list(SECTIONS))
-def test_load__names_every_missing_key(section: str, tmp_path: Path) -> None:
+def test_load__names_every_missing_key(tmp_path: Path) -> None:
     values = to_dict(load_recipe("stellar-tiny"))
-    gone = list(values[section])[:2]
-    for key in gone:
-        del values[section][key]
-    with pytest.raises(ValueError, match=rf"missing {section}\.{gone[0]}, {section}\.{gone[1]}; a recipe states every"):
+    del values["run"]["seed"], values["run"]["compile"]
+    with pytest.raises(ValueError, match=r"missing run\.seed, run\.compile;"):
         load_recipe(written(values, tmp_path))
-    del values[section]
-    with pytest.raises(ValueError, match=rf"missing {section};"):
+    del values["run"]
+    with pytest.raises(ValueError, match="missing run;"):
         load_recipe(written(values, tmp_path))
 
 
-def test_load__refuses_a_section_that_is_no_mapping(tmp_path: Path) -> None:
+def test_load__refuses_a_section_that_is_not_a_mapping(tmp_path: Path) -> None:
     values = to_dict(load_recipe("stellar-tiny")) | {"run": None}
-    with pytest.raises(ValueError, match="run must be a mapping of keys to values, got None"):
+    with pytest.raises(ValueError, match=r"run must .*None"):
         load_recipe(written(values, tmp_path))
 
 
-def test_load__names_the_file_of_a_wrong_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("run.seed", "x"), ("augmentation.hue", 0.6), ("model.config.mask_ratio", "much")],
+)
+def test_load__names_file_and_key_of_a_wrong_value(key: str, value: Any, tmp_path: Path) -> None:
+    *sections, last = key.split(".")
     values = to_dict(load_recipe("stellar-tiny"))
-    values["run"]["seed"] = "x"
-    with pytest.raises(ValueError, match=r"recipe .*mine\.yaml: run\.seed must be a whole number, got 'x'"):
+    section: dict[str, Any] = values
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    with pytest.raises(ValueError, match=rf"recipe .*mine\.yaml: {key} must .*{value}"):
         load_recipe(written(values, tmp_path))
+
+
+OLD_RECIPE = write_yaml(to_dict(load_recipe("stellar-tiny", ["preview_every=7"])))
+for _old, _new in old_names("recipe_keys").items():
+    OLD_RECIPE = OLD_RECIPE.replace(f"  {_new.split('.')[1]}:", f"  {_old.split('.')[1]}:")
+
+
+def test_load__reads_keys_of_earlier_releases_and_warns_of_each_once(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(OLD_RECIPE)
+    with pytest.warns(FutureWarning, match=r"run\.preview_every") as caught:
+        recipe = load_recipe(tmp_path)
+    assert len(caught) == 1
+    assert recipe == load_recipe("stellar-tiny", ["preview_every=7"])
+    assert list(to_dict(recipe)["run"]) == list(to_dict(load_recipe("stellar-tiny"))["run"])
+
+
+def test_load__refuses_a_key_under_both_names(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"{OLD_RECIPE}  preview_every: 8\n")
+    with pytest.raises(ValueError, match=r"run\.preview_every"):
+        load_recipe(tmp_path)
 
 
 def test_to_dict__is_a_copy_of_plain_values_in_order() -> None:
@@ -242,16 +268,10 @@ def test_to_dict__is_a_copy_of_plain_values_in_order() -> None:
     values = to_dict(recipe)
     assert list(values) == list(SECTIONS)
     assert values["optimization"]["betas"] == [0.9, 0.999]
+    again = from_dict(values)
+    assert again == recipe
     values["model"]["config"]["tokenizer_channel_mult"].append(3)
-    assert recipe.model.config["tokenizer_channel_mult"] == [1, 2]
-    assert from_dict(to_dict(recipe)) == recipe
-
-
-def test_from_dict__keeps_nothing_of_what_it_was_given() -> None:
-    values = to_dict(load_recipe("stellar-tiny", ["model.config.tokenizer_channel_mult=[1, 2]"]))
-    recipe = from_dict(values)
-    values["model"]["config"]["tokenizer_channel_mult"].append(3)
-    assert recipe.model.config["tokenizer_channel_mult"] == [1, 2]
+    assert recipe.model.config["tokenizer_channel_mult"] == again.model.config["tokenizer_channel_mult"] == [1, 2]
 
 
 TEXTS = st.text(min_size=1)
@@ -273,6 +293,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     return dataclasses.replace(tiny, model=model, data=data, run=run)
 
 
+@settings(max_examples=25)  # each reads and writes two files
 @given(recipes())
 def test_save__comes_back_whatever_the_values(recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -304,3 +325,106 @@ def test_save__leaves_the_old_file_and_nothing_else_where_the_disk_is_full(
 def test_save__names_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         save_recipe(load_recipe("finetune"), tmp_path / "gone" / "recipe.yaml")
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-4", 1e-4), ("5E3", 5e3), ("-2e+2", -2e2), (".5e1", 5.0), ("1.e-3", 1e-3), ("0.1", 0.1), ("-3", -3)],
+)
+def test_read__takes_numbers_as_people_write_them(text: str, number: float) -> None:
+    value = read_yaml(text, "here")
+    assert (value, type(value)) == (number, type(number))
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "timm:vit_base_patch16_224.mae", "1e", "v1e5", "no", "1:30", "08", "="])
+def test_read__leaves_text_alone(text: str) -> None:
+    assert read_yaml(text, "here") == text
+
+
+# Written by release 0.15, with PyYAML.
+EARLIER = """\
+sources: [/data/08, '010', 08, 0o17, '2024-01-01', 'timm:x', 'no', '1e-4', "\\x85"]
+rate: 1.0e-12
+share: 5.0e-05
+license: null
+on: true
+"""
+
+
+def test_read__gives_the_values_that_earlier_releases_wrote() -> None:
+    assert read_yaml(EARLIER, "here") == {
+        "sources": ["/data/08", "010", "08", "0o17", "2024-01-01", "timm:x", "no", "1e-4", "\x85"],
+        "rate": 1e-12,
+        "share": 5e-5,
+        "license": None,
+        "on": True,
+    }
+
+
+@given(VALUES)
+@example({"\x85": ["1e-4", "~", "2024-01-01", "?0", "08", "", " a", "a: b", "#"]})
+@example({"\u2028 a\x85": ["\u2029"]})
+def test_write_and_read__give_the_value_back(value: Any) -> None:
+    text = write_yaml(value)
+    assert read_yaml(text, "here") == value
+    assert write_yaml(read_yaml(text, "here")) == text
+
+
+@given(st.floats(allow_nan=False))
+def test_write_and_read__keep_floats_to_the_bit(value: float) -> None:
+    back = read_yaml(write_yaml(value), "here")
+    assert isinstance(back, float)
+    assert (back, math.copysign(1, back)) == (value, math.copysign(1, value))
+
+
+def test_write__keeps_order_and_puts_lists_on_one_line_wherever_they_are_used() -> None:
+    shared = [0.9, 0.95]
+    assert write_yaml({"b": shared, "a": {"c": shared}}) == "b: [0.9, 0.95]\na:\n  c: [0.9, 0.95]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("a: 1\nb: [1, 2\n", 3, "expected"),
+        ("a: 1\n\tb: 2\n", 2, r"\\t"),
+        ("a: 1\nb: 2\na: 3\n", 3, '"a"'),
+        ("a: 1\n---\nb: 2\n", 2, "another document"),
+        ("a: 1\nb: \x00\n", 2, "special characters"),
+        ("a: &a [1]\nb: [*a, *a]\n", 2, "alias"),
+        ("a: !!python/object:os.system x\n", 1, "os.system"),
+        ("a: !!float 1\n", 1, "float"),
+        ("a: 1\nb: " + 100000 * "[", 2, "50 levels"),
+    ],
+)
+def test_read__names_source_and_line_of_what_is_not_a_recipes_yaml(text: str, line: int, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"^mine\.yaml, line {line}: .*{problem}"):
+        read_yaml(text, "mine.yaml")
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[[a]]: 1"], ids=["digits", "key"])
+def test_read__refuses_what_python_cannot_hold(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^mine\.yaml.*not valid YAML"):
+        read_yaml(text, "mine.yaml")
+
+
+@pytest.mark.parametrize("override", ["seed", "=3"])
+def test_override__is_a_key_and_a_value(override: str) -> None:
+    with pytest.raises(ValueError, match=rf"section\.key=value.*{override}"):
+        apply_overrides({}, [override])
+
+
+def test_override__has_a_value_that_is_yaml() -> None:
+    with pytest.raises(ValueError, match=r"seed=\[1', line 1"):
+        apply_overrides({}, ["seed=[1"])
+
+
+@pytest.mark.parametrize("values", [None, [1], "text"])
+def test_overrides__need_a_mapping(values: Any) -> None:
+    with pytest.raises(ValueError, match="model, data"):
+        apply_overrides(values, [])

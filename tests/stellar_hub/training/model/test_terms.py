@@ -1,4 +1,4 @@
-"""The terms of the objective against the paper's formulas, written out naively from the building blocks."""
+"""The terms of the objective, against the paper's formulas written out with the building blocks."""
 
 import math
 from collections.abc import Callable

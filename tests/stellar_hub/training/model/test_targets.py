@@ -1,4 +1,4 @@
-"""The EMA teacher, apart from its model."""
+"""The targets: the EMA teacher, and the rows that tokens are matched to."""
 
 import copy
 import math
@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stellar_hub.matching import match_tokens
 from stellar_hub.modeling import StellarConfig
-from stellar_hub.training.model.teacher import StellarTeacher, cosine_momentum
+from stellar_hub.training.model.targets import StellarTeacher, cosine_momentum, matched_rows
 
 
 @pytest.fixture
@@ -69,3 +70,32 @@ def test_cosine_momentum__goes_from_start_to_one(progress: float, expected: floa
 def test_cosine_momentum__rises_and_stays_in_range(start: float, first: float, second: float) -> None:
     low, high = sorted((first, second))
     assert 0 <= cosine_momentum(start, low) <= cosine_momentum(start, high) + 1e-12 <= 1 + 1e-12
+
+
+class TestMatchedRows:
+    def test_rows__find_permuted_tokens_again(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        target = 5 * torch.randn(3, 4, 8, generator=generator)
+        orders = torch.stack([torch.randperm(4, generator=generator) for _ in range(6)])  # two views of each image
+        predicted = torch.stack([target[view // 2][order] for view, order in enumerate(orders)])
+        rows = matched_rows(predicted, target, 0.1, 5, use_matching=True)
+        expected = (orders + 4 * torch.arange(3).repeat_interleave(2)[:, None]).flatten()
+        assert rows.tolist() == expected.tolist()
+
+    def test_rows__without_matching_keep_the_order(self) -> None:
+        rows = matched_rows(torch.randn(4, 3, 8), torch.randn(2, 3, 8), 0.1, 5, use_matching=False)
+        assert rows.tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+
+    @given(images=st.integers(1, 3), views=st.integers(1, 3), tokens=st.integers(1, 5), seed=st.integers(0, 99))
+    def test_rows__are_match_tokens_of_each_view_and_stay_in_the_image(
+        self, images: int, views: int, tokens: int, seed: int
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        target = torch.randn(images, tokens, 6, generator=generator)
+        predicted = torch.randn(images * views, tokens, 6, generator=generator)
+        rows = matched_rows(predicted, target, 0.2, 4, use_matching=True).view(images, views, tokens)
+        assert rows.dtype == torch.int64
+        for image in range(images):
+            for view in range(views):
+                index, _ = match_tokens(predicted[[image * views + view]], target[[image]], 0.2, 4)
+                assert (rows[image, view] - image * tokens).tolist() == index[0].tolist()
