@@ -1,18 +1,18 @@
-"""How fast STELLAR encodes and decodes, beside a plain ViT of timm's and DINOv2 of transformers'.
+"""Measures how fast STELLAR encodes and decodes, compared with timm's plain ViT and transformers' DINOv2.
 
     python benchmarks/encode_throughput.py --check
     python benchmarks/encode_throughput.py --device cuda --sizes b16 l16 h16 --batches 128 --dtypes bfloat16 --decode
 
-All have random weights; those of one size have the same width and depth. "optimized" is ours after
-`optimize_for_inference`, which says on the terminal what it did. They take turns; reported are median times. As the
-token counts differ (16 sparse tokens here, patches of 14 pixels there), they are compared by time per token. "of the
-matrix rate" is the counted floating-point operations over the time, as a share of what a product of two large square
-matrices reaches in the same run, by torch's `@` or packed for oneDNN, whichever is faster.
+All models have random weights, and models of one size have the same width and depth. "optimized" is STELLAR after
+`optimize_for_inference`, whose report is printed. The models take turns, and the table shows median times. Token counts
+differ (STELLAR has 16 more tokens, DINOv2 has patches of 14 pixels), so models are compared by time per token. "of the
+matrix rate" is the number of floating-point operations divided by the time, as a share of the rate that a product of
+two large square matrices reaches in the same run, by torch's `@` or packed for oneDNN, whichever is faster.
 
-With `--profile` it says what "optimized" spends its time on at the largest batch.
+`--profile` prints which operations take the time of "optimized" at the largest batch.
 
-With `--check` it exits with 1 unless ours, at the largest batch and optimized, is at least as fast as timm's per token
-(0.95 of it on CUDA) and in bfloat16 reaches 0.8 of the matrix rate (0.6 on CUDA, b16).
+With `--check` the exit status is 1 unless "optimized", at the largest batch, is at least as fast per token as timm
+(0.95 of its speed on CUDA) and in bfloat16 reaches 0.8 of the matrix rate (0.6 on CUDA, b16).
 """
 
 import argparse
@@ -42,11 +42,11 @@ MIN_SHARE = {"cpu": 0.8, "cuda": 0.6}  # of the matrix rate, in bfloat16
 
 
 class Size(NamedTuple):
-    """A model size, and who else has it."""
+    """A model size, and the models of the other libraries that have it."""
 
     config: dict[str, Any]
     timm_name: str
-    dinov2: dict[str, Any] | None  # None where DINOv2 has no such size
+    dinov2: dict[str, Any] | None  # None if DINOv2 does not have this size
 
 
 SIZES = {
@@ -65,16 +65,23 @@ SIZES = {
 
 
 class Contestant(NamedTuple):
-    """A model and how it is called."""
+    """A model and a function that runs it.
+
+    Attributes:
+        name: Name in the table.
+        run: Function that takes a batch of images.
+        tokens: Number of tokens per image that go through the blocks.
+        operations: Number of floating-point operations per image.
+    """
 
     name: str
     run: Callable[[Tensor], Any]
-    tokens: int  # that go through the blocks
-    operations: int  # floating-point, for one image
+    tokens: int
+    operations: int
 
 
 def build_all(size: str, dtype: torch.dtype, device: str, decode: bool) -> list[Contestant]:
-    """Ours, ours optimized, timm's and transformers', with random weights."""
+    """Builds STELLAR, STELLAR optimized, timm's and transformers' model, with random weights."""
     torch.manual_seed(0)
     options, timm_name, dinov2 = SIZES[size]
     image = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE).to(device=device, dtype=dtype)
@@ -84,9 +91,8 @@ def build_all(size: str, dtype: torch.dtype, device: str, decode: bool) -> list[
     operations: dict[str, int] = {}
     for name in (f"stellar-{size}", f"stellar-{size} optimized"):
         model = prepared(StellarModel(config), dtype, device)
-        operations = operations or count_operations(
-            model, image, decode
-        )  # before oneDNN's products, which do not count
+        # Counted before `optimize_for_inference`: torch does not count the products of oneDNN.
+        operations = operations or count_operations(model, image, decode)
         if name.endswith("optimized"):
             print(f"{name}, {dtype}:\n{model.optimize_for_inference()}\n", flush=True)
         tokens = num_patches + 1 + config.num_sparse_tokens
@@ -105,12 +111,12 @@ def build_all(size: str, dtype: torch.dtype, device: str, decode: bool) -> list[
 
 
 def prepared(model: nn.Module, dtype: torch.dtype, device: str) -> Any:
-    """For inference."""
+    """Returns a model in evaluation mode, on the device and in the dtype."""
     return model.to(device=device, dtype=dtype).eval()
 
 
 def random_code(images: Tensor, model: StellarModel) -> tuple[Tensor, Tensor]:
-    """`S` and `L` as `encode` shapes them."""
+    """Returns constant `S` and `L` of the shapes that `encode` gives."""
     num_patches = (IMAGE_SIZE // model.patch_size) ** 2
     batch, tokens = images.shape[0], model.config.num_sparse_tokens
     semantics = images.new_ones(batch, tokens, model.num_features)
@@ -118,7 +124,7 @@ def random_code(images: Tensor, model: StellarModel) -> tuple[Tensor, Tensor]:
 
 
 def count_operations(model: Any, image: Tensor, decode: bool) -> dict[str, int]:
-    """Of encoding and of decoding one image."""
+    """Returns the numbers of floating-point operations to encode and to decode one image."""
     found = {"encode": flops(model.encode, image)}
     if decode:
         found["decode"] = flops(lambda images: model.decode(*random_code(images, model)), image)
@@ -127,14 +133,14 @@ def count_operations(model: Any, image: Tensor, decode: bool) -> dict[str, int]:
 
 @torch.inference_mode()
 def flops(run: Callable[[Tensor], Any], images: Tensor) -> int:
-    """Floating-point operations of one call: two for each product that is added up."""
+    """Returns the number of floating-point operations of one call: two for each multiplication with addition."""
     with FlopCounterMode(display=False) as counter:
         run(images)
     return counter.get_total_flops()
 
 
 def timed(function: Callable[[], Any], device: str) -> float:
-    """Seconds of one call."""
+    """Returns the seconds of one call."""
     start = time.perf_counter()
     function()
     if device == "cuda":
@@ -143,7 +149,7 @@ def timed(function: Callable[[], Any], device: str) -> float:
 
 
 def matrix_products(dtype: torch.dtype, device: str) -> dict[str, Callable[[], Any]]:
-    """A large product, in the ways there are."""
+    """Returns functions that compute a large matrix product, by torch and, if possible, packed for oneDNN."""
     side = MATRIX_SIZE[device]
     left = torch.randn(side, side, device=device).to(dtype)
     products: dict[str, Callable[[], Any]] = {"matrix": lambda: left @ left}
@@ -155,7 +161,7 @@ def matrix_products(dtype: torch.dtype, device: str) -> dict[str, Callable[[], A
 
 @torch.inference_mode()
 def compare(size: str, dtype: torch.dtype, batches: Sequence[int], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each model and batch."""
+    """Returns one row for each model and batch size."""
     contestants = build_all(size, dtype, args.device, args.decode)
     products = matrix_products(dtype, args.device)
     rows = []
@@ -186,7 +192,7 @@ def compare(size: str, dtype: torch.dtype, batches: Sequence[int], args: argpars
 
 
 def print_profile(one: Contestant, images: Tensor) -> None:
-    """The operations that take most of the time of one call, as shares of it."""
+    """Prints the operations that take most of the time of one call, and their shares of it."""
     one.run(images)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         one.run(images)
@@ -197,7 +203,7 @@ def print_profile(one: Contestant, images: Tensor) -> None:
 
 
 def interleaved_medians(calls: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of calls that take turns, after one round that is not counted."""
+    """Returns the median seconds of calls that take turns, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(args.repeats + 1):
         for name, call in calls.items():
@@ -206,7 +212,7 @@ def interleaved_medians(calls: dict[str, Callable[[], Any]], args: argparse.Name
 
 
 def print_table(rows: Sequence[dict[str, Any]], device: str) -> None:
-    """Markdown."""
+    """Prints the rows as a table in Markdown."""
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     print(
         f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {IMAGE_SIZE} x {IMAGE_SIZE} pixels\n"
@@ -220,7 +226,7 @@ def print_table(rows: Sequence[dict[str, Any]], device: str) -> None:
 
 
 def meets_bars(rows: Sequence[dict[str, Any]], device: str) -> bool:
-    """Whether ours is fast enough at the largest batch."""
+    """Returns whether "optimized" is fast enough at the largest batch."""
     largest = max(row["batch"] for row in rows)
     ours = [row for row in rows if row["model"].endswith("optimized") and row["batch"] == largest]
     return all(
@@ -231,18 +237,22 @@ def meets_bars(rows: Sequence[dict[str, Any]], device: str) -> bool:
 
 
 def main() -> int:
-    """Compare, print, check."""
+    """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["b16"], choices=list(SIZES), help="(default: %(default)s)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="images (default: %(default)s)")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="(default: %(default)s)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--decode", action="store_true", help="measure decoding as well")
-    parser.add_argument("--profile", action="store_true", help="say where the time goes")
-    parser.add_argument("--threads", type=int, help="of the CPU; those torch takes, if not given")
-    parser.add_argument("--repeats", type=int, default=5, help="of the timing (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if ours misses a bar")
+    parser.add_argument("--sizes", nargs="+", default=["b16"], choices=list(SIZES), help="Sizes. Default: b16.")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 8, 32], help="Numbers of images per batch. Default: 1 8 32."
+    )
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], help="Dtypes. Default: float32 bfloat16."
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="Device. Default: %(default)s.")
+    parser.add_argument("--decode", action="store_true", help="Measure decoding as well.")
+    parser.add_argument("--profile", action="store_true", help="Print which operations take the time.")
+    parser.add_argument("--threads", type=int, help="Number of CPU threads. Default: torch's choice.")
+    parser.add_argument("--repeats", type=int, default=5, help="Number of measured calls. Default: %(default)s.")
+    parser.add_argument("--json", type=Path, help="File to write the rows to.")
+    parser.add_argument("--check", action="store_true", help="Exit with 1 if a limit is missed.")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

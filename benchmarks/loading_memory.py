@@ -1,14 +1,14 @@
-"""Memory taken by loading features alone from a stellar-b16-sized checkpoint, as a multiple of the encoder's bytes.
+"""Measures the memory that loading features alone takes, for a checkpoint of the size of stellar-b16.
 
     python benchmarks/loading_memory.py
 
-Writes a model with random weights in this library's layout (decoder and tokenizer included) and in the original one.
-Each is loaded with `decoder=False` in a fresh process, which has imported everything and used a tiny model before.
-Reported is the growth of anonymous resident memory (`RssAnon`; Linux) from before the load to after the first `encode`
-of one 224-pixel image, under `torch.inference_mode()`, and its highest point in between, sampled every 2 ms. Pages of
-the checkpoint that are mapped (`RssFile`) and not copied are no anonymous memory: the system can take them back.
+The benchmark writes a model with random weights in this library's layout (with decoder and tokenizer) and in the
+original layout. It loads each with `decoder=False` in a fresh process, which has already imported everything and used a
+tiny model. The table shows how much the anonymous resident memory (`RssAnon`, Linux) grows from before the load to the
+end of the first `encode` of one 224-pixel image in `torch.inference_mode()`, and its peak, sampled every 2 ms.
+Pages of the checkpoint that are only mapped (`RssFile`) do not count: the system can free them.
 
-Exits with 1 if the growth is above 1.3 times the encoder's bytes. Needs 1.2 GB of disk and 2 GB of memory.
+The exit status is 1 if the growth is above 1.3 times the encoder's bytes. Needs 1.2 GB of disk and 2 GB of memory.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from stellar_hub.conversion.convert import expected_shapes
 from stellar_hub.conversion.layout import HEADS, all_sources
 from stellar_hub.modeling import StellarConfig, StellarModel
 
-MOST = 1.3
+MAX_GROWTH = 1.3  # of the encoder's bytes
 SAMPLING_INTERVAL = 0.002  # seconds
 B16 = StellarConfig()  # the defaults are those of stellar-b16
 TINY = StellarConfig(
@@ -45,7 +45,7 @@ TINY = StellarConfig(
 
 
 class PeakSampler(threading.Thread):
-    """Keeps the highest anonymous memory seen between `start` and `stop`."""
+    """A thread that keeps the highest anonymous memory between `start` and `stop`."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -53,29 +53,29 @@ class PeakSampler(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Sample until stopped."""
+        """Samples until `stop` is called."""
         while not self._stopped.wait(SAMPLING_INTERVAL):
             self.peak = max(self.peak, resident("RssAnon"))
 
     def stop(self) -> int:
-        """The highest value, in bytes."""
+        """Stops the thread and returns the highest value in bytes."""
         self._stopped.set()
         self.join()
         return max(self.peak, resident("RssAnon"))
 
 
 def resident(kind: str) -> int:
-    """Bytes of this process's resident memory of a kind, `RssAnon` or `RssFile`."""
+    """Returns the bytes of this process's resident memory of a kind, `RssAnon` or `RssFile`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
 def write_checkpoint(layout: str, config: StellarConfig, folder: Path) -> Path:
-    """A whole model with random weights: a folder ("own") or a `.safetensors` file ("original")."""
+    """Writes a whole model with random weights: a folder ("own") or a `.safetensors` file ("original")."""
     if layout == "own":
         StellarModel(config).save_pretrained(folder)
         return folder
-    config = StellarConfig.from_dict(config.to_dict() | {"use_tokenizer": False})  # published files hold none
+    config = StellarConfig.from_dict(config.to_dict() | {"use_tokenizer": False})  # as in published files
     table = all_sources(config, {f"{head}." for head in HEADS})
     shapes = expected_shapes(config, table)
     tensors: dict[str, Tensor] = {}
@@ -87,7 +87,7 @@ def write_checkpoint(layout: str, config: StellarConfig, folder: Path) -> Path:
 
 
 def load_and_encode(layout: str, path: Path, image_size: int, heads: int) -> StellarModel:
-    """Load features alone and encode one image."""
+    """Loads features alone and encodes one image."""
     if layout == "own":
         model = StellarModel.from_pretrained(path, decoder=False)
     else:
@@ -98,7 +98,7 @@ def load_and_encode(layout: str, path: Path, image_size: int, heads: int) -> Ste
 
 
 def measure(layout: str, path: Path) -> dict[str, str | float]:
-    """Load one checkpoint in this process, after a tiny one; sizes in MB."""
+    """Loads one checkpoint in this process, after a tiny one, and returns sizes in MB."""
     with tempfile.TemporaryDirectory() as folder:
         tiny = write_checkpoint(layout, TINY, Path(folder))
         load_and_encode(layout, tiny, TINY.image_size, TINY.num_attention_heads)
@@ -120,7 +120,7 @@ def measure(layout: str, path: Path) -> dict[str, str | float]:
 
 
 def measure_apart(layout: str) -> dict[str, str | float]:
-    """Write a checkpoint, and load it in a fresh process."""
+    """Writes a checkpoint and measures it in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_checkpoint(layout, B16, Path(folder))
         command = [sys.executable, __file__, "--load", layout, str(path)]
@@ -128,9 +128,9 @@ def measure_apart(layout: str) -> dict[str, str | float]:
 
 
 def main() -> int:
-    """Command line."""
+    """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    parser.add_argument("--json", type=Path, help="File to write the rows to.")
     parser.add_argument("--load", nargs=2, metavar=("LAYOUT", "PATH"), help=argparse.SUPPRESS)  # the fresh process
     args = parser.parse_args()
     if args.load:
@@ -143,7 +143,7 @@ def main() -> int:
         print(f"| {row['layout']} | {sizes} | {row['ratio']:.2f} |")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
-    return 0 if all(float(row["ratio"]) <= MOST for row in rows) else 1
+    return 0 if all(float(row["ratio"]) <= MAX_GROWTH for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How far lower precisions drift from float32, on the photographs of examples/images.
+"""Measures how far lower precisions differ from float32, on the photographs of examples/images.
 
     python benchmarks/precision.py
 
-For each: the cosine of every token of `S` with its float32 counterpart (mean and lowest over tokens and photographs),
-the share of patches whose strongest token in `L` is the same, the PSNR of the decoded photographs against the float32
-decode (mean and lowest), and how their PSNR against the photographs themselves changes. The whole model is in the
-dtype, but under autocast, where it stays float32, and with int8 weights (linear layers only, through torchao: the extra
-`quantization`), where activations stay float32.
+The table shows for each precision: the cosine of every token of `S` with the same token in float32 (mean and lowest of
+all tokens and photographs), the share of patches whose strongest token in `L` is the same, the PSNR of the decoded
+photographs against those of float32 (mean and lowest), and the change of their PSNR against the photographs. The whole
+model has the precision's dtype. There are two exceptions: under autocast weights stay float32, and with int8 weights
+(linear layers only, by torchao, the extra `quantization`) activations stay float32.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stellar_hub import StellarEncoding, StellarImageProcessor, StellarModel
+from stellar_hub.extras import require
 from stellar_hub.measures import psnr
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
@@ -33,31 +34,30 @@ VARIANTS = {
 
 
 def prepare(name: str, source: str, device: str) -> StellarModel:
-    """The model of one variant."""
+    """Loads the model of one variant."""
     model = StellarModel.from_pretrained(source, dtype=VARIANTS[name]).to(device)
     if name == INT8:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-        quantize_(model, Int8WeightOnlyConfig())
+        quantization = require("torchao.quantization", "quantization", INT8).quantization
+        quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
     return model
 
 
 def run(model: StellarModel, pixel_values: Tensor, autocast: bool) -> tuple[StellarEncoding, Tensor]:
-    """Encode and decode photographs one by one; everything returned as float32 on the CPU."""
+    """Encodes and decodes photographs one by one, and returns encodings and images as float32 on the CPU."""
     device = model.device.type
     context: AbstractContextManager = torch.autocast(device, dtype=torch.bfloat16) if autocast else nullcontext()
     semantics, localization, images = [], [], []
     with torch.inference_mode(), context:
         for image in pixel_values.to(model.device).split(1):
             encoding = model.encode(image)
-            images.append(model.decode(*encoding).float().cpu())
+            images.append(model.decode(encoding).float().cpu())
             semantics.append(encoding.semantics.float().cpu())
             localization.append(encoding.localization.float().cpu())
     return StellarEncoding(torch.cat(semantics), torch.cat(localization)), torch.cat(images)
 
 
-def psnr_of_each(images: Tensor, expected: Tensor) -> Tensor:
-    """Computes the PSNR of each image in dB."""
+def image_psnrs(images: Tensor, expected: Tensor) -> Tensor:
+    """Returns the peak signal-to-noise ratio of each image in dB, for values in [0, 1]."""
     return torch.tensor([psnr(*pair) for pair in zip(images, expected, strict=True)])
 
 
@@ -67,11 +67,12 @@ def compare(
     expected: tuple[StellarEncoding, Tensor],
     photographs: Tensor,
 ) -> dict[str, str | float]:
-    """One row of the table."""
+    """Returns one row of the table."""
     (encoding, images), (expected_encoding, expected_images) = result, expected
     cosine = F.cosine_similarity(encoding.semantics, expected_encoding.semantics, dim=-1)
     same = encoding.localization.argmax(dim=-1) == expected_encoding.localization.argmax(dim=-1)
-    decibels = psnr_of_each(images, expected_images)
+    decibels = image_psnrs(images, expected_images)
+    change = image_psnrs(images, photographs) - image_psnrs(expected_images, photographs)
     return {
         "variant": name,
         "cosine_mean": float(cosine.mean()),
@@ -79,17 +80,19 @@ def compare(
         "argmax_agreement": float(same.float().mean()),
         "psnr_mean": float(decibels.mean()),
         "psnr_lowest": float(decibels.min()),
-        "psnr_change": float((psnr_of_each(images, photographs) - psnr_of_each(expected_images, photographs)).mean()),
+        "psnr_change": float(change.mean()),
     }
 
 
 def main() -> int:
-    """Command line."""
+    """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="stellar-tiny", help="name or folder (default: %(default)s)")
-    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS, help="folder of .jpg files")
-    parser.add_argument("--device", default="cpu", help="where to compute (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    parser.add_argument("--model", default="stellar-tiny", help="Name or folder of the model. Default: %(default)s.")
+    parser.add_argument(
+        "--images", type=Path, default=PHOTOGRAPHS, help="Folder of .jpg files. Default: examples/images."
+    )
+    parser.add_argument("--device", default="cpu", help="Device that computes. Default: %(default)s.")
+    parser.add_argument("--json", type=Path, help="File to write the rows to.")
     args = parser.parse_args()
     paths = sorted(args.images.glob("*.jpg"))
     if not paths:
@@ -103,7 +106,7 @@ def main() -> int:
         try:
             variant = prepare(name, args.model, args.device)
         except ImportError as error:
-            print(f"{name} left out: pip install '.[quantization]' ({error})", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
             continue
         result = run(variant, pixel_values, autocast="autocast" in name)
         rows.append(compare(name, result, expected, pixel_values))

@@ -1,12 +1,13 @@
-"""Recall of each way to search a store, side by side, on drawn scenes whose objects are known.
+"""Compares the ways to search a store on drawn scenes whose objects are known.
 
     python benchmarks/retrieval_recall.py
 
-Scenes of up to three objects of eight classes are drawn (seeds that stellar-tiny was not trained on) and extracted.
-Each object in turn is looked for: by the pooled vector of its image (exactly, and through faiss), by the set of all
-tokens, and by the one token that its pixels belong to most. A found image is right if it has an object of that class.
-Reported is recall at 1, 5 and 10 (is one of the first k right?), how often the first image is right *and* the peak of
-its token's map lies on an object of the class, and the time for a query. "any images" are drawn at random.
+The script draws scenes of up to three objects of eight classes, by seeds that stellar-tiny was not trained on, and
+extracts their features. Then it searches for each object: by the pooled vector of its image (exactly and through
+faiss), by the set of all tokens, and by the one token that the object's pixels belong to most. A found image is right
+if it has an object of the same class. The table shows recall at 1, 5 and 10 (one of the first k images is right), how
+often the first image is right and the peak of its token's map is on an object of the class, and the time per query.
+"random images" is a search that draws images at random.
 """
 
 import argparse
@@ -27,27 +28,26 @@ from stellar_hub.data.scenes.scene import Scene, draw_scene
 from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling.localization_maps import resample_maps
 from stellar_hub.retrieval import ApproximateIndex, search_concepts, search_images, search_sets
-from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.store.to_store import extract_to_store
+from stellar_hub.store import FeatureStore, extract_to_store
 
-FIRST_SEED = 1_000_000  # not used for training
+FIRST_SEED = 1_000_000  # training uses smaller seeds
 SIZE = 96
 MAX_OBJECTS = 3
 KS = (1, 5, 10)
 
 
 class Found(NamedTuple):
-    """Rows, best first, and for each the token that was found, where a token was looked for."""
+    """The result of a search: rows, the best first, and the token of each row if the search was by token."""
 
-    rows: Tensor
-    tokens: Tensor | None = None
+    rows: Tensor  # (Q, k)
+    tokens: Tensor | None = None  # (Q, k)
 
 
 Search = Callable[["Queries"], Found]
 
 
 class Queries(NamedTuple):
-    """One query for each object: its row, its class, its token, and the features of its image."""
+    """Queries, one per object: the row of its image, its class, its token, and the features of its image."""
 
     rows: Tensor
     labels: list[str]
@@ -57,7 +57,7 @@ class Queries(NamedTuple):
 
 
 def draw(folder: Path, count: int) -> list[Scene]:
-    """Draw scenes and write them."""
+    """Draws scenes and writes their images into a folder."""
     folder.mkdir()
     scenes = [draw_scene(FIRST_SEED + index, SIZE, MAX_OBJECTS, class_cue="color") for index in range(count)]
     for index, scene in enumerate(scenes):
@@ -66,7 +66,7 @@ def draw(folder: Path, count: int) -> list[Scene]:
 
 
 def maps_in_pixels(store: FeatureStore, row: int) -> Tensor:
-    """`L` of a row over its image, `(r, H, W)`."""
+    """Returns the maps `L` of a row over its image, `(r, H, W)`."""
     record = store.records([row])[0]
     assert record.original_size is not None
     assert record.crop_box is not None
@@ -74,14 +74,14 @@ def maps_in_pixels(store: FeatureStore, row: int) -> Tensor:
     return resample_maps(store.read("L", [row])[0].float(), record.original_size, record.crop_box, grid_size)
 
 
-def queries_of(store: FeatureStore, scenes: list[Scene], most: int) -> Queries:
-    """The objects of the first scenes that the model sees a part of, at most so many."""
+def object_queries(store: FeatureStore, scenes: list[Scene], max_queries: int) -> Queries:
+    """Returns queries for the objects of the first scenes that the model sees a part of."""
     rows, labels, tokens = [], [], []
     for row, scene in enumerate(scenes):
         maps, semantics = maps_in_pixels(store, row), store.read("S", [row])[0].float()
         for mask, label in zip(torch.from_numpy(scene.masks), scene.classes, strict=True):
             share = maps[:, mask].mean(dim=1)
-            if len(rows) < most and share.max() > 0:
+            if len(rows) < max_queries and share.max() > 0:
                 rows.append(row)
                 labels.append(label)
                 tokens.append(semantics[share.argmax()])
@@ -92,11 +92,11 @@ def queries_of(store: FeatureStore, scenes: list[Scene], most: int) -> Queries:
 
 
 def judge(store: FeatureStore, scenes: list[Scene], queries: Queries, found: Found) -> dict[str, float | None]:
-    """Recall at each k and, where tokens were found, how often the first one points at the object."""
+    """Computes recall at each k and, for a search by token, how often the first token points at the object."""
     right, pointing = [], []
     for query, label in enumerate(queries.labels):
         rows = found.rows[query].tolist()
-        # Without itself, and without what faiss marks as not found.
+        # Without the query itself, and without -1, by which faiss marks a missing hit.
         places = [place for place, row in enumerate(rows) if row not in (-1, int(queries.rows[query]))][: max(KS)]
         hits = [label in scenes[rows[place]].classes for place in places]
         right.append(hits + [False] * (max(KS) - len(hits)))
@@ -109,15 +109,15 @@ def judge(store: FeatureStore, scenes: list[Scene], queries: Queries, found: Fou
 
 
 def points_at(store: FeatureStore, scene: Scene, row: int, token: int, label: str) -> bool:
-    """Whether the peak of a token's map lies on an object of a class."""
+    """Returns whether the peak of a token's map is on an object of a class."""
     row_of_peak, column = divmod(int(maps_in_pixels(store, row)[token].argmax()), SIZE)
     masks = [mask for mask, name in zip(scene.masks, scene.classes, strict=True) if name == label]
     return any(bool(mask[row_of_peak, column]) for mask in masks)
 
 
 def searches(store: FeatureStore) -> dict[str, Search]:
-    """Each way to search, for one more than is judged: a query finds itself."""
-    k = max(KS) + 1
+    """Returns each way to search, by name."""
+    k = max(KS) + 1  # a query also finds itself
     index = ApproximateIndex.build(store, factory="HNSW32")
     generator = torch.Generator().manual_seed(0)
 
@@ -131,13 +131,13 @@ def searches(store: FeatureStore) -> dict[str, Search]:
         "sets, all": lambda queries: Found(search_sets(store, queries.sets, k).rows),
         "sets, of 100 by pooled": lambda queries: Found(search_sets(store, queries.sets, k, 100).rows),
         "one token": by_token,
-        "any images": lambda queries: Found(torch.randint(len(store), (len(queries.rows), k), generator=generator)),
+        "random images": lambda queries: Found(torch.randint(len(store), (len(queries.rows), k), generator=generator)),
     }
 
 
-def measure(store: FeatureStore, scenes: list[Scene], most: int) -> list[dict[str, Any]]:
-    """One row of the table for each way to search."""
-    queries = queries_of(store, scenes, most)
+def measure(store: FeatureStore, scenes: list[Scene], max_queries: int) -> list[dict[str, Any]]:
+    """Returns one row of the table per way to search."""
+    queries = object_queries(store, scenes, max_queries)
     rows = []
     for name, search in searches(store).items():
         start = time.perf_counter()
@@ -151,10 +151,12 @@ def measure(store: FeatureStore, scenes: list[Scene], most: int) -> list[dict[st
 
 
 def main() -> int:
-    """Draw, extract, search, print."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=2000, help="(default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=500, help="at most (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=2000, help="number of scenes (default: %(default)s)")
+    parser.add_argument(
+        "--queries", type=int, default=500, help="maximum number of objects to search for (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -163,7 +165,7 @@ def main() -> int:
         model = StellarModel.from_pretrained("stellar-tiny", decoder=False)
         extract_to_store(model, open_sources([folder / "scenes"]), folder / "store")
         rows = measure(FeatureStore(folder / "store"), scenes, args.queries)
-    print(f"{args.scenes} scenes, {rows[0]['queries']} objects looked for, stellar-tiny\n")
+    print(f"{args.scenes} scenes, {rows[0]['queries']} objects searched for, stellar-tiny\n")
     print("| search | recall@1 | recall@5 | recall@10 | right, and points at it | ms per query |")
     print("|---|---|---|---|---|---|")
     for row in rows:

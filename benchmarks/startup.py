@@ -1,12 +1,12 @@
-"""How long until the first features: import, loading from a warm cache, first encode; beside timm and transformers.
+"""Measures the time to the first features (import, load, first encode), compared with timm and transformers.
 
     python benchmarks/startup.py --check
 
-Each is a ViT-B/16 with random weights in a safetensors file on this disk, loaded for features in a fresh process; the
-file was read before, so that it lies in the system's cache. They take turns; reported are medians of seconds, and the
-growth of resident memory from before loading to after the first encode. "import" ends where the model's class is there.
+Each library loads a ViT-B/16 with random weights from a safetensors file on this disk, for features, in a new process.
+The file was read before, so that it is in the system's cache. The libraries take turns. The table shows median seconds,
+and the resident memory after the first encode. "import" ends when the model's class is imported.
 
-With `--check` it exits with 1 if ours takes longer in all than 1.1 times the faster of the two others.
+With `--check` the exit status is 1 if stellar_hub needs more than 1.1 times the total time of the faster other library.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from stellar_hub.modeling import StellarConfig, StellarModel
 
-MOST = 1.1  # of the faster other's time, in all
+MAX_TIME_RATIO = 1.1  # to the total time of the faster other library
 PHASES = ("import", "load", "encode")
 CODE = {
     "stellar_hub": """
@@ -72,7 +72,7 @@ print(json.dumps({**seconds, "resident": resident()}))
 
 
 def write_models(folder: Path) -> None:
-    """One file each, random weights."""
+    """Writes one file with random weights for each library."""
     torch.manual_seed(0)
     StellarModel(StellarConfig(use_tokenizer=False)).save_pretrained(folder / "stellar_hub")
     weights = timm.create_model("vit_base_patch16_224", num_classes=0).state_dict()
@@ -81,7 +81,7 @@ def write_models(folder: Path) -> None:
 
 
 def measure(name: str, folder: Path, threads: int) -> dict[str, float]:
-    """Seconds of each phase, and resident bytes at the end, in a fresh process."""
+    """Returns the seconds of each phase and the resident bytes at the end, measured in a fresh process."""
     body = CODE[name].replace("FOLDER", repr(str(folder)))
     code = FRAME.replace("BODY", body).replace("THREADS", str(threads))
     with tempfile.TemporaryDirectory() as empty:  # not the clone, whose folders would shadow the package
@@ -90,7 +90,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, float]:
 
 
 def compare(repeats: int, threads: int) -> list[dict[str, float | str]]:
-    """One row each; a first round, which warms the caches, is not counted."""
+    """Returns one row for each library. A first round, which warms the caches, does not count."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CODE}
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder))
@@ -106,27 +106,29 @@ def compare(repeats: int, threads: int) -> list[dict[str, float | str]]:
 
 
 def print_table(rows: Sequence[dict[str, float | str]]) -> None:
-    """Markdown."""
-    print("| library | import, s | load, s | first encode, s | in all, s | resident, MB |\n|---|---|---|---|---|---|")
+    """Prints the rows as a table in Markdown."""
+    print("| library | import, s | load, s | first encode, s | total, s | resident, MB |\n|---|---|---|---|---|---|")
     for row in rows:
         seconds = " | ".join(f"{row[phase]:.2f}" for phase in (*PHASES, "total"))
         print(f"| {row['library']} | {seconds} | {float(row['resident']) / 1e6:.0f} |")
 
 
 def main() -> int:
-    """Compare, print, check."""
+    """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="fresh processes each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if ours is slower")
+    parser.add_argument("--repeats", type=int, default=5, help="Number of processes per library. Default: %(default)s.")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="Number of CPU threads. Default: torch's choice."
+    )
+    parser.add_argument("--json", type=Path, help="File to write the rows to.")
+    parser.add_argument("--check", action="store_true", help="Exit with 1 if stellar_hub is too slow.")
     args = parser.parse_args()
     rows = compare(args.repeats, args.threads)
     print_table(rows)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     total = {str(row["library"]): float(row["total"]) for row in rows}
-    fast = total.pop("stellar_hub") <= MOST * min(total.values())
+    fast = total.pop("stellar_hub") <= MAX_TIME_RATIO * min(total.values())
     return 0 if fast or not args.check else 1
 
 

@@ -1,4 +1,4 @@
-"""Original state dict in, this library's state dict out: pure, checked tensor by tensor."""
+"""From an original state dict to this library's state dict: a pure function that checks every tensor."""
 
 from collections.abc import Mapping
 
@@ -19,24 +19,25 @@ def convert_original(
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
 ) -> tuple[StellarConfig, dict[str, Tensor]]:
-    """Convert an original STELLAR checkpoint; no files, no network, nothing copied but fused query, key and value.
+    """Converts an original STELLAR checkpoint.
 
-    Names of transformers < 5 and >= 5, Lightning's `model.` prefix and those of DDP, FSDP and `torch.compile` are
-    understood. Works on meta tensors.
+    It reads no files and uses no network. It copies only query, key and value, which become one tensor. It also works
+    on meta tensors. It understands the names of transformers < 5 and >= 5, Lightning's prefix `model.`, and the
+    prefixes of DDP, FSDP and `torch.compile`.
 
     Args:
         state_dict: The checkpoint's tensors.
-        vqgan: The state dict of the MaskGIT-VQGAN; None uses the one inside the checkpoint, if any. Without it a
-            "vq" model converts, but its `decode` raises.
-        num_attention_heads: Heads of the encoder; needed where its width is not a published one.
-        decoder_num_attention_heads: Heads of the decoder; needed where its width is not 512.
+        vqgan: The state dict of the MaskGIT-VQGAN; None uses the one inside the checkpoint, if it has one. Without
+            it a "vq" model converts, but its `decode` raises an error.
+        num_attention_heads: Number of attention heads of the encoder; needed if its width is not a published one.
+        decoder_num_attention_heads: Number of attention heads of the decoder; needed if its width is not 512.
 
     Returns:
         The configuration, and the tensors in the layout of `StellarForPreTraining`: the base model under `stellar.`,
-        clustering heads, EMA teacher and the tokenizer's encoder beside it where the file has them.
+        and beside it clustering heads, EMA teacher and the tokenizer's encoder if the file has them.
 
     Raises:
-        ValueError: if tensors are missing, unexpected or misshapen; each is named.
+        ValueError: if tensors are missing, unexpected or have the wrong shape; it names each of them.
     """
     check_entries(state_dict, "the checkpoint")
     tensors = with_published_names(state_dict)
@@ -45,34 +46,39 @@ def convert_original(
         tensors = without_tokenizer(tensors) | {TOKENIZER_PREFIX + name: tensor for name, tensor in vqgan.items()}
     config = infer_config(tensors, num_attention_heads, decoder_num_attention_heads)
     if not config.use_tokenizer:
-        tensors = without_tokenizer(tensors)  # a model without a "vq" head has no use for one
+        tensors = without_tokenizer(tensors)  # only a "vq" head needs one
     table = all_sources(config, set(tensors))
     check_tensors(tensors, table, config)
     return config, {target: join([tensors[name] for name in sources]) for target, sources in table.items()}
 
 
 def check_entries(state_dict: Mapping[str, Tensor], what: str) -> None:
-    """There are entries, and all of them are named tensors."""
+    """Raises ValueError unless there are entries and all of them are tensors.
+
+    Args:
+        state_dict: What the user passed.
+        what: Name of the state dict in the error.
+    """
     if not state_dict:
-        raise ValueError(f"{what} is empty: it holds no tensors")
+        raise ValueError(f"{what} is empty: it must have at least one tensor")
     foreign = [str(name) for name, value in state_dict.items() if not isinstance(value, Tensor)]
     if foreign:
-        hint = '; pass what is under "state_dict"' if "state_dict" in foreign else ""
-        raise ValueError(f"{what} is no state dict: these entries are no tensors: {', '.join(foreign)}{hint}")
+        hint = ': pass the state dict under "state_dict"' if "state_dict" in foreign else ""
+        raise ValueError(f"{what} must have tensors only, but these entries are not: {', '.join(foreign)}{hint}")
 
 
 def without_tokenizer(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors but those of the tokenizer."""
+    """Returns all tensors except those of the tokenizer."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(TOKENIZER_PREFIX)}
 
 
 def join(parts: list[Tensor]) -> Tensor:
-    """One tensor as it is; query, key and value stacked along their outputs."""
+    """Returns the only tensor unchanged, or query, key and value stacked along their outputs."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0)
 
 
 def expected_shapes(config: StellarConfig, table: dict[str, list[str]]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all targets, taken from the modules themselves, built without memory."""
+    """Returns the shapes of all targets, read from modules that are built without memory."""
     with torch.device("meta"):
         modules: dict[str, nn.Module] = {"stellar": StellarModel(config)}
         if config.use_tokenizer:
@@ -97,7 +103,13 @@ def expected_shapes(config: StellarConfig, table: dict[str, list[str]]) -> dict[
 
 
 def check_tensors(tensors: dict[str, Tensor], table: dict[str, list[str]], config: StellarConfig) -> None:
-    """Every tensor of the file is mapped or known to be unused, and every mapped one is there with the right shape."""
+    """Raises ValueError unless each tensor of the file is used or known to be unused, and each used one fits.
+
+    Args:
+        tensors: The checkpoint's tensors, under published names.
+        table: Originals of each target.
+        config: The checkpoint's configuration.
+    """
     shapes = expected_shapes(config, table)
     used = {name for sources in table.values() for name in sources}
     problems = [f"missing: {name}" for name in sorted(used - tensors.keys())]
@@ -106,7 +118,7 @@ def check_tensors(tensors: dict[str, Tensor], table: dict[str, list[str]], confi
         wanted = shapes[target]
         part = (wanted[0] // len(sources), *wanted[1:]) if len(sources) > 1 else wanted
         problems += [
-            f"misshapen: {name} is {tuple(tensors[name].shape)}, expected {part}"
+            f"wrong shape: {name} is {tuple(tensors[name].shape)}, expected {part}"
             for name in sources
             if name in tensors and tuple(tensors[name].shape) != part
         ]

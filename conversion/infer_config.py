@@ -1,4 +1,4 @@
-"""The configuration of an original checkpoint, read off its shapes."""
+"""The configuration of an original checkpoint, inferred from the shapes of its tensors."""
 
 import math
 from itertools import islice
@@ -11,7 +11,7 @@ from stellar_hub.conversion.layout import HEADS, TEACHER_HEADS, TOKENIZER_PREFIX
 from stellar_hub.conversion.vqgan_layout import CODEBOOK, common_size, tokenizer_sizes
 from stellar_hub.modeling import StellarConfig
 
-# Shapes do not tell the number of heads; these are the conventions of the published models.
+# Width to number of attention heads, which shapes do not show: the conventions of the published models.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 8}
 TEACHER_MOMENTUM = 0.996
@@ -28,15 +28,15 @@ def infer_config(
     num_attention_heads: int | None,
     decoder_num_attention_heads: int | None,
 ) -> StellarConfig:
-    """Configuration of a checkpoint with published names.
+    """Infers the configuration of a checkpoint with published names.
 
-    A size is read off several tensors where it can be; missing and misshapen ones are left to the check of all
-    tensors, which names them.
+    Most sizes are read from several tensors. Tensors that are missing or have the wrong shape are not reported here:
+    the later check of all tensors names them.
 
     Args:
-        state_dict: The checkpoint's tensors, on any device; those of the tokenizer, if any, under `tokenizer.`.
-        num_attention_heads: Heads of the encoder; None for the convention of its width.
-        decoder_num_attention_heads: Heads of the decoder; None for the convention of its width.
+        state_dict: The checkpoint's tensors, on any device, with the tokenizer's, if any, under `tokenizer.`.
+        num_attention_heads: Number of attention heads of the encoder; None means the convention for its width.
+        decoder_num_attention_heads: Number of attention heads of the decoder; None means the convention for its width.
 
     Raises:
         ValueError: if these are not the tensors of a STELLAR model, their sizes do not fit each other, or the number
@@ -45,8 +45,8 @@ def infer_config(
     if not {SPARSE_TOKENS, CLS_TOKEN, PATCH_PROJECTION} & state_dict.keys():
         found = ", ".join(islice(state_dict, 3))
         raise ValueError(
-            f"these are not the tensors of a STELLAR checkpoint: {SPARSE_TOKENS}, {CLS_TOKEN} and {PATCH_PROJECTION} "
-            f"are all missing; found are {found}{', ...' if len(state_dict) > 3 else ''}"
+            f"these are not the tensors of a STELLAR checkpoint: it has {SPARSE_TOKENS}, {CLS_TOKEN} and "
+            f"{PATCH_PROJECTION}, got {found}{', ...' if len(state_dict) > 3 else ''}"
         )
     fields = encoder_fields(state_dict, num_attention_heads)
     fields |= decoder_fields(state_dict, decoder_num_attention_heads)
@@ -61,14 +61,14 @@ def infer_config(
         return StellarConfig(**fields)
     except StrictDataclassClassValidationError as error:
         raise ValueError(
-            f"the sizes of the checkpoint's tensors, and the heads given, do not fit each other: {error.__cause__}"
+            f"the sizes of the checkpoint's tensors and the given heads do not fit each other: {error.__cause__}"
         ) from error
 
 
 def encoder_fields(state_dict: dict[str, Tensor], num_attention_heads: int | None) -> dict[str, Any]:
-    """The encoder's fields."""
+    """Returns the encoder's fields."""
     hidden_size = common_size(state_dict, (SPARSE_TOKENS, 1), (CLS_TOKEN, 2), (PATCH_PROJECTION, 0))
-    # Where one tensor alone tells a size, its EMA copy may stand in.
+    # A size that only one tensor shows is also read from its EMA copy.
     copy = f"teacher_{PATCH_PROJECTION}"
     patch_size = common_size(state_dict, *((n, d) for n in (PATCH_PROJECTION, HEAD, copy) for d in (2, 3)))
     num_patches = common_size(state_dict, (POSITIONS, 1), (f"teacher_{POSITIONS}", 1)) - 1
@@ -84,7 +84,7 @@ def encoder_fields(state_dict: dict[str, Tensor], num_attention_heads: int | Non
 
 
 def decoder_fields(state_dict: dict[str, Tensor], num_attention_heads: int | None) -> dict[str, Any]:
-    """The decoder's fields; `use_decoder=False` where the file has none (features only)."""
+    """Returns the decoder's fields, or `use_decoder=False` if the file has no decoder."""
     if not has_decoder(state_dict):
         return {"use_decoder": False}
     width = common_size(state_dict, ("decoder_proj.weight", 0), ("decoder_proj.bias", 0), ("decoder.layernorm.bias", 0))
@@ -104,14 +104,14 @@ def decoder_fields(state_dict: dict[str, Tensor], num_attention_heads: int | Non
 
 
 def mlp_width(state_dict: dict[str, Tensor], source: str) -> int:
-    """Width of the MLP of a ViT's first block."""
+    """Returns the width of the MLP in a ViT's first block."""
     layer = f"{source}.encoder.layer.0"
     inner, outer = f"{layer}.intermediate.dense", f"{layer}.output.dense"
     return common_size(state_dict, (f"{inner}.weight", 0), (f"{inner}.bias", 0), (f"{outer}.weight", 1))
 
 
 def prototype_fields(state_dict: dict[str, Tensor]) -> dict[str, int]:
-    """The sizes of the clustering heads; nothing where the file has none."""
+    """Returns the sizes of the clustering heads; an empty dictionary if the file has no such heads."""
     present = [head for head in HEADS | TEACHER_HEADS if any(name.startswith(f"{head}.") for name in state_dict)]
     if not present:
         return {}
@@ -128,12 +128,22 @@ def prototype_fields(state_dict: dict[str, Tensor]) -> dict[str, int]:
 
 
 def heads(given: int | None, width: int, known: dict[int, int], argument: str) -> int:
-    """The number of attention heads given, else the convention of this width."""
+    """Returns the given number of attention heads, else the convention for this width.
+
+    Args:
+        given: Number that the user gave, or None.
+        width: Width of the blocks.
+        known: Number of heads for each width of the published models.
+        argument: Name of the argument for the number, for the error.
+
+    Raises:
+        ValueError: if no number is given and the width is not a published one.
+    """
     if given is not None:
         return given
     if width not in known:
         raise ValueError(
-            f"the number of attention heads does not follow from the shapes, and a width of {width} is not among "
-            f"the known ones ({', '.join(map(str, known))}): pass {argument}="
+            f"shapes do not show the number of attention heads, and the width {width} is not one of the published "
+            f"widths {', '.join(map(str, known))}: pass {argument}="
         )
     return known[width]

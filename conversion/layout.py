@@ -1,4 +1,4 @@
-"""The table of an original checkpoint: which of its tensors make up each tensor of this library."""
+"""The original layout: a table that says which original tensors become each tensor of this library."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ QUERY_KEY_VALUE = ("query", "key", "value")
 
 
 def layer_sources(source: str, target: str, num_layers: int) -> dict[str, list[str]]:
-    """For each tensor of timm's blocks under `target`, the originals under `source` it is made of.
+    """Returns, for each tensor of timm's blocks and norm under `target`, its originals under `source`.
 
     Query, key and value are three tensors in the original and one, in this order, in timm.
     """
@@ -36,7 +36,14 @@ def layer_sources(source: str, target: str, num_layers: int) -> dict[str, list[s
 
 
 def encoder_sources(source: str, target: str, num_layers: int, sparse_tokens: str) -> dict[str, list[str]]:
-    """The same for a whole encoder: embeddings, sparse tokens, blocks, norm."""
+    """Returns, for each tensor of an encoder under `target`, its originals under `source`.
+
+    Args:
+        source: Prefix of the original ViT.
+        target: Prefix of this library's encoder.
+        num_layers: Number of blocks.
+        sparse_tokens: Original name of the sparse tokens, which are beside the ViT.
+    """
     embeddings = f"{source}.embeddings"
     return {
         f"{target}.cls_token": [f"{embeddings}.cls_token"],
@@ -49,7 +56,7 @@ def encoder_sources(source: str, target: str, num_layers: int, sparse_tokens: st
 
 
 def count_layers(state_dict: dict[str, Tensor], source: str) -> int:
-    """Number of layers under `source`: one more than the highest index."""
+    """Returns the number of layers under `source`: one more than the highest index."""
     prefix = f"{source}.encoder.layer."
     indices = {name.removeprefix(prefix).split(".")[0] for name in state_dict if name.startswith(prefix)}
     return 1 + max((int(index) for index in indices if index.isdigit()), default=-1)
@@ -57,7 +64,7 @@ def count_layers(state_dict: dict[str, Tensor], source: str) -> int:
 
 WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module)(?=\.)")
 
-# transformers >= 5 renamed its ViT in memory, and checkpoints saved by hand from there carry the newer names.
+# transformers >= 5 renamed its ViT in memory, and checkpoints that users saved from there have the newer names.
 NEWER_VIT_NAMES = (
     (re.compile(r"^((?:teacher_)?encoder|decoder)\.(?:encoder\.)?layers\.(\d+)\."), r"\1.encoder.layer.\2."),
     (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
@@ -70,7 +77,7 @@ NEWER_VIT_NAMES = (
 
 
 def published_name(name: str) -> str:
-    """The published spelling of a tensor's name: without wrappers' prefixes, with the older ViT names."""
+    """Returns the published name of a tensor: without the prefixes of wrappers, and with the older ViT names."""
     name = WRAPPERS.sub("", name).removeprefix(".").removeprefix("model.")
     if name.startswith("tokenizer."):
         return name
@@ -80,7 +87,7 @@ def published_name(name: str) -> str:
 
 
 def with_published_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors under their published names.
+    """Returns all tensors under their published names.
 
     Raises:
         ValueError: if two tensors would get the same name.
@@ -90,13 +97,13 @@ def with_published_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state_dict.items():
         target = published_name(name)
         if target in renamed:
-            raise ValueError(f"{name!r} and {origin[target]!r} are both {target!r}: the checkpoint holds it twice")
+            raise ValueError(f"the checkpoint has {target!r} twice, as {name!r} and as {origin[target]!r}")
         renamed[target], origin[target] = tensor, name
     return renamed
 
 
 TOKENIZER_PREFIX = "tokenizer."
-# Of a decoder beside its ViT, which is `decoder.`; without that ViT there is nothing to use them for.
+# A decoder has these beside its ViT, which is under `decoder.`. Without that ViT nothing uses them.
 DECODER_PARTS = ("decoder_proj.", "position_embedding.", "reconstruction_head.")
 
 UNUSED_PREFIXES = (
@@ -111,20 +118,20 @@ TEACHER_HEADS = {"teacher_head": "teacher.clustering_head", "teacher_cls_head": 
 
 
 def has_decoder(names: Iterable[str]) -> bool:
-    """Whether a checkpoint with these tensors has a decoder; without `decoder.*` it is one of features only."""
+    """Returns whether a checkpoint with tensors of these names has a decoder: its ViT is under `decoder.`."""
     return any(name.startswith("decoder.") for name in names)
 
 
 def is_unused(name: str, config: StellarConfig) -> bool:
-    """Whether a tensor is among those known to be unused.
+    """Returns whether a tensor is known to be unused.
 
-    These are ViT poolers, the decoder's own embeddings and, in a model without a decoder, what belongs to one.
+    Unused are the ViTs' poolers, the decoder's own embeddings and, in a model without a decoder, all of its parts.
     """
     return name.startswith(UNUSED_PREFIXES) or (not config.use_decoder and name.startswith(DECODER_PARTS))
 
 
 def base_sources(config: StellarConfig) -> dict[str, list[str]]:
-    """The table of what `encode` and `decode` need, the tokenizer aside; targets under `stellar.`."""
+    """Returns the table of the tensors that `encode` and `decode` need, without the tokenizer, under `stellar.`."""
     table = encoder_sources("encoder", "stellar.encoder", config.num_hidden_layers, "sparse_tokens")
     pairs = {"dense_proj": "localization.dense_proj", "sparse_proj": "localization.sparse_proj"}
     if config.use_decoder:
@@ -138,7 +145,7 @@ def base_sources(config: StellarConfig) -> dict[str, list[str]]:
 
 
 def head_sources(source: str, target: str) -> dict[str, list[str]]:
-    """The table of one clustering head: an MLP of two layers and the prototypes."""
+    """Returns the table of one clustering head: an MLP of two layers and the prototypes."""
     table = {f"{target}.prototypes.weight": [f"{source}.layer.weight"]}
     for original, ours in (("predictor.layers.0", "mlp.fc1"), ("predictor.layers.2", "mlp.fc2")):
         for kind in ("weight", "bias"):
@@ -147,11 +154,11 @@ def head_sources(source: str, target: str) -> dict[str, list[str]]:
 
 
 def all_sources(config: StellarConfig, present: set[str]) -> dict[str, list[str]]:
-    """The whole table of a checkpoint.
+    """Returns the whole table of a checkpoint.
 
     Args:
-        config: Its configuration.
-        present: Names of its tensors; clustering heads are optional and taken as whole groups.
+        config: The checkpoint's configuration.
+        present: Names of the checkpoint's tensors. A clustering head is in the table if one of its tensors is present.
     """
     table = base_sources(config)
     if config.teacher_momentum is not None:

@@ -1,4 +1,4 @@
-"""Original checkpoint files in, a model out."""
+"""From original checkpoint files to a model."""
 
 import os
 from typing import TypeVar, overload
@@ -48,23 +48,23 @@ def load_original(
     decoder: bool = True,
     cls: type[StellarPreTrainedModel] = StellarModel,
 ) -> StellarPreTrainedModel:
-    """Load an original STELLAR checkpoint.
+    """Loads an original STELLAR checkpoint.
 
     Args:
-        path: The checkpoint: `.safetensors`, or pickled (`.ckpt`, `.bin`, `.pt`).
-        vqgan: The tokenizer's weights (`maskgit-vqgan-imagenet-f16-256.bin`); without it a "vq" model loads, but
-            its `decode` raises.
-        num_attention_heads: Heads of the encoder; needed where its width is not a published one.
-        decoder_num_attention_heads: Heads of the decoder; needed where its width is not 512.
-        decoder: False loads features only: nothing of decoder and tokenizer is read.
-        cls: The model class; what it does not use (clustering heads, say) is left out.
+        path: Checkpoint file: `.safetensors`, or pickled (`.ckpt`, `.bin`, `.pt`).
+        vqgan: File with the tokenizer's weights, `maskgit-vqgan-imagenet-f16-256.bin`. Without it a "vq" model loads,
+            but its `decode` raises an error.
+        num_attention_heads: Number of attention heads of the encoder; needed if its width is not a published one.
+        decoder_num_attention_heads: Number of attention heads of the decoder; needed if its width is not 512.
+        decoder: Whether to load decoder and tokenizer; False does not read them.
+        cls: Class of the model. Tensors that it does not use, such as clustering heads, are left out.
 
     Returns:
         The model in evaluation mode, in the checkpoint's dtype.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file is damaged or of another kind, or tensors are missing, unexpected or misshapen.
+        ValueError: if a file is damaged or of another kind, or tensors are missing, unexpected or have the wrong shape.
     """
     config, state_dict = convert_checkpoint(
         path,
@@ -86,9 +86,18 @@ def convert_checkpoint(
     decoder: bool,
     base_only: bool,
 ) -> tuple[StellarConfig, dict[str, Tensor]]:
-    """Read and convert; arguments as for `load_original`.
+    """Reads and converts checkpoint files; `load_original` describes the other arguments.
 
-    With `base_only` the tensors are those of `StellarModel` alone, under its own names; without it, all of them.
+    Args:
+        path: Checkpoint file.
+        vqgan: File with the tokenizer's weights.
+        num_attention_heads: Number of attention heads of the encoder.
+        decoder_num_attention_heads: Number of attention heads of the decoder.
+        decoder: Whether to load decoder and tokenizer.
+        base_only: Whether to keep the tensors of `StellarModel` alone, under its own names.
+
+    Returns:
+        The configuration and the tensors.
     """
     tensors = read_checkpoint(path)
     if not decoder:

@@ -1,7 +1,7 @@
-"""The MaskGIT-VQGAN's original layout: its sizes from its shapes, and where its tensors go.
+"""The MaskGIT-VQGAN's original layout: its sizes, inferred from its shapes, and the new names of its tensors.
 
-The pixel decoder goes into `stellar.tokenizer.`, the encoder half, which only pretraining needs, into
-`tokenizer_encoder.`. Within each half the names are the same, the codebook's aside.
+The pixel decoder goes into `stellar.tokenizer.`. The encoder, which only pretraining needs, goes into
+`tokenizer_encoder.`. Apart from these prefixes and the codebook, names stay the same.
 """
 
 import re
@@ -17,14 +17,14 @@ from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGAN
 
 
 def common_size(tensors: Mapping[str, Tensor], *places: tuple[str, int]) -> int:
-    """The size that most of some tensors have in some dimension, the first named among equals.
+    """Returns the size that most of some tensors have in a given dimension; of equally frequent sizes the first.
 
     Args:
-        tensors: A state dict; tensors may be missing or misshapen, which later checks report by name.
-        *places: Name of a tensor, and the dimension of it that has this size.
+        tensors: A state dict. Tensors may be missing or have the wrong shape, which later checks report by name.
+        *places: Name of a tensor, and the dimension that has this size.
 
     Returns:
-        The size; 1 where none of the places exists.
+        The size; 1 if none of the places exists.
     """
     sizes = [tensors[name].shape[dim] for name, dim in places if name in tensors and dim < tensors[name].ndim]
     return Counter(sizes).most_common(1)[0][0] if sizes else 1
@@ -38,12 +38,12 @@ CODEBOOK = "quantize.embedding.weight"
 
 
 def tokenizer_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """The `StellarConfig` fields that follow from a tokenizer's shapes; the size of the codebook is the model's.
+    """Infers the fields of `StellarConfig` from a tokenizer's shapes, except the size of the codebook.
 
     Args:
-        tensors: A state dict with the tokenizer's tensors under `prefix`; missing and misshapen ones are left to the
-            check of all tensors, which names them.
-        prefix: Prefix of their names.
+        tensors: A state dict with the tokenizer's tensors under `prefix`. Tensors may be missing or have the wrong
+            shape, which later checks report by name.
+        prefix: Prefix of the tokenizer's names.
 
     Raises:
         ValueError: if these are not the tensors of a MaskGIT-VQGAN.
@@ -51,8 +51,8 @@ def tokenizer_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any
     names = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
     if not {FIRST, CODEBOOK} & set(names):
         raise ValueError(
-            f"the tokenizer's weights are not those of a MaskGIT-VQGAN: {FIRST} and {CODEBOOK} are missing; "
-            f"found are {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            f"the tokenizer's weights are not those of a MaskGIT-VQGAN: it has {FIRST} and {CODEBOOK}, "
+            f"got {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
         )
 
     def size(*places: tuple[str, int]) -> int:
@@ -70,12 +70,12 @@ def tokenizer_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any
 
 
 def max_index(names: Iterable[str], pattern: str) -> int:
-    """The highest number that `pattern` finds at the start of a name; -1 where none matches."""
+    """Returns the highest number that `pattern` finds at the start of a name; -1 if no name matches."""
     return max((int(match[1]) for match in map(re.compile(pattern).match, names) if match), default=-1)
 
 
 def vqgan_sources(config: StellarConfig, prefix: str) -> dict[str, list[str]]:
-    """The table of the tokenizer's tensors; originals under `prefix`."""
+    """Returns the originals under `prefix` of each of the tokenizer's tensors."""
     with torch.device("meta"):
         decoder_names = MaskGitVQGANDecoder(config).state_dict()
         encoder_names = MaskGitVQGANEncoder(config).state_dict()

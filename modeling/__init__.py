@@ -1,6 +1,7 @@
 """STELLAR for transformers: configuration, model and image processor, registered with the Auto classes.
 
-All other files of this folder are flat and travel with pushed weights; this one stays.
+The architecture and all that inference needs belong here. All files of this folder but this one are flat and travel
+with pushed weights.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -15,7 +16,7 @@ AutoConfig.register("stellar", StellarConfig)
 AutoModel.register(StellarConfig, StellarModel)
 AutoImageProcessor.register(StellarConfig, image_processor_classes={"torchvision": StellarImageProcessor})
 
-# Every `save_pretrained` carries the code, so that a pushed repository loads without this library.
+# Every `save_pretrained` saves the code too, so that a pushed repository loads without this library.
 StellarConfig.register_for_auto_class()
 StellarModel.register_for_auto_class("AutoModel")
 StellarImageProcessor.register_for_auto_class("AutoImageProcessor")

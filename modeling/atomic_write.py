@@ -1,4 +1,4 @@
-"""Writing files and folders so that nothing half-written is ever seen or left behind."""
+"""Writing files and folders so that readers never see them half written, also after a crash."""
 
 import contextlib
 import os
@@ -9,13 +9,18 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, then rename it over `path`.
+    """Writes `data` to a temporary file beside `path` and renames it to `path`.
 
-    Readers see the old file or the whole new one; if writing fails, the old file stays and the temporary one goes.
+    Readers see the old file or the whole new one. If writing fails, the old file stays and the temporary one is
+    removed.
+
+    Args:
+        path: File to write; it is replaced if it exists.
+        data: Content of the file.
 
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
-        OSError: if it cannot be written, for instance because the disk is full.
+        OSError: if the file cannot be written, for instance because the disk is full.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -35,16 +40,16 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextlib.contextmanager
 def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[Path]:
-    """Gives a new, empty folder to fill, which takes the place of `path` once the block ends without an error.
+    """Gives a new, empty folder to fill, which replaces `path` when the block ends without an error.
 
-    The new folder lies beside `path` under a hidden name that ends in `.part`. Readers see the old folder or the whole
-    new one. If the block fails, the new folder is removed and the old one stays. A folder that a killed process left
-    under the hidden name `.NAME.old` comes back first.
+    While it is filled, the new folder is beside `path`, under a hidden name that ends in `.part`. Readers see the old
+    folder or the whole new one. If the block fails, the new folder is removed and the old one stays. If a process was
+    killed between the two renames, the next call first gives the old folder, then `.NAME.old`, its name back.
 
     Args:
-        path: Folder to write; it is replaced if it exists.
-        unfinished: Path of the new folder until the block ends, on the disk of `path`. Other processes that write into
-            it need to know it. Default: a hidden name beside `path` that only this call uses.
+        path: Folder to write; it is replaced if it exists. Its parent folder must exist.
+        unfinished: Path of the new folder while it is filled, on the disk of `path`. Processes that fill it together
+            need to know it. Default: a hidden name that only this call uses.
 
     Yields:
         The folder to fill.
@@ -76,7 +81,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
 
 
 def restore(final: Path, old: Path) -> None:
-    """Gives a folder that was moved aside its name back, or removes it where a newer one has the name."""
+    """Gives the old folder its name back, or removes it if a newer folder has the name."""
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
     elif old.exists():

@@ -1,4 +1,4 @@
-"""Starting from another ViT: which of timm's models fit the encoder, and their weights in its place."""
+"""Starting from another ViT: which of timm's models fit the encoder, and how their weights go into it."""
 
 import os
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from .encoder_stellar import IMAGENET_MEAN, IMAGENET_STD
 
 
 def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTransformer:
-    """A plain ViT of timm's, checked.
+    """Builds a model of timm and checks that it is a plain ViT.
 
     Args:
-        name: timm's name, such as "vit_base_patch16_224.mae".
-        pretrained: True fetches its weights as timm does, a path loads them from a file, False leaves them random.
+        name: timm's name of the model, such as "vit_base_patch16_224.mae".
+        pretrained: True fetches the weights as timm does, a path loads them from a file, False leaves them random.
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if timm does not know the name, or the encoder cannot represent the model: the reason is named.
+        ValueError: if timm does not know the name, or the encoder cannot represent the model; it says why.
     """
     options: dict[str, Any] = {"pretrained": pretrained is True}
     if not isinstance(pretrained, bool):
         if not os.path.isfile(pretrained):
-            raise FileNotFoundError(f"no such file with weights for {name}: {pretrained}")
+            raise FileNotFoundError(f"no such file: {pretrained}; pretrained= names a file with weights of {name}")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": os.fspath(pretrained)}}
     try:
         backbone: Any = timm.create_model(name, num_classes=0, **options)
@@ -35,15 +35,16 @@ def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTran
         if "Unknown model" not in str(error):
             raise
         close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
-        raise ValueError(f"timm {timm.__version__} knows no model {name!r}; near it: {close or 'none'}") from error
-    reasons = why_not_plain(backbone)
-    if reasons:
-        raise ValueError(f"{name} cannot become a STELLAR encoder, which is a plain ViT: it has {', '.join(reasons)}")
+        hint = f"; similar names: {close}" if close else ""
+        raise ValueError(f"timm {timm.__version__} does not have a model {name!r}{hint}") from error
+    obstacles = unsupported_parts(backbone)
+    if obstacles:
+        raise ValueError(f"{name} cannot become a STELLAR encoder, which is a plain ViT: it has {', '.join(obstacles)}")
     return backbone
 
 
-def why_not_plain(backbone: Any) -> list[str]:
-    """What the encoder has no place for, in words; empty for a model that fits."""
+def unsupported_parts(backbone: Any) -> list[str]:
+    """Returns, in words, the parts of a model that the encoder cannot represent; empty for a model that fits."""
     if type(backbone) is not VisionTransformer:
         kinds = {"Eva": "rotary position embeddings", "Swin": "attention in windows"}
         kind = next((what for start, what in kinds.items() if type(backbone).__name__.startswith(start)), None)
@@ -62,14 +63,14 @@ def why_not_plain(backbone: Any) -> list[str]:
         "not 3 input channels": lambda vit: vit.patch_embed.proj.in_channels != len(IMAGENET_MEAN),
         "no blocks": lambda vit: len(vit.blocks) == 0,
     }
-    reasons = [reason for reason, holds in checks.items() if holds(backbone)]
+    parts = [part for part, holds in checks.items() if holds(backbone)]
     if len(backbone.blocks):
-        reasons += why_not_plain_block(backbone.blocks[0])
-    return reasons
+        parts += unsupported_block_parts(backbone.blocks[0])  # all blocks of a ViT are alike
+    return parts
 
 
-def why_not_plain_block(block: Any) -> list[str]:
-    """The same for a block; all blocks of a ViT are alike."""
+def unsupported_block_parts(block: Any) -> list[str]:
+    """Returns, in words, the parts of a block that the encoder cannot represent."""
     if type(block) is not Block or type(block.attn) is not Attention:
         return [f"other blocks ({type(block).__name__})"]
     checks = {
@@ -83,11 +84,11 @@ def why_not_plain_block(block: Any) -> list[str]:
         "queries, keys and values without bias": block.attn.qkv.bias is None,
         "norms other than LayerNorm": not isinstance(block.norm1, nn.LayerNorm),
     }
-    return [reason for reason, holds in checks.items() if holds]
+    return [part for part, holds in checks.items() if holds]
 
 
 def backbone_fields(backbone: VisionTransformer) -> dict[str, Any]:
-    """The fields of `StellarConfig` that describe a plain ViT."""
+    """Returns the fields of `StellarConfig` that describe a plain ViT."""
     block: Any = backbone.blocks[0]
     side = backbone.patch_embed.patch_size[0]
     scale = block.ls1.gamma if isinstance(block.ls1, LayerScale) else None
@@ -104,10 +105,10 @@ def backbone_fields(backbone: VisionTransformer) -> dict[str, Any]:
 
 
 def backbone_weights(backbone: VisionTransformer) -> dict[str, Tensor]:
-    """The state dict of a plain ViT for the encoder, whose input is ImageNet-normalized.
+    """Returns the state dict of a plain ViT for the encoder, whose input is ImageNet-normalized.
 
-    A backbone that was trained with another mean and standard deviation sees the same pixels afterwards: the
-    difference is an affine map per channel, which goes into the patch projection exactly.
+    Some backbones were trained with another mean and standard deviation. The difference is an affine map per channel,
+    which the patch projection absorbs exactly: such a backbone still sees the pixels it was trained on.
     """
     weights = {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
     trained_with: dict[str, Any] = dict(backbone.pretrained_cfg)  # type: ignore[arg-type]  # timm sets it on the module
@@ -119,7 +120,17 @@ def backbone_weights(backbone: VisionTransformer) -> dict[str, Tensor]:
 
 
 def fold_normalization(kernel: Tensor, bias: Tensor, mean: Any, std: Any) -> tuple[Tensor, Tensor]:
-    """Projection `(d, 3, p, p)` and bias of pixels normalized with `mean` and `std`, for ImageNet-normalized ones."""
+    """Rewrites a patch projection for ImageNet-normalized pixels.
+
+    Args:
+        kernel: Weight for pixels normalized with `mean` and `std`, `(d, 3, p, p)`.
+        bias: Bias for such pixels, `(d,)`.
+        mean: Mean of each channel that the backbone was trained with.
+        std: Standard deviation of each channel that the backbone was trained with.
+
+    Returns:
+        Weight and bias for ImageNet-normalized pixels.
+    """
     mean, std, our_mean, our_std = (
         torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std, IMAGENET_MEAN, IMAGENET_STD)
     )

@@ -12,58 +12,59 @@ from .pretrained_names import published_config, resolve_pretrained
 
 @strict
 class StellarConfig(PreTrainedConfig):
-    """Configuration of a [`StellarModel`]; the defaults are those of the published stellar-b16.
+    """The configuration of a [`StellarModel`]. Its defaults are those of the published stellar-b16.
 
     STELLAR (arXiv 2602.01905) writes an image as a low-rank product `Z = L S` of localization and semantics.
 
     Args:
         hidden_size: Width `d` of the encoder and of each sparse token.
         num_hidden_layers: Number of encoder blocks.
-        num_attention_heads: Attention heads of an encoder block; divides `hidden_size`.
+        num_attention_heads: Number of attention heads of an encoder block; it divides `hidden_size`.
         intermediate_size: Width of an encoder block's MLP; None means `4 * hidden_size`.
-        image_size: Side in pixels of the square image whose grid the position embeddings are stored for.
-            Other sizes are encoded by resampling them.
-        patch_size: Side of a patch in pixels; divides `image_size`.
-        num_channels: Channels of an image; 3, as the ImageNet normalization inside the model is for RGB.
-        layer_norm_eps: Epsilon of every LayerNorm, in encoder and decoder.
-        layer_scale_init_value: Initial layer scale of the encoder's blocks (DINOv2 has one); None for none.
+        image_size: Side in pixels of the square image whose position embeddings are stored. For other sizes the model
+            resamples them.
+        patch_size: Side of a patch in pixels; it divides `image_size`.
+        num_channels: Number of channels of an image; 3, because the normalization inside the model is for RGB.
+        layer_norm_eps: Epsilon of every LayerNorm in encoder and decoder.
+        layer_scale_init_value: Initial layer scale of the encoder's blocks, as in DINOv2; None means no layer scale.
         initializer_range: Standard deviation of newly initialized weights.
         num_sparse_tokens: Number `r` of sparse tokens, which is the rank of the factorization.
-        spatial_temp: Temperature of the softmax over tokens that gives `L` (paper: tau = 0.06).
+        spatial_temp: Temperature of the softmax over tokens that gives `L` (tau in the paper, 0.06).
         use_decoder: Whether the model has a decoder; `from_pretrained(..., decoder=False)` turns it off.
-        decoder_hidden_size: Width of the decoder; even, as its position code is pairs of sine and cosine.
+        decoder_hidden_size: Width of the decoder; even, because its position code is pairs of sine and cosine.
         decoder_num_hidden_layers: Number of decoder blocks.
-        decoder_num_attention_heads: Attention heads of a decoder block; divides `decoder_hidden_size`.
+        decoder_num_attention_heads: Number of attention heads of a decoder block; it divides `decoder_hidden_size`.
         decoder_intermediate_size: Width of a decoder block's MLP; None means `4 * decoder_hidden_size`.
-        reconstruction_head: "vq" predicts codes of the MaskGIT-VQGAN, "pixel" predicts RGB patches.
-        use_tokenizer: Whether a "vq" model carries the VQGAN's pixel decoder; without it `decode` cannot run.
+        reconstruction_head: Kind of head. "vq" predicts codes of the MaskGIT-VQGAN, "pixel" predicts RGB patches.
+        use_tokenizer: Whether a "vq" model has the VQGAN's pixel decoder, which `decode` needs.
         codebook_size: Number of codes of the VQGAN.
-        tokenizer_hidden_channels: Base channels of the VQGAN.
-        tokenizer_channel_mult: Channel multiple of each of its levels; it upsamples by `2 ** (levels - 1)`.
-        tokenizer_num_res_blocks: Residual blocks per level.
-        tokenizer_embed_dim: Numbers in a code.
-        num_prototypes: Prototypes `K` of each clustering head (pretraining only).
-        prototype_dim: Width of a prototype (pretraining only).
-        prototype_hidden_size: Hidden width of the clustering heads' MLP (pretraining only).
-        teacher_momentum: Momentum of the EMA teacher, None for no teacher (pretraining only, as all that follows).
-        teacher_momentum_schedule: "constant", or "cosine" from `teacher_momentum` to 1 over the run.
+        tokenizer_hidden_channels: Number of channels of the VQGAN's first level.
+        tokenizer_channel_mult: Factor on the channels for each level of the VQGAN, which upsamples by
+            `2 ** (levels - 1)`.
+        tokenizer_num_res_blocks: Number of residual blocks per level of the VQGAN.
+        tokenizer_embed_dim: Number of values in a code.
+        num_prototypes: Number `K` of prototypes of each clustering head (this and all following are for pretraining).
+        prototype_dim: Width of a prototype.
+        prototype_hidden_size: Hidden width of the clustering heads' MLP.
+        teacher_momentum: Momentum of the EMA teacher; None means no teacher.
+        teacher_momentum_schedule: Course of the momentum: "constant", or "cosine" from `teacher_momentum` to 1.
         reconstruction_weight: Weight of the reconstruction loss; None means 0.05 for "vq" and 10 for "pixel" heads, 0
             switches reconstruction off.
-        koleo_weight: Weight of KoLeo, which spreads an image's tokens; 0 switches it off.
-        mask_ratio: Share of the patches hidden in masked views; None switches masked views off.
-        mask_strategy: Which patches are kept: "uniform" noise, "focal" (around a random centre with
-            `focal_probability`, else uniform), or "block" (one square).
+        koleo_weight: Weight of KoLeo, which spreads the tokens of an image; 0 switches it off.
+        mask_ratio: Share of the patches that masked views hide; None switches masked views off.
+        mask_strategy: Choice of the patches that masked views keep: "uniform" is random, "focal" is around a random
+            centre with `focal_probability` and else uniform, "block" is one square.
         focal_probability: Share of masked views that are focal.
-        use_matching: Whether tokens are matched to target tokens by optimal transport; else by their order.
-        use_cls_head: Whether cls has a clustering head of its own; local views need it.
+        use_matching: Whether optimal transport matches tokens to target tokens; otherwise their order does.
+        use_cls_head: Whether cls has a clustering head of its own, which local views need.
         use_local_views: Whether small local views are encoded.
-        use_global_align: Whether a second global view is encoded unmasked, each view predicting the other.
-        sinkhorn_temp: Temperature of the scores that are assigned to prototypes.
-        sinkhorn_num_iters: Iterations of the assignment.
-        sinkhorn_scale: Power of its column sums; below 1 prototypes are balanced less.
+        use_global_align: Whether a second global view is encoded unmasked, and each view predicts the other.
+        sinkhorn_temp: Temperature of the scores that assign targets to prototypes.
+        sinkhorn_num_iters: Number of iterations of the assignment.
+        sinkhorn_scale: Power of the assignment's column sums; below 1 prototypes are balanced less.
         prototype_temp: Temperature of the predicted distribution over prototypes.
-        matching_epsilon: Weight of the entropy when tokens are matched.
-        matching_num_iters: Iterations of the matching.
+        matching_epsilon: Weight of the entropy in the matching of tokens.
+        matching_num_iters: Number of iterations of the matching.
 
     Raises:
         StrictDataclassFieldValidationError: if a value has the wrong type.
@@ -143,32 +144,39 @@ class StellarConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
-        """Load by name ("stellar-tiny"), from a folder, or from a Hub repository; a folder wins."""
+        """Loads a configuration by name ("stellar-tiny"), from a folder, or from a Hub repository.
+
+        A folder of the same name is preferred.
+        """
         fields = published_config(pretrained_model_name_or_path)
         if fields is not None:
             return cls.from_dict(fields, **kwargs)
-        # Not through super(), whose `from_pretrained` drops the token in transformers 5.17.
+        # Not through super(): in transformers 5.17 its `from_pretrained` drops the token.
         config_dict, unused = cls.get_config_dict(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
         return cls.from_dict(config_dict, **unused)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """Build a configuration from a dictionary, refusing one that says it is of another model type."""
+        """Builds a configuration from a dictionary.
+
+        Raises:
+            ValueError: if the dictionary is the configuration of another model type.
+        """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r} model; "
-                "load it with transformers.AutoModel, or name a STELLAR checkpoint"
+                f"model_type must be {cls.model_type!r}, got {model_type!r}: "
+                "load this model with transformers.AutoModel, or name a STELLAR checkpoint"
             )
         if "models" in config_dict and "model_type" not in config_dict:
             raise ValueError(
-                "this config.json lists the original STELLAR files and is not a transformers configuration; "
-                f"load one of its models by name: {', '.join(sorted(config_dict['models']))}"
+                "this config.json lists original STELLAR files and is not a transformers configuration: "
+                f"load one of its models by name, {', '.join(sorted(config_dict['models']))}"
             )
         return super().from_dict(config_dict, **kwargs)
 
     def validate_positive_sizes(self) -> None:
-        """Every count and size is at least 1, every temperature and epsilon above 0."""
+        """Raises ValueError unless every count and size is at least 1, and every temperature and epsilon above 0."""
         counts = (
             "hidden_size",
             "num_attention_heads",
@@ -194,60 +202,61 @@ class StellarConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         temperatures = ("spatial_temp", "sinkhorn_temp", "prototype_temp")
         for name in (*temperatures, "layer_norm_eps", "matching_epsilon", "sinkhorn_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     def validate_encoder(self) -> None:
-        """The encoder's sizes fit each other."""
-        self.validate_positive_sizes()  # validators run in the order of their names, and what follows divides
+        """Raises ValueError unless the encoder's sizes fit each other."""
+        self.validate_positive_sizes()  # validators run in the order of their names, and the following lines divide
         if self.num_channels != 3:
             raise ValueError(f"num_channels must be 3 (the normalization is for RGB), got {self.num_channels}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+                f"hidden_size must be a multiple of num_attention_heads {self.num_attention_heads}, "
+                f"got {self.hidden_size}"
             )
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+            raise ValueError(f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}")
 
     def validate_decoder(self) -> None:
-        """The decoder's sizes fit each other."""
+        """Raises ValueError unless the sizes of decoder and tokenizer fit each other."""
         self.validate_positive_sizes()
         if self.decoder_hidden_size % self.decoder_num_attention_heads:
             raise ValueError(
-                f"decoder_hidden_size {self.decoder_hidden_size} is not divisible by "
-                f"decoder_num_attention_heads {self.decoder_num_attention_heads}"
+                f"decoder_hidden_size must be a multiple of decoder_num_attention_heads "
+                f"{self.decoder_num_attention_heads}, got {self.decoder_hidden_size}"
             )
         if self.decoder_hidden_size % 2:
             raise ValueError(f"decoder_hidden_size must be even, got {self.decoder_hidden_size}")
         if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
-            raise ValueError(f"tokenizer_channel_mult must hold values >= 1, got {self.tokenizer_channel_mult}")
+            raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {self.tokenizer_channel_mult}")
         if self.tokenizer_hidden_channels % 32:
             raise ValueError(
-                "tokenizer_hidden_channels must be a multiple of 32, the groups of its GroupNorm, "
+                "tokenizer_hidden_channels must be a multiple of 32, the number of groups of its GroupNorm, "
                 f"got {self.tokenizer_hidden_channels}"
             )
 
     def validate_teacher(self) -> None:
-        """The EMA momentum is a weight between 0 and 1."""
+        """Raises ValueError unless the EMA momentum is None or in [0, 1]."""
         if self.teacher_momentum is not None and not 0 <= self.teacher_momentum <= 1:
-            raise ValueError(f"teacher_momentum must be None or within [0, 1], got {self.teacher_momentum}")
+            raise ValueError(f"teacher_momentum must be None or in [0, 1], got {self.teacher_momentum}")
 
     def validate_pretraining(self) -> None:
-        """Switches and weights of pretraining are in range and fit each other."""
+        """Raises ValueError unless switches and weights of pretraining are in range and fit each other."""
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be None (no masked views) or within [0, 1), got {self.mask_ratio}")
+            raise ValueError(f"mask_ratio must be None (no masked views) or in [0, 1), got {self.mask_ratio}")
         if not 0 <= self.focal_probability <= 1:
-            raise ValueError(f"focal_probability must be within [0, 1], got {self.focal_probability}")
+            raise ValueError(f"focal_probability must be in [0, 1], got {self.focal_probability}")
         for name in ("reconstruction_weight", "koleo_weight"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:  # `not`, as NaN is neither
-                raise ValueError(f"{name} must not be negative, got {value}")
+            if value is not None and not value >= 0:  # `not`, because NaN is neither
+                raise ValueError(f"{name} must be at least 0, got {value}")
         if self.use_local_views and not self.use_cls_head:
             raise ValueError(
-                "use_local_views=True needs use_cls_head=True, as local views are compared by their cls alone; "
+                "use_local_views=True needs use_cls_head=True, because local views are compared by their cls alone: "
                 "set use_local_views=False"
             )
 

@@ -1,6 +1,7 @@
-"""The encoder: timm's plain ViT with learned sparse tokens appended after the patches."""
+"""The encoder: timm's plain ViT with learned sparse tokens after the patches, and its intermediate features."""
 
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,11 +17,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize_pixels(pixel_values: Tensor, dtype: torch.dtype) -> Tensor:
-    """RGB in [0, 1] (or uint8) to ImageNet-normalized values, computed in float32, then cast.
+    """Normalizes RGB with ImageNet's mean and standard deviation, in float32, and casts the result.
 
     Args:
-        pixel_values: `(B, 3, H, W)`, floats in [0, 1] or uint8 in 0..255.
-        dtype: The dtype of the result.
+        pixel_values: Images, `(B, 3, H, W)`, floats in [0, 1] or uint8 in 0..255.
+        dtype: Type of the result.
+
+    Returns:
+        Normalized images, `(B, 3, H, W)`.
     """
     if pixel_values.dtype == torch.uint8:
         pixel_values = pixel_values.float() / 255
@@ -31,18 +35,18 @@ def normalize_pixels(pixel_values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def mlp_ratio(intermediate_size: int | None, hidden_size: int) -> float:
-    """The ratio from which timm computes exactly `intermediate_size` (it truncates `hidden_size * ratio`)."""
+    """Returns a ratio from which timm, which truncates `hidden_size * ratio`, computes exactly `intermediate_size`."""
     assert intermediate_size is not None, "StellarConfig fills it in"
     return (intermediate_size + 0.5) / hidden_size
 
 
 class StellarEncoder(VisionTransformer):
-    """Plain pre-norm ViT over `[cls, n patches, r sparse tokens]`.
+    """A plain pre-norm ViT over the sequence `[cls, n patches, r sparse tokens]`.
 
-    Position embeddings are added to cls and patches; sparse tokens have none, which makes them a set.
+    Position embeddings are added to cls and patches. Sparse tokens have none, which makes them a set.
 
     Args:
-        config: A `StellarConfig`.
+        config: The model's configuration.
     """
 
     # timm leaves these out in variants without positions or cls; this one has both.
@@ -71,9 +75,9 @@ class StellarEncoder(VisionTransformer):
         self.sparse_tokens = nn.Parameter(torch.empty(config.num_sparse_tokens, config.hidden_size))
 
     def positions(self, grid_size: tuple[int, int]) -> Tensor:
-        """Position embeddings of cls and of the patches of a grid `(h, w)`, `(1, 1 + h w, d)`.
+        """Returns the position embeddings of cls and of the patches of a grid `(h, w)`, `(1, 1 + h w, d)`.
 
-        Those of the patches are resampled from the stored grid: bicubic, not antialiased, in float32.
+        The patches' embeddings are resampled from the stored grid: bicubic, not antialiased, in float32.
         """
         return resample_abs_pos_embed(
             self.pos_embed,
@@ -84,9 +88,15 @@ class StellarEncoder(VisionTransformer):
         )
 
     def embed(self, pixel_values: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Normalized pixels `(B, 3, H, W)` to the sequence `[cls, patches, sparse]`, `(B, 1 + n + r, d)`.
+        """Builds the input of the first block.
 
-        `positions` are those of the pixels' grid where they are known already, as in an exported graph of fixed size.
+        Args:
+            pixel_values: Normalized images, `(B, 3, H, W)`.
+            positions: Position embeddings of the images' grid, where they are known already, as in an exported graph
+                of fixed size; None computes them.
+
+        Returns:
+            The sequence `[cls, patches, sparse tokens]`, `(B, 1 + n + r, d)`.
         """
         patches = self.patch_embed.proj(pixel_values)  # (B, d, h, w)
         batch_size, _, height, width = patches.shape
@@ -97,7 +107,7 @@ class StellarEncoder(VisionTransformer):
         return torch.cat([tokens, self.sparse_tokens.expand(batch_size, -1, -1)], dim=1)
 
     def run_blocks(self, tokens: Tensor) -> Tensor:
-        """All blocks and the final norm over a sequence `(B, tokens, d)`, with checkpointing if it is on."""
+        """Runs all blocks and the final norm over a sequence `(B, tokens, d)`, with checkpointing if it is on."""
         for block in self.blocks:
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens)
@@ -106,12 +116,83 @@ class StellarEncoder(VisionTransformer):
         return self.norm(tokens)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A sequence `(B, 1 + n + r, d)` to cls `(B, 1, d)`, patches `(B, n, d)` and sparse `(B, r, d)`."""
+        """Splits a sequence `(B, 1 + n + r, d)` into cls `(B, 1, d)`, patches `(B, n, d)` and sparse `(B, r, d)`."""
         num_sparse_tokens = self.sparse_tokens.shape[0]
         num_patches = tokens.shape[1] - 1 - num_sparse_tokens
         cls_token, patches, sparse = tokens.split([1, num_patches, num_sparse_tokens], dim=1)
         return cls_token, patches, sparse
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalized pixels `(B, 3, H, W)` to cls `(B, 1, d)`, patches `(B, n, d)` and sparse `(B, r, d)`."""
+        """Encodes normalized images `(B, 3, H, W)` to cls `(B, 1, d)`, patches `(B, n, d)` and sparse `(B, r, d)`."""
         return self.split(self.run_blocks(self.embed(pixel_values)))
+
+
+def take_indices(num_blocks: int, indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
+    """Returns block numbers, ascending, for the `indices` of timm's `forward_intermediates`.
+
+    Args:
+        num_blocks: Number of the encoder's blocks.
+        indices: None for all blocks, an integer `n` for the last `n`, or a list of block numbers, which may count from
+            the end.
+
+    Raises:
+        ValueError: if a block does not exist.
+    """
+    if indices is None:
+        return list(range(num_blocks))
+    if isinstance(indices, int):
+        if not 1 <= indices <= num_blocks:
+            raise ValueError(f"indices={indices} must be between 1 and {num_blocks}, the number of blocks")
+        return list(range(num_blocks - indices, num_blocks))
+    resolved = [index + num_blocks if index < 0 else index for index in indices]
+    for given, index in zip(indices, resolved, strict=True):
+        if not 0 <= index < num_blocks:
+            raise ValueError(f"indices has block {given}, but the model has blocks 0 to {num_blocks - 1}")
+    return sorted(set(resolved))
+
+
+def collect_intermediates(
+    encoder: StellarEncoder, pixel_values: Tensor, wanted: list[int], norm: bool, stop_early: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Runs the blocks over normalized images and keeps the sequences after some of them.
+
+    Args:
+        encoder: The encoder.
+        pixel_values: Normalized images, `(B, 3, H, W)`.
+        wanted: Numbers of the blocks whose outputs are kept, ascending.
+        norm: Whether to apply the final norm to each output that is kept.
+        stop_early: Whether to stop after the last wanted block.
+
+    Returns:
+        The sequence after the last block that ran, before the final norm, and the list of kept sequences, each
+        `(B, 1 + n + r, d)`.
+    """
+    tokens = encoder.embed(pixel_values)
+    collected: list[Tensor] = []
+    last = wanted[-1] if stop_early and wanted else len(encoder.blocks) - 1
+    for index, block in enumerate(islice(encoder.blocks, last + 1)):
+        tokens = block(tokens)
+        if index in wanted:
+            collected.append(encoder.norm(tokens) if norm else tokens)
+    return tokens, collected
+
+
+def format_intermediates(
+    collected: list[tuple[Tensor, Tensor, Tensor]],
+    grid_size: tuple[int, int],
+    output_fmt: str,
+    return_prefix_tokens: bool,
+) -> list[Any]:
+    """Returns the patches of each sequence as timm does: maps `(B, d, h, w)` for "NCHW", else `(B, n, d)`.
+
+    Args:
+        collected: Sequences, each split into cls, patches and sparse tokens.
+        grid_size: Rows and columns `(h, w)` of the patches.
+        output_fmt: "NCHW" or "NLC".
+        return_prefix_tokens: Whether to pair the patches with cls, `(B, 1, d)`.
+    """
+    formatted: list[Any] = []
+    for cls_token, patches, _ in collected:
+        features = patches.transpose(1, 2).unflatten(2, grid_size) if output_fmt == "NCHW" else patches
+        formatted.append((features, cls_token) if return_prefix_tokens else features)
+    return formatted

@@ -1,4 +1,4 @@
-"""The low-rank factorization of STELLAR: where each token is (`L`), and the dense map that follows (`Z = L S`).
+"""The low-rank factorization of STELLAR: where each token is (`L`), and the dense map `Z = L S`.
 
 Paper: arXiv 2602.01905, section 3. Shapes: `B` images, `n` patches, `r` sparse tokens, `d` encoder width.
 """
@@ -12,10 +12,10 @@ NORMALIZATION_EPS = 1e-7
 
 
 def localize(query: Tensor, key: Tensor, temperature: float) -> Tensor:
-    """Soft assignment of each patch to the tokens: `softmax_r(cos(query, key) / temperature)`.
+    """Assigns each patch softly to the tokens: `softmax_r(cos(query, key) / temperature)`.
 
-    Computed in at least float32 and returned so, also under autocast: with a temperature of 0.06 the logits reach
-    +-17, where bfloat16 has steps of 0.06 to 0.12 and would move the weights by as much in relative terms.
+    The computation and its result are at least float32, also under autocast. With a temperature of 0.06 the logits
+    reach +-17, where bfloat16 has steps of 0.06 to 0.12 and would move the weights by the same relative amount.
 
     Args:
         query: Projected patch features, `(B, n, d)`.
@@ -23,7 +23,7 @@ def localize(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         temperature: Softmax temperature, above 0.
 
     Returns:
-        `L`, `(B, n, r)` in [0, 1]; every row sums to 1.
+        `L`, `(B, n, r)` in [0, 1]. Every row sums to 1.
     """
     with maybe_autocast(device_type=query.device.type, enabled=False):
         working = torch.promote_types(query.dtype, torch.float32)
@@ -34,15 +34,15 @@ def localize(query: Tensor, key: Tensor, temperature: float) -> Tensor:
 
 
 def low_rank_product(localization: Tensor, semantics: Tensor) -> Tensor:
-    """The dense map `Z = L S`: `(B, n, r) @ (B, r, d) -> (B, n, d)`, a matrix of rank at most `r` per image."""
+    """Returns the dense map `Z = L S`, `(B, n, r) @ (B, r, d) -> (B, n, d)`, of rank at most `r` per image."""
     return localization @ semantics
 
 
 class StellarLocalization(nn.Module):
-    """The two projections in whose space patches are compared with tokens.
+    """The two projections into the space where patches are compared with tokens.
 
     Args:
-        hidden_size: Encoder width `d`.
+        hidden_size: Width `d` of the encoder.
         spatial_temp: Temperature of the softmax over tokens.
     """
 
@@ -53,6 +53,6 @@ class StellarLocalization(nn.Module):
         self.sparse_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, patch_features: Tensor, semantics: Tensor) -> Tensor:
-        """Patches `(B, n, d)` and tokens `(B, r, d)` to `L`, `(B, n, r)`, in the tokens' dtype."""
+        """Returns `L`, `(B, n, r)`, of patches `(B, n, d)` and tokens `(B, r, d)`, in the dtype of the tokens."""
         localization = localize(self.dense_proj(patch_features), self.sparse_proj(semantics), self.spatial_temp)
         return localization.to(semantics.dtype)

@@ -1,4 +1,4 @@
-"""Images of every common kind to RGB tensors: paths, PIL images, arrays, tensors."""
+"""Reading images of every common kind as RGB tensors: paths, PIL images, arrays, tensors."""
 
 import os
 import struct
@@ -17,22 +17,24 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 MAX_16_BIT = 65535
+ORIENTATION_TAG = 0x0112  # EXIF
+SIDEWAYS_ORIENTATIONS = (5, 6, 7, 8)  # values of the tag for images whose height and width change places
 
 
 def load_rgb(source: ImageInput) -> Tensor:
-    """Any image to RGB, `(3, H, W)`, uint8 or, where the source holds floats, float32 in [0, 1].
+    """Reads any image as RGB, `(3, H, W)`, uint8 or, if the source holds floats, float32 in [0, 1].
 
-    EXIF orientation is applied; grey and palette images become RGB; alpha is composited on white; 16 bits are scaled
-    to 8; CMYK is converted. Arrays are `(H, W)` or `(H, W, C)`, tensors `(H, W)` or `(C, H, W)`, the other channel
-    order being taken where only it makes sense; `C` is 1, 2 (grey and alpha), 3 or 4.
+    EXIF orientation is applied. Grey, palette and CMYK images become RGB. Alpha is composited on white. 16 bits are
+    scaled to 8.
 
     Args:
-        source: Path, PIL image, array or tensor.
+        source: A path, a PIL image, an array `(H, W)` or `(H, W, C)`, or a tensor `(H, W)` or `(C, H, W)`. `C` is 1,
+            2 (grey and alpha), 3 or 4; if only the other order of dimensions fits, that order is used.
 
     Raises:
         FileNotFoundError: if the path does not exist.
         TypeError: if the source is of another type, or holds values of another type.
-        ValueError: if the file is no readable image (it is named), or shape or values do not fit.
+        ValueError: if the file cannot be read as an image (it is named), or shape or values do not fit.
     """
     if isinstance(source, str | os.PathLike):
         return pil_to_rgb(open_image(source), name=str(source))
@@ -45,11 +47,11 @@ def load_rgb(source: ImageInput) -> Tensor:
 
 
 def open_image(path: str | os.PathLike) -> Image.Image:
-    """Open and decode an image file completely, EXIF orientation applied.
+    """Reads an image file completely and applies its EXIF orientation.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read as an image: damaged, cut short, too large, or something else.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it cannot be read as an image: it is damaged, cut short, too large, or of another kind.
     """
     if not Path(path).is_file():
         kind = " (it is a folder)" if Path(path).is_dir() else ""
@@ -63,7 +65,15 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 
 
 def decode_image(image: Image.Image, name: str) -> Image.Image:
-    """Read all of an image that may have been opened only, EXIF orientation applied; `name` stands in the error."""
+    """Decodes an image that may only have been opened, and applies its EXIF orientation.
+
+    Args:
+        image: The image.
+        name: Name of the image in errors.
+
+    Raises:
+        ValueError: if it cannot be decoded.
+    """
     try:
         image.load()
         return ImageOps.exif_transpose(image)
@@ -71,8 +81,25 @@ def decode_image(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
 
+def upright_size(image: Image.Image, name: str = "the image") -> tuple[int, int]:
+    """Returns an image's height and width after its EXIF orientation is applied, without decoding it.
+
+    Args:
+        image: An image that was opened with `Image.open`.
+        name: Name of the image in errors.
+
+    Raises:
+        ValueError: if its header cannot be read.
+    """
+    try:
+        sideways = image.getexif().get(ORIENTATION_TAG) in SIDEWAYS_ORIENTATIONS
+    except UNREADABLE as error:
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
 def pil_to_rgb(image: Image.Image, name: str = "the image") -> Tensor:
-    """A decoded PIL image of any mode to `(3, H, W)`, uint8 (float32 for mode F)."""
+    """Converts a decoded PIL image of any mode to RGB, `(3, H, W)`, uint8, or float32 for mode F."""
     if image.mode.startswith("I") or image.mode == "F":
         return wide_grey_to_rgb(np.asarray(image), name)
     if image.has_transparency_data:
@@ -83,19 +110,28 @@ def pil_to_rgb(image: Image.Image, name: str = "the image") -> Tensor:
 
 
 def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:
-    """Grey of 16 or 32 bits, or float: integers are read as 16-bit, floats as [0, 1]."""
+    """Converts grey values of 16 or 32 bits, or floats, to RGB: integers are read as 16-bit, floats as [0, 1]."""
     if values.dtype.kind == "f":
         return array_to_rgb(values, name)
     if values.min(initial=0) < 0 or values.max(initial=0) > MAX_16_BIT:
         raise ValueError(
-            f"{name} holds integers from {values.min()} to {values.max()}, which fit neither 8 nor 16 bits; "
-            "scale them to [0, 1] floats first"
+            f"{name} has integers from {values.min()} to {values.max()}, allowed are 0 to {MAX_16_BIT}: "
+            "convert it to floats in [0, 1] first"
         )
     return array_to_rgb(values.astype(np.uint16), name)
 
 
 def array_to_rgb(values: np.ndarray | Tensor, name: str = "the image") -> Tensor:
-    """An array or tensor, grey or with 1 to 4 channels, to `(3, H, W)`, uint8 or float32; `name` stands in errors."""
+    """Converts an array or tensor, grey or with 1 to 4 channels, to RGB, `(3, H, W)`, uint8 or float32.
+
+    Args:
+        values: The image.
+        name: Name of the image in errors.
+
+    Raises:
+        TypeError: if the values are not uint8, uint16, bool or floating point.
+        ValueError: if the shape is not that of an image, or floats are not in [0, 1].
+    """
     from_numpy = isinstance(values, np.ndarray)
     if isinstance(values, np.ndarray) and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
@@ -107,7 +143,7 @@ def array_to_rgb(values: np.ndarray | Tensor, name: str = "the image") -> Tensor
     elif tensor.ndim == 3:
         axis = next((axis for axis in channels_last_first if 1 <= shape[axis] <= 4), None)
         if axis is None:
-            raise ValueError(f"an image must have 1 to 4 channels, first or last, got shape {shape}")
+            raise ValueError(f"an image must have 1 to 4 channels in its first or last dimension, got shape {shape}")
         tensor = tensor.movedim(axis, 0)
     else:
         raise ValueError(f"an image must have 2 or 3 dimensions, got shape {shape}; pass a batch as a list")
@@ -119,7 +155,7 @@ def array_to_rgb(values: np.ndarray | Tensor, name: str = "the image") -> Tensor
 
 
 def as_tensor(values: np.ndarray | Tensor) -> Tensor:
-    """Allowed element types: uint8, bool (black and white) and floats, the latter as float32."""
+    """Returns a tensor of uint8 (bool becomes 0 and 255) or float32 (all floats); other types are refused."""
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "fbu" or (values.dtype.kind == "u" and values.dtype != np.uint8):
             raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
@@ -134,13 +170,13 @@ def as_tensor(values: np.ndarray | Tensor) -> Tensor:
 
 
 def sixteen_to_eight_bits(values: Any) -> Tensor:
-    """0..65535 to 0..255, rounded."""
+    """Scales 0..65535 to 0..255 and rounds."""
     wide = torch.from_numpy(np.asarray(values).astype(np.int64))
     return ((wide * 255 + MAX_16_BIT // 2) // MAX_16_BIT).to(torch.uint8)
 
 
 def flatten_channels(tensor: Tensor) -> Tensor:
-    """1, 2, 3 or 4 channels (the second or fourth being alpha) to RGB on white."""
+    """Converts 1, 2, 3 or 4 channels to RGB; the second of two and the fourth of four are alpha, put on white."""
     channels = tensor.shape[0]
     color = tensor[:1].expand(3, -1, -1) if channels <= 2 else tensor[:3]
     if channels in (1, 3):

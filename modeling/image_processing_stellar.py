@@ -1,4 +1,4 @@
-"""The image processor: images of any kind to `pixel_values` in [0, 1], and `L`'s maps back onto the image."""
+"""The image processor: from images of any kind to `pixel_values` in [0, 1], and from `L` back to the image's pixels."""
 
 import os
 from collections.abc import Sequence
@@ -22,17 +22,18 @@ from .pretrained_names import published_config, resolve_pretrained
 
 
 class StellarImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options of [`StellarImageProcessor`] beyond those of every image processor.
+    """Options of [`StellarImageProcessor`] that other image processors do not have.
 
     fit (`str`, *optional*, defaults to `"crop"`):
-        How the image meets the model's size: "crop" (shortest side to `size`, then the centre; the published
-        numbers), "aspect" (the whole image, sides rounded to the patch), "pad" (the whole image, with bars).
+        How the image is brought to the model's size. "crop" resizes the shortest side to `size` and keeps the centre,
+        as for the published numbers. "aspect" keeps the whole image and rounds its sides to the patch. "pad" keeps the
+        whole image and adds bars.
     patch_size (`int`, *optional*, defaults to 16):
-        Side of a patch in pixels; output sides are multiples of it.
+        Side of a patch in pixels. Output sides are multiples of it.
     fill_value (`float`, *optional*, defaults to 0.5):
-        Grey value in [0, 1] of the bars.
+        Grey value of the bars, in [0, 1].
     return_geometry (`bool`, *optional*, defaults to `False`):
-        Whether to add `original_sizes` and `crop_boxes`.
+        Whether to add `original_sizes` and `crop_boxes` to the output.
     """
 
     fit: str
@@ -42,13 +43,14 @@ class StellarImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class StellarImageProcessor(TorchvisionBackend):
-    """Prepares images for [`StellarModel`]: antialiased bicubic resize and centre crop, values in [0, 1].
+    """The image processor of [`StellarModel`]: antialiased bicubic resize and centre crop, values in [0, 1].
 
-    Normalization is not done here but inside the model, so that what `decode` returns lives in the space of
-    `pixel_values`. Accepts paths, PIL images, arrays and tensors, alone or in a list: EXIF orientation is applied,
-    alpha composited on white, grey, palette, CMYK and 16-bit images converted.
+    The model normalizes inside, not the processor, so that images from `decode` and `pixel_values` have the same
+    range. The processor accepts paths, PIL images, arrays and tensors, alone or in a list. It applies EXIF orientation,
+    composites alpha on white, and converts grey, palette, CMYK and 16-bit images.
 
-    Resizing always runs on the CPU in uint8 (float32 for float input), so that results do not depend on the device.
+    Resizing always runs on the CPU in uint8, or in float32 for float input, so that results do not depend on the
+    device.
 
     Example:
     ```python
@@ -81,19 +83,29 @@ class StellarImageProcessor(TorchvisionBackend):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
-        """Load by name ("stellar-b16"), from a folder, or from a Hub repository; a folder wins.
+        """Loads a processor by the model's name ("stellar-b16"), from a folder, or from a Hub repository.
 
-        For the published files, which bring none, it follows from the model's size.
+        A folder of the same name is preferred. The published original files have no processor: it is then built from
+        the model's size.
+
+        Args:
+            pretrained_model_name_or_path: Name of a model, a folder, or a repository id.
+            **kwargs: Settings to change, and options of `transformers.ImageProcessingMixin.from_pretrained`.
         """
         if published_config(pretrained_model_name_or_path) is not None:
             derived = cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path))
-            # By way of the dictionary: keywords that are no settings, such as a token, must not stay in the processor.
+            # Through the dictionary: keywords that are not settings, such as a token, must not stay in the processor.
             return cls.from_dict(derived.to_dict(), **kwargs)
         return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Self:
-        """The processor that fits a [`StellarConfig`]: shortest side `256 / 224` of its image size, centre crop."""
+        """Builds the processor of a [`StellarConfig`]: shortest side to `256 / 224` of its image size, centre crop.
+
+        Args:
+            config: The model's configuration.
+            **kwargs: Settings that differ from these.
+        """
         side = config.image_size
         options = {
             "size": {"shortest_edge": round(256 * side / 224)},
@@ -103,26 +115,27 @@ class StellarImageProcessor(TorchvisionBackend):
         return cls(**(options | kwargs))
 
     def __call__(self, images: ImageInput | Sequence[ImageInput], **kwargs: Any) -> BatchFeature:
-        """Prepare one image or several.
+        """Prepares one image or several.
 
         Args:
-            images: Paths, PIL images, arrays or tensors; one, a list, or a batch of rank 4.
-            **kwargs: Any setting of the processor for this call, and `return_tensors="pt"`. Without it, images that
-                come out in one size are stacked all the same.
+            images: A path, a PIL image, an array or a tensor; a list of these; or an array or tensor with a batch
+                dimension.
+            **kwargs: Settings of the processor for this call, and `return_tensors="pt"`, which raises an error if the
+                results have different sizes. Without it, results of different sizes are returned as a list.
 
         Returns:
-            `pixel_values`, `(B, 3, H, W)` in [0, 1]; with `return_geometry=True` also `original_sizes`, `(B, 2)`, and
-            `crop_boxes`, `(B, 4)`: top, left, bottom, right in the original's pixels.
+            A dictionary with `pixel_values`, `(B, 3, H, W)` in [0, 1]. With `return_geometry=True` also
+            `original_sizes`, `(B, 2)`, and `crop_boxes`, `(B, 4)`: top, left, bottom, right in the original's pixels.
 
         Raises:
             FileNotFoundError: if a path does not exist.
-            TypeError: if something is no image, or its values are of a wrong type.
+            TypeError: if an item is not an image, or its values have a wrong type.
             ValueError: if an image cannot be read (it is named), values are out of range, or settings do not fit.
         """
         return super().__call__(images, **kwargs)  # type: ignore[arg-type]  # it takes paths too
 
     def fetch_images(self, images: Any) -> Any:
-        """Paths are opened by `process_image`; here nothing is fetched."""
+        """Returns the images unchanged, because `process_image` opens paths."""
         return images
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[ImageInput]:
@@ -133,27 +146,27 @@ class StellarImageProcessor(TorchvisionBackend):
         else:
             flat = [images]
         if not flat:
-            raise ValueError("no images: pass at least one")
+            raise ValueError("images is empty: pass at least one image")
         if any(isinstance(image, list | tuple) for image in flat):
             raise TypeError("images must be one image or a flat list of images, got a list of lists")
         return flat
 
     def process_image(self, image: ImageInput, **kwargs: Any) -> Tensor:
-        """One image to RGB, `(3, H, W)`, uint8 or float32; see `load_rgb`."""
+        """Reads one image as RGB, `(3, H, W)`, uint8 or float32; see `load_rgb`."""
         return load_rgb(image).cpu()
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
         size = dict(kwargs["size"])
         if "shortest_edge" not in size:
-            raise ValueError(f'size must be {{"shortest_edge": pixels}}, got {size}; crop_size gives height and width')
+            raise ValueError(f'size must be {{"shortest_edge": pixels}}, got {size}; crop_size has height and width')
         if not 0 <= kwargs["fill_value"] <= 1:
-            raise ValueError(f"fill_value must lie in [0, 1], got {kwargs['fill_value']}")
+            raise ValueError(f"fill_value must be in [0, 1], got {kwargs['fill_value']}")
         crop_size, patch_size = kwargs["crop_size"], kwargs["patch_size"]
         if crop_size.height % patch_size or crop_size.width % patch_size:
             raise ValueError(
-                f"crop_size {(crop_size.height, crop_size.width)} must be multiples of the patch size {patch_size}"
+                f"crop_size must be multiples of the patch size {patch_size}, got {(crop_size.height, crop_size.width)}"
             )
-        # `_preprocess` refuses normalization; the base class would first ask for a mean.
+        # `_preprocess` refuses normalization, but the base class would first ask for a mean.
         super()._validate_preprocess_kwargs(**(kwargs | {"do_normalize": False}))
 
     def _preprocess(
@@ -173,7 +186,7 @@ class StellarImageProcessor(TorchvisionBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         if do_normalize:
-            raise ValueError("do_normalize must stay False: the model normalizes inside")
+            raise ValueError("do_normalize must be False, because the model normalizes inside")
         plans = [
             plan_geometry(image.shape, size, crop_size, fit, patch_size, do_resize, do_center_crop) for image in images
         ]
@@ -183,8 +196,8 @@ class StellarImageProcessor(TorchvisionBackend):
         same_shape = len({(image.shape, image.dtype) for image in fitted}) == 1
         if return_tensors is not None and not same_shape:
             raise ValueError(
-                f"the fitted images differ in size or type, {sorted({tuple(i.shape[1:]) for i in fitted})}: "
-                'they make no batch. Use fit="crop" or "pad", or process images of one size together'
+                f"the images have different sizes or types, {sorted({tuple(i.shape[1:]) for i in fitted})}, and cannot "
+                'be stacked: use fit="crop" or fit="pad", or process images of one size together'
             )
         data: dict[str, Any] = {"pixel_values": torch.stack(fitted) if same_shape else fitted}
         if return_geometry:
@@ -193,11 +206,11 @@ class StellarImageProcessor(TorchvisionBackend):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def geometry(self, image: ImageInput) -> ImageGeometry:
-        """How this processor, with its own settings, fits an image."""
+        """Returns how this processor, with its own settings, resizes and crops an image."""
         return self.geometry_of_shape(load_rgb(image).shape)
 
     def geometry_of_shape(self, image_shape: torch.Size) -> ImageGeometry:
-        """How this processor, with its own settings, fits an image `(3, H, W)`."""
+        """Returns how this processor, with its own settings, resizes and crops an image of shape `(3, H, W)`."""
         return plan_geometry(
             image_shape,
             self.size,
@@ -211,19 +224,20 @@ class StellarImageProcessor(TorchvisionBackend):
     def post_process_localization(
         self, localization: Tensor, original_sizes: Any, crop_boxes: Any, grid_size: tuple[int, int] | None = None
     ) -> list[Tensor]:
-        """Bring `L` to the original's pixels.
+        """Resamples `L` to the original's pixels.
 
         Args:
             localization: `L`, `(B, n, r)`.
-            original_sizes: `(B, 2)`, as `return_geometry=True` gives them.
-            crop_boxes: `(B, 4)`, likewise.
-            grid_size: `(h, w)`; needed where the grid is not square.
+            original_sizes: Height and width of each original, `(B, 2)`, from `return_geometry=True`.
+            crop_boxes: Box of each original that the model saw, `(B, 4)`, from `return_geometry=True`.
+            grid_size: Rows and columns `(h, w)` of the patches, which is `encoding.grid_size`; None means a square
+                grid.
 
         Returns:
-            One `(r, H, W)` float32 tensor per image, in [0, 1]; 0 outside of the crop box.
+            One float32 tensor `(r, H, W)` per image, in [0, 1], with 0 outside of the crop box.
 
         Raises:
-            ValueError: if `L` has another rank, or there is not one size and one box for each image.
+            ValueError: if `L` does not have three dimensions, or the numbers of images, sizes and boxes differ.
         """
         counts = (len(localization), len(original_sizes), len(crop_boxes))
         if localization.ndim != 3 or len(set(counts)) > 1:
@@ -242,27 +256,27 @@ class StellarImageProcessor(TorchvisionBackend):
         ]
 
     def overlay(self, image: ImageInput, localization: Tensor, token: int | None = None) -> Image.Image:
-        """Lay `L` over the original image, in its own pixels.
+        """Draws `L` over the original image, in its own pixels.
 
         Args:
-            image: The image that was encoded, prepared by this processor with its own settings.
-            localization: Its `L`, `(n, r)` or `(1, n, r)`.
-            token: The token whose map to show, from its lowest value (dim) to its highest (bright); None colours each
-                pixel by the token it belongs to most.
+            image: The image that was encoded, after this processor prepared it with its own settings.
+            localization: `L` of the image, `(n, r)` or `(1, n, r)`.
+            token: Number of the token whose map is drawn, from its lowest value (dim) to its highest (bright). None
+                gives each pixel the colour of its strongest token.
 
         Returns:
-            An RGB image of the original's size; what the model did not see is left dim.
+            An RGB image of the original's size. Parts that the model did not see are dim.
 
         Raises:
-            ValueError: if `L` is not of this image's grid, or there is no such token.
+            ValueError: if `L` does not fit this image's grid, or the token does not exist.
         """
         maps = localization[0] if localization.ndim == 3 and localization.shape[0] == 1 else localization
         plan = self.geometry(image)
         grid = (plan.output_size[0] // self.patch_size, plan.output_size[1] // self.patch_size)
         if maps.ndim != 2 or maps.shape[0] != grid[0] * grid[1]:
             raise ValueError(
-                f"localization of shape {tuple(localization.shape)} is not of this image's grid {grid}: "
-                f"pass (n, r) with n = {grid[0] * grid[1]}, from pixel_values of this processor"
+                f"localization must have shape (n, r) with n = {grid[0] * grid[1]}, for the grid {grid} of this image, "
+                f"got {tuple(localization.shape)}: encode the image with pixel_values of this processor"
             )
         pixels = load_rgb(image)
         if token is None:
@@ -279,19 +293,19 @@ def plan_geometry(
     do_resize: bool,
     do_center_crop: bool,
 ) -> ImageGeometry:
-    """The fitting of an image `(3, H, W)` under the processor's options."""
+    """Returns how an image of shape `(3, H, W)` is resized and cropped with these settings of a processor."""
     height, width = image_shape[-2:]
     output = (int(crop_size["height"]), int(crop_size["width"]))
     if fit == "crop" and not do_center_crop:
         output = (height, width)
         if do_resize:
-            raise ValueError('do_center_crop=False goes with do_resize=False; fit="aspect" keeps the whole image')
+            raise ValueError('do_center_crop=False needs do_resize=False; to keep the whole image, use fit="aspect"')
     shortest_edge = int(size["shortest_edge"]) if do_resize else None
     return fit_geometry((height, width), fit, shortest_edge, output, patch_size)
 
 
 def apply_geometry(image: Tensor, plan: ImageGeometry, fill_value: float) -> Tensor:
-    """Resize, crop and pad `(3, H, W)` as planned; antialiased bicubic, floats kept within [0, 1]."""
+    """Resizes, crops and pads an image `(3, H, W)` as planned: antialiased bicubic, floats clamped to [0, 1]."""
     if plan.resized_size != plan.original_size:
         image = tvF.resize(image, list(plan.resized_size), interpolation=InterpolationMode.BICUBIC, antialias=True)
         if image.is_floating_point():

@@ -1,4 +1,4 @@
-"""What `StellarModel.optimize_for_inference` does: tries on one block what may be faster, and keeps what is."""
+"""`StellarModel.optimize_for_inference`: it measures on one block what may be faster, and keeps what is faster."""
 
 import copy
 import statistics
@@ -14,15 +14,19 @@ from torch import Tensor, nn
 
 from .packed_linear import PackedLinear, can_pack
 
-ROUNDS = 5
-NUM_IMAGES = 4  # whose tokens a block is tried with: attention's share differs between one image and several
-WORTHWHILE = 0.97  # of the time before; less is noise
+NUM_ROUNDS = 5
+NUM_IMAGES = 4  # in the batch of a measurement: the share of attention differs between one image and several
+MAX_TIME_RATIO = 0.97  # a variant must take at most this share of the plain block's time; more may be noise
 MAX_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # relative, of a block's output
 
 
 @dataclass(frozen=True)
 class OptimizationReport:
-    """What was done to a model, one sentence each; printing it shows them line by line."""
+    """The changes that were made to a model; `print` shows one a line.
+
+    Attributes:
+        steps: One sentence for each change.
+    """
 
     steps: tuple[str, ...]
 
@@ -34,17 +38,22 @@ class OptimizationReport:
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run a transformer block."""
+    """A way to run a transformer block.
 
-    packed: bool  # linear layers packed for oneDNN, with GELU in the product
-    explicit_attention: bool  # two products and a softmax in place of the fused kernel
+    Attributes:
+        packed: Whether linear layers are packed for oneDNN, with GELU in the product.
+        explicit_attention: Whether attention is two products and a softmax instead of the fused kernel.
+    """
+
+    packed: bool
+    explicit_attention: bool
 
     def __str__(self) -> str:
         parts = ["linear layers packed for oneDNN"] * self.packed + ["attention not fused"] * self.explicit_attention
-        return " and ".join(parts) or "as they were"
+        return " and ".join(parts) or "not changed"
 
     def apply(self, block: nn.Module) -> None:
-        """Change a block of timm's in place."""
+        """Changes a block of timm in place."""
         if self.packed:
             pack_linears(block)
         for module in block.modules():
@@ -54,7 +63,7 @@ class Variant:
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Pack all linear layers below a module, in place; a GELU that follows one in an MLP goes into it."""
+    """Packs all linear layers below a module, in place. The GELU of an MLP becomes part of the layer before it."""
     for part in list(module.modules()):
         fuses = isinstance(part, Mlp) and isinstance(part.act, nn.GELU) and part.act.approximate == "none"
         for name, child in list(part.named_children()):
@@ -66,10 +75,10 @@ def pack_linears(module: nn.Module) -> None:
 
 
 def optimize(model: Any, dtype: torch.dtype | Literal["auto"] | None, compile: bool | None) -> OptimizationReport:
-    """Change a `StellarModel` in place; see its method for what the arguments mean.
+    """Changes a `StellarModel` in place; its method `optimize_for_inference` says what the arguments mean.
 
     Raises:
-        ValueError: if `dtype` is no floating type.
+        ValueError: if `dtype` is not a floating-point type.
     """
     if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f'dtype must be None, "auto" or a floating torch.dtype such as torch.bfloat16, got {dtype!r}')
@@ -88,24 +97,25 @@ def optimize(model: Any, dtype: torch.dtype | Literal["auto"] | None, compile: b
     if model.device.type == "cuda" if compile is None else compile:
         for blocks in parts.values():
             compile_blocks(blocks)
-        steps.append("blocks compiled: the first calls with a new kind of input take a while; keep to few image sizes")
+        steps.append("blocks are compiled: the first call with each new kind of input is slow, so use few image sizes")
     return OptimizationReport(tuple(steps))
 
 
 def choose_dtype(model: Any, dtype: torch.dtype | Literal["auto"] | None) -> str:
-    """Change the model's dtype as asked; what was done, in words."""
+    """Changes the model's dtype and returns a sentence about it."""
     before, name = model.dtype, str(model.dtype).removeprefix("torch.")
     faster = before == torch.float32 and dtype in (None, "auto") and prefers_bfloat16(model.device)
     if dtype == "auto":
         dtype = torch.bfloat16 if faster else None
     if dtype is None or dtype == before:
-        return f"{name}, as it was" + ('; bfloat16 is faster here, and rounds: dtype="auto" takes it' if faster else "")
+        hint = '; dtype="auto" would use bfloat16, which is faster here and less precise' if faster else ""
+        return f"dtype: {name}, not changed{hint}"
     model.to(dtype)
-    return f"{str(dtype).removeprefix('torch.')}; it was {name}"
+    return f"dtype: {str(dtype).removeprefix('torch.')}, was {name}"
 
 
 def optimize_blocks_on_cpu(name: str, blocks: nn.ModuleList, num_tokens: int) -> str:
-    """Change blocks that are alike to the fastest variant, measured on the first."""
+    """Changes blocks of one kind to the variant that is fastest for the first one, and returns a sentence about it."""
     first: Any = blocks[0]
     weight = first.attn.qkv.weight
     generator = torch.Generator().manual_seed(0)  # not the global one, whose draws are the user's
@@ -120,7 +130,7 @@ def optimize_blocks_on_cpu(name: str, blocks: nn.ModuleList, num_tokens: int) ->
 
 @torch.inference_mode()
 def fastest_variant(block: nn.Module, hidden_states: Tensor) -> tuple[Variant, float, float]:
-    """The variant to choose for a block, and the median seconds of the block as it is and in this variant."""
+    """Returns the variant to choose for a block, and the median seconds of the plain block and of this variant."""
     plain = Variant(packed=False, explicit_attention=False)
     variants = [Variant(packed, explicit) for packed in (False, True) for explicit in (False, True)]
     expected = block(hidden_states).float()
@@ -131,15 +141,15 @@ def fastest_variant(block: nn.Module, hidden_states: Tensor) -> tuple[Variant, f
         difference = (changed(hidden_states).float() - expected).norm() / expected.norm()
         if difference <= MAX_DIFFERENCE.get(hidden_states.dtype, 0):
             built[variant] = lambda changed=changed: changed(hidden_states)  # type: ignore[misc]
-    seconds = interleaved_medians(built, ROUNDS)
+    seconds = interleaved_medians(built, NUM_ROUNDS)
     best = min(seconds, key=lambda variant: seconds[variant])
-    if seconds[best] > WORTHWHILE * seconds[plain]:
+    if seconds[best] > MAX_TIME_RATIO * seconds[plain]:
         best = plain
     return best, seconds[plain], seconds[best]
 
 
 def interleaved_medians(calls: dict[Variant, Callable[[], Any]], rounds: int) -> dict[Variant, float]:
-    """Median seconds of calls that take turns, after one round that is not counted."""
+    """Returns the median seconds of calls that take turns, after one round that does not count."""
     taken: dict[Variant, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
@@ -150,13 +160,13 @@ def interleaved_medians(calls: dict[Variant, Callable[[], Any]], rounds: int) ->
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Compile blocks one by one: alike, they share one graph, and names in the state dict stay as they are."""
+    """Compiles blocks one by one: blocks of one kind share a graph, and names in the state dict stay the same."""
     for block in blocks:
         block.compile(dynamic=True)
 
 
 def prefers_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 a good deal faster than float32; measured on CPUs."""
+    """Returns whether a device multiplies bfloat16 clearly faster than float32; on a CPU it measures."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -166,5 +176,5 @@ def prefers_bfloat16(device: torch.device) -> bool:
         layers = {dtype: PackedLinear(nn.Linear(768, 768).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
     calls: Any = {dtype: lambda dtype=dtype: layers[dtype](wide.to(dtype)) for dtype in layers}
     with torch.inference_mode():
-        seconds: Any = interleaved_medians(calls, ROUNDS)
+        seconds: Any = interleaved_medians(calls, NUM_ROUNDS)
     return bool(seconds[torch.bfloat16] < 0.8 * seconds[torch.float32])

@@ -1,31 +1,34 @@
-"""Checks of what users hand to the model: each error says the value seen, what is allowed, and the next step."""
+"""Checks of what users pass to the model. Each error says what was seen, what is allowed, and what to do."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Resampling overshoots a little; beyond this an image is not in [0, 1] but in another range.
+# Resampling overshoots [0, 1] a little. Values beyond this tolerance are in another range.
 VALUE_TOLERANCE = 0.05
 
 
 def check_pixel_values(pixel_values: Tensor, patch_size: int, num_channels: int = 3) -> None:
-    """Check images for `encode`: shape always; values on CPU tensors outside compilation and export.
+    """Checks images for `encode`.
+
+    The shape is always checked. Values are checked on CPU tensors, outside of compilation and export.
 
     Args:
-        pixel_values: Expected `(B, 3, H, W)`, floats in [0, 1] or uint8, sides multiples of `patch_size`.
+        pixel_values: Images, `(B, 3, H, W)`, floats in [0, 1] or uint8; sides are multiples of `patch_size`.
         patch_size: Side of a patch in pixels.
-        num_channels: Channels expected.
+        num_channels: Number of channels an image must have.
 
     Raises:
-        TypeError: if it is no tensor, or of a dtype that is neither floating nor uint8.
+        TypeError: if `pixel_values` is not a tensor, or its dtype is neither floating point nor uint8.
         ValueError: if shape or values do not fit.
     """
     if not isinstance(pixel_values, Tensor):
         raise TypeError(
-            f"pixel_values must be a torch.Tensor (B, {num_channels}, H, W), got {type(pixel_values).__name__}; "
-            "StellarImageProcessor turns images, paths and arrays into one"
+            f"pixel_values must be a torch.Tensor (B, {num_channels}, H, W), got {type(pixel_values).__name__}: "
+            "StellarImageProcessor makes one from images, paths and arrays"
         )
     check_image_shape(pixel_values, patch_size, num_channels)
     if pixel_values.dtype != torch.uint8 and not pixel_values.is_floating_point():
@@ -36,57 +39,99 @@ def check_pixel_values(pixel_values: Tensor, patch_size: int, num_channels: int 
 
 
 def check_image_shape(pixel_values: Tensor, patch_size: int, num_channels: int) -> None:
-    """Rank 4, the right channels, at least one image, sides that are multiples of the patch."""
+    """Raises ValueError unless there are four dimensions, the right channels, an image, and sides that fit the patch.
+
+    Args:
+        pixel_values: Images, expected as `(B, num_channels, H, W)`.
+        patch_size: Side of a patch in pixels.
+        num_channels: Number of channels an image must have.
+    """
     shape = tuple(pixel_values.shape)
     if len(shape) != 4:
-        hint = "; add a batch dimension: pixel_values.unsqueeze(0)" if len(shape) == 3 else ""
+        hint = ": add a batch dimension with pixel_values.unsqueeze(0)" if len(shape) == 3 else ""
         raise ValueError(f"pixel_values must have shape (B, {num_channels}, H, W), got {shape}{hint}")
     if shape[1] != num_channels:
-        hint = "; move the channels: pixel_values.permute(0, 3, 1, 2)" if shape[3] == num_channels else ""
+        hint = ": move the channels with pixel_values.permute(0, 3, 1, 2)" if shape[3] == num_channels else ""
         raise ValueError(f"pixel_values must have {num_channels} channels in dimension 1, got shape {shape}{hint}")
     if shape[0] == 0:
-        raise ValueError(f"pixel_values is an empty batch, shape {shape}; pass at least one image")
+        raise ValueError(f"pixel_values is an empty batch, shape {shape}: pass at least one image")
     for name, side in (("height", shape[2]), ("width", shape[3])):
         if side % patch_size or side == 0:
             allowed = " or ".join(str(size) for size in nearest_multiples(side, patch_size))
             raise ValueError(
-                f"the {name} of pixel_values, {side}, is not a multiple of the patch size {patch_size}; "
-                f"the nearest that are: {allowed}. StellarImageProcessor resizes and crops to such a size"
+                f"the {name} of pixel_values must be a multiple of the patch size {patch_size}, such as {allowed}, "
+                f"got {side}: StellarImageProcessor resizes and crops images to such a size"
             )
 
 
 def nearest_multiples(value: int, step: int) -> list[int]:
-    """The multiples of `step` just below and above `value`, 0 left out."""
+    """Returns the multiples of `step` just below and above `value`, without 0."""
     below = value // step * step
     return [size for size in (below, below + step) if size]
 
 
 def check_value_range(pixel_values: Tensor, name: str = "pixel_values") -> None:
-    """Floats within [0, 1], up to the overshoot of resampling, and finite; `name` stands in the error."""
+    """Raises ValueError unless floats are finite and in [0, 1], up to the overshoot of resampling.
+
+    Args:
+        pixel_values: Values, of any shape.
+        name: Name of the values in the error.
+    """
     low, high = (float(value) for value in pixel_values.detach().aminmax())
     if math.isnan(low) or math.isnan(high):
-        raise ValueError(f"{name} contains NaN; check the image and the processing before encode")
+        raise ValueError(f"{name} must lie in [0, 1], got NaN: check the image and how it was processed")
     if low >= -VALUE_TOLERANCE and high <= 1 + VALUE_TOLERANCE:
         return
     seen = f"{name} must lie in [0, 1], got values from {low:.4g} to {high:.4g}"
     if math.isinf(low) or math.isinf(high):
-        raise ValueError(f"{seen}; they are not finite")
+        raise ValueError(f"{seen}: check the image and how it was processed")
     if low >= -VALUE_TOLERANCE and 2 < high <= 255:
-        raise ValueError(f"{seen}; this looks like the 0-255 range: divide by 255, or pass uint8")
+        raise ValueError(f"{seen}, which looks like the 0-255 range: divide by 255, or pass uint8")
     if -3 <= low < 0 and high <= 3:
         raise ValueError(
-            f"{seen}; this looks ImageNet-normalized: pass [0, 1], the model normalizes inside (do_normalize=False)"
+            f"{seen}, which looks ImageNet-normalized: pass values before normalization (do_normalize=False), "
+            "because the model normalizes inside"
         )
-    raise ValueError(f"{seen}; rescale them first")
+    raise ValueError(f"{seen}: rescale them first")
+
+
+def unpack_encoding(
+    encoding: Any, localization: Tensor | None, grid_size: tuple[int, int] | None
+) -> tuple[Any, Any, tuple[int, int] | None]:
+    """Returns `S`, `L` and the grid from the arguments of `decode`: an encoding, or its two tensors.
+
+    Raises:
+        TypeError: if `L` is missing, or if it is given beside a whole encoding.
+        ValueError: if the grid given is not the encoding's.
+    """
+    # By what it is made of, not by its class: a model that came with its own code has a class of its own.
+    if not isinstance(encoding, tuple):
+        if localization is None:
+            raise TypeError("decode needs L beside S: pass the whole encoding, or model.decode(S, L)")
+        return encoding, localization, grid_size
+    if localization is not None or len(encoding) != 2:
+        raise TypeError(
+            f"decode takes an encoding (S, L) alone, or S and L, got a tuple of {len(encoding)}"
+            + (" and L" if localization is not None else "")
+        )
+    known = getattr(encoding, "grid_size", None)
+    if known is not None and grid_size is not None and tuple(known) != tuple(grid_size):
+        raise ValueError(f"grid_size {tuple(grid_size)} is not the grid of this encoding, {tuple(known)}: leave it out")
+    semantics, localization = encoding
+    return semantics, localization, known if grid_size is None else grid_size
 
 
 def check_encoding(semantics: Tensor, localization: Tensor, num_sparse_tokens: int, hidden_size: int) -> None:
-    """Check that `S` `(B, r, d)` and `L` `(B, n, r)` fit each other and the model.
+    """Checks that `S` and `L` fit each other and the model.
 
-    Any number of tokens up to the model's own decodes (tokens can be left out), more were never trained.
+    Args:
+        semantics: `S`, `(B, r, d)`.
+        localization: `L`, `(B, n, r)`.
+        num_sparse_tokens: Number of the model's tokens. `S` and `L` may have fewer.
+        hidden_size: Width `d` of the model.
 
     Raises:
-        TypeError: if either is no floating tensor.
+        TypeError: if `S` or `L` is not a floating-point tensor.
         ValueError: if shapes do not fit.
     """
     for name, tensor in (("semantics (S)", semantics), ("localization (L)", localization)):
@@ -102,19 +147,23 @@ def check_encoding(semantics: Tensor, localization: Tensor, num_sparse_tokens: i
     if s_shape[0] != l_shape[0]:
         raise ValueError(f"S and L must be of the same batch size, got {both}")
     if s_shape[1] != l_shape[2]:
-        hint = "; L looks transposed: L.transpose(1, 2)" if s_shape[1] == l_shape[1] else ""
+        hint = ". L looks transposed: pass L.transpose(1, 2)" if s_shape[1] == l_shape[1] else ""
         raise ValueError(f"S and L must have the same number of tokens r, got {both}{hint}")
     if not 1 <= s_shape[1] <= num_sparse_tokens:
         raise ValueError(f"S must have 1 to {num_sparse_tokens} tokens, got {both}")
     if s_shape[0] == 0 or l_shape[1] == 0:
-        raise ValueError(f"S and L are empty, got {both}; pass at least one image and one patch")
+        raise ValueError(f"S and L must have at least one image and one patch, got {both}")
 
 
 def resolve_grid_size(num_patches: int, grid_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The grid `(h, w)` of `num_patches` patches: the one given, else a square.
+    """Returns the grid of an image's patches as two integers: the given one, else a square.
+
+    Args:
+        num_patches: Number `n` of patches.
+        grid_size: Rows and columns `(h, w)`; None means a square grid.
 
     Raises:
-        ValueError: if it is not given and the count is no square, or it is no pair that multiplies to the count.
+        ValueError: if `grid_size` is None and `n` is not a square, or `grid_size` is not a pair with `h w = n`.
     """
     if grid_size is None:
         # Counting up, as `math.isqrt` cannot be traced by torch.compile once sizes vary; a side is rarely above 64.
@@ -123,13 +172,13 @@ def resolve_grid_size(num_patches: int, grid_size: tuple[int, int] | None) -> tu
             side += 1
         if side * side != num_patches:
             raise ValueError(
-                f"{num_patches} patches are not a square grid; pass grid_size=(h, w) "
-                "(model.grid_size(height, width) gives it for an image's sides)"
+                f"{num_patches} patches do not form a square grid: pass grid_size=(h, w), which "
+                "model.grid_size(height, width) returns for an image's height and width"
             )
         return side, side
     if not isinstance(grid_size, Sequence) or len(grid_size) != 2 or any(int(side) != side for side in grid_size):
         raise ValueError(f"grid_size must be two integers, (h, w), got {grid_size!r}")
     height, width = (int(side) for side in grid_size)
     if height < 1 or width < 1 or height * width != num_patches:
-        raise ValueError(f"grid_size {(height, width)} does not multiply to the {num_patches} patches of L")
+        raise ValueError(f"grid_size must multiply to the {num_patches} patches of L, got {(height, width)}")
     return height, width

@@ -1,4 +1,4 @@
-"""`L` as images: maps resampled to the original's pixels and laid over it, with Pillow and torch alone."""
+"""`L` as images: maps in the original's pixels, and the original overlaid with them, by Pillow and torch alone."""
 
 import colorsys
 
@@ -13,7 +13,7 @@ ROWS_AT_A_TIME = 256
 
 
 def token_colors(num_tokens: int) -> Tensor:
-    """A distinct colour for each token, `(num_tokens, 3)` in [0, 1]: evenly spaced hues, each dark and light."""
+    """Returns a distinct colour for each token, `(num_tokens, 3)` in [0, 1]: even hues, each dark and light."""
     num_hues = (num_tokens + 1) // 2
     colors = [
         colorsys.hls_to_rgb((index // 2) / num_hues, (0.40, 0.72)[index % 2], (0.90, 0.80)[index % 2])
@@ -29,19 +29,19 @@ def resample_maps(
     grid_size: tuple[int, int] | None = None,
     rows: slice | None = None,
 ) -> Tensor:
-    """Bilinear maps of one image's tokens in the original's pixels.
+    """Resamples the maps of one image's tokens to the original's pixels, bilinearly.
 
-    Each pixel's centre is carried through the crop box into the grid, so that fractional boxes stay exact.
+    Each pixel's centre is mapped through the crop box into the grid, so that fractional boxes stay exact.
 
     Args:
         localization: `L` of one image, `(n, r)`.
-        original_size: `(H, W)`.
-        crop_box: `(top, left, bottom, right)` of what the model saw, in the original's pixels.
-        grid_size: `(h, w)`; needed where the grid is not square.
-        rows: The pixel rows to compute; None means all.
+        original_size: Height and width `(H, W)` of the original in pixels.
+        crop_box: `(top, left, bottom, right)` of the part that the model saw, in the original's pixels.
+        grid_size: Rows and columns `(h, w)` of the patches; None means a square grid.
+        rows: Rows of pixels to compute; None means all.
 
     Returns:
-        `(r, H, W)`, float32 in [0, 1]; 0 outside of the crop box.
+        Maps `(r, H, W)`, float32 in [0, 1], with 0 outside of the crop box.
     """
     height, width = (int(side) for side in original_size)
     grid = resolve_grid_size(localization.shape[0], grid_size)
@@ -63,13 +63,21 @@ def overlay_token(
     crop_box: tuple[float, float, float, float],
     grid: tuple[int, int],
 ) -> Image.Image:
-    """One token's map over an image `(3, H, W)`: bright and tinted where it is, dim elsewhere.
+    """Draws one token's map over an image: bright and tinted where the token is, dim elsewhere.
 
-    Brightness runs from the map's own lowest value to its own highest, which may be far below 1.
+    Args:
+        image: The original, `(3, H, W)`.
+        localization: `L` of the image, `(n, r)`.
+        token: Number of the token. The map is dim at its own lowest value and bright at its own highest.
+        crop_box: `(top, left, bottom, right)` of the part that the model saw, in the original's pixels.
+        grid: Rows and columns `(h, w)` of the patches.
+
+    Raises:
+        ValueError: if the token does not exist.
     """
     num_tokens = localization.shape[1]
     if not -num_tokens <= token < num_tokens:
-        raise ValueError(f"there is no token {token}: the model has tokens 0 to {num_tokens - 1}")
+        raise ValueError(f"token must be between 0 and {num_tokens - 1}, got {token}")
     token %= num_tokens
     chosen = localization[:, token : token + 1].detach().float()
     low, high = chosen.min(), chosen.max()
@@ -85,12 +93,19 @@ def overlay_token(
 def overlay_assignment(
     image: Tensor, localization: Tensor, crop_box: tuple[float, float, float, float], grid: tuple[int, int]
 ) -> Image.Image:
-    """The hard assignment over an image `(3, H, W)`: each pixel in the colour of its strongest token."""
+    """Draws the hard assignment over an image: each pixel has the colour of its strongest token.
+
+    Args:
+        image: The original, `(3, H, W)`.
+        localization: `L` of the image, `(n, r)`.
+        crop_box: `(top, left, bottom, right)` of the part that the model saw, in the original's pixels.
+        grid: Rows and columns `(h, w)` of the patches.
+    """
     base = as_float(image)
     colors = token_colors(localization.shape[1])
     size = (image.shape[1], image.shape[2])
     out = torch.empty_like(base)
-    # A few rows at a time: all tokens' maps of a large photograph would take gigabytes.
+    # A few rows at a time: the maps of all tokens would take gigabytes for a large photograph.
     for start in range(0, size[0], ROWS_AT_A_TIME):
         rows = slice(start, min(start + ROWS_AT_A_TIME, size[0]))
         strength, winner = resample_maps(localization, size, crop_box, grid, rows).max(dim=0)
@@ -102,10 +117,10 @@ def overlay_assignment(
 
 
 def as_float(image: Tensor) -> Tensor:
-    """uint8 or float `(3, H, W)` to float32 in [0, 1]."""
+    """Converts uint8 or floats, `(3, H, W)`, to float32 in [0, 1]."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float().clamp(0, 1)
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Float `(3, H, W)` in [0, 1] to a PIL image."""
+    """Converts floats in [0, 1], `(3, H, W)`, to a PIL image."""
     return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())

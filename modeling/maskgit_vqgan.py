@@ -1,8 +1,8 @@
 """The MaskGIT-VQGAN tokenizer: a fully convolutional autoencoder with a codebook, always frozen.
 
-Architecture: Chang et al. 2022 (arXiv 2202.04200), as laid out in the PyTorch port that STELLAR was trained with. All
-its convolutions have stride 1, where TensorFlow's SAME padding is `k // 2` on each side. Its weights expect one
-peculiarity, kept here: where a residual block changes the width, the shortcut is applied to the block's *output*.
+The architecture is that of Chang et al. 2022 (arXiv 2202.04200), in the layout of the PyTorch port that STELLAR was
+trained with. All its convolutions have stride 1, for which TensorFlow's SAME padding is `k // 2` on each side. The
+weights expect one peculiarity: if a residual block changes the width, its shortcut is applied to the block's *output*.
 """
 
 from itertools import pairwise
@@ -17,14 +17,14 @@ NORM_EPS = 1e-6
 
 
 def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest code by squared distance.
+    """Returns the index of the nearest code of each latent, by squared distance.
 
     Args:
-        latents: `(B, embed_dim, h, w)`.
-        codebook: `(codebook_size, embed_dim)`.
+        latents: Latents, `(B, embed_dim, h, w)`.
+        codebook: Codes, `(codebook_size, embed_dim)`.
 
     Returns:
-        `(B, h, w)`, int64.
+        Indices, `(B, h, w)`, int64.
     """
     flat = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, embed_dim)
     # The squared norm of a latent is the same for all codes and cannot change the choice.
@@ -33,12 +33,12 @@ def nearest_codes(latents: Tensor, codebook: Tensor) -> Tensor:
 
 
 def normalization(channels: int) -> nn.GroupNorm:
-    """The tokenizer's GroupNorm."""
+    """Builds the tokenizer's GroupNorm."""
     return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice; a 1x1 `nin_shortcut` where the width changes."""
+    """GroupNorm, SiLU and a 3x3 convolution, twice, with a 1x1 `nin_shortcut` if the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """`(B, in_channels, h, w)` to `(B, out_channels, h, w)`."""
+        """Maps `(B, in_channels, h, w)` to `(B, out_channels, h, w)`."""
         output = self.conv1(F.silu(self.norm1(hidden_states)))
         output = self.conv2(F.silu(self.norm2(output)))
         if self.nin_shortcut is None:
@@ -69,7 +69,7 @@ class Level(nn.Module):
         self.upsample_conv = nn.Conv2d(out_channels, out_channels, 3, padding=1) if upsample else None
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """`(B, in_channels, h, w)` to `(B, out_channels, h, w)`, or twice that size where it upsamples."""
+        """Maps `(B, in_channels, h, w)` to `(B, out_channels, h, w)`, or to twice that size if it upsamples."""
         for block in self.block:
             hidden_states = block(hidden_states)
         if self.upsample_conv is None:
@@ -78,10 +78,10 @@ class Level(nn.Module):
 
 
 class MaskGitVQGANEncoder(nn.Module):
-    """Pixels in [0, 1] to latents; needed to make targets in pretraining only.
+    """The half from pixels to latents, which only pretraining needs, for its targets.
 
     Args:
-        config: A `StellarConfig` (its `tokenizer_*` fields).
+        config: The model's configuration, of which the `tokenizer_*` fields count.
     """
 
     def __init__(self, config: StellarConfig):
@@ -97,7 +97,7 @@ class MaskGitVQGANEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.tokenizer_embed_dim, 1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(B, 3, H, W)` in [0, 1] to latents `(B, embed_dim, H / f, W / f)`, `f = 2 ** (levels - 1)`."""
+        """Encodes images `(B, 3, H, W)` in [0, 1] to `(B, embed_dim, H / f, W / f)`, `f = 2 ** (levels - 1)`."""
         hidden_states = self.conv_in(pixel_values)
         for index, level in enumerate(self.down):
             if index:
@@ -109,10 +109,10 @@ class MaskGitVQGANEncoder(nn.Module):
 
 
 class MaskGitVQGANDecoder(nn.Module):
-    """Codebook and pixel decoder: what `StellarModel.decode` needs of the tokenizer.
+    """The half from codes to pixels, with the codebook, which `StellarModel.decode` needs.
 
     Args:
-        config: A `StellarConfig` (its `tokenizer_*` fields).
+        config: The model's configuration, of which the `tokenizer_*` fields count.
     """
 
     def __init__(self, config: StellarConfig):
@@ -122,7 +122,7 @@ class MaskGitVQGANDecoder(nn.Module):
         self.codebook = nn.Embedding(config.codebook_size, config.tokenizer_embed_dim)
         self.conv_in = nn.Conv2d(config.tokenizer_embed_dim, widths[-1], 3, padding=1)
         self.mid = nn.ModuleList(ResidualBlock(widths[-1], widths[-1]) for _ in range(num_blocks))
-        # up[i] works at resolution level i; the levels run from the last, the coarsest, to the first.
+        # up[i] works at resolution level i. The last level is the coarsest, and `forward` begins with it.
         self.up = nn.ModuleList(
             Level(before, after, num_blocks, upsample=index > 0)
             for index, (before, after) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
@@ -131,7 +131,7 @@ class MaskGitVQGANDecoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.num_channels, 3, padding=1)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes `(B, h, w)`, int64, to pixels `(B, 3, h f, w f)`, clamped to [0, 1]."""
+        """Decodes codes `(B, h, w)`, int64, to images `(B, 3, h f, w f)`, clamped to [0, 1]."""
         hidden_states = self.conv_in(self.codebook(codes).permute(0, 3, 1, 2))
         for block in self.mid:
             hidden_states = block(hidden_states)

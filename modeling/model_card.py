@@ -14,14 +14,17 @@ def model_card(
     base_model: str | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> str:
-    """A card in Markdown with its YAML head: shapes, a snippet that runs, numbers where they are known.
+    """Writes a card in Markdown with its YAML head: shapes, a snippet that runs, and measured numbers.
 
     Args:
         config: The model's configuration.
-        name: Heading, and what the snippet loads.
-        license: Identifier as the Hub spells it ("mit"); None says that it is unknown.
-        base_model: Repository the weights derive from.
-        metrics: Names and values measured by whoever saves the model.
+        name: Heading of the card, and the name that its snippet loads.
+        license: License of the weights as the Hub spells it, such as "mit"; None says that it is unknown.
+        base_model: Repository that the weights derive from; None leaves it out.
+        metrics: Names and values of measured numbers; None leaves the table out.
+
+    Returns:
+        The card's text.
     """
     parts = [head(license, base_model), f"# {name}\n", SUMMARY, shapes(config), snippet(name)]
     if metrics:
@@ -33,20 +36,20 @@ def model_card(
 
 SUMMARY = """\
 A STELLAR model ([arXiv 2602.01905](https://arxiv.org/abs/2602.01905)): it encodes an image to a few sparse tokens `S`
-("what") and a map for each, `L` ("where"). `Z = L S` is decoded back to pixels.
+("what") and one map for each token, `L` ("where"). It decodes the product `Z = L S` back to pixels.
 """
 
 LIMITS = """\
 ## What the weights are not for
 
-They know nothing of language, and generate nothing: `decode` shows what a code holds. Tokens are not guaranteed to be
-objects. Decoded images may be private data where the encoded ones were. Sizes other than the one above work; their
-quality is whatever was measured, not implied.
+The model does not understand language, and it does not generate new images: `decode` shows what a code contains. A
+token is not guaranteed to be an object. If the encoded images are private data, the decoded ones may be as well. Other
+image sizes than the one above work, but no quality is promised for them.
 """
 
 
 def head(license: str | None, base_model: str | None) -> str:
-    """The YAML head that the Hub reads."""
+    """Returns the YAML head that the Hub reads."""
     lines = ["---", f"license: {license or UNKNOWN_LICENSE}"]
     if base_model:
         lines.append(f"base_model: {base_model}")
@@ -55,17 +58,17 @@ def head(license: str | None, base_model: str | None) -> str:
 
 
 def shapes(config: StellarConfig) -> str:
-    """Sizes and shapes for one image at the model's own size."""
+    """Returns a table of sizes and shapes for one image of the model's own size."""
     side = config.image_size // config.patch_size
     decodes = "no"
     if config.use_decoder:
         decodes = f'yes, "{config.reconstruction_head}" head'
         if config.reconstruction_head == "vq" and not config.use_tokenizer:
-            decodes = "no: saved without the tokenizer"
+            decodes = "no: the model was saved without the tokenizer"
     return f"""\
 | | |
 |---|---|
-| image | {config.image_size} x {config.image_size}, patch {config.patch_size}, RGB in [0, 1], normalized inside |
+| image | {config.image_size} x {config.image_size}, patch {config.patch_size}, RGB in [0, 1]; the model normalizes |
 | encoder | width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads |
 | `S` | `(1, {config.num_sparse_tokens}, {config.hidden_size})` |
 | `L` | `(1, {side * side}, {config.num_sparse_tokens})` |
@@ -74,7 +77,7 @@ def shapes(config: StellarConfig) -> str:
 
 
 def snippet(name: str) -> str:
-    """Code that runs, with the library and without it."""
+    """Returns code that runs with the library and without it."""
     return f"""\
 ```python
 from transformers import AutoImageProcessor, AutoModel
@@ -84,16 +87,17 @@ processor = AutoImageProcessor.from_pretrained("{name}", trust_remote_code=True)
 S, L = model.encode(processor("photo.jpg", return_tensors="pt")["pixel_values"])
 ```
 
-With `stellar_hub` installed no remote code is needed: `from stellar_hub import StellarModel, StellarImageProcessor`.
+If `stellar_hub` is installed, you need no remote code: `from stellar_hub import StellarModel, StellarImageProcessor`.
 """
 
 
 def license_note(config: StellarConfig, license: str | None) -> str:
-    """What the license covers."""
-    lines = ["## License\n", f"The weights: {license or 'not stated; ask whoever made them'}."]
+    """Returns the section about the license of the weights and of the tokenizer in them."""
+    stated = f"The license of the weights is {license}." if license else "The license of the weights is not stated."
+    lines = ["## License\n", stated]
     if config.use_decoder and config.use_tokenizer and config.reconstruction_head == "vq":
         lines.append(
-            "The tokenizer inside is the MaskGIT-VQGAN from the Hub repository fun-research/TiTok, under that "
-            "repository's own license."
+            "The tokenizer in them is the MaskGIT-VQGAN from the Hub repository fun-research/TiTok, which has a "
+            "license of its own."
         )
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""The STELLAR model: `encode` to sparse tokens and their places, `decode` back to pixels.
+"""The STELLAR model (arXiv 2602.01905): `encode` to sparse tokens and their places, `decode` back to pixels.
 
-Paper: "STELLAR", arXiv 2602.01905. The ViT blocks are timm's; this file wires them into transformers.
+The ViT blocks are timm's; this file makes a transformers model of them.
 """
 
 # No `from __future__ import annotations` here: transformers reads annotations at run time.
@@ -17,11 +17,16 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbones import backbone_fields, backbone_weights, load_backbone
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
-from .encoder_stellar import StellarEncoder, normalize_pixels
+from .encoder_stellar import (
+    StellarEncoder,
+    collect_intermediates,
+    format_intermediates,
+    normalize_pixels,
+    take_indices,
+)
 from .factorization import StellarLocalization, low_rank_product
 from .inference_optimization import OptimizationReport, optimize
-from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size
-from .intermediate_layers import collect_intermediates, format_intermediates, take_indices
+from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size, unpack_encoding
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
@@ -29,10 +34,22 @@ from .pretrained_names import extract_features
 
 
 class StellarModel(StellarPreTrainedModel):
-    """Encodes images to `(S, L)` and decodes them back.
+    """A model that encodes images to `(S, L)` and decodes them back.
 
     Args:
         config: The architecture; `use_decoder=False` leaves decoder and tokenizer out.
+
+    Example:
+    ```python
+    >>> from stellar_hub import StellarImageProcessor, StellarModel
+
+    >>> model = StellarModel.from_pretrained("stellar-tiny")
+    >>> processor = StellarImageProcessor.from_pretrained("stellar-tiny")
+    >>> encoding = model.encode(processor("examples/images/cat.jpg", return_tensors="pt")["pixel_values"])
+    >>> encoding.semantics.shape, encoding.localization.shape, model.decode(encoding).shape
+    (torch.Size([1, 16, 192]), torch.Size([1, 64, 16]), torch.Size([1, 3, 64, 64]))
+
+    ```
     """
 
     _base_weights_only = True
@@ -47,7 +64,7 @@ class StellarModel(StellarPreTrainedModel):
         self.tokenizer = MaskGitVQGANDecoder(config) if needs_tokenizer else None
         if self.tokenizer is not None:
             self.tokenizer.requires_grad_(False)
-        # CODEPATH: as above; a full checkpoint is then read in part, which is no reason for a report.
+        # CODEPATH: as above; a full checkpoint is then read in part on purpose, so there is nothing to report.
         if not config.use_decoder:
             self._keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS + DECODING_KEYS
         elif self.tokenizer is None:
@@ -62,24 +79,24 @@ class StellarModel(StellarPreTrainedModel):
         pretrained: bool | str | os.PathLike = True,
         **config_fields: Any,
     ) -> Self:
-        """Start from a plain ViT of timm's: its weights in the encoder, everything else newly initialized.
+        """Starts from a plain ViT of timm: the encoder gets its weights, and all other parts are newly initialized.
 
-        Taken are ViTs with a cls token and learned positions (MAE, AugReg, DeiT, DINOv2 without registers). A backbone
-        trained with another normalization than ImageNet's sees the same pixels here: the patch projection absorbs it.
+        The ViT must have a cls token and learned positions, as MAE, AugReg, DeiT and DINOv2 without registers have. If
+        it was trained with another normalization than ImageNet's, the patch projection absorbs the difference.
 
         Args:
-            name: timm's name, such as "vit_base_patch16_224.mae".
+            name: timm's name of the ViT, such as "vit_base_patch16_224.mae".
             num_sparse_tokens: Number `r` of new sparse tokens.
             pretrained: True fetches the weights as timm does, a path loads them from a file, False leaves them random.
-            **config_fields: Other fields of `StellarConfig`, such as `reconstruction_head="pixel"`. A "vq" head comes
-                without a tokenizer unless `use_tokenizer=True`, which then is random.
+            **config_fields: Other fields of `StellarConfig`, such as `reconstruction_head="pixel"`. A "vq" model has
+                no tokenizer unless `use_tokenizer=True`, which adds one with random weights.
 
         Returns:
-            The model in training mode: its new parts have to be trained before it is of use.
+            The model, in training mode, because its new parts must be trained before they are useful.
 
         Raises:
             FileNotFoundError: if the path does not exist.
-            ValueError: if timm does not know the name, or the encoder cannot represent the model: why is named.
+            ValueError: if timm does not know the name, or the encoder cannot represent the ViT; it says why.
         """
         backbone = load_backbone(name, pretrained)
         fields = {"use_tokenizer": False, "num_sparse_tokens": num_sparse_tokens, **backbone_fields(backbone)}
@@ -101,15 +118,15 @@ class StellarModel(StellarPreTrainedModel):
 
     @property
     def can_decode(self) -> bool:
-        """Whether `decode` works: the model has a decoder and, for a "vq" head, the tokenizer."""
+        """Whether `decode` works: the model has a decoder and, for a "vq" head, a tokenizer."""
         needs_tokenizer = self.config.reconstruction_head == "vq"
         return self.decoder is not None and not (needs_tokenizer and self.tokenizer is None)
 
     def grid_size(self, height: int, width: int) -> tuple[int, int]:
-        """Patches `(h, w)` of an image of `height` by `width` pixels.
+        """Returns rows and columns `(h, w)` of the patches of an image of `height` by `width` pixels.
 
         Raises:
-            ValueError: if a side is no multiple of the patch, naming the nearest that are.
+            ValueError: if a side is not a multiple of the patch size.
         """
         shape = (1, self.config.num_channels, height, width)
         check_image_shape(torch.empty(shape, device="meta"), self.patch_size, self.config.num_channels)
@@ -117,7 +134,7 @@ class StellarModel(StellarPreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def _encode_tokens(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> StellarEncoderOutput:
-        # Captures hidden states here and not in `forward`, which may also run the decoder's blocks.
+        # Hidden states are captured here and not in `forward`, which may also run the decoder's blocks.
         cls_token, patches, sparse = self.encoder(self._normalize(pixel_values))
         return StellarEncoderOutput(last_hidden_state=sparse, patch_features=patches, cls_token=cls_token[:, 0])
 
@@ -132,23 +149,23 @@ class StellarModel(StellarPreTrainedModel):
         output_reconstruction: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> StellarModelOutput:
-        """Encode images and, if asked, decode them.
+        """Encodes images and returns all features; with `output_reconstruction=True` also decodes them.
 
         Args:
-            pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides multiples of the patch. Normalized
-                inside. Any size: position embeddings are resampled.
+            pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8. Any size whose sides are multiples of the
+                patch size: position embeddings are resampled. The model normalizes inside.
             output_reconstruction: Whether to decode as well.
-            **kwargs: `output_hidden_states`, `return_dict`.
+            **kwargs: `output_hidden_states` and `return_dict`.
 
         Returns:
-            See [`StellarModelOutput`].
+            A [`StellarModelOutput`].
 
         Raises:
-            ValueError: if shape or values are wrong, or attentions are asked for.
+            ValueError: if shape or values are wrong, or `output_attentions=True`.
         """
         if kwargs.get("output_attentions"):
             raise ValueError(
-                "attention maps are not available (fused attention does not form them); "
+                "output_attentions must be False, because fused attention does not compute the maps; "
                 "`localization` says where each token is"
             )
         tokens = self._encode_tokens(pixel_values, **(kwargs | {"return_dict": True}))
@@ -156,7 +173,8 @@ class StellarModel(StellarPreTrainedModel):
         localization = self.localization(tokens.patch_features, semantics)
         reconstruction = None
         if output_reconstruction:
-            reconstruction = self.decode(semantics, localization, grid_size=self.grid_size(*pixel_values.shape[-2:]))
+            grid_size = self.grid_size(*pixel_values.shape[-2:])
+            reconstruction = self.decode(semantics, localization, grid_size=grid_size)
         return StellarModelOutput(
             last_hidden_state=semantics,
             pooler_output=semantics.mean(dim=1),
@@ -168,48 +186,61 @@ class StellarModel(StellarPreTrainedModel):
         )
 
     def encode(self, pixel_values: Tensor) -> StellarEncoding:
-        """Images to sparse tokens and where they are. Differentiable.
+        """Encodes images to sparse tokens and their places. Differentiable.
 
         Args:
-            pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides multiples of the patch.
+            pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides are multiples of the patch size.
 
         Returns:
-            `(S, L)`: semantics `(B, r, d)` and localization `(B, n, r)`, whose rows sum to 1; `n = H W / p^2`.
+            An encoding that unpacks to `(S, L)`: semantics `(B, r, d)` and localization `(B, n, r)`, whose rows sum to
+            1, with `n = H W / patch_size^2`. It knows its grid, so that `decode(encoding)` needs nothing else.
 
         Raises:
-            ValueError: if shape or values are wrong: the message says what was seen and what is allowed.
+            ValueError: if shape or values are wrong.
         """
         _, patches, semantics = self.encoder(self._normalize(pixel_values))
-        return StellarEncoding(semantics, self.localization(patches, semantics))
+        height, width = pixel_values.shape[-2:]
+        grid_size = (height // self.patch_size, width // self.patch_size)
+        return StellarEncoding(semantics, self.localization(patches, semantics), grid_size)
 
-    def decode(self, semantics: Tensor, localization: Tensor, *, grid_size: tuple[int, int] | None = None) -> Tensor:
-        """Tokens and their places back to images.
+    def decode(
+        self,
+        semantics: Tensor | StellarEncoding,
+        localization: Tensor | None = None,
+        *,
+        grid_size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Decodes images from an encoding, or from `S` and `L`.
 
-        With the "pixel" head this is differentiable (up to the clamp); with "vq" the codes are an argmax, and no
-        gradient reaches `S` and `L`.
+        With a "pixel" head, `decode` is differentiable up to the clamp to [0, 1]. With a "vq" head, the codes are an
+        argmax, and no gradient reaches `S` and `L`.
 
         Args:
-            semantics: `S`, `(B, r, d)`. Fewer tokens than the model's are allowed.
-            localization: `L`, `(B, n, r)`.
-            grid_size: `(h, w)` with `h w = n`; needed where the grid is not square.
+            semantics: An encoding as `encode` returns it, or its `S`, `(B, r, d)`. `S` and `L` may have fewer tokens
+                than the model.
+            localization: `L`, `(B, n, r)`; None if the first argument is the whole encoding.
+            grid_size: Rows and columns `(h, w)` of the patches, `h w = n`. None takes the grid of the encoding. For an
+                encoding without a grid, and for `S` and `L` alone, None takes the grid to be square.
 
         Returns:
-            Images `(B, 3, H', W')` in [0, 1]. "vq" heads give 16 pixels per cell, "pixel" heads `patch_size`.
+            Images `(B, 3, H', W')` in [0, 1]. A "vq" head gives 16 pixels per patch, a "pixel" head `patch_size`.
 
         Raises:
-            ValueError: if the model has no decoder or no tokenizer, or the shapes do not fit.
+            TypeError: if `S` or `L` is missing or is not a floating-point tensor.
+            ValueError: if the model cannot decode, if shapes do not fit, or if `grid_size` is not the encoding's grid.
         """
         if self.decoder is None:
-            raise ValueError("this model has no decoder: load with decoder=True from a checkpoint that has one")
-        if self.config.reconstruction_head == "vq" and self.tokenizer is None:
+            raise ValueError("this model has no decoder: load a checkpoint that has one, without decoder=False")
+        if not self.can_decode:
             raise ValueError(
                 "this model has no tokenizer, which turns codes into pixels: convert the original checkpoint again "
-                "with vqgan= (the MaskGIT-VQGAN's weights, maskgit-vqgan-imagenet-f16-256.bin)"
+                "with vqgan=, the weights of the MaskGIT-VQGAN (maskgit-vqgan-imagenet-f16-256.bin)"
             )
-        check_encoding(semantics, localization, self.config.num_sparse_tokens, self.config.hidden_size)
-        grid = resolve_grid_size(localization.shape[1], grid_size)
+        sparse, maps, grid_size = unpack_encoding(semantics, localization, grid_size)
+        check_encoding(sparse, maps, self.config.num_sparse_tokens, self.config.hidden_size)
+        grid = resolve_grid_size(maps.shape[1], grid_size)
         dtype = self.decoder.proj.weight.dtype
-        hidden_states = self.decoder(low_rank_product(localization.to(dtype), semantics.to(dtype)), grid)
+        hidden_states = self.decoder(low_rank_product(maps.to(dtype), sparse.to(dtype)), grid)
         prediction = self.decoder.predict(hidden_states, grid)
         if self.tokenizer is None:
             return prediction.clamp(0, 1)
@@ -223,61 +254,62 @@ class StellarModel(StellarPreTrainedModel):
             pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides are multiples of the patch size.
 
         Returns:
-            Images `(B, 3, H', W')` in [0, 1]. `H'` and `W'` differ from `H` and `W` where a "vq" head's 16 pixels per
-            cell are not the patch size.
+            Images `(B, 3, H', W')` in [0, 1]. A "pixel" head returns the size of the input, a "vq" head 16 pixels per
+            patch, which is another size if the patch size is not 16.
 
         Raises:
             ValueError: if the model cannot decode, or shape or values are wrong.
         """
-        return self.decode(*self.encode(pixel_values), grid_size=self.grid_size(*pixel_values.shape[-2:]))
+        return self.decode(self.encode(pixel_values))
 
     def optimize_for_inference(
         self, dtype: torch.dtype | Literal["auto"] | None = None, compile: bool | None = None
     ) -> OptimizationReport:
-        """Make `encode` and `decode` as fast as this device allows, in place, and say what was done.
+        """Makes `encode` and `decode` as fast as this device allows, in place, and returns a report.
 
-        On a CPU, some seconds are spent to try one block packed for oneDNN and with attention in parts; what is faster
-        and gives the same stays. On CUDA blocks are compiled, and the tokenizer works with channels last. The model
-        is for inference afterwards: in evaluation mode, and no weight takes gradients. Call it once the model has its
-        weights and is on its device; it can be saved as before.
+        On a CPU it takes some seconds to measure one block with layers packed for oneDNN and with attention that is not
+        fused, and keeps what is faster and gives the same results. On CUDA it compiles the blocks and stores the
+        tokenizer's weights with channels last. Afterwards the model is for inference only: it is in evaluation mode,
+        and its weights get no gradients. Call this method after the model has its weights and is on its device. The
+        model can still be saved.
 
         Args:
-            dtype: What to convert the model to. None leaves its precision, so that results stay within rounding of
-                float32; "auto" takes bfloat16 where the device is faster with it.
-            compile: Whether to compile the blocks; None does so on CUDA only, where it pays.
+            dtype: Type to convert the model to. None keeps the type, so that results agree up to rounding. "auto"
+                chooses bfloat16 if the device is faster with it.
+            compile: Whether to compile the blocks; None compiles on CUDA only.
 
         Returns:
-            What was done, one line each when printed.
+            A report that prints one line for each change.
 
         Raises:
-            ValueError: if `dtype` is no floating type.
+            ValueError: if `dtype` is not a floating-point type.
 
         Example:
         ```python
         >>> model = StellarModel.from_pretrained("stellar-tiny")
-        >>> report = model.optimize_for_inference()  # print it
+        >>> report = model.optimize_for_inference()  # print(report) shows what changed
 
         ```
         """
         return optimize(self, dtype, compile)
 
     def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
-        """Features of all images of a source, batch by batch; images are read and fitted along the way.
+        """Extracts features of all images of a source, batch by batch. It also reads and resizes the images.
 
         Args:
-            source: A folder, a list (.txt), tars, a table, or a list of images.
-            outputs: Of "S", "L", "pooled", "cls" and "patches".
+            source: A folder, a list (.txt), tar archives, a table, or a list of images.
+            outputs: Names of the features: "S", "L", "pooled", "cls" and "patches".
             **options: `batch_size`, `num_workers`, `processor`, `precision` and `dtype`, as for
-                `stellar_hub.extraction.extract_features`.
+                `stellar_hub.features.extract_features`.
 
         Yields:
             Batches with `batch.row_ids`, the images' indices in the source, and tensors by name, as in `batch["S"]`.
-            An image that cannot be read keeps its row: NaN, and its error in `batch.records`.
+            An image that cannot be read keeps its row: its features are NaN, and `batch.records` has the error.
 
         Raises:
             ImportError: if the library is not installed.
             OSError: if the source does not exist or cannot be read.
-            ValueError: if it has no images, or an option does not fit.
+            ValueError: if the source has no images, or an option does not fit.
         """
         return extract_features(self, source, outputs, **options)
 
@@ -291,25 +323,28 @@ class StellarModel(StellarPreTrainedModel):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Patch features of chosen encoder blocks, with timm's signature.
+        """Returns patch features of chosen encoder blocks, with timm's signature.
 
         Args:
             pixel_values: RGB in [0, 1], `(B, 3, H, W)`.
-            indices: The last `n` blocks if an integer, these blocks if a list, all if None.
+            indices: Blocks to return: an integer `n` means the last `n`, a list means these blocks, None means all.
             return_prefix_tokens: Whether to pair each map with its cls token, `(B, 1, d)`.
-            norm: Whether to apply the final norm to each.
-            stop_early: Whether to skip the blocks after the last one asked for; needs `intermediates_only`.
-            output_fmt: "NCHW" gives maps `(B, d, h, w)`, "NLC" sequences `(B, n, d)`.
+            norm: Whether to apply the final norm to each map.
+            stop_early: Whether to skip the blocks after the last chosen one; needs `intermediates_only`.
+            output_fmt: Format of a map: "NCHW" is `(B, d, h, w)`, "NLC" is `(B, n, d)`.
             intermediates_only: Whether to return the list alone.
 
         Returns:
-            The list of intermediates or, without `intermediates_only`, the final normed sequence
-            `(B, 1 + n + r, d)` (cls, patches, sparse tokens) and the list.
+            The list of maps. Without `intermediates_only` a pair: the sequence after the final norm,
+            `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens, and the list.
+
+        Raises:
+            ValueError: if a block does not exist, or options do not fit each other.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
         if stop_early and not intermediates_only:
-            raise ValueError("stop_early=True leaves no final sequence to return: set intermediates_only=True")
+            raise ValueError("stop_early=True needs intermediates_only=True, because the final blocks do not run")
         wanted = take_indices(len(self.encoder.blocks), indices)
         normalized = self._normalize(pixel_values)
         grid = self.grid_size(*pixel_values.shape[-2:])

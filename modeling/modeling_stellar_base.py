@@ -1,4 +1,6 @@
-"""What all STELLAR models share: initialization, loading that leaves nothing out, saving, pushing."""
+"""The base class of all STELLAR models: initialization, strict loading, saving, pushing."""
+
+# No `from __future__ import annotations` here: transformers reads the class annotation `config` at run time.
 
 import logging
 import os
@@ -18,44 +20,16 @@ from transformers import initialization as init
 
 from .atomic_write import write_atomically
 from .configuration_stellar import StellarConfig
-from .decoder_stellar import StellarDecoder
+from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import model_card
-from .position_code import FourierPositionCode
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
-
-TRANSFORMERS_LOGGER = "transformers.modeling_utils"
-
-
-class _NoTable(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-
-@contextmanager
-def without_table() -> Iterator[None]:
-    """Hold back transformers' table of missing and unexpected tensors."""
-    logger, table = logging.getLogger(TRANSFORMERS_LOGGER), _NoTable()
-    logger.addFilter(table)
-    try:
-        yield
-    finally:
-        logger.removeFilter(table)
-
-
-def one_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
-    """The report of a load that went well."""
-    how = "converted from the original layout" if converted else "loaded"
-    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
-
-
-# No `from __future__ import annotations` here: transformers reads the class annotation `config` at run time.
-
 
 logger = logging.getLogger(__name__)
 
+TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 PRETRAINING_KEYS = [
     r"^clustering_head\.",
     r"^cls_clustering_head\.",
@@ -65,8 +39,30 @@ PRETRAINING_KEYS = [
 DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
 
 
+class _NoLoadReport(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Hides transformers' table of missing and unexpected tensors."""
+    transformers_logger, no_report = logging.getLogger(TRANSFORMERS_LOGGER), _NoLoadReport()
+    transformers_logger.addFilter(no_report)
+    try:
+        yield
+    finally:
+        transformers_logger.removeFilter(no_report)
+
+
+def _success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
+    """Returns the log line of a load that succeeded."""
+    how = "converted from the original layout" if converted else "loaded"
+    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
+
+
 class StellarPreTrainedModel(PreTrainedModel):
-    """Weights, initialization and loading shared by all STELLAR models."""
+    """The base class of all STELLAR models, with their initialization, loading and saving."""
 
     config: StellarConfig
     base_model_prefix = "stellar"
@@ -99,16 +95,16 @@ class StellarPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, StellarEncoder | StellarDecoder):
                 module.grad_checkpointing = enable
-                module.gradient_checkpointing = enable  # what transformers asks for
+                module.gradient_checkpointing = enable  # transformers reads this name
 
     def freeze_untrained(self) -> None:
-        """Take gradients from what is never trained: the tokenizer."""
+        """Turns gradients off for the tokenizer, which is never trained."""
         for module in self.modules():
             if isinstance(module, MaskGitVQGANEncoder | MaskGitVQGANDecoder):
                 module.requires_grad_(False)
 
     def get_input_embeddings(self) -> None:
-        """None: images have no embedding table."""
+        """Returns None, because images have no embedding table."""
         return None
 
     @classmethod
@@ -119,25 +115,25 @@ class StellarPreTrainedModel(PreTrainedModel):
         decoder: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load a model by name ("stellar-b16"), from a folder, a Hub repository, or one original checkpoint file.
+        """Loads a model by name ("stellar-b16"), from a folder, a Hub repository, or one original checkpoint file.
 
-        Every tensor must be there and fit; nothing is left at a random value. A published name is fetched through the
-        Hub client and its cache, and converted in memory; its tokenizer is fetched unless `decoder=False`.
+        Every tensor must exist and fit, so that no weight stays at a random value. A published name is downloaded into
+        the Hub client's cache and converted in memory, with its tokenizer unless `decoder=False`.
 
         Args:
-            pretrained_model_name_or_path: A name of this library, a folder, a repository id or an original file. A
-                folder of the same name wins.
-            *model_args: Passed on to the model.
-            decoder: False builds and reads the encoder alone; True insists on a decoder; None takes the
-                checkpoint as it is.
-            **kwargs: As for `transformers.PreTrainedModel.from_pretrained`: `dtype` (published names load as float32
-                unless told otherwise), `device_map`, `revision`, `token`, `cache_dir`, `local_files_only`,
+            pretrained_model_name_or_path: A name that `list_models()` returns, a folder, a repository id, or an
+                original file. A folder of the same name is preferred.
+            *model_args: Positional arguments of the model's constructor.
+            decoder: False builds and reads the encoder alone. True raises an error if the checkpoint has no decoder.
+                None builds what the checkpoint has.
+            **kwargs: Options of `transformers.PreTrainedModel.from_pretrained`: `dtype` (the default is float32 for
+                published names), `device_map`, `revision`, `token`, `cache_dir`, `local_files_only`,
                 `output_loading_info`, ... For original files also `vqgan`, `num_attention_heads` and
                 `decoder_num_attention_heads`, as for `stellar_hub.conversion.load_original`.
 
         Raises:
             OSError: if the checkpoint is not found.
-            ValueError: if its file is damaged, or tensors are missing, unexpected or misshapen: each is named.
+            ValueError: if a file is damaged, or tensors are missing, unexpected or have the wrong shape; it names them.
         """
         name = resolve_pretrained(pretrained_model_name_or_path)
         original = convert_if_original(name, decoder, cls._base_weights_only, kwargs)
@@ -146,15 +142,15 @@ class StellarPreTrainedModel(PreTrainedModel):
             name, decoder = None, None
             kwargs = {"dtype": torch.float32} | kwargs | {"config": config, "state_dict": state_dict}
         elif name is not None and os.path.isfile(name):
-            raise OSError(f"{name} is a file, and no checkpoint; pass the folder that holds the model")
-        # Nothing is unpickled unless it is asked for.
+            raise OSError(f"{name} is a file, but not a checkpoint: pass the folder of the model")
+        # Pickled files are read only if the caller says so.
         kwargs.setdefault("use_safetensors", True)
         want_info = kwargs.pop("output_loading_info", False)
         tolerate_shapes = kwargs.pop("ignore_mismatched_sizes", False)
         if decoder is not None:
             kwargs = cls._with_decoder(name, decoder, kwargs)
         try:
-            with without_table():
+            with _without_load_report():
                 loaded: Any = super().from_pretrained(
                     name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
@@ -167,7 +163,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         cls._check_loading(model, info, str(pretrained_model_name_or_path), tolerate_shapes)
         model.freeze_untrained()  # loading makes new parameters, which would be trainable
         report_name = model.config.name_or_path or cls.__name__
-        logger.info(one_line(report_name, len(model.state_dict()), original is not None, model.config.use_decoder))
+        logger.info(_success_line(report_name, len(model.state_dict()), original is not None, model.config.use_decoder))
         return (model, info) if want_info else model
 
     @classmethod
@@ -188,14 +184,14 @@ class StellarPreTrainedModel(PreTrainedModel):
         lines += [f"unexpected: {key}" for key in sorted(info["unexpected_keys"])]
         if not tolerate_shapes:
             lines += [
-                f"misshapen: {key} is {tuple(found)}, the model has {tuple(wanted)}"
+                f"wrong shape: {key} is {tuple(found)}, the model has {tuple(wanted)}"
                 for key, found, wanted in sorted(info["mismatched_keys"])
             ]
         if lines:
             decoding = sorted(key for key in model.state_dict() if re.match("|".join(DECODING_KEYS), key))
             hint = ""
             if decoding and missing == decoding:
-                hint = "\nThe checkpoint holds the encoder alone: load it with decoder=False."
+                hint = "\nThe checkpoint has only the encoder: load it with decoder=False."
             raise ValueError(f"the weights of {name!r} do not fit the model:\n  " + "\n  ".join(lines) + hint)
 
     def save_pretrained(
@@ -208,24 +204,25 @@ class StellarPreTrainedModel(PreTrainedModel):
         metrics: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save weights (safetensors), configuration, image processor, code and model card.
+        """Saves weights (safetensors), configuration, image processor, code and model card.
 
-        A processor that already lies in the folder is kept, and so is a card, unless `license` or `metrics` are given.
+        If the folder already has a processor, it is kept. A card is kept too, unless `license` or `metrics` is given.
 
         Args:
-            save_directory: Folder; created if it does not exist.
-            *args: As for `transformers.PreTrainedModel.save_pretrained`.
-            license: Of the weights, as the Hub spells it; None leaves it open in the card.
-            name: What the card calls the model; None takes the folder's name.
-            base_model: Repository the weights derive from, for the card.
-            metrics: Numbers for the card.
-            **kwargs: As for `transformers.PreTrainedModel.save_pretrained`; `push_to_hub` is a method of its own.
+            save_directory: Folder to write to; it is created if it does not exist.
+            *args: Positional arguments of `transformers.PreTrainedModel.save_pretrained`.
+            license: License of the weights as the Hub spells it, such as "mit"; None says in the card that it is
+                unknown.
+            name: Name of the model in the card; None means the folder's name.
+            base_model: Repository that the weights derive from, for the card.
+            metrics: Names and values of measured numbers, for the card.
+            **kwargs: Options of `transformers.PreTrainedModel.save_pretrained`, except `push_to_hub`.
 
         Raises:
             ValueError: if `push_to_hub=True` is passed.
         """
         if kwargs.pop("push_to_hub", False):
-            raise ValueError("save_pretrained(push_to_hub=True) is not supported: call push_to_hub(repo_id, license=)")
+            raise ValueError("save_pretrained does not take push_to_hub=True: call push_to_hub(repo_id, license=...)")
         super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
         if not (folder / "preprocessor_config.json").exists():
@@ -248,24 +245,26 @@ class StellarPreTrainedModel(PreTrainedModel):
         create_pr: bool = False,
         **kwargs: Any,
     ) -> str:
-        """Save the model with processor, code and card to a Hub repository, in one commit.
+        """Uploads the model with processor, code and card to a Hub repository, in one commit.
 
         Args:
-            repo_id: "user/name"; created if it does not exist.
-            license: Of the weights, as the Hub spells it ("mit"); None takes that of what the model was loaded from.
-            private: For a new repository; None leaves it to the Hub.
-            token: As for the Hub client.
-            revision: Branch.
-            commit_message: Its message.
-            create_pr: Whether to open a pull request instead.
-            **kwargs: `replace=True` overwrites a repository that holds something else.
+            repo_id: Repository, such as "user/name"; it is created if it does not exist.
+            license: License of the weights as the Hub spells it, such as "mit"; None means the license of the
+                checkpoint that the model was loaded from, if it is known.
+            private: Whether a new repository is private; None means the Hub's default.
+            token: Access token; None or True means the one of `hf auth login`.
+            revision: Branch to commit to; None means the main branch.
+            commit_message: Message of the commit.
+            create_pr: Whether to open a pull request instead of a commit to the branch.
+            **kwargs: `replace=True` overwrites a repository that has other content.
 
         Returns:
-            The commit's address.
+            The address of the commit.
 
         Raises:
-            ValueError: if no license is given or on record, or the repository holds something else.
-            PermissionError: if the Hub refuses.
+            ValueError: if no license is given or known, or the repository has other content.
+            PermissionError: if the Hub does not allow it.
+            OSError: if the Hub cannot be reached.
         """
         return push_model(
             self,

@@ -1,74 +1,162 @@
-"""What the model returns: the pair `(S, L)` and the full model output."""
+"""What the model returns: the encoding `(S, L)` and the full model output."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Self
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
+from torch.utils._pytree import GetAttrKey, register_pytree_node
 from transformers.utils import ModelOutput
 
 from .atomic_write import write_atomically
 
 
-class StellarEncoding(NamedTuple):
-    """An image's sparse code: `S`, "what", and `L`, "where". Unpacks as `S, L = model.encode(x)`.
+class StellarEncoding(tuple[Tensor, Tensor]):
+    """A batch of images as sparse codes: a named tuple of `S` ("what") and `L` ("where").
 
-    Attributes:
-        semantics: `S`, `(B, r, d)`: `r` tokens of the encoder's width per image.
-        localization: `L`, `(B, n, r)` in [0, 1]: every patch's row sums to 1.
+    It unpacks to two values, `S, L = model.encode(x)`, and knows the grid of its patches, so that
+    `model.decode(encoding)` needs nothing else.
+
+    Args:
+        semantics: `S`, the sparse tokens, `(B, r, d)`: `r` tokens of the encoder's width for each image.
+        localization: `L`, `(B, n, r)` in [0, 1]: the share of each token in each patch. Every row sums to 1.
+        grid_size: Rows and columns `(h, w)` of the patches, `h w = n`. None means unknown: `decode` then takes the grid
+            to be square. Code that builds an encoding from its two tensors alone, such as a collate function, loses it.
     """
 
-    semantics: Tensor
-    localization: Tensor
+    _fields = ("semantics", "localization")
+    grid_size: tuple[int, int] | None = None
 
-    def select(self, index: int | slice | Tensor) -> "StellarEncoding":
-        """The images `index` of the batch. An integer keeps a batch of one, so that the result can be decoded."""
+    def __new__(cls, semantics: Tensor, localization: Tensor, grid_size: tuple[int, int] | None = None) -> Self:  # noqa: D102
+        self = super().__new__(cls, (semantics, localization))
+        self.grid_size = grid_size
+        return self
+
+    @property
+    def semantics(self) -> Tensor:
+        """`S`, `(B, r, d)`."""
+        return self[0]
+
+    @property
+    def localization(self) -> Tensor:
+        """`L`, `(B, n, r)`."""
+        return self[1]
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (*self, self.grid_size)
+
+    def __repr__(self) -> str:
+        return f"StellarEncoding(semantics={self[0]!r}, localization={self[1]!r}, grid_size={self.grid_size})"
+
+    def _asdict(self) -> dict[str, Tensor]:
+        return {"semantics": self[0], "localization": self[1]}
+
+    def _replace(self, **changes: Any) -> Self:
+        return type(self)(**({**self._asdict(), "grid_size": self.grid_size} | changes))
+
+    def select(self, index: int | slice | Tensor) -> Self:
+        """Returns the images `index` of the batch. An integer gives a batch of one image, which can be decoded.
+
+        Raises:
+            IndexError: if an integer is out of range.
+        """
         if isinstance(index, int | np.integer) or (isinstance(index, Tensor) and index.ndim == 0):
             index = int(index)
             size = self.semantics.shape[0]
             if not -size <= index < size:
-                raise IndexError(f"index {index} is out of range for a batch of {size}")
+                raise IndexError(f"index {index} is out of range for a batch of {size} images")
             index = slice(index % size, index % size + 1)
-        return StellarEncoding(self.semantics[index], self.localization[index])
+        return type(self)(self.semantics[index], self.localization[index], self.grid_size)
 
-    def to(self, *args: object, **kwargs: object) -> "StellarEncoding":
-        """Both tensors through `torch.Tensor.to`: a device, a dtype, or both."""
-        return StellarEncoding(self.semantics.to(*args, **kwargs), self.localization.to(*args, **kwargs))  # type: ignore[call-overload]
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Returns the encoding on another device, in another dtype, or both; arguments as for `torch.Tensor.to`."""
+        return type(self)(self.semantics.to(*args, **kwargs), self.localization.to(*args, **kwargs), self.grid_size)
 
     def save(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
-        """Write a `.safetensors` file with the tensors `semantics` and `localization`.
+        """Writes a `.safetensors` file with the tensors `semantics` and `localization`.
 
-        It is written under a temporary name and then renamed: an interrupted call leaves no half file behind.
+        The file appears under its name only when it is complete. The grid is kept in the file's metadata.
 
         Args:
-            path: File to write; replaced if it exists.
-            metadata: Strings to keep in the header, such as where the image came from.
-        """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._asdict().items()}
-        write_atomically(path, serialize(tensors, metadata={"format": "pt"} | (metadata or {})))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "StellarEncoding":
-        """Read what `save` wrote.
+            path: File to write; it is replaced if it exists.
+            metadata: Strings to keep in the file's header, such as where the image came from.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            FileNotFoundError: if the folder of `path` does not exist.
+        """
+        header = {"format": "pt"} | (metadata or {})
+        if self.grid_size is not None:
+            header["grid_size"] = json.dumps([int(side) for side in self.grid_size])
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._asdict().items()}
+        write_atomically(path, serialize(tensors, metadata=header))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads a file that `save` wrote. Files of earlier releases have no grid; it is then None.
+
+        Raises:
+            FileNotFoundError: if the file does not exist.
             ValueError: if it is not a safetensors file, is cut short, or lacks a tensor.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
         try:
             with safe_open(path, framework="pt") as file:
-                missing = {"semantics", "localization"} - set(file.keys())
+                missing = set(cls._fields) - set(file.keys())
                 if missing:
                     raise ValueError(f"{path} is not a saved encoding: it lacks {', '.join(sorted(missing))}")
-                return cls(file.get_tensor("semantics"), file.get_tensor("localization"))
+                grid_size = _grid_of_header(file.metadata() or {}, path)
+                return cls(file.get_tensor("semantics"), file.get_tensor("localization"), grid_size)
         except SafetensorError as error:
             raise ValueError(f"{path} cannot be read as safetensors (damaged or cut short?): {error}") from error
+
+
+def _grid_of_header(metadata: dict[str, str], path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Returns the grid in a file's metadata, or None if it has no grid."""
+    written = metadata.get("grid_size")
+    if written is None:
+        return None
+    try:
+        height, width = (int(side) for side in json.loads(written))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{path} has the grid_size {written!r} in its metadata, expected "[h, w]"') from error
+    return height, width
+
+
+def _flatten(encoding: StellarEncoding) -> tuple[list[Tensor], tuple[int, int] | None]:
+    """Returns the tensors of an encoding, and its grid if it consists of numbers.
+
+    In an export with variable image sizes the grid consists of symbols, which a graph cannot keep. Under `strict=True`
+    symbols look like numbers, so that no grid is kept.
+    """
+    symbolic = torch.compiler.is_exporting() and (
+        torch.compiler.is_dynamo_compiling() or any(isinstance(side, torch.SymInt) for side in encoding.grid_size or ())
+    )
+    return list(encoding), None if symbolic else encoding.grid_size
+
+
+def _flatten_with_keys(encoding: StellarEncoding) -> tuple[list[tuple[Any, Tensor]], tuple[int, int] | None]:
+    tensors, grid = _flatten(encoding)
+    return [(GetAttrKey(name), tensor) for name, tensor in zip(encoding._fields, tensors, strict=True)], grid
+
+
+# What walks through nested outputs (torch.export, torch.func, accelerate) keeps the grid. Torch would ignore this for a
+# class that derives from NamedTuple: it builds those from their fields alone.
+register_pytree_node(
+    StellarEncoding,
+    _flatten,
+    lambda tensors, grid: StellarEncoding(*tensors, grid_size=grid),  # type: ignore[misc]
+    serialized_type_name=f"{__name__}.StellarEncoding",
+    to_dumpable_context=lambda grid: None if grid is None else list(grid),
+    from_dumpable_context=lambda grid: None if grid is None else tuple(grid),
+    flatten_with_keys_fn=_flatten_with_keys,
+)
 
 
 @dataclass
@@ -76,14 +164,14 @@ class StellarModelOutput(ModelOutput):
     """Output of [`StellarModel`].
 
     Attributes:
-        last_hidden_state: `S`, `(B, r, d)`: the sparse tokens after the final norm.
+        last_hidden_state: `S`, the sparse tokens after the final norm, `(B, r, d)`.
         pooler_output: Mean of `S` over its tokens, `(B, d)`.
-        localization: `L`, `(B, n, r)` in [0, 1], rows sum to 1.
-        patch_features: Patches after the final norm, `(B, n, d)`: dense features before the factorization.
-        cls_token: cls after the final norm, `(B, d)`.
-        reconstruction: Decoded images, `(B, 3, H', W')` in [0, 1]; only with `output_reconstruction=True`.
-        hidden_states: With `output_hidden_states=True`: input of the first block and output of each block,
-            `num_hidden_layers + 1` tensors `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens.
+        localization: `L`, `(B, n, r)` in [0, 1]. Every row sums to 1.
+        patch_features: Patches after the final norm and before the factorization, `(B, n, d)`.
+        cls_token: The cls token after the final norm, `(B, d)`.
+        reconstruction: Decoded images, `(B, 3, H', W')` in [0, 1]. None unless `output_reconstruction=True`.
+        hidden_states: Input of the first block and output of each block, `num_hidden_layers + 1` tensors
+            `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens. None unless `output_hidden_states=True`.
     """
 
     last_hidden_state: Tensor | None = None
@@ -97,7 +185,7 @@ class StellarModelOutput(ModelOutput):
 
 @dataclass
 class StellarEncoderOutput(ModelOutput):
-    """Normed encoder tokens before the factorization; `hidden_states` as in [`StellarModelOutput`]."""
+    """Tokens of the encoder after its final norm, before the factorization; the fields of [`StellarModelOutput`]."""
 
     last_hidden_state: Tensor | None = None
     patch_features: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Linear layers with weights packed for oneDNN: faster products on CPUs, in float32 above all on those of AMD."""
+"""Linear layers with weights packed for oneDNN: faster products on CPUs, in float32 above all on AMD's."""
 
 from typing import Any, Self
 
@@ -10,15 +10,15 @@ PACKABLE = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` for inference on a CPU, with exact GELU after it if asked.
+    """A linear layer for inference on a CPU, with an optional exact GELU.
 
-    The packed weight takes the place of the plain one. It is no parameter, but stands in the state dict under its usual
-    name and with its exact values; `.to(...)` unpacks it. Where gradients are asked of the input, the plain formula is
-    used; the weight itself takes none.
+    The packed weight replaces the plain one. It is not a parameter and gets no gradient, but the state dict has it
+    under its usual name and with its exact values. `.to(...)` unpacks it and packs it again if it can. An input that
+    needs a gradient goes through the plain formula.
 
     Args:
-        linear: The layer; float32 or bfloat16, on the CPU.
-        gelu: Whether GELU follows, which oneDNN computes while it writes the product.
+        linear: The layer to pack; float32 or bfloat16, on the CPU.
+        gelu: Whether a GELU follows. oneDNN computes it while it writes the product.
     """
 
     def __init__(self, linear: nn.Linear, gelu: bool = False):
@@ -32,18 +32,18 @@ class PackedLinear(nn.Module):
         self.pack()
 
     def pack(self) -> None:
-        """Pack the weight, if it is of a type and on a device for which that is possible."""
+        """Packs the weight if oneDNN supports its type and device."""
         if can_pack(self._weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight)
             self._weight = self._weight.new_empty(0)
 
     @property
     def weight(self) -> Tensor:
-        """The plain weight, `(out_features, in_features)`; a copy where it is packed."""
+        """The plain weight, `(out_features, in_features)`; a copy if it is packed."""
         return self._weight if self._packed is None else self._packed.to_dense()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """`(..., in_features)` to `(..., out_features)`."""
+        """Maps `(..., in_features)` to `(..., out_features)`."""
         differentiated = torch.is_grad_enabled() and hidden_states.requires_grad
         if self._packed is None or differentiated or hidden_states.dtype != self._packed.dtype:
             output = F.linear(hidden_states, self.weight, self.bias)
@@ -52,7 +52,7 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(hidden_states, self._packed, self.bias, activation, [], "none")
 
     def extra_repr(self) -> str:
-        """As `nn.Linear` says it."""
+        """Returns the sizes that `print(model)` shows."""
         return f"in_features={self.in_features}, out_features={self.out_features}, gelu={self.gelu}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -62,7 +62,7 @@ class PackedLinear(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        # In the order of `nn.Linear`: weight, then bias.
+        # In the order of `nn.Linear`: first weight, then bias.
         destination[f"{prefix}weight"] = self.weight
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
@@ -76,6 +76,6 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN takes a weight of this type, here."""
+    """Returns whether oneDNN can pack a weight of this type on this machine."""
     known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     return known and torch.backends.mkldnn.is_available() and weight.device.type == "cpu" and weight.dtype in PACKABLE

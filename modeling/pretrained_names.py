@@ -1,8 +1,8 @@
-"""What these files ask of the library where it is installed: pretrained names, original files, pushing, extraction.
+"""What these files need from the library if it is installed: pretrained names, original files, pushing, extraction.
 
-The files of this folder travel with pushed weights and must load without the library. Names are data of
-`stellar_hub.registry`. What lies above this folder registers itself as entry points of the group
-`stellar_hub.modeling`, so that nothing here imports upwards.
+The files of this folder travel with pushed weights and must load without the library. `stellar_hub.registry` has the
+names. Functions of the rooms above register themselves as entry points of the group `stellar_hub.modeling`, so that
+nothing here imports upwards.
 """
 
 import os
@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-registry: Any  # None where the library is not installed
+registry: Any  # None if the library is not installed
 try:
     from stellar_hub import registry
 except ImportError:
@@ -22,12 +22,12 @@ PathT = TypeVar("PathT", str, os.PathLike, str | os.PathLike, str | os.PathLike 
 
 
 def resolve_pretrained(name_or_path: PathT) -> PathT | str:
-    """Returns the folder of a model that comes with the library, and everything else unchanged.
+    """Returns the folder of a model that comes with the library, and any other argument unchanged.
 
-    A file or folder of the same name wins.
+    A file or folder of the same name is preferred.
 
     Raises:
-        FileNotFoundError: if the argument can only be a path, and nothing is there.
+        FileNotFoundError: if the argument can only be a path, and the path does not exist.
         ValueError: if the argument is not a path, a known name or a repository id.
     """
     if name_or_path is None or Path(name_or_path).exists():
@@ -42,12 +42,12 @@ def resolve_pretrained(name_or_path: PathT) -> PathT | str:
 
 
 def is_path_alone(name: str) -> bool:
-    """Returns whether a string can only be a path: a repository id is "name" or "user/name"."""
+    """Returns whether a string can only be a path, because a repository id is "name" or "user/name"."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or name.strip("/").count("/") > 1
 
 
 def published_config(name_or_path: str | os.PathLike | None) -> dict[str, Any] | None:
-    """Returns the configuration's fields of a published model, which need no file; None for everything else."""
+    """Returns the configuration fields of a published model, which need no file; None for any other argument."""
     if name_or_path is None or registry is None or Path(name_or_path).exists():
         return None
     model = registry.published(str(name_or_path))
@@ -57,37 +57,37 @@ def published_config(name_or_path: str | os.PathLike | None) -> dict[str, Any] |
 def convert_if_original(
     name_or_path: str | os.PathLike | None, decoder: bool | None, base_only: bool, options: dict[str, Any]
 ) -> Any:
-    """Returns `(config, state_dict, options)` of a published model or an original file; None for everything else."""
+    """Returns `(config, state_dict, options)` of a published model or an original file; None for any other argument."""
     convert = None if name_or_path is None else _registered("convert_if_original")
     return None if convert is None else convert(str(name_or_path), decoder, base_only, options)
 
 
 def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> Any:
-    """Calls the library's `extract_features`: features of a source's images, batch by batch.
+    """Calls the library's `extract_features`, which gives the features of a source's images batch by batch.
 
     Raises:
         ImportError: if the library is not installed.
     """
     extract = _registered("extract_features")
     if extract is None:
-        raise ImportError("extracting features needs the library: pip install stellar_hub")
+        raise ImportError("model.extract needs the library: pip install stellar_hub")
     return extract(model, source, outputs, **options)
 
 
 def push_model(model: Any, repo_id: str, **options: Any) -> str:
-    """Pushes a model through the library, and returns the commit's address.
+    """Pushes a model with the library and returns the address of the commit.
 
     Raises:
         ImportError: if the library is not installed.
     """
     push = _registered("push")
     if push is None:
-        raise ImportError("pushing a STELLAR model needs the library: pip install stellar_hub")
+        raise ImportError("model.push_to_hub needs the library: pip install stellar_hub")
     return push(model, repo_id, **options).url
 
 
 def _registered(name: str) -> Any:
-    """Returns the function that the library registers under a name, or None where the library is not installed."""
+    """Returns the function that the library registers under a name, or None if the library is not installed."""
     if registry is None:
         return None
     found = entry_points(group=REGISTERED, name=name)

@@ -1,4 +1,4 @@
-"""Optional dependencies: importing one, or saying which extra of the package installs it."""
+"""Optional dependencies: `require` imports one, or says which extra of the package installs it."""
 
 from importlib import import_module
 from typing import Any
@@ -8,12 +8,12 @@ def require(name: str, extra: str, purpose: str) -> Any:
     """Imports an optional dependency.
 
     Args:
-        name: Module to import, such as "pyarrow.parquet"; its top-level package is returned.
-        extra: The package's extra that installs it, such as "extract".
-        purpose: What needs it, as the subject of a sentence: "the index of a feature store".
+        name: Name of the module, such as "pyarrow.parquet".
+        extra: Extra of this package that installs it, such as "extract".
+        purpose: Part of the library that needs it, as the subject of a sentence: "the index of a feature store".
 
     Returns:
-        The top-level package of the module.
+        The top-level package of the module, such as `pyarrow`.
 
     Raises:
         ImportError: if the module cannot be imported; the message has the command that installs it.

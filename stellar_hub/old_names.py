@@ -1,6 +1,6 @@
-"""Names of earlier releases, and what they are called now; they are data, in `old_names.json`.
+"""Names of earlier releases and their new names, which are data in `old_names.json`.
 
-An old name is refused with the new one in the error, for one release. Files that were written under old names open.
+For one release, an old name is refused and the error says the new one. Files with old names still open.
 """
 
 import json
@@ -12,8 +12,8 @@ from importlib import resources
 def old_names(kind: str) -> dict[str, str]:
     """Returns the table of a kind of names, such as "options"; the kinds are the keys of `old_names.json`.
 
-    Keys are old names and values are new names. In two tables it is the other way round: keys of "store_format_1" are
-    attributes, keys of "fingerprints" are words, and values are their spelling in what was written before.
+    Keys are old names and values are new names. Two tables are different: in "store_format_1" keys are attributes, in
+    "fingerprints" keys are words, and values are their spelling in files that were written before.
     """
     text = (resources.files("stellar_hub") / "old_names.json").read_text(encoding="utf-8")
     return dict(json.loads(text)[kind])

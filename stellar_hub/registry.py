@@ -1,4 +1,4 @@
-"""The pretrained models that `from_pretrained` knows by name, as data."""
+"""The pretrained models that `from_pretrained` knows by name, as data. A new published model belongs here."""
 
 import difflib
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ EMBEDDED_FOLDER = Path(__file__).parent / "checkpoints"
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file at a pinned commit of a Hub repository.
+    """A file at a pinned commit of a Hub repository.
 
     Attributes:
-        repository: "user/name".
-        name: Path in the repository.
-        revision: Commit.
-        megabytes: Size, in 10^6 bytes, as published.
-        license: Of its content.
-        sha256: Of its content, where known; None leaves the check to the Hub's own record of the file.
+        repository: Repository, such as "user/name".
+        name: Path of the file in the repository.
+        revision: Hash of the commit.
+        megabytes: Size in 10^6 bytes.
+        license: License of the content.
+        sha256: SHA-256 of the content; None means the Hub's own record of the file.
     """
 
     repository: str
@@ -31,15 +31,15 @@ class HubFile:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """One pretrained model.
+    """A pretrained model.
 
     Attributes:
-        name: What `from_pretrained` takes.
-        architecture: In a few words.
-        license: Of its weights.
-        notes: What it is for.
-        file: The original file; None for a model that comes with the package.
-        config: The fields of `StellarConfig` that differ from the defaults, which are stellar-b16's.
+        name: Name for `from_pretrained`.
+        architecture: Architecture in a few words.
+        license: License of the weights.
+        notes: Purpose of the model in a few words.
+        file: Original file on the Hub; None for a model that comes with the package.
+        config: Fields of `StellarConfig` that differ from the defaults, which are stellar-b16's.
     """
 
     name: str
@@ -103,38 +103,35 @@ MODELS = {
 
 
 def list_models() -> list[str]:
-    """The names that `from_pretrained` knows; `stellar_hub.registry.MODELS` says more about each."""
+    """Returns the names that `from_pretrained` knows; `stellar_hub.registry.MODELS` describes each model."""
     return list(MODELS)
 
 
 def embedded_folder(name: str) -> Path | None:
-    """The folder of a model that comes with the package; None for any other name."""
+    """Returns the folder of a model that comes with the package; None for any other name."""
     model = MODELS.get(name)
     return EMBEDDED_FOLDER / name if model is not None and model.file is None else None
 
 
 def published(name: str) -> PretrainedModel | None:
-    """The model of this name whose original file is on the Hub; None for any other name."""
+    """Returns the model of this name if its original file is on the Hub; None for any other name."""
     model = MODELS.get(name)
     return model if model is not None and model.file is not None else None
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a model or a repository, before anything is looked up.
+    """Raises ValueError unless a name can be a model or a repository; it does not use the network.
 
-    Raises:
-        ValueError: if the name is unknown and no repository id, or is a repository of several original files.
+    The repository of the original files is refused too, because it has several models.
     """
-    of_repository = [model.name for model in MODELS.values() if model.file and model.file.repository == name]
-    if of_repository:
-        raise ValueError(
-            f"{name!r} holds several original checkpoints; load one by its name: {', '.join(of_repository)}"
-        )
+    originals = [model.name for model in MODELS.values() if model.file and model.file.repository == name]
+    if originals:
+        raise ValueError(f"{name!r} has several original checkpoints: load one by its name, {', '.join(originals)}")
     if name in MODELS or "/" in name or "\\" in name:
         return
     close = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    hint = f": did you mean {' or '.join(map(repr, close))}?" if close else "."
     raise ValueError(
-        f"unknown model {name!r}: {hint}Known names: {', '.join(MODELS)}. It is no folder here either; "
-        'a Hub repository is written "user/name"'
+        f"{name!r} is neither a known model nor a folder here{hint} The known names are {', '.join(MODELS)}. "
+        'A Hub repository is written "user/name"'
     )

@@ -1,4 +1,4 @@
-"""Evaluation in processes of its own, forked from one that has imported everything, as training is."""
+"""Runs `stellar-hub eval` in several processes, forked from one that has imported everything."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from tests.training_processes import FORKS, PATIENCE, environments
 
 
 def evaluate(arguments: list[str], environment: dict[str, str], log: Path, method: str) -> None:
-    """The command, in a process that was forked for it."""
+    """Runs the command in a process that was forked for it."""
     multiprocessing.set_start_method(method, force=True)
     os.environ |= environment
     with open(log, "ab") as file:
@@ -28,7 +28,7 @@ def evaluate(arguments: list[str], environment: dict[str, str], log: Path, metho
 
 
 def run_processes(count: int, arguments: Sequence[object], log: Path) -> list[int | None]:
-    """Run the command in processes that find each other; their exit codes."""
+    """Runs the command in processes that find each other; returns their exit codes."""
     processes = [
         FORKS.Process(
             target=evaluate,

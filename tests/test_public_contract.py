@@ -1,7 +1,7 @@
 """What pushed repositories and people's scripts rely on: a change here changes the interface, so make it knowingly.
 
-Public names, command-line flags, configuration fields and state-dict keys are pinned. Adding is fine (add it here
-too); renaming or removing breaks checkpoints or scripts that exist.
+Public names, members of classes, command-line flags, configuration fields and state-dict keys are pinned. Adding is
+fine (add it here too); renaming or removing breaks checkpoints or scripts that exist.
 """
 
 import json
@@ -14,7 +14,13 @@ from torch import nn
 
 import stellar_hub
 from stellar_hub.cli.main import app
-from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling import (
+    StellarConfig,
+    StellarEncoding,
+    StellarImageProcessor,
+    StellarModel,
+    StellarPreTrainedModel,
+)
 
 PINNED = Path(__file__).parent / "data" / "public_contract.json"
 
@@ -30,6 +36,15 @@ def command_line() -> dict[str, list[str]]:
     return {
         name: sorted(option for parameter in command.params for option in parameter.opts)
         for name, command in sorted(commands.items())
+    }
+
+
+def members() -> dict[str, list[str]]:
+    """What our classes add to those of transformers."""
+    classes = {StellarEncoding: (), StellarImageProcessor: (), StellarModel: (StellarPreTrainedModel,)}
+    return {
+        cls.__name__: sorted({name for each in (cls, *bases) for name in vars(each) if not name.startswith("_")})
+        for cls, bases in classes.items()
     }
 
 
@@ -55,6 +70,7 @@ def contract(
     """The interface as it is."""
     return {
         "public_names": public_names(),
+        "members": members(),
         "command_line": command_line(),
         "config_fields": config_fields(),
         "state_dict_keys": state_dict_keys(build_model),
@@ -62,7 +78,7 @@ def contract(
     }
 
 
-PARTS = ["public_names", "command_line", "config_fields", "state_dict_keys", "pretraining_state_dict_keys"]
+PARTS = ["public_names", "members", "command_line", "config_fields", "state_dict_keys", "pretraining_state_dict_keys"]
 
 
 @pytest.mark.parametrize("part", PARTS)

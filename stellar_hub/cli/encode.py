@@ -44,7 +44,6 @@ def encode(
             "source": str(source),
             "original_size": json.dumps(batch["original_sizes"][0].tolist()),
             "crop_box": json.dumps(batch["crop_boxes"][0].tolist()),
-            "grid_size": json.dumps(list(network.grid_size(*pixel_values.shape[-2:]))),
         }
         encoding.save(target, metadata=facts)
         tokens, width = encoding.semantics.shape[1:]

@@ -1,4 +1,4 @@
-"""Errors of commands: one line for the user, a traceback only on request, exit code 1."""
+"""Errors of commands: one line for the user and exit code 1; `--debug` shows the traceback."""
 
 import functools
 import re
@@ -6,11 +6,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
+from stellar_hub.old_names import hint_of_new_name
+
+# Click's class: some versions of typer import click, and others have a copy of it.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
-# The library's errors name keywords; on the command line these are options. The longer name comes first.
+# Errors of the library name keywords, which are options on the command line. The longer name comes first.
 OPTIONS = {
     "decoder_num_attention_heads=": "--decoder-num-attention-heads",
     "num_attention_heads=": "--num-attention-heads",
@@ -20,7 +25,7 @@ OPTIONS = {
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, its type in front where there is no message."""
+    """Returns an error's message on one line, or the name of its type if the message is empty."""
     message = " ".join(str(error).split())
     for keyword, option in OPTIONS.items():
         message = re.sub(rf"(?<![\w.]){keyword}", option, message)  # not "run.license=", which is a recipe's
@@ -28,9 +33,9 @@ def one_line(error: BaseException) -> str:
 
 
 def reports_errors(command: CommandT) -> CommandT:
-    """Wrap a command so that an error ends it with one line on standard error and exit code 1.
+    """Wraps a command so that an error ends it with one line on standard error and exit code 1.
 
-    The command has a keyword `debug`; when it is set, the traceback is shown instead.
+    The command has a keyword `debug`, which shows the traceback instead.
     """
 
     @functools.wraps(command)
@@ -47,3 +52,19 @@ def reports_errors(command: CommandT) -> CommandT:
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands: it refuses an option of an earlier release with its new name in the error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            unknown_option: Any = error
+            hint = hint_of_new_name("options", getattr(error, "option_name", None) or "")
+            if hint:
+                unknown_option.message += hint
+                unknown_option.possibilities = None
+            raise

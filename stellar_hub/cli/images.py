@@ -7,11 +7,13 @@ from pathlib import Path
 import typer
 
 from stellar_hub.cli.errors import one_line
-from stellar_hub.data.sources.files import IMAGE_SUFFIXES
+from stellar_hub.data.sources import IMAGE_SUFFIXES, find_images
 
 
 def find_files(paths: Iterable[Path], suffixes: set[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Returns the files that the arguments name, and the files with one of the suffixes in the folders they name.
+
+    Hidden files and folders are skipped, as everywhere in the library.
 
     Raises:
         FileNotFoundError: if a path does not exist.
@@ -20,10 +22,7 @@ def find_files(paths: Iterable[Path], suffixes: set[str] = IMAGE_SUFFIXES) -> li
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-            if not inside:
-                raise ValueError(f"no images in the folder {path}; looked for {', '.join(sorted(suffixes))}")
-            found += inside
+            found += [path / name for name in find_images(path, suffixes)]
         elif path.exists():
             found.append(path)
         else:

@@ -6,6 +6,7 @@ from stellar_hub.cli.convert import convert
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.encode import encode
+from stellar_hub.cli.errors import CommandGroup
 from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
 from stellar_hub.cli.extract import extract
@@ -18,6 +19,7 @@ from stellar_hub.version import __version__
 
 app = typer.Typer(
     name="stellar-hub",
+    cls=CommandGroup,
     help="STELLAR sparse visual tokens: encode images as 16 tokens and their places, and decode them again.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -1,7 +1,6 @@
 """`stellar-hub reconstruct` decodes images from their tokens, or from files of `S` and `L`."""
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,7 @@ def reconstruct(
     import torch
 
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.data.sources.files import IMAGE_SUFFIXES
+    from stellar_hub.data.sources import IMAGE_SUFFIXES
     from stellar_hub.features.loading import load_model
     from stellar_hub.measures import psnr
 
@@ -46,10 +45,8 @@ def reconstruct(
             write_png(decode_file(network, source, model), target)
             return f"{source} -> {target}"
         pixel_values = processor(source, return_tensors="pt")["pixel_values"]
-        grid_size = network.grid_size(*pixel_values.shape[-2:])
         with torch.inference_mode():
-            encoding = network.encode(pixel_values.to(network.device))
-            decoded = network.decode(*encoding, grid_size=grid_size).float().cpu()
+            decoded = network.reconstruct(pixel_values.to(network.device)).float().cpu()
         write_png(decoded[0], target)
         return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
@@ -70,7 +67,6 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
     encoding = StellarEncoding.load(source).to(model.device)
     with safe_open(source, framework="pt") as file:
         metadata = file.metadata() or {}
-    grid = json.loads(metadata.get("grid_size", "null"))
     if encoding.semantics.shape[0] != 1:
         raise ValueError(f"{source} holds {encoding.semantics.shape[0]} images, this command decodes files of one")
     if Path(metadata.get("model", name)).name != Path(name).name:
@@ -78,7 +74,7 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
             f"{source} was encoded by {metadata['model']}, not by {name}: pass --model {metadata['model']}"
         )
     with torch.inference_mode():
-        return model.decode(*encoding, grid_size=grid)[0].float().cpu()
+        return model.decode(encoding)[0].float().cpu()
 
 
 def write_png(image: "Tensor", target: Path) -> None:

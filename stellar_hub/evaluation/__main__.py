@@ -1,4 +1,4 @@
-"""Runs `python -m stellar_hub eval`: the earlier spelling of the entry point for `accelerate launch`."""
+"""Runs `python -m stellar_hub eval`; scripts from earlier releases start this module with `accelerate launch`."""
 
 import runpy
 import sys

@@ -18,10 +18,10 @@ from stellar_hub.store.feature_store import FeatureStore
 
 # What each feature of the protocols is made of.
 MADE_OF: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
-    "S-mean": (("pooled",), lambda pooled: pooled),
+    "pooled": (("pooled",), lambda pooled: pooled),
     "cls": (("cls",), lambda cls: cls),
-    "patches-mean": (("patches",), lambda patches: patches.mean(dim=1)),
-    "S-set": (("S",), lambda semantics: semantics),
+    "patches_mean": (("patches",), lambda patches: patches.mean(dim=1)),
+    "S": (("S",), lambda semantics: semantics),
     "patches": (("patches",), lambda patches: patches),
     "Z": (("L", "S"), low_rank_product),
     "L": (("L",), lambda localization: localization),

@@ -1,14 +1,16 @@
-"""The networks behind LPIPS and rFID: torchmetrics', with weights from their own sources or a local folder."""
+"""The networks of LPIPS and rFID, from torchmetrics, with weights from their own sources or from a local folder."""
 
-import importlib.util
-from collections.abc import Iterator, Sequence
+import importlib.metadata
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-INSTALL = "SSIM, LPIPS and rFID are torchmetrics': pip install 'stellar_hub[eval]'"
+from stellar_hub.extras import require
+
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
@@ -17,61 +19,99 @@ LPIPS_URLS = {
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
-CHECKPOINTS = "checkpoints"  # the folder of files in torch.hub's
+CHECKPOINTS = "checkpoints"  # the folder of weights inside torch.hub's folder
 
 
-def check_torchmetrics(image: bool = False) -> dict[str, str]:
-    """Versions of what metrics of images need.
+@dataclass(frozen=True)
+class MetricNetworks:
+    """The networks that metrics of reconstruction need; `load_metric_networks` makes it.
+
+    Attributes:
+        lpips: Network of LPIPS, or None.
+        inception: Network of rFID, or None.
+        backends: Versions of the libraries that compute metrics.
+    """
+
+    lpips: Any
+    inception: Any
+    backends: dict[str, str]
+
+
+def load_metric_networks(
+    metrics: Collection[str], lpips_net: str = "alex", folder: Path | None = None
+) -> MetricNetworks:
+    """Loads the networks of some metrics.
 
     Args:
-        image: Whether rFID's network is needed too.
+        metrics: Metrics to compute: "psnr", "ssim", "lpips", "rfid".
+        lpips_net: Network of LPIPS: "alex", "vgg" or "squeeze".
+        folder: Folder with weights in its `checkpoints/`, as torch.hub has it. None means torch.hub's own folder,
+            where missing weights are downloaded to.
 
     Raises:
-        ImportError: if something is not installed.
+        ImportError: if a library is not installed.
+        OSError: if weights are missing and cannot be downloaded; all missing files are named.
     """
-    names = ["torchmetrics", *(["torch_fidelity"] if image else [])]
-    if any(importlib.util.find_spec(name) is None for name in names):
-        raise ImportError(INSTALL)
-    from importlib.metadata import version
+    needed = set(metrics) - {"psnr"}
+    backends = library_versions(inception="rfid" in needed) if needed else {}
+    urls = {"lpips": LPIPS_URLS[lpips_net], "rfid": INCEPTION_URL}
+    fetch_weights([urls[each] for each in urls if each in needed], folder)  # one error names all that is missing
+    lpips = load_lpips(lpips_net, folder) if "lpips" in needed else None
+    inception = load_inception(folder) if "rfid" in needed else None
+    return MetricNetworks(lpips, inception, backends)
 
-    return {name.replace("_", "-"): version(name) for name in names}
+
+def library_versions(inception: bool = False) -> dict[str, str]:
+    """Returns the versions of the libraries that compute metrics.
+
+    Args:
+        inception: Whether rFID is among the metrics.
+
+    Raises:
+        ImportError: if a library is not installed.
+    """
+    names = ["torchmetrics"]
+    if inception:
+        require("torch_fidelity", "eval", "rFID")
+        names.append("torch-fidelity")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def fetch_weights(urls: Sequence[str], folder: Path | None) -> list[Path]:
-    """Files of weights, fetched where they are not there.
+    """Returns files of weights, and downloads those that are not there.
 
     Args:
-        urls: Where each comes from.
-        folder: As torch.hub lays it out, files being in its `checkpoints`; None takes torch's own.
+        urls: Addresses of the files.
+        folder: Folder whose `checkpoints/` has the files; None means torch.hub's own.
 
     Raises:
-        OSError: if one is not there and cannot be fetched: all that are missing are named.
+        OSError: if a file is missing and cannot be downloaded; all missing files are named.
     """
     root = Path(torch.hub.get_dir()) if folder is None else folder
     found, missing = [], []
     for url in urls:
         name = url.rpartition("/")[2]
-        place = root / CHECKPOINTS / name
-        if not place.is_file():
+        path = root / CHECKPOINTS / name
+        if not path.is_file():
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(place), progress=False)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(path), progress=False)
             except OSError as error:
                 missing.append(f"{name} ({url}: {' '.join(str(error).split())})")
-        found.append(place)
+        found.append(path)
     if missing:
         raise OSError(
-            f"weights of metrics are missing and could not be fetched: {'; '.join(missing)}. Put them into "
+            f"weights of metrics are missing and cannot be downloaded: {'; '.join(missing)}. Put them into "
             f"{root / CHECKPOINTS}, name their folder with --networks, or leave out --metric lpips and rfid"
         )
     return found
 
 
 def load_lpips(net: str, folder: Path | None = None) -> Any:
-    """LPIPS by torchmetrics: pairs of images `(B, 3, H, W)` in [-1, 1] to distances.
+    """Loads LPIPS from torchmetrics: it maps pairs of images `(B, 3, H, W)` in [-1, 1] to distances.
 
     Raises:
-        OSError: if weights are missing and cannot be fetched.
+        OSError: if weights are missing and cannot be downloaded.
     """
     fetch_weights([LPIPS_URLS[net]], folder)
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
@@ -81,13 +121,13 @@ def load_lpips(net: str, folder: Path | None = None) -> Any:
 
 
 def load_inception(folder: Path | None = None) -> Any:
-    """Inception-v3 by torch-fidelity, as rFID uses it: uint8 images `(B, 3, H, W)` to features `(B, 2048)`.
+    """Loads Inception-v3 from torch-fidelity, as rFID uses it: uint8 images `(B, 3, H, W)` to features `(B, 2048)`.
 
     Raises:
-        OSError: if weights are missing and cannot be fetched.
+        OSError: if weights are missing and cannot be downloaded.
     """
     (file,) = fetch_weights([INCEPTION_URL], folder)
-    torch.load(file, map_location="cpu", weights_only=True)  # refuses a file that is more than weights
+    torch.load(file, map_location="cpu", weights_only=True)  # refuses a file that holds more than weights
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file))
@@ -95,7 +135,7 @@ def load_inception(folder: Path | None = None) -> Any:
 
 @contextmanager
 def hub_folder(folder: Path | None) -> Iterator[None]:
-    """Inside, torch.hub's folder is another one."""
+    """Makes torch.hub use another folder inside the block; None changes nothing."""
     before = torch.hub.get_dir()
     try:
         if folder is not None:

@@ -1,4 +1,4 @@
-"""Train and test images: the same classes, no file in both, a part held out, and what tells data sets apart."""
+"""Train and test images: both have the same classes, no file is in both, and hashes identify them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,30 +7,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stellar_hub.data.labelled import LabelledImages
+from stellar_hub.data.labelled import LabelledImages, SegmentationImages
 from stellar_hub.data.labelled.labelled_images import shortened
-from stellar_hub.data.labelled.segmentation_folders import SegmentationImages
 from stellar_hub.data.sources.image_source import ImageSource, image_digest
 from stellar_hub.evaluation.computing import RunSettings
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split training samples in two, class by class.
+    """Splits training samples in two, class by class.
 
     Args:
-        labels: `(N,)` integers from 0.
-        share: Of each class to hold out, in (0, 1); rounded, and at least one sample of each class that has two.
-        seed: Of the choice.
+        labels: Classes, `(N,)` integers from 0.
+        share: Share of each class to hold out, in (0, 1). The number is rounded, and at least one sample of each class
+            with two or more is held out.
+        seed: Seed of the choice.
 
     Returns:
-        Indices to fit on and indices held out, both sorted int64: disjoint, and together all. A class of one sample
-        stays among the first.
+        Indices to fit on and held-out indices, both sorted int64. They are disjoint and together all indices. The
+        sample of a class that has only one is among the indices to fit on.
 
     Raises:
         ValueError: if the share is out of range, or no class has two samples.
     """
     if not 0 < share < 1:
-        raise ValueError(f"the share to hold out must be within (0, 1), got {share}")
+        raise ValueError(f"the share to hold out must be in (0, 1), got {share}")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     held = []
     for label in labels.unique():
@@ -39,7 +39,7 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
             count = min(len(members) - 1, max(1, round(share * len(members))))
             held.append(members[:count])
     if not held:
-        raise ValueError("no class has two training images, so that nothing can be held out to choose on: add images")
+        raise ValueError("no class has two training images, so none can be held out to choose on: add images")
     chosen = torch.cat(held).sort().values
     is_held = torch.zeros(len(labels), dtype=torch.bool)
     is_held[chosen] = True
@@ -48,14 +48,14 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Labelled images to learn from and to measure on; make it with `prepare_splits`.
+    """Labelled images to learn from and to measure on; `prepare_splits` makes it.
 
     Attributes:
-        train: To learn from.
-        test: To measure on, labels numbered as in train.
-        train_hash: SHA-256 of train's images and labels.
-        test_hash: SHA-256 of test's.
-        num_shared: Test images that are in train too.
+        train: Images to learn from.
+        test: Images to measure on; their labels are indices into the classes of train.
+        train_hash: SHA-256 of the images and labels of train.
+        test_hash: SHA-256 of the images and labels of test.
+        num_shared: Number of test images that are in train too.
     """
 
     train: LabelledImages
@@ -65,61 +65,63 @@ class Splits:
     num_shared: int
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the data."""
+        """Returns names, counts and hashes of the data, for reports."""
         counts = self.train.counts()
         return {
-            "classes": list(self.train.classes),
-            "train": {"name": self.train.name, "num_images": len(self.train), "sha256": self.train_hash},
-            "test": {"name": self.test.name, "num_images": len(self.test), "sha256": self.test_hash},
-            "num_shared_files": self.num_shared,
+            **_facts_of_splits(self),
             "smallest_class": min(counts),
             "largest_class": max(counts),
         }
 
     def notes(self) -> list[str]:
-        """Sentences on what makes the numbers less sure."""
+        """Returns remarks on the data that make the numbers less reliable."""
         single = [name for name, count in zip(self.train.classes, self.train.counts(), strict=True) if count == 1]
         notes = []
         if single:
             notes.append(f"classes with one image in train: {shortened(single)}")
         if self.num_shared:
-            notes.append(f"{self.num_shared} of {len(self.test)} test images are in train too: the numbers flatter")
+            notes.append(
+                f"{self.num_shared} of {len(self.test)} test images are in train too: the numbers are too good"
+            )
         return notes
 
 
 def prepare_splits(train: LabelledImages, test: LabelledImages, run: RunSettings, allow_shared: bool = False) -> Splits:
-    """Bring two sets of labelled images together.
+    """Checks that two sets of labelled images fit together, and hashes them.
 
     Args:
-        train: To learn from.
-        test: To measure on.
-        run: How; processes share the reading.
-        allow_shared: Whether files may be in both.
+        train: Images to learn from.
+        test: Images to measure on.
+        run: Choices that decide how it is computed; processes share the reading.
+        allow_shared: Whether a file may be in both sets.
 
     Raises:
-        ValueError: if train has fewer than two classes, test has classes that train has not, or a file is in both.
+        ValueError: if train has fewer than two classes, test has classes that train lacks, or a file is in both.
     """
     present = sum(count > 0 for count in train.counts())
     if present < 2:
-        raise ValueError(f"{train.name} holds images of {present} class: at least two are needed")
+        raise ValueError(f"{train.name} must have images of at least 2 classes, it has {present}")
     test = test.renumbered(train.classes)
     train_digests = digests(train.images, run, f"hashing {train.name}")
     test_digests = digests(test.images, run, f"hashing {test.name}")
-    known = set(train_digests)
-    shared = [index for index, digest in enumerate(test_digests) if digest in known]
-    if shared and not allow_shared:
-        raise ValueError(
-            f"{len(shared)} of {len(test)} images of {test.name} are in {train.name} too, the first is "
-            f"{test.images[shared[0]]}: take them out, or pass --allow-shared"
-        )
-    return Splits(train, test, data_hash(train, train_digests), data_hash(test, test_digests), len(shared))
+    num_shared = _count_shared(train_digests, test_digests, train.name, test, allow_shared)
+    return Splits(train, test, data_hash(train, train_digests), data_hash(test, test_digests), num_shared)
+
+
+def hash_images(images: ImageSource, run: RunSettings, name: str) -> str:
+    """Returns the SHA-256 of the images of a source in their order.
+
+    Raises:
+        ValueError: if one of the processes cannot read an image.
+    """
+    return _join(digests(images, run, f"hashing {name}"))
 
 
 def digests(images: ImageSource, run: RunSettings, description: str) -> list[str]:
-    """SHA-256 of each image's bytes; each process reads a part.
+    """Returns the SHA-256 of each image's bytes; each process reads a part of the images.
 
     Raises:
-        ValueError: if one cannot be read, in whichever process.
+        ValueError: if one of the processes cannot read an image.
     """
     mine, failure = [], None
     try:
@@ -133,7 +135,7 @@ def digests(images: ImageSource, run: RunSettings, description: str) -> list[str
 
 
 def data_hash(labelled: LabelledImages, image_digests: list[str]) -> str:
-    """SHA-256 over images and the names of their classes, in their order: the same wherever they lie."""
+    """Returns the SHA-256 of images and the names of their classes in their order; paths do not change it."""
     digest = hashlib.sha256()
     for image, label in zip(image_digests, labelled.labels, strict=True):
         digest.update(f"{image} {labelled.classes[label]}\0".encode())
@@ -141,7 +143,15 @@ def data_hash(labelled: LabelledImages, image_digests: list[str]) -> str:
 
 
 class SegmentationSplits(NamedTuple):
-    """Images with masks to learn from and to measure on; make it with `prepare_segmentation`."""
+    """Images with masks to learn from and to measure on; `prepare_segmentation` makes it.
+
+    Attributes:
+        train: Images to learn from.
+        test: Images to measure on.
+        train_hash: SHA-256 of the images and masks of train.
+        test_hash: SHA-256 of the images and masks of test.
+        num_shared: Number of test images that are in train too.
+    """
 
     train: SegmentationImages
     test: SegmentationImages
@@ -150,46 +160,76 @@ class SegmentationSplits(NamedTuple):
     num_shared: int
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the data."""
-        return {
-            "classes": list(self.train.classes),
-            "train": {"name": self.train.name, "num_images": len(self.train), "sha256": self.train_hash},
-            "test": {"name": self.test.name, "num_images": len(self.test), "sha256": self.test_hash},
-            "num_shared_files": self.num_shared,
-        }
+        """Returns names, counts and hashes of the data, for reports."""
+        return _facts_of_splits(self)
 
 
 def prepare_segmentation(
     train: SegmentationImages, test: SegmentationImages, run: RunSettings, allow_shared: bool = False
 ) -> SegmentationSplits:
-    """Bring two sets of images with masks together, every mask checked.
+    """Checks that two sets of images with masks fit together, reads every mask, and hashes them.
+
+    Args:
+        train: Images to learn from.
+        test: Images to measure on.
+        run: Choices that decide how it is computed; processes share the reading.
+        allow_shared: Whether an image may be in both sets.
 
     Raises:
         ValueError: if the classes differ, a mask does not fit its image or has an unknown label, or an image is in
-            both.
+            both sets.
     """
     if train.classes != test.classes:
         raise ValueError(
-            f"{train.name} has {len(train.classes)} classes and {test.name} {len(test.classes)}, or other names: "
-            "they must be the same"
+            f"train and test must have the same classes: {train.name} has {shortened(train.classes)}, "
+            f"{test.name} has {shortened(test.classes)}"
         )
-    hashes = []
-    for images in (train, test):
-        failure, mine = None, run.processes.share(len(images))
-        try:
-            for index in run.progress(mine, f"checking masks of {images.name}", len(mine), "mask"):
-                images.mask(index)
-        except ValueError as error:
-            failure = error
-        run.processes.raise_together(failure)
-        digests_of_images = digests(images.images, run, f"hashing {images.name}")
-        masks = digests(images.masks, run, f"hashing masks of {images.name}")
-        hashes.append((digests_of_images, hashlib.sha256("\0".join(digests_of_images + masks).encode()).hexdigest()))
-    (train_images, train_hash), (test_images, test_hash) = hashes
-    shared = [index for index, digest in enumerate(test_images) if digest in set(train_images)]
+    train_images, train_hash = _check_and_hash_masks(train, run)
+    test_images, test_hash = _check_and_hash_masks(test, run)
+    num_shared = _count_shared(train_images, test_images, train.name, test, allow_shared)
+    return SegmentationSplits(train, test, train_hash, test_hash, num_shared)
+
+
+def _check_and_hash_masks(images: SegmentationImages, run: RunSettings) -> tuple[list[str], str]:
+    """Reads every mask; returns the SHA-256 of each image, and that of all images and masks together."""
+    failure, mine = None, run.processes.share(len(images))
+    try:
+        for index in run.progress(mine, f"checking masks of {images.name}", len(mine), "mask"):
+            images.mask(index)
+    except ValueError as error:
+        failure = error
+    run.processes.raise_together(failure)
+    image_digests = digests(images.images, run, f"hashing {images.name}")
+    mask_digests = digests(images.masks, run, f"hashing masks of {images.name}")
+    return image_digests, _join(image_digests + mask_digests)
+
+
+def _join(digests_: list[str]) -> str:
+    return hashlib.sha256("\0".join(digests_).encode()).hexdigest()
+
+
+def _count_shared(
+    train_digests: list[str],
+    test_digests: list[str],
+    train_name: str,
+    test: LabelledImages | SegmentationImages,
+    allow_shared: bool,
+) -> int:
+    """Counts the test images that are in train too, and raises ValueError if there are any and none may be."""
+    known = set(train_digests)
+    shared = [index for index, digest in enumerate(test_digests) if digest in known]
     if shared and not allow_shared:
         raise ValueError(
-            f"{len(shared)} of {len(test)} images of {test.name} are in {train.name} too, the first is "
-            f"{test.images[shared[0]]}: take them out, or pass --allow-shared"
+            f"{len(shared)} of {len(test)} images of {test.name} are in {train_name} too, the first is "
+            f"{test.images[shared[0]]}: remove them, or pass --allow-shared"
         )
-    return SegmentationSplits(train, test, train_hash, test_hash, len(shared))
+    return len(shared)
+
+
+def _facts_of_splits(splits: Splits | SegmentationSplits) -> dict[str, Any]:
+    return {
+        "classes": list(splits.train.classes),
+        "train": {"name": splits.train.name, "num_images": len(splits.train), "sha256": splits.train_hash},
+        "test": {"name": splits.test.name, "num_images": len(splits.test), "sha256": splits.test_hash},
+        "num_shared_files": splits.num_shared,
+    }

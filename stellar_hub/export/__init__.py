@@ -1,5 +1,8 @@
-"""Graphs for other runtimes, at a fixed image size and any batch size, checked against the model they come from."""
+"""Export of a model as graphs for other runtimes, at a fixed image size and any batch size.
 
-from stellar_hub.export.formats import FORMATS, export_model
+A new export format belongs here. Each graph is compared with the model that it comes from.
+"""
 
-__all__ = ["FORMATS", "export_model"]
+from stellar_hub.export.formats import FORMATS, ExportedGraph, export_model
+
+__all__ = ["FORMATS", "ExportedGraph", "export_model"]

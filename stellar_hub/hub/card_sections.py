@@ -1,9 +1,9 @@
-"""Sections of a model card that a program writes: each stands between two marks, and a later run replaces it."""
+"""Sections of a model card or page that a program writes: each is between two marks, and a later run replaces it."""
 
 import os
 import re
 
-# A card ends with these: a new section goes before them.
+# The last sections of a card. A new section goes before them.
 LAST_SECTIONS = re.compile(r"^## (Limit|What the weights are not for|Licen[cs]e)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -13,10 +13,15 @@ def section_marks(name: str) -> tuple[str, str]:
 
 
 def read_section(card: str, name: str, path: str | os.PathLike[str] = "the card") -> str | None:
-    """Returns the text between the marks of a section, or None where the card does not have it.
+    """Returns the text between the marks of a section, or None if the card does not have the section.
+
+    Args:
+        card: Text of the card.
+        name: Name of the section, which is in its marks.
+        path: Name of the card in an error.
 
     Raises:
-        ValueError: if a mark is missing or stands twice, or the marks are in the wrong order; it names `path`.
+        ValueError: if a mark is missing, is there twice, or the marks are in the wrong order.
     """
     place = _place(card, name, path)
     start, end = section_marks(name)
@@ -26,17 +31,17 @@ def read_section(card: str, name: str, path: str | os.PathLike[str] = "the card"
 def write_section(card: str, name: str, text: str, path: str | os.PathLike[str] = "the card") -> str:
     """Returns the card with a section in it.
 
-    The section takes the place of an earlier one of the same name. A new one goes before the card's limits and
-    license, or to its end.
+    The section replaces an earlier one of the same name. A new section goes before the card's sections about limits
+    and license, or to its end.
 
     Args:
-        card: The card's text.
-        name: The section's name, which is in its marks.
-        text: The section.
-        path: What to call the card in an error.
+        card: Text of the card.
+        name: Name of the section, which is in its marks.
+        text: Text of the section.
+        path: Name of the card in an error.
 
     Raises:
-        ValueError: if a mark is missing or stands twice, or the marks are in the wrong order; it names `path`.
+        ValueError: if a mark is missing, is there twice, or the marks are in the wrong order.
     """
     start, end = section_marks(name)
     block = f"{start}\n{text.strip()}\n{end}\n"
@@ -50,14 +55,14 @@ def write_section(card: str, name: str, text: str, path: str | os.PathLike[str] 
 
 
 def _place(card: str, name: str, path: str | os.PathLike[str]) -> slice | None:
-    """The part of the card from the first mark of a section to its last; the text may hold the closing mark too."""
+    """Returns the part of the card from a section's first mark to its last closing mark, or None."""
     start, end = section_marks(name)
     first, last = card.find(start), card.rfind(end)
     if first < 0 and last < 0:
         return None
     if card.count(start) != 1 or last < first:
         raise ValueError(
-            f"{path} has {card.count(start)} marks {start} and {card.count(end)} marks {end}: "
-            "leave one pair in this order, or none"
+            f"{path} must have one mark {start} and after it {end}, or neither, "
+            f"got {card.count(start)} and {card.count(end)}: repair the marks by hand"
         )
     return slice(first, last + len(end))

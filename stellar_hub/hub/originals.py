@@ -1,4 +1,4 @@
-"""Original checkpoints behind `from_pretrained`: published ones are fetched, files are read, both are converted."""
+"""Original checkpoints in `from_pretrained`: published ones are downloaded, files are read, and both are converted."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,13 @@ CONVERSION_OPTIONS = ("vqgan", "num_attention_heads", "decoder_num_attention_hea
 
 
 class Converted(NamedTuple):
-    """An original checkpoint in this library's layout, and the keywords that are left for transformers."""
+    """An original checkpoint in this library's layout.
+
+    Attributes:
+        config: The model's configuration.
+        state_dict: The model's tensors.
+        options: Keywords of `from_pretrained` that are left for transformers.
+    """
 
     config: Any
     state_dict: dict[str, Any]
@@ -21,17 +27,20 @@ class Converted(NamedTuple):
 
 
 def convert_if_original(name: str, decoder: bool | None, base_only: bool, options: dict[str, Any]) -> Converted | None:
-    """Fetch and convert a published model, or convert one original file; None for everything else.
+    """Downloads and converts a published model, or converts one original file.
 
     Args:
-        name: What the user gave.
-        decoder: False leaves out decoder and tokenizer, which then are neither fetched nor read.
-        base_only: Whether clustering heads, teacher and the tokenizer's encoder are left out.
+        name: Name or path that the user gave to `from_pretrained`.
+        decoder: Whether to load decoder and tokenizer; False neither downloads nor reads them.
+        base_only: Whether to leave out clustering heads, teacher and the tokenizer's encoder.
         options: Keywords of `from_pretrained`.
 
+    Returns:
+        The converted checkpoint, or None if the name is neither a published model nor an original file.
+
     Raises:
-        OSError: if a file cannot be had.
-        ValueError: if it is damaged or does not convert.
+        OSError: if a file cannot be downloaded or read.
+        ValueError: if a file is damaged or does not convert.
     """
     path = Path(name)
     if path.is_file() and path.suffix in ORIGINAL_SUFFIXES:
@@ -44,7 +53,10 @@ def convert_if_original(name: str, decoder: bool | None, base_only: bool, option
 
 
 def fetch_model(model: PretrainedModel, decoder: bool | None, options: dict[str, Any]) -> tuple[Path, Any]:
-    """The published file and, if the decoder is wanted, the tokenizer's: a given `vqgan`, else fetched."""
+    """Returns the paths of a published file and of its tokenizer.
+
+    The tokenizer is `vqgan` if the options have it, and None if the decoder is not loaded.
+    """
     assert model.file is not None
     download = {name: options.get(name) for name in OPTIONS}
     checkpoint = fetch(model.file, **download)
@@ -61,7 +73,7 @@ def convert_files(
     base_only: bool,
     options: dict[str, Any],
 ) -> Converted:
-    """Convert in memory, and drop the keywords that only concern fetching and converting."""
+    """Converts files in memory, and removes the keywords that are about downloading and converting."""
     config, state_dict = convert_checkpoint(
         checkpoint,
         vqgan=tokenizer,
@@ -71,6 +83,6 @@ def convert_files(
         decoder_num_attention_heads=options.get("decoder_num_attention_heads"),
     )
     if decoder and not config.use_decoder:
-        raise ValueError(f"{checkpoint} holds no decoder: load it with decoder=False")
+        raise ValueError(f"{checkpoint} does not have a decoder: load it with decoder=False")
     left = {key: value for key, value in options.items() if key not in (*OPTIONS, *CONVERSION_OPTIONS)}
     return Converted(config, state_dict, left)

@@ -1,4 +1,4 @@
-"""Pushing a model: license first, then a look at what is there, then one commit."""
+"""Pushing a model to the Hub: check the license, check the repository's content, upload in one commit."""
 
 import re
 import tempfile
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
-from stellar_hub.hub.download import reason_of
+from stellar_hub.hub.download import client_message
 from stellar_hub.registry import MODELS
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ LICENSE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MU
 
 
 class Pushed(NamedTuple):
-    """What a push did, or would do.
+    """The result of a push or of a dry run.
 
     Attributes:
-        url: Of the commit; of the repository after a dry run.
-        files: Names and bytes.
+        url: Address of the commit, or of the repository after a dry run.
+        files: Size in bytes of each uploaded file, by name.
     """
 
     url: str
@@ -32,7 +32,7 @@ class Pushed(NamedTuple):
 
 
 def license_of(name_or_path: str | None) -> str | None:
-    """The license of the weights a model was loaded from, where it is on record."""
+    """Returns the license of the weights that a model was loaded from, or None if it is not known."""
     if name_or_path in MODELS:
         return MODELS[name_or_path].license.lower()
     card = Path(name_or_path or "") / "README.md"
@@ -44,7 +44,7 @@ def license_of(name_or_path: str | None) -> str | None:
 
 
 def base_model_of(name_or_path: str | None) -> str | None:
-    """The repository of the weights a model was loaded from, for its card; None for a folder or the embedded model."""
+    """Returns the Hub repository that a model was loaded from, or None for a folder or a model in the package."""
     if not name_or_path or Path(name_or_path).exists():
         return None
     if name_or_path in MODELS:
@@ -67,31 +67,32 @@ def push(
     replace: bool = False,
     finish: Callable[[Path], None] | None = None,
 ) -> Pushed:
-    """Save the model with processor, code and card, and upload the folder in one commit.
+    """Saves the model with processor, code and card, and uploads the folder in one commit.
 
     Args:
-        model: What to push.
-        repo_id: "user/name".
-        license: As the Hub spells it; None takes that of the weights it was loaded from.
-        private: For a new repository; None leaves it to the Hub.
-        token: As for the Hub client.
-        revision: Branch.
-        commit_message: Its message.
-        create_pr: Whether to open a pull request instead.
-        dry_run: Whether to stop before anything is created or sent; a Hub that cannot be reached is no error then.
-        replace: Whether what the repository holds may be overwritten, its other files being deleted.
-        finish: Adds to the saved folder before it is sent: a section to the card, images beside it.
+        model: Model to push.
+        repo_id: Repository, such as "user/name"; it is created if it does not exist.
+        license: License of the weights as the Hub spells it; None means the license of the checkpoint that the model
+            was loaded from, if it is known.
+        private: Whether a new repository is private; None means the Hub's default.
+        token: Access token; None or True means the one of `hf auth login`.
+        revision: Branch to commit to; None means the main branch.
+        commit_message: Message of the commit.
+        create_pr: Whether to open a pull request instead of a commit to the branch.
+        dry_run: Whether to stop before anything is created or sent. A dry run also works without a network.
+        replace: Whether to overwrite a repository that has other content, and delete its other files.
+        finish: Function that may change the saved folder before the upload, for instance add a section to the card.
 
     Raises:
-        ValueError: if no license is given or on record, or the repository holds another kind of model.
-        PermissionError: if the Hub refuses.
-        OSError: if the Hub cannot be reached, or does not take it for another reason.
+        ValueError: if no license is given or known, or the repository has other content.
+        PermissionError: if the Hub does not allow it.
+        OSError: if the Hub cannot be reached, or does not accept the upload for another reason.
     """
     license = (license or "").strip() or license_of(model.config.name_or_path)
     if not license:
         raise ValueError(
-            "a model is not pushed without a license: pass license=, as the Hub spells it (mit, apache-2.0, "
-            "cc-by-nc-4.0, other, ...)"
+            "a model needs a license to be pushed: pass license= as the Hub spells it, such as mit, apache-2.0, "
+            "cc-by-nc-4.0 or other"
         )
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +104,7 @@ def push(
         files = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
         try:
             if not replace:
-                refuse_other_content(api, repo_id, revision, model.config.model_type)
+                _refuse_other_content(api, repo_id, revision, model.config.model_type)
             if dry_run:
                 return Pushed(f"{api.endpoint}/{repo_id}", files)
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -115,18 +116,18 @@ def push(
                 create_pr=create_pr,
                 delete_patterns="*" if replace else None,
             )
-        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, of a file that broke off
+        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, if an upload breaks off
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's fault
+                raise  # the disk failed, not the Hub
             if dry_run and not isinstance(error, HfHubHTTPError):
-                # Without a network it says what would be sent, and cannot say whether the Hub would take it.
+                # A dry run shows what would be sent, also without a network.
                 return Pushed(f"{api.endpoint}/{repo_id} (not reached)", files)
-            raise refusal(repo_id, api.endpoint, error) from error
+            raise _push_error(repo_id, api.endpoint, error) from error
     return Pushed(str(done.commit_url), files)
 
 
-def refuse_other_content(api: HfApi, repo_id: str, revision: str | None, model_type: str) -> None:
-    """An existing repository may be empty or hold a STELLAR model, nothing else."""
+def _refuse_other_content(api: HfApi, repo_id: str, revision: str | None, model_type: str) -> None:
+    """Raises ValueError if a repository has other content than a STELLAR model."""
     try:
         names = set(api.list_repo_files(repo_id, revision=revision))
     except RepositoryNotFoundError:
@@ -141,18 +142,18 @@ def refuse_other_content(api: HfApi, repo_id: str, revision: str | None, model_t
         return
     shown = ", ".join(sorted(names)[:5])
     raise ValueError(
-        f"the repository {repo_id} holds something else ({shown}{', ...' if len(names) > 5 else ''}): "
-        "push to another one, or pass replace=True"
+        f"the repository {repo_id} has other content ({shown}{', ...' if len(names) > 5 else ''}): "
+        "push to another repository, or pass replace=True"
     )
 
 
-def refusal(repo_id: str, endpoint: str, error: Exception) -> Exception:
-    """The Hub's refusal, or what kept it from answering, in the user's terms."""
+def _push_error(repo_id: str, endpoint: str, error: Exception) -> Exception:
+    """Returns the error to raise if the Hub refused a push or could not be reached."""
     answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
     status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
     if status in (401, 403):
         return PermissionError(
-            f"{endpoint} refuses to write to {repo_id} ({status}): log in with `hf auth login`, with a token that may "
-            "write, and push to a namespace that is yours"
+            f"{endpoint} does not let you write to {repo_id} ({status}): log in with `hf auth login` and a token that "
+            "has write access, and push to a namespace of yours"
         )
-    return OSError(f"{endpoint} did not take {repo_id}: {reason_of(error)}")
+    return OSError(f"{endpoint} did not accept {repo_id}: {client_message(error)}")

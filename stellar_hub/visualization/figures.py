@@ -26,9 +26,9 @@ RAW, SMOOTH, LOST = "#b8d0eb", COLORS[0], "#cd3c32"
 
 COLUMNS = 3
 PANEL = (440, 260)  # width and height in pixels of one plot with its labels
-SMOOTHING = 20  # the smooth line averages over a 20th of the run to either side
-NOISE = 0.01  # as a share of the range: values that change less from one to the next are drawn as they are
-SPIKE = 5  # a spike takes less than half of so many values in a row
+SMOOTHING = 20  # the smooth line sees a 20th of the run to either side
+NOISE = 0.01  # as a share of the range: a curve whose slope changes less from value to value is not smoothed
+SPIKE = 5  # a spike takes less than half of this many values in a row
 PADDING = 0.08  # of the range, above the highest and below the lowest value
 
 MIN_SIDE, MAX_SIDE = 300, 900  # of a confusion matrix, in pixels
@@ -91,6 +91,8 @@ def draw_spectra(spectra: dict[str, Tensor]) -> Image.Image:
     Returns:
         An RGB image of 900 x 440 pixels.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(900, 440)
     axes = figure.add_subplot()
     _style(axes, "singular values of pooled features, divided by the largest")
@@ -106,7 +108,10 @@ def draw_spectra(spectra: dict[str, Tensor]) -> Image.Image:
     axes.set_ylim(10.0**-DECADES, 1.5)
     axes.set_xlabel("index of the singular value")
     axes.set_ylabel("share of the largest")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    longest = max(len(values) for values in spectra.values())
+    if longest > 1:
+        axes.set_xlim(1, longest)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     names = [shorten(name, 32) for name in spectra]
     legend = axes.legend(lines, names, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     _take_literally(legend.get_texts())
@@ -122,26 +127,29 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> Image.
         title: Heading of the figure.
 
     Returns:
-        An RGB image, 540 to 1160 pixels wide.
+        An RGB image, 620 to 1220 pixels wide.
     """
     number = len(classes)
     side = min(MAX_SIDE, max(MIN_SIDE, CELL * number))
-    figure = _figure(side + (260 if number <= MAX_NAMED else 240), side + (190 if number <= MAX_NAMED else 130))
+    named, counted = number <= MAX_NAMED, number <= MAX_COUNTED
+    figure = _figure(side + (320 if named else 220), side + (220 if named else 120), compress=True)
     axes = figure.add_subplot()
     correct = 100 * counts.diagonal().sum().item() / max(1, counts.sum().item())
     _style(axes, f"{shorten(title, side // 9)}\n{correct:.1f} % correct", grid=False)
     shares = (counts.double() / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the true class")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=FAINT, labelsize=9)
+    bar.set_label("share of the true class", color=FAINT, fontsize=9)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    if number <= MAX_NAMED:
-        names, size = [shorten(name, 20) for name in classes], 9 if number <= MAX_COUNTED else 7
+    if named:
+        names, size = [shorten(name, 20) for name in classes], 9 if counted else 7
         axes.set_xticks(range(number), names, rotation=90, fontsize=size)
         axes.set_yticks(range(number), names, fontsize=size)
         _take_literally(axes.get_xticklabels() + axes.get_yticklabels())
-    if number <= MAX_COUNTED:
+    if counted:
         for row, column in counts.nonzero().tolist():
             color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=color)
@@ -201,27 +209,43 @@ def _draw_curve(axes: "Axes", curve: Curve) -> None:
     color = SMOOTH if finite[-1] else LOST
     axes.set_title(f"{values[-1]:.4g}", loc="right", fontsize=11, color=color)
     raw = np.where(finite, values, np.nan)
-    smoothed = smooth(np.where(finite, np.clip(values, low, high), np.nan))
+    log = curve.log and low > 0 and high >= 10 * low
+    within = np.where(finite, np.clip(values, low, high), np.nan)
+    smoothed = np.exp(smooth(np.log(within))) if log else smooth(within)
     axes.plot(steps, raw, color=RAW, lw=1)
     axes.plot(steps, smoothed, color=SMOOTH, lw=1.8)
     alone = finite & ~np.append(finite[1:], False) & ~np.insert(finite[:-1], 0, False)
     axes.plot(steps[alone], raw[alone], "o", color=SMOOTH, ms=4)
     lost = steps[~finite]
     axes.plot(lost, np.zeros(len(lost)), "|", color=LOST, ms=14, mew=2, transform=axes.get_xaxis_transform())
-    if curve.log and low > 0 and high >= 10 * low:
+    if log:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.2, high * 1.2)
+        _label_decades(axes, halfway=high < 100 * low)
     else:
-        margin = PADDING * (high - low) if high - low > 1e-30 else max(0.05 * abs(low), 1e-12)
+        margin = PADDING * (high - low) or 0.05 * abs(low)
+        if margin < 1e-30:  # which matplotlib cannot resolve
+            margin = 1.0
         axes.set_ylim(low - margin, high + margin)
     axes.set_xlabel("step")
 
 
-def _figure(width: int, height: int) -> "Figure":
-    """Makes an empty white figure of `width` by `height` pixels."""
-    from matplotlib.figure import Figure
+def _label_decades(axes: "Axes", halfway: bool) -> None:
+    """Writes plain numbers at the decades of a logarithmic axis and, if `halfway`, at 2 and 5 times a decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    return Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if halfway else (1,)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _figure(width: int, height: int, compress: bool = False) -> "Figure":
+    """Makes an empty white figure of `width` by `height` pixels; `compress` is for axes with a fixed aspect."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, compress=compress)
+    return Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout=layout)
 
 
 def _style(axes: "Axes", title: str, grid: bool = True) -> None:
@@ -229,7 +253,7 @@ def _style(axes: "Axes", title: str, grid: bool = True) -> None:
     axes.set_title(title, loc="left", fontsize=11, color=INK, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=FAINT, labelsize=9)
+    axes.tick_params(which="both", colors=FAINT, labelsize=9)
     axes.xaxis.label.set(color=FAINT, fontsize=9)
     axes.yaxis.label.set(color=FAINT, fontsize=9)
     axes.set_axisbelow(True)

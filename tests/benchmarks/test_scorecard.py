@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from stellar_hub.data.labelled import open_labelled
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
-from stellar_hub.data.scenes.scene import SCENE_CLASSES
+from stellar_hub.data.labelled import open_labelled, read_segmentation_folder
+from stellar_hub.data.scenes import SCENE_CLASSES
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scorecard.py"
 
@@ -60,9 +59,9 @@ def test_scenes__are_of_seeds_that_training_never_draws_with_masks_that_fit(
             assert largest[Path(str(labelled.images[index])).stem][1 + SCENE_CLASSES.index(name)] > 0
 
 
-def test_tables__go_between_their_marks(scorecard: ModuleType) -> None:
-    page = "a\n<!-- scorecard digits -->\nold\n<!-- /scorecard digits -->\nb\n"
-    found = scorecard.replace_between_marks(page, "digits", "new\n")
-    assert found == "a\n<!-- scorecard digits -->\n\nnew\n\n<!-- /scorecard digits -->\nb\n"
-    with pytest.raises(ValueError, match="has not one pair of lines <!-- scorecard scenes -->"):
-        scorecard.replace_between_marks(page, "scenes", "new")
+def test_tables__go_into_their_section(scorecard: ModuleType, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n\n<!-- scorecard digits -->\nold\n<!-- /scorecard digits -->\n\nb\n")
+    scorecard.update_docs(page, "digits", [])
+    text = page.read_text()
+    assert text == "a\n\n<!-- scorecard digits -->\n### scikit-learn's digits\n<!-- /scorecard digits -->\n\nb\n"

@@ -151,9 +151,15 @@ def test_convert_original__understands_newer_vit_names(
     assert_same(convert_original(newer, **heads), convert_original(original, **heads))
 
 
-@pytest.mark.parametrize("newer", [False, True])
 @pytest.mark.parametrize(
-    "prefix", ["model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "module._orig_mod.model."]
+    ("prefix", "newer"),
+    [
+        ("model.", True),
+        ("module.", False),
+        ("_orig_mod.", False),
+        ("_fsdp_wrapped_module.", False),
+        ("module._orig_mod.model.", True),
+    ],
 )
 def test_convert_original__understands_prefixes(
     prefix: str, newer: bool, vq: StateDict, newer_name: Callable[[str], str], heads: dict[str, int]
@@ -226,44 +232,27 @@ def test_convert_original__converts_features_only(
 
 def test_convert_original__refuses_two_tensors_of_one_name(vq: StateDict, heads: dict[str, int]) -> None:
     vq["model.dense_proj.bias"] = vq["dense_proj.bias"]
-    with pytest.raises(ValueError, match=r"'model.dense_proj.bias' and 'dense_proj.bias' are both 'dense_proj.bias'"):
+    with pytest.raises(ValueError, match=r"'dense_proj.bias' twice, as 'model.dense_proj.bias'"):
         convert_original(vq, **heads)
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("head", "name"),
     [
-        "sparse_tokens",
-        "encoder.embeddings.cls_token",
-        "encoder.embeddings.position_embeddings",
-        "encoder.embeddings.patch_embeddings.projection.weight",
-        "encoder.encoder.layer.0.attention.attention.key.bias",
-        "encoder.encoder.layer.0.intermediate.dense.weight",
-        "encoder.encoder.layer.1.layernorm_before.weight",
-        "encoder.layernorm.bias",
-        "dense_proj.weight",
-        "decoder_proj.weight",
-        "position_embedding.positional_encoding_gaussian_matrix",
-        "decoder.encoder.layer.0.attention.output.dense.weight",
-        "decoder.layernorm.weight",
-        "reconstruction_head.weight",
-        "clustering_head.layer.weight",
-        "cls_cluster_head.predictor.layers.2.bias",
+        ("pixel", "sparse_tokens"),
+        ("pixel", "encoder.embeddings.patch_embeddings.projection.weight"),
+        ("vq", "encoder.encoder.layer.0.attention.attention.key.bias"),
+        ("vq", "position_embedding.positional_encoding_gaussian_matrix"),
+        ("vq", "reconstruction_head.weight"),
+        ("pixel", "cls_cluster_head.predictor.layers.2.bias"),
     ],
 )
-@pytest.mark.parametrize("head", ["vq", "pixel"])
-@pytest.mark.parametrize("with_teacher", [False, True])
 def test_convert_original__names_a_missing_tensor_alone(
-    with_teacher: bool,
-    head: str,
-    name: str,
-    teacher: StateDict,
-    heads: dict[str, int],
-    request: pytest.FixtureRequest,
+    head: str, name: str, heads: dict[str, int], request: pytest.FixtureRequest
 ) -> None:
-    tensors = request.getfixturevalue(head) | (teacher if with_teacher else {})
+    tensors = request.getfixturevalue(head)
     del tensors[name]
-    with pytest.raises(ValueError, match=rf"not in the original STELLAR layout:\n  missing: {re.escape(name)}$"):
+    with pytest.raises(ValueError, match=rf":\n  missing: {re.escape(name)}$"):
         convert_original(tensors, **heads)
 
 
@@ -271,9 +260,7 @@ def test_convert_original__names_a_missing_tensor_alone(
     "name",
     [
         "teacher_sparse_tokens",
-        "teacher_encoder.embeddings.cls_token",
         "teacher_encoder.encoder.layer.1.output.dense.bias",
-        "teacher_head.predictor.layers.0.weight",
         "teacher_cls_head.layer.weight",
     ],
 )
@@ -281,30 +268,27 @@ def test_convert_original__names_a_missing_and_a_misshapen_tensor_of_the_teacher
     name: str, pixel: StateDict, teacher: StateDict, heads: dict[str, int]
 ) -> None:
     shape = tuple(teacher[name].shape)
-    message = f"layout:\n  misshapen: {name} is {(*shape, 1)}, expected {shape}"
+    message = f":\n  wrong shape: {name} is {(*shape, 1)}, expected {shape}"
     with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         convert_original(pixel | teacher | {name: teacher[name][..., None]}, **heads)
     del teacher[name]
-    with pytest.raises(ValueError, match=rf"layout:\n  missing: {re.escape(name)}$"):
+    with pytest.raises(ValueError, match=rf":\n  missing: {re.escape(name)}$"):
         convert_original(pixel | teacher, **heads)
 
 
-@pytest.mark.parametrize("name", ["encoder.conv_in.weight", "quantize.embedding.weight", "decoder.mid.0.norm1.bias"])
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(("name", "inside"), [("encoder.conv_in.weight", False), ("decoder.mid.0.norm1.bias", True)])
 def test_convert_original__names_a_missing_tensor_of_the_tokenizer(
-    inside: bool, name: str, vq: StateDict, vqgan: StateDict, heads: dict[str, int]
+    name: str, inside: bool, vq: StateDict, vqgan: StateDict, heads: dict[str, int]
 ) -> None:
     del vqgan[name]
     tensors = vq | {f"tokenizer.{tensor}": vqgan[tensor] for tensor in vqgan if inside}
-    with pytest.raises(ValueError, match=rf"layout:\n  missing: tokenizer\.{re.escape(name)}$"):
+    with pytest.raises(ValueError, match=rf":\n  missing: tokenizer\.{re.escape(name)}$"):
         convert_original(tensors, vqgan=None if inside else vqgan, **heads)
 
 
-@pytest.mark.parametrize(
-    "name", ["epoch", "encoder.encoder.layer.0.attention.relative_bias", "criterion.weight", "encoder.mask_token"]
-)
+@pytest.mark.parametrize("name", ["epoch", "encoder.mask_token"])
 def test_convert_original__names_an_unknown_tensor(name: str, vq: StateDict, heads: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=rf"layout:\n  unexpected: {re.escape(name)}$"):
+    with pytest.raises(ValueError, match=rf":\n  unexpected: {re.escape(name)}$"):
         convert_original(vq | {name: torch.zeros(3)}, **heads)
 
 
@@ -312,7 +296,7 @@ def test_convert_original__names_an_unknown_tensor_of_the_tokenizer(
     vq: StateDict, vqgan: StateDict, heads: dict[str, int]
 ) -> None:
     vqgan["decoder.up.0.attn.0.q.weight"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"layout:\n  unexpected: tokenizer\.decoder\.up\.0\.attn\.0\.q\.weight$"):
+    with pytest.raises(ValueError, match=r":\n  unexpected: tokenizer\.decoder\.up\.0\.attn\.0\.q\.weight$"):
         convert_original(vq, vqgan=vqgan, **heads)
 
 
@@ -320,30 +304,18 @@ def test_convert_original__names_an_unknown_tensor_of_the_tokenizer(
     ("name", "shape", "wanted"),
     [
         ("sparse_tokens", (4, 60), (4, 48)),
-        ("encoder.embeddings.position_embeddings", (17, 48), (1, 37, 48)),
         ("encoder.embeddings.position_embeddings", (1, 13, 48), (1, 10, 48)),
-        ("encoder.embeddings.patch_embeddings.projection.weight", (48, 1, 8, 8), (48, 3, 8, 8)),
         (f"{LAYER}.attention.attention.value.weight", (96, 48), (48, 48)),
-        (f"{LAYER}.output.dense.weight", (192, 48), (48, 192)),
         ("encoder.encoder.layer.0.intermediate.dense.weight", (100, 48), (192, 48)),
-        ("decoder_proj.weight", (33, 48), (32, 48)),
-        ("position_embedding.positional_encoding_gaussian_matrix", (2, 15), (2, 16)),
         ("decoder.layernorm.bias", (), (32,)),
-        ("clustering_head.layer.weight", (64, 17), (64, 16)),
         ("cls_cluster_head.layer.weight", (65, 16), (64, 16)),
     ],
 )
-@pytest.mark.parametrize("head", ["vq", "pixel"])
 def test_convert_original__names_a_misshapen_tensor_alone(
-    head: str,
-    name: str,
-    shape: tuple[int, ...],
-    wanted: tuple[int, ...],
-    heads: dict[str, int],
-    request: pytest.FixtureRequest,
+    name: str, shape: tuple[int, ...], wanted: tuple[int, ...], vq: StateDict, heads: dict[str, int]
 ) -> None:
-    tensors = request.getfixturevalue(head) | {name: torch.empty(shape, device="meta")}
-    message = f"layout:\n  misshapen: {name} is {shape}, expected {wanted}"
+    tensors = vq | {name: torch.empty(shape, device="meta")}
+    message = f":\n  wrong shape: {name} is {shape}, expected {wanted}"
     with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         convert_original(tensors, **heads)
 
@@ -353,15 +325,13 @@ def test_convert_original__names_a_misshapen_tensor_alone(
     [
         ("quantize.embedding.weight", (47, 32), (48, 32)),
         ("quantize.embedding.weight", (1536,), (48, 32)),
-        ("encoder.conv_in.weight", (33, 3, 3, 3), (32, 3, 3, 3)),
-        ("encoder.down.3.block.0.conv1.weight", (96, 32, 3, 3), (64, 32, 3, 3)),
         ("decoder.conv_out.bias", (4,), (3,)),
     ],
 )
 def test_convert_original__names_a_misshapen_tensor_of_the_tokenizer(
     name: str, shape: tuple[int, ...], wanted: tuple[int, ...], vq: StateDict, vqgan: StateDict, heads: dict[str, int]
 ) -> None:
-    message = f"layout:\n  misshapen: tokenizer.{name} is {shape}, expected {wanted}"
+    message = f":\n  wrong shape: tokenizer.{name} is {shape}, expected {wanted}"
     with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
         convert_original(vq, vqgan=vqgan | {name: torch.empty(shape)}, **heads)
 
@@ -373,7 +343,7 @@ def test_convert_original__lists_everything_that_is_wrong(
         del vq[name]
     del vqgan["decoder.conv_in.bias"]
     vq |= {"loss.weight": torch.zeros(1), "dense_proj.bias": torch.zeros(49), "decoder.layernorm.bias": torch.zeros(3)}
-    with pytest.raises(ValueError, match="not in the original STELLAR layout") as caught:
+    with pytest.raises(ValueError, match="missing: sparse_tokens") as caught:
         convert_original(vq, vqgan=vqgan, **heads)
     assert set(str(caught.value).splitlines()[1:]) == {
         "  missing: sparse_tokens",
@@ -381,8 +351,8 @@ def test_convert_original__lists_everything_that_is_wrong(
         "  missing: encoder.layernorm.weight",
         "  missing: tokenizer.decoder.conv_in.bias",
         "  unexpected: loss.weight",
-        "  misshapen: dense_proj.bias is (49,), expected (48,)",
-        "  misshapen: decoder.layernorm.bias is (3,), expected (32,)",
+        "  wrong shape: dense_proj.bias is (49,), expected (48,)",
+        "  wrong shape: decoder.layernorm.bias is (3,), expected (32,)",
     }
 
 
@@ -391,7 +361,7 @@ def test_convert_original__names_every_tensor_of_a_lost_layer(index: int, vq: St
     lost = [name for name in vq if name.startswith(f"encoder.encoder.layer.{index}.")]
     # The last layer is missed only where something of it is left.
     kept = {name: tensor for name, tensor in vq.items() if name not in lost or name == lost[-1]}
-    with pytest.raises(ValueError, match=r"layout:\n  missing") as caught:
+    with pytest.raises(ValueError, match=r":\n  missing") as caught:
         convert_original(kept, **heads)
     assert str(caught.value).splitlines()[1:] == [f"  missing: {name}" for name in sorted(lost[:-1])]
 
@@ -404,43 +374,36 @@ def test_convert_original__names_every_tensor_of_a_lost_layer(index: int, vq: St
 def test_convert_original__names_the_argument_for_an_unknown_width(
     argument: str, width: int, vq: StateDict, heads: dict[str, int]
 ) -> None:
-    with pytest.raises(ValueError, match=rf"a width of {width} is not among .*: pass {argument}="):
+    with pytest.raises(ValueError, match=rf"width {width} .*{argument}="):
         convert_original(vq, **{name: number for name, number in heads.items() if name != argument})
 
 
 def test_convert_original__refuses_what_is_no_stellar_checkpoint(vqgan: StateDict, heads: dict[str, int]) -> None:
-    with pytest.raises(
-        ValueError, match=r"not the tensors of a STELLAR checkpoint: .*found are encoder\.conv_in\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"sparse_tokens, .* got encoder\.conv_in\.weight"):
         convert_original(vqgan, **heads)
 
 
 def test_convert_original__refuses_a_checkpoint_as_tokenizer(vq: StateDict, heads: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"not those of a MaskGIT-VQGAN: encoder\.conv_in\.weight and .*are missing"):
+    with pytest.raises(ValueError, match=r"MaskGIT-VQGAN: .*encoder\.conv_in\.weight"):
         convert_original(vq, vqgan=vq, **heads)
 
 
 def test_convert_original__refuses_empty_dictionaries(vq: StateDict, heads: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="the checkpoint is empty: it holds no tensors"):
+    with pytest.raises(ValueError, match="the checkpoint is empty"):
         convert_original({}, **heads)
-    with pytest.raises(ValueError, match="vqgan is empty: it holds no tensors"):
+    with pytest.raises(ValueError, match="vqgan is empty"):
         convert_original(vq, vqgan={}, **heads)
 
 
-@pytest.mark.parametrize("value", [3, None, [1.0], "text"], ids=["int", "None", "list", "str"])
 def test_convert_original__names_entries_that_are_no_tensors(
-    value: object, vq: StateDict, vqgan: StateDict, heads: dict[str, int]
+    vq: StateDict, vqgan: StateDict, heads: dict[str, int]
 ) -> None:
-    with pytest.raises(
-        ValueError, match="the checkpoint is no state dict: these entries are no tensors: sparse_tokens"
-    ):
-        convert_original(vq | {"sparse_tokens": value}, **heads)
-    with pytest.raises(
-        ValueError, match=r"vqgan is no state dict: these entries are no tensors: decoder\.norm_out\.bias$"
-    ):
-        convert_original(vq, vqgan=vqgan | {"decoder.norm_out.bias": value}, **heads)
+    with pytest.raises(ValueError, match=r"the checkpoint .*: sparse_tokens$"):
+        convert_original(vq | {"sparse_tokens": 3}, **heads)
+    with pytest.raises(ValueError, match=r"vqgan .*: decoder\.norm_out\.bias$"):
+        convert_original(vq, vqgan=vqgan | {"decoder.norm_out.bias": [1.0]}, **heads)
 
 
 def test_convert_original__says_what_to_pass_of_a_training_checkpoint(vq: StateDict, heads: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r'no tensors: state_dict, epoch; pass what is under "state_dict"'):
+    with pytest.raises(ValueError, match=r'state_dict, epoch: .*"state_dict"'):
         convert_original({"state_dict": vq, "epoch": 3}, **heads)

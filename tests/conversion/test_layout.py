@@ -1,4 +1,4 @@
-"""Tests of `conversion/vit_layout.py`."""
+"""Tests of `conversion/layout.py`."""
 
 import re
 from collections.abc import Callable
@@ -82,10 +82,6 @@ def test_count_layers__is_zero_where_there_are_none() -> None:
 WRAPPED = (
     "model.{}",
     "module.{}",
-    "_orig_mod.{}",
-    "_fsdp_wrapped_module.{}",
-    "model.module.{}",
-    "module.model.{}",
     "module._orig_mod.model.{}",
     "model._orig_mod._fsdp_wrapped_module.{}",
 )
@@ -153,11 +149,10 @@ def test_with_published_names__keeps_the_tensors(vq: dict[str, Tensor], newer_na
     assert all(renamed[name] is vq[name] for name in vq)
 
 
-@pytest.mark.parametrize("other", ["model.sparse_tokens", "module.sparse_tokens", "module.model.sparse_tokens"])
+@pytest.mark.parametrize("other", ["model.sparse_tokens", "module.model.sparse_tokens"])
 def test_with_published_names__refuses_two_of_one_name(other: str) -> None:
     tensor = torch.zeros(1)
-    expected = re.escape(f"'{other}' and 'sparse_tokens' are both 'sparse_tokens'")
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError, match=f"'sparse_tokens' twice, as '{other}'"):
         with_published_names({"sparse_tokens": tensor, other: tensor})
 
 
@@ -165,7 +160,7 @@ def test_with_published_names__refuses_older_and_newer_names_together(
     vq: dict[str, Tensor], newer_name: Callable[[str], str]
 ) -> None:
     name = "encoder.encoder.layer.1.intermediate.dense.bias"
-    with pytest.raises(ValueError, match=re.escape(f"{newer_name(name)!r} and {name!r} are both {name!r}")):
+    with pytest.raises(ValueError, match=re.escape(f"{name!r} twice, as {newer_name(name)!r}")):
         with_published_names(vq | {newer_name(name): vq[name]})
 
 

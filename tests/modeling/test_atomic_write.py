@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling import atomic_write
-from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
 
 OLD, NEW = b"old content", b"new content, longer than the old one"
 
@@ -125,6 +125,134 @@ class TestFailure:
         assert names(tmp_path) == ["a.bin"]
 
     def test_missing_folder__is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"cannot write .*a\.bin: the folder .*nowhere does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"a\.bin: .*nowhere"):
             write_atomically(tmp_path / "nowhere" / "a.bin", NEW)
+        assert names(tmp_path) == []
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Files below a folder and their bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def fill(folder: Path) -> None:
+    (folder / "part").mkdir()
+    (folder / "part" / "a.bin").write_bytes(NEW)
+    (folder / "b.bin").write_bytes(NEW)
+
+
+NEW_FOLDER = {"part/a.bin": NEW, "b.bin": NEW}
+OLD_FOLDER = {"b.bin": OLD, "c.bin": OLD}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing runs after it but what a test calls."""
+
+
+class TestFolder:
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Path:
+        return tmp_path / "run" / "model"
+
+    @pytest.fixture(params=[True, False], ids=["over-old-folder", "new-folder"])
+    def before(self, request: pytest.FixtureRequest, target: Path) -> dict[str, bytes] | None:
+        """Content of the folder before the test; None where it does not exist."""
+        target.parent.mkdir()
+        if not request.param:
+            return None
+        target.mkdir()
+        for name, data in OLD_FOLDER.items():
+            (target / name).write_bytes(data)
+        return OLD_FOLDER
+
+    @staticmethod
+    def assert_unchanged(target: Path, before: dict[str, bytes] | None) -> None:
+        assert names(target.parent) == ([] if before is None else ["model"])
+        assert before is None or content(target) == before
+
+    def test_folder__has_the_new_content_alone(self, target: Path, before: dict[str, bytes] | None) -> None:
+        with replaced_folder(str(target)) as folder:
+            assert folder.parent == target.parent
+            assert names(folder) == []
+            fill(folder)
+            assert (content(target) if target.exists() else None) == before
+        assert content(target) == NEW_FOLDER
+        assert names(target.parent) == ["model"]
+
+    @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt("no")], ids=["error", "interrupt"])
+    def test_block_fails__old_folder_stays_and_nothing_is_left(
+        self, target: Path, before: dict[str, bytes] | None, error: BaseException
+    ) -> None:
+        with pytest.raises(type(error), match="no"), replaced_folder(target) as folder:  # noqa: PT012
+            fill(folder)
+            raise error
+        self.assert_unchanged(target, before)
+
+    @pytest.mark.parametrize("function", ["fsync", "replace"])
+    @pytest.mark.parametrize("call", [0, 1, 2])
+    def test_any_call_fails__the_folder_is_whole_and_nothing_is_left(
+        self,
+        target: Path,
+        before: dict[str, bytes] | None,
+        function: str,
+        call: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        original, calls = getattr(os, function), []
+
+        def fail(*args: object) -> None:
+            calls.append(args)
+            if len(calls) == call + 1:
+                raise OSError(errno.EIO, f"{function} failed")
+            original(*args)
+
+        monkeypatch.setattr(os, function, fail)
+        try:
+            with replaced_folder(target) as folder:
+                fill(folder)
+        except OSError:
+            self.assert_unchanged(target, before)
+        else:
+            assert len(calls) <= call  # it was never the one to fail
+            assert content(target) == NEW_FOLDER
+
+    def test_killed_between_the_renames__the_next_call_brings_the_old_folder_back(
+        self, target: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        target.mkdir(parents=True)
+        (target / "b.bin").write_bytes(OLD)
+        rename = os.replace
+
+        def kill(source: Path, destination: Path) -> None:
+            if destination == target:
+                raise Killed
+            rename(source, destination)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", kill)
+            patch.setattr(atomic_write, "restore", lambda final, old: None)
+            with pytest.raises(Killed), replaced_folder(target) as folder:
+                fill(folder)
+        assert not target.exists()
+        with pytest.raises(ValueError, match="no"), replaced_folder(target) as folder:  # noqa: PT012
+            assert content(target) == {"b.bin": OLD}
+            raise ValueError("no")
+        assert content(target) == {"b.bin": OLD}
+        assert names(target.parent) == ["model"]
+
+    def test_killed_after_the_renames__the_next_call_removes_the_old_folder(self, target: Path) -> None:
+        target.mkdir(parents=True)
+        (target / "b.bin").write_bytes(NEW)
+        old = target.with_name(".model.old")
+        old.mkdir()
+        (old / "b.bin").write_bytes(OLD)
+        with replaced_folder(target) as folder:
+            assert not old.exists()
+            assert content(target) == {"b.bin": NEW}
+            fill(folder)
+        assert names(target.parent) == ["model"]
+
+    def test_missing_parent__is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"model.*nowhere"), replaced_folder(tmp_path / "nowhere" / "model"):
+            pass
         assert names(tmp_path) == []

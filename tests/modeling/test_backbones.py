@@ -13,7 +13,7 @@ from stellar_hub.modeling.backbones import (
     backbone_weights,
     fold_normalization,
     load_backbone,
-    why_not_plain,
+    unsupported_parts,
 )
 from stellar_hub.modeling.encoder_stellar import StellarEncoder, normalize_pixels
 
@@ -95,22 +95,22 @@ def test_from_backbone__refuses_what_it_cannot_represent(
         create = timm.create_model
         small = {"embed_dim": 48, "depth": 1, "num_heads": 3}
         monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **(small | options | kwargs)))
-    with pytest.raises(ValueError, match=rf"{name} cannot become a STELLAR encoder.*{reason}"):
+    with pytest.raises(ValueError, match=rf"{name} .*{reason}"):
         StellarModel.from_backbone(name, pretrained=False)
 
 
 def test_from_backbone__names_models_near_an_unknown_name() -> None:
-    with pytest.raises(ValueError, match=r"knows no model 'vit_base_patch16_225'; near it: .*vit_base_patch16"):
+    with pytest.raises(ValueError, match=r"'vit_base_patch16_225'; .*vit_base_patch16"):
         StellarModel.from_backbone("vit_base_patch16_225", pretrained=False)
 
 
 def test_load_backbone__names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no such file with weights for vit_tiny_patch16_224: .*none\.pth"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth.* vit_tiny_patch16_224"):
         load_backbone("vit_tiny_patch16_224", tmp_path / "none.pth")
 
 
-def test_why_not_plain__has_nothing_against_a_plain_vit() -> None:
-    assert why_not_plain(timm.create_model("vit_tiny_patch16_224", depth=1)) == []
+def test_unsupported_parts__has_nothing_against_a_plain_vit() -> None:
+    assert unsupported_parts(timm.create_model("vit_tiny_patch16_224", depth=1)) == []
 
 
 def test_fold_normalization__is_exact() -> None:

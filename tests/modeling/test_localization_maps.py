@@ -68,7 +68,7 @@ class TestResampleMaps:
 
     def test_grid_size__is_needed_where_not_square(self) -> None:
         localization = torch.eye(6)
-        with pytest.raises(ValueError, match=r"6 patches are not a square grid; pass grid_size"):
+        with pytest.raises(ValueError, match=r"6 patches .*grid_size"):
             resample_maps(localization, (20, 30), (0, 0, 20, 30))
         maps = resample_maps(localization, (20, 30), (0, 0, 20, 30), grid_size=(2, 3))
         assert rectangle(maps[4] > EDGE) == (10, 10, 20, 20)
@@ -131,7 +131,7 @@ class TestOverlay:
 
     @pytest.mark.parametrize("token", [4, -5, 100])
     def test_missing_token__is_named(self, photo: Tensor, grid_of_four: Tensor, token: int) -> None:
-        with pytest.raises(ValueError, match=rf"there is no token {token}: the model has tokens 0 to 3"):
+        with pytest.raises(ValueError, match=f"0 and 3, got {token}"):
             overlay_token(photo, grid_of_four, token, SQUARE, (4, 4))
 
     def test_image__is_not_changed(self, photo: Tensor, grid_of_four: Tensor) -> None:

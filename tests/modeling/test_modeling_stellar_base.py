@@ -1,4 +1,4 @@
-"""What a load says."""
+"""What a load says, and what a saved folder holds."""
 
 import logging
 from pathlib import Path
@@ -6,23 +6,21 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, one_line, without_table
+from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, _success_line, _without_load_report
 
 
 @pytest.mark.parametrize(
-    ("converted", "decodes", "line"),
-    [
-        (True, True, "stellar-b16: all 7 tensors converted from the original layout; encodes and decodes"),
-        (False, False, "stellar-b16: all 7 tensors loaded; features only"),
-    ],
+    ("converted", "decodes", "words"),
+    [(True, True, ("converted", "decodes")), (False, False, ("loaded", "features only"))],
 )
-def test_one_line__says_what_was_loaded(converted: bool, decodes: bool, line: str) -> None:
-    assert one_line("stellar-b16", 7, converted, decodes) == line
+def test_success_line__says_what_was_loaded(converted: bool, decodes: bool, words: tuple[str, ...]) -> None:
+    line = _success_line("stellar-b16", 7, converted, decodes)
+    assert all(word in line for word in ("stellar-b16", "7 tensors", *words))
 
 
-def test_without_table__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
+def test_without_load_report__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger(TRANSFORMERS_LOGGER)
-    with without_table():
+    with _without_load_report():
         logger.warning("StellarModel LOAD REPORT from: x")
         logger.warning("something else")
     logger.warning("LOAD REPORT after")
@@ -38,3 +36,16 @@ def test_from_pretrained__reports_in_one_line_when_asked(
         features = StellarModel.from_pretrained(tmp_path, decoder=False)
     expected = f"{tmp_path}: all {len(features.state_dict())} tensors loaded; features only"
     assert [message for message in caplog.messages if "tensors" in message] == [expected]
+
+
+def test_saved_folder__holds_the_code_it_needs_and_no_more(pixel_folder: Path) -> None:
+    modeling = Path(__file__).parents[2] / "modeling"
+    known = {path.name for path in modeling.glob("*.py")}
+    saved = {path.name for path in pixel_folder.glob("*.py")}
+    assert saved <= known - {"__init__.py"}
+    assert {"modeling_stellar.py", "configuration_stellar.py", "image_processing_stellar.py"} <= saved
+    for name in saved:
+        assert (pixel_folder / name).read_bytes() == (modeling / name).read_bytes()
+    for path in pixel_folder.glob("*.py"):
+        imported = {line.split()[1][1:] + ".py" for line in path.read_text().splitlines() if line.startswith("from .")}
+        assert imported <= saved

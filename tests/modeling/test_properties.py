@@ -14,14 +14,13 @@ from torch import Tensor
 
 from stellar_hub.modeling import StellarEncoding, StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.modeling.encoder_stellar import mlp_ratio
+from stellar_hub.modeling.decoder_stellar import fourier_position_code
+from stellar_hub.modeling.encoder_stellar import mlp_ratio, take_indices
 from stellar_hub.modeling.factorization import localize
 from stellar_hub.modeling.image_geometry import MAX_ASPECT, Fit, ImageGeometry, fit_geometry
 from stellar_hub.modeling.input_checks import nearest_multiples, resolve_grid_size
-from stellar_hub.modeling.intermediate_layers import take_indices
 from stellar_hub.modeling.localization_maps import resample_maps
 from stellar_hub.modeling.maskgit_vqgan import nearest_codes
-from stellar_hub.modeling.position_code import fourier_position_code
 
 PATCH = 8
 
@@ -134,7 +133,7 @@ class TestGrids:
     @given(height=st.integers(1, 32), width=st.integers(1, 32))
     def test_given_grid__is_taken_if_and_only_if_it_fits(self, height: int, width: int) -> None:
         assert resolve_grid_size(height * width, (height, width)) == (height, width)
-        with pytest.raises(ValueError, match="does not multiply to"):
+        with pytest.raises(ValueError, match="grid_size must"):
             resolve_grid_size(height * width + 1, (height, width))
 
     @given(value=st.integers(0, 10_000), step=st.integers(1, 64))

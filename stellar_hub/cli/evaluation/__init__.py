@@ -1,17 +1,19 @@
-"""`stellar-hub eval`: one file per protocol."""
+"""`stellar-hub eval`: the commands that evaluate models. What they compute is in `stellar_hub.evaluation`."""
 
 import typer
 
 from stellar_hub.cli.evaluation.all_protocols import all_protocols
-from stellar_hub.cli.evaluation.diagnostics import diagnostics
-from stellar_hub.cli.evaluation.knn import knn
-from stellar_hub.cli.evaluation.linear import linear
-from stellar_hub.cli.evaluation.reconstruction import reconstruction
+from stellar_hub.cli.evaluation.classification import knn, linear
 from stellar_hub.cli.evaluation.segmentation import segmentation
+from stellar_hub.cli.evaluation.unlabelled import diagnostics, reconstruction
+
+__all__ = ["app"]
+
+HELP = "Evaluate models: the same protocol for all of them, and every choice is in the JSON of --output."
 
 app = typer.Typer(
     name="eval",
-    help="Measure models, each protocol the same for all of them; everything about it stands in the JSON.",
+    help=HELP,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -19,9 +21,9 @@ app = typer.Typer(
 )
 
 
-@app.callback()
+@app.callback(help=HELP)
 def root() -> None:
-    """Measure models, each protocol the same for all of them; everything about it stands in the JSON."""
+    """Holds the commands together."""
 
 
 for command in (knn, linear, segmentation, reconstruction, diagnostics):

@@ -4,82 +4,72 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import reports_errors
 from stellar_hub.cli.evaluation.options import (
     AllowShared,
-    BatchSize,
-    Cache,
-    Card,
-    Compare,
     Options,
-    ReportFolder,
-    Seed,
     Test,
     Train,
-    Workers,
-    finish,
+    evaluation_command,
     open_masks,
     open_splits,
+    show_and_write,
 )
-from stellar_hub.cli.evaluation.reconstruction import LpipsNet, Metrics, Networks
-from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
+from stellar_hub.cli.evaluation.unlabelled import LpipsNet, Metrics, Networks
 
 TASKS = ("knn", "linear", "segmentation", "reconstruction", "diagnostics", "scorecard")
-MaskedFolder = Annotated[str | None, typer.Option(help="Folder with images/ and masks/; segmentation needs both.")]
 
 
-@reports_errors
+@evaluation_command
 def all_protocols(
+    options: Options,
     train: Train,
     test: Test,
-    segmentation_train: MaskedFolder = None,
-    segmentation_test: MaskedFolder = None,
-    model: ModelName = "stellar-tiny",
-    compare: Compare = None,
+    segmentation_train: Annotated[
+        str | None, typer.Option(help="Folder with images/ and masks/ to learn segmentation from. Default: skip it.")
+    ] = None,
+    segmentation_test: Annotated[
+        str | None, typer.Option(help="Folder with images/ and masks/ to measure segmentation on.")
+    ] = None,
     metric: Metrics = None,
     lpips_net: LpipsNet = "alex",
     networks: Networks = None,
     allow_shared: AllowShared = False,
-    output: ReportFolder = None,
-    update_card: Card = None,
-    overwrite: Overwrite = False,
-    cache: Cache = None,
-    batch_size: BatchSize = 64,
-    workers: Workers = 0,
-    device: Device = "auto",
-    seed: Seed = 0,
-    debug: Debug = False,
 ) -> None:
-    """Follow every protocol; with --output, scorecard.md and scorecard.json hold all of it.
+    """Run every protocol, for one scorecard.
 
-    kNN and linear on the labelled images, segmentation where masks are given, reconstruction by models that decode
-    and diagnostics on the test images.
+    With --output, scorecard.md and scorecard.json hold all results. kNN and linear classification use the labelled
+    images, segmentation the images with masks, reconstruction (by models that decode) and diagnostics the test images.
 
     Example: stellar-hub eval all --train photos/train --test photos/test --compare pixels --output scorecard
     """
-    from stellar_hub.evaluation.protocols.diagnostics import DiagnosticsProtocol
-    from stellar_hub.evaluation.protocols.linear import LinearProtocol
-    from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
-    from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
-    from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
-    from stellar_hub.evaluation.report.output import write_scorecard
+    from stellar_hub.evaluation import (
+        DiagnosticsProtocol,
+        LinearProtocol,
+        ReconstructionProtocol,
+        ScorecardProtocol,
+        SegmentationProtocol,
+        evaluate_all,
+        write_scorecard,
+    )
 
-    shared = (output, update_card, overwrite, cache, batch_size, workers, device, seed)
-    options = Options(model, tuple(compare or ()), *shared)
+    if (segmentation_train is None) != (segmentation_test is None):
+        raise ValueError("segmentation needs both --segmentation-train and --segmentation-test, got one of them")
     protocol = ScorecardProtocol(
-        linear=LinearProtocol(seed=seed),
-        segmentation=SegmentationProtocol(seed=seed),
-        reconstruction=ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, seed=seed),
-        diagnostics=DiagnosticsProtocol(seed=seed),
+        linear=LinearProtocol(seed=options.seed),
+        segmentation=SegmentationProtocol(seed=options.seed),
+        reconstruction=ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, seed=options.seed),
+        diagnostics=DiagnosticsProtocol(seed=options.seed),
     )
     run = options.run_settings(TASKS)
-    backbones = options.backbones(decoder=True)
+    backbones = options.open_backbones(decoder=True)
     splits = open_splits(train, test, run, allow_shared)
-    masks = open_masks(segmentation_train, segmentation_test, run, allow_shared)
+    masks = None
+    if segmentation_train is not None and segmentation_test is not None:
+        masks = open_masks(segmentation_train, segmentation_test, run, allow_shared)
     reports = []
     for report in evaluate_all(backbones, splits, masks, protocol, run, networks):
-        finish(report, options, run, heading=True)
+        show_and_write(report, options, run, with_heading=True)
         reports.append(report)
-    if output is not None and run.processes.is_main:
-        for path in write_scorecard(reports, output):
+    if options.output is not None and run.processes.is_main:
+        for path in write_scorecard(reports, options.output):
             typer.echo(f"written: {path}", err=True)

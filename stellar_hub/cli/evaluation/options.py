@@ -1,140 +1,175 @@
-"""Options that all protocols share, and what they amount to."""
+"""The options that all evaluation commands share, and the steps that all of them take."""
 
-from __future__ import annotations
-
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stellar_hub.evaluation.computing import RunSettings
-    from stellar_hub.evaluation.report import Report
-    from stellar_hub.evaluation.splits import SegmentationSplits, Splits
+    from stellar_hub.evaluation import Report, RunSettings, SegmentationSplits, Splits
     from stellar_hub.features.backbones import Backbone
-    from stellar_hub.store.feature_store import FeatureStore
 
-LABELLED = "folder of class folders, split file (.csv, .csv:SPLIT), tables (.parquet) or hub:OWNER/NAME:SPLIT"
+LABELLED = (
+    "a folder of class folders, a table of paths and labels (.csv, .csv:SPLIT), tables of images (.parquet), "
+    "or hub:OWNER/NAME:SPLIT"
+)
 Train = Annotated[str, typer.Option("--train", help=f"Labelled images to learn from: {LABELLED}.")]
-Test = Annotated[str, typer.Option("--test", help="Labelled images to measure on, likewise.")]
-Compare = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--compare",
-        metavar="NAME[:random|:PATH]",
-        help="Another model for the same table: STELLAR's, timm's, transformers' or pixels; repeat it for more.",
-    ),
-]
-ReportFolder = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder for the JSON with the whole protocol, and images.")
-]
-Card = Annotated[Path | None, typer.Option("--update-card", help="Model card (README.md) to put the table into.")]
-Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Folder to keep features in: an interrupted run goes on from there.")
+Test = Annotated[str, typer.Option("--test", help="Labelled images to measure on, in one of the forms of --train.")]
+AllowShared = Annotated[
+    bool, typer.Option("--allow-shared", help="Accept test images that are in train too, instead of an error.")
 ]
 Stores = Annotated[
     list[Path] | None,
     typer.Option(
-        "--store", help="What extract wrote for these images, to take a STELLAR model's features from; repeat it."
+        "--store",
+        help="Feature store from `stellar-hub extract` with these images; the features of its model are read, not "
+        "computed. Repeat the option for several stores.",
     ),
-]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Images of one forward.")]
-Workers = Annotated[int, typer.Option("--workers", help="Processes that read images.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything random, weights included.")]
-AllowShared = Annotated[bool, typer.Option("--allow-shared", help="Accept test images that are in train too.")]
-Poolings = Annotated[
-    list[str] | None,
-    typer.Option("--pooling", help="S-mean, cls, patches-mean, S-set or pixels; all a model has if none is named."),
 ]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options that all protocols share."""
+    """The options that all evaluation commands share, as the user gave them."""
 
-    model: str
-    compare: tuple[str, ...]
-    output: Path | None
-    update_card: Path | None
-    overwrite: bool
-    cache: Path | None
-    batch_size: int
-    workers: int
-    device: str
-    seed: int
+    model: ModelName = "stellar-tiny"
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            metavar="NAME[:random|:PATH]",
+            help="Another model for the same table: of STELLAR, timm or transformers, or `pixels`. NAME:random has "
+            "random weights, NAME:PATH weights from a file or folder. Repeat the option for several models.",
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write figures and a JSON with the whole protocol to."),
+    ] = None
+    update_card: Annotated[
+        Path | None, typer.Option("--update-card", help="Model card (README.md) to write the table into.")
+    ] = None
+    overwrite: Overwrite = False
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", help="Folder to keep features in. An interrupted command continues from them."),
+    ] = None
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of images per forward pass.")] = 32
+    num_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--num-workers",
+            help="Number of worker processes that read images. Default: number of cores, at most 8. 0 reads in the "
+            "main process.",
+        ),
+    ] = None
+    device: Device = "auto"
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of all random choices: draws, splits, training, and random weights.")
+    ] = 0
+    debug: Debug = False
 
-    def run_settings(self, tasks: Sequence[str], stores: Sequence[Path] | None = None) -> RunSettings:
-        """How to compute, once it is clear that the results can be written.
+    def run_settings(self, tasks: Sequence[str], stores: Sequence[Path] | None = None) -> "RunSettings":
+        """Checks that the reports can be written, and returns how to compute.
 
         Raises:
-            OSError: if a report exists and may not be replaced, or the card cannot be read.
+            OSError: if a report exists and must not be replaced, or the card cannot be read.
             ValueError: if the device is not available, or a number is out of range.
         """
         from transformers.utils import logging
 
-        from stellar_hub.evaluation.computing import RunSettings
-        from stellar_hub.evaluation.report.output import check_targets
+        from stellar_hub.data.workers import default_num_workers
+        from stellar_hub.evaluation import RunSettings
+        from stellar_hub.evaluation.report import check_targets
         from stellar_hub.features.loading import choose_device
-        from stellar_hub.features.processes import Processes
+        from stellar_hub.features.processes import LaunchedProcess, Processes
 
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
         if self.device != "auto":
             choose_device(self.device)
-        opened: tuple[FeatureStore, ...] = ()
+        opened: tuple[Any, ...] = ()
         if stores:
             from stellar_hub.evaluation.from_store import open_stores
 
             opened = open_stores(stores)
-        processes = Processes.launched(self.device)
-        return RunSettings(self.batch_size, self.workers, self.cache, processes=processes, stores=opened)
+        num_workers = self.num_workers
+        if num_workers is None:
+            num_workers = default_num_workers(LaunchedProcess.from_environment().num_local_processes)
+        return RunSettings(
+            batch_size=self.batch_size,
+            num_workers=num_workers,
+            cache=self.cache,
+            processes=Processes.launched(self.device),
+            stores=opened,
+        )
 
-    def backbones(self, decoder: bool = False) -> list[Backbone]:
-        """The model and those it is compared with, all loaded: what is missing is said before any work.
+    def open_backbones(self, decoder: bool = False) -> "list[Backbone]":
+        """Loads all models before any work, so that a missing one is reported at once.
+
+        Args:
+            decoder: Whether the decoders of STELLAR models are needed.
 
         Raises:
-            OSError: if weights do not exist or cannot be fetched.
-            ValueError: if a name is unknown, or given twice.
+            OSError: if weights do not exist or cannot be downloaded.
+            ValueError: if a name is unknown or given twice.
         """
         from stellar_hub.features.backbones import open_backbone
 
-        names = (self.model, *self.compare)
+        names = (self.model, *(self.compare or ()))
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"{twice[0]} is given twice; name each model once")
+            raise ValueError(f"each model must be named once, {twice[0]} is named twice")
         return [open_backbone(name, self.seed, None if decoder else False) for name in names]
 
 
-def open_splits(train: str, test: str, run: RunSettings, allow_shared: bool) -> Splits:
-    """Train and test as they are written on the command line."""
+def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns a function into a command: adds the options of `Options`, and reports errors in one line.
+
+    The function gets an `Options` as its argument `options`, and its own options as keywords.
+    """
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "options"]
+    shared = inspect.signature(Options, eval_str=True).parameters
+
+    def run(**given: Any) -> None:
+        options = Options(**{name: given.pop(name) for name in shared})
+        command(options=options, **given)
+
+    functools.update_wrapper(run, command)
+    del run.__wrapped__  # type: ignore[attr-defined]  # typer would read the function's own signature
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *shared.values())]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+
+    return reports_errors(run)
+
+
+def open_splits(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "Splits":
+    """Opens the labelled images of --train and --test."""
     from stellar_hub.data.labelled import open_labelled
-    from stellar_hub.evaluation.splits import prepare_splits
+    from stellar_hub.evaluation import prepare_splits
 
     return prepare_splits(open_labelled(train), open_labelled(test), run, allow_shared)
 
 
-def open_masks(train: str | None, test: str | None, run: RunSettings, allow_shared: bool) -> SegmentationSplits | None:
-    """Images with masks as they are written on the command line; None where there are none.
+def open_masks(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "SegmentationSplits":
+    """Opens two folders of images with masks; the classes of the first one name those of the second."""
+    from stellar_hub.data.labelled import read_segmentation_folder
+    from stellar_hub.evaluation import prepare_segmentation
 
-    Raises:
-        ValueError: if one of the two is missing.
-    """
-    from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
-    from stellar_hub.evaluation.splits import prepare_segmentation
-
-    if train is None and test is None:
-        return None
-    if train is None or test is None:
-        raise ValueError("segmentation needs images with masks to learn from and to measure on: give both folders")
     learned = read_segmentation_folder(train)
     return prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
 
 
-def store_notes(run: RunSettings, backbones: Sequence[Backbone]) -> list[str]:
-    """What stores are used for; refuses those that are of none of the models."""
+def notes_on_stores(run: "RunSettings", backbones: "Sequence[Backbone]") -> list[str]:
+    """Returns a note on each store, and raises ValueError for a store that belongs to none of the models."""
     if not run.stores:
         return []
     from stellar_hub.evaluation.from_store import check_stores
@@ -142,13 +177,13 @@ def store_notes(run: RunSettings, backbones: Sequence[Backbone]) -> list[str]:
     return check_stores(run.stores, backbones)
 
 
-def finish(report: Report, options: Options, run: RunSettings, heading: bool = False) -> None:
-    """Show the table and write what was asked for, in one process."""
-    from stellar_hub.evaluation.report.output import terminal_table, write_report
+def show_and_write(report: "Report", options: Options, run: "RunSettings", with_heading: bool = False) -> None:
+    """Prints the table of a report and writes the files, in the main process."""
+    from stellar_hub.evaluation.report import terminal_table, write_report
 
     if not run.processes.is_main:
         return
-    typer.echo((f"\n{report.task}\n\n" if heading else "") + terminal_table(report))
+    typer.echo((f"\n{report.task}\n\n" if with_heading else "") + terminal_table(report))
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
     for path in write_report(report, options.output, options.update_card):

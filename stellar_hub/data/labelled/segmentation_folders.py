@@ -11,11 +11,11 @@ from torch import Tensor
 
 from stellar_hub.data.sources.files import find_images
 from stellar_hub.measures import UNLABELLED
+from stellar_hub.modeling.image_loading import upright_size
 from stellar_hub.old_names import old_names
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 NUMBER_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's modes of images that hold one number per pixel
-ORIENTATION_TAG, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: orientations that swap height and width
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +149,6 @@ def _upright_size(path: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION_TAG) in TURNED
+            return upright_size(image, str(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return (width, height) if turned else (height, width)

@@ -4,7 +4,7 @@ A new kind of source belongs here if it can return any image by its index; other
 """
 
 from stellar_hub.data.sources.combined import JoinedSources, SampledImages, sample_images
-from stellar_hub.data.sources.files import IMAGE_SUFFIXES, ImageFolder, ImageList
+from stellar_hub.data.sources.files import IMAGE_SUFFIXES, ImageFolder, ImageList, find_images
 from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, ImageSource, StoredSource, read_image
 from stellar_hub.data.sources.open_sources import open_source, open_sources
 from stellar_hub.data.sources.table import ImageTable
@@ -22,6 +22,7 @@ __all__ = [
     "SampledImages",
     "StoredSource",
     "TarShards",
+    "find_images",
     "open_source",
     "open_sources",
     "read_image",

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,20 @@ from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-def find_images(folder: str | os.PathLike[str]) -> list[str]:
+def find_images(folder: str | os.PathLike[str], suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
     """Returns the names of all images below a folder, relative to it, with forward slashes, sorted part by part.
 
-    A file is an image if its suffix is in `IMAGE_SUFFIXES`. Files and folders whose name starts with "." are skipped.
-    Links are followed, but each folder is read once, even if links form a circle.
+    A file is an image if its suffix, in lower case, is in `suffixes`. Files and folders whose name starts with "." are
+    skipped. Links are followed, but each folder is read once, even if links form a circle.
+
+    Args:
+        folder: Folder to search.
+        suffixes: Suffixes to look for, in lower case and with the dot.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
         NotADirectoryError: if it is a file.
-        ValueError: if there is no image below it.
+        ValueError: if no image is below it.
         OSError: if the folder, or one below it, may not be read.
     """
     if not Path(folder).exists():
@@ -35,15 +39,17 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
         real = os.path.realpath(os.path.join(folder, subfolder))
         if real not in seen:
             seen.add(real)
-            files, folders = _list_folder(folder, subfolder)
+            files, folders = _list_folder(folder, subfolder, suffixes)
             names += files
             pending += reversed(folders)
     if not names:
-        raise ValueError(f"no images in the folder {folder}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise ValueError(f"no images in the folder {folder}; looked for {', '.join(sorted(suffixes))}")
     return sorted(names, key=lambda name: name.split("/"))
 
 
-def _list_folder(root: str | os.PathLike[str], subfolder: str) -> tuple[list[str], list[str]]:
+def _list_folder(
+    root: str | os.PathLike[str], subfolder: str, suffixes: Collection[str]
+) -> tuple[list[str], list[str]]:
     """Returns the images and the folders directly in `root`/`subfolder`, relative to `root`; folders are sorted."""
     files, folders = [], []
     prefix = f"{subfolder}/" if subfolder else ""
@@ -54,7 +60,7 @@ def _list_folder(root: str | os.PathLike[str], subfolder: str) -> tuple[list[str
             # A link to nothing or to itself is neither a file nor a folder; `DirEntry` would raise for some of them.
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders.append(prefix + entry.name)
-            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(entry.path):
+            elif Path(entry.name).suffix.lower() in suffixes and os.path.isfile(entry.path):
                 files.append(prefix + entry.name)
     return files, sorted(folders)
 

@@ -5,18 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, open_undecoded, read_image
 from stellar_hub.data.views.crops import View, ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, pil_to_rgb
+from stellar_hub.modeling.image_loading import decode_image, pil_to_rgb, upright_size
 
 REDUCTIONS = (8, 4, 2)
-ORIENTATION = 0x0112  # EXIF's tag
-SIDEWAYS = (5, 6, 7, 8)  # its values for images that lie on their side
 
 PlanFunction = Callable[[int, int], Sequence[View]]  # from an image's height and width to its views
 
@@ -53,15 +50,6 @@ def reduction_factor(views: Sequence[View]) -> int:
     """Returns how many times smaller an image may be so that no view has to be enlarged: 1, 2, 4 or 8."""
     largest = min(min(view.box[2:]) / view.size for view in views)
     return next((factor for factor in REDUCTIONS if factor <= largest), 1)
-
-
-def upright_size(opened: Image.Image, name: str) -> tuple[int, int]:
-    """Height and width of an opened image once EXIF's orientation is applied."""
-    try:
-        sideways = opened.getexif().get(ORIENTATION) in SIDEWAYS
-    except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
-    return (opened.width, opened.height) if sideways else (opened.height, opened.width)
 
 
 class ViewMaker:

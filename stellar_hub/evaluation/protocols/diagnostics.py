@@ -1,22 +1,19 @@
-"""Diagnostics without labels: the protocol, and following it."""
+"""Diagnostics: what pooled features, tokens and their maps show without labels."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stellar_hub.data.sources.combined import SampledImages, sample_images
-from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.sources import ImageSource, SampledImages, sample_images
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.feature_set import check_finite
-from stellar_hub.evaluation.legend import LEGEND
-from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.splits import digests
+from stellar_hub.evaluation.report import Measurement, Report, make_report
+from stellar_hub.evaluation.splits import hash_images
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.measures import (
     ClusteringHead,
@@ -34,25 +31,120 @@ from stellar_hub.measures import (
 )
 from stellar_hub.visualization import draw_spectra
 
-TOKENS, MAPS = "S-set", "L"
-PREFIX = "clustering_head."
+TOKENS, MAPS = "S", "L"
+CLUSTERING_HEAD = "clustering_head."  # prefix of its tensors in a training checkpoint
 MIN_IMAGES = 3
+EFFECTIVE_RANK = "Roy and Vetterli 2007"
+RANK_OF_FEATURES = f"{EFFECTIVE_RANK}; Garrido et al. 2023, arXiv 2210.02885"
+VENDI = "Friedman and Dieng 2023, arXiv 2210.02410"
+STELLAR = "arXiv 2602.01905"
+PROTOTYPES = "Caron et al. 2020, arXiv 2006.09882; Assran et al. 2022, arXiv 2204.07141"
+
+# For each metric: what it is, its source, its range, and which values are good.
+_LEGEND: dict[str, tuple[str, str, str, str]] = {
+    "rank of pooled": (
+        "effective rank of the pooled features of all images",
+        RANK_OF_FEATURES,
+        "[1, min(N - 1, d)]",
+        "high; 1 is collapse",
+    ),
+    "rank of S": ("effective rank of the tokens of all images", RANK_OF_FEATURES, "[1, min(N r - 1, d)]", "high"),
+    "rank of S within": (
+        "effective rank of the tokens of one image, mean over images",
+        EFFECTIVE_RANK,
+        "[1, min(r - 1, d)]",
+        "high: the tokens of an image differ",
+    ),
+    "alignment": (
+        "mean squared distance between the normalized features of two views",
+        "Wang and Isola 2020, arXiv 2005.10242, alpha = 2",
+        "[0, 4]",
+        "low, if uniformity is low too",
+    ),
+    "uniformity": (
+        "log of the mean Gaussian potential of the normalized features of pairs of images",
+        "Wang and Isola 2020, arXiv 2005.10242, t = 2",
+        "[-8, 0]",
+        "low; about -4 is evenly spread",
+    ),
+    "Vendi across": (
+        "Vendi score of pooled features with a cosine kernel",
+        VENDI,
+        "[1, min(N, d)]",
+        "high: it is the number of images that differ",
+    ),
+    "Vendi within": (
+        "Vendi score of the tokens of one image with a cosine kernel, mean over images",
+        VENDI,
+        "[1, min(r, d)]",
+        "high: it is the number of tokens that differ",
+    ),
+    "diffusion entropy": (
+        "diffusion spectral entropy of pooled features; sigma is their median distance",
+        "Liao et al. 2023, arXiv 2312.04823, t = 1, natural logarithm",
+        "[0, log N]",
+        "high, at the same N and with the same rule for sigma",
+    ),
+    "stability": (
+        "mean cosine of the matched tokens of two views",
+        f"matching of {STELLAR}",
+        "[-1, 1]",
+        "near 1, and far above stability by chance",
+    ),
+    "stability by chance": (
+        "mean cosine of the token pairs of two views that are not matched",
+        f"matching of {STELLAR}",
+        "[-1, 1]",
+        "low",
+    ),
+    "sharpness of L": (
+        "1 - entropy over the tokens of a patch, divided by log r, mean over patches",
+        f"L of {STELLAR}",
+        "[0, 1]",
+        "high: each patch belongs to few tokens",
+    ),
+    "area of L": (
+        "exp of the entropy of a token's map, divided by n, mean over tokens",
+        f"L of {STELLAR}",
+        "[1/n, 1]",
+        "near 1/r: the tokens divide the image among them",
+    ),
+    "owning tokens": (
+        "share of the tokens that are the strongest token of a patch",
+        f"L of {STELLAR}",
+        "[1/r, 1]",
+        "near 1",
+    ),
+    "prototype entropy": (
+        "entropy of how often each prototype is the nearest one to a token, divided by log K",
+        PROTOTYPES,
+        "[0, 1]",
+        "near 1, if there are many more tokens than prototypes",
+    ),
+    "prototypes used": (
+        "share of the prototypes that are the nearest one to a token",
+        PROTOTYPES,
+        "(0, 1]",
+        "near 1, if there are many more tokens than prototypes",
+    ),
+}
+LEGEND = {name: dict(zip(("what", "source", "range", "good"), entry, strict=True)) for name, entry in _LEGEND.items()}
 
 
 @dataclass(frozen=True)
 class DiagnosticsProtocol:
-    """What features tell about themselves; see `LEGEND` for each number.
+    """The choices of diagnostics; `LEGEND` explains each metric.
 
     Attributes:
-        max_images: How many images are drawn at most: some measures cost their square.
-        alpha: Of alignment.
-        t: Of uniformity.
-        diffusion_steps: Of diffusion spectral entropy; its sigma is the median distance.
-        view_area: Smallest and largest part of the image that the two views show.
-        view_flip_probability: Of mirroring a view.
-        view_jitter: Brightness, contrast and saturation of a view change by a factor within 1 ± this.
-        prototypes: Checkpoint of pretraining whose prototypes the first model's tokens are compared with.
-        seed: Of the images drawn and of the views.
+        max_images: Largest number of images to use, drawn at random. The time of some metrics grows with its square.
+        alpha: Exponent of the distance in alignment, above 0.
+        t: Scale of the Gaussian potential in uniformity, above 0.
+        diffusion_steps: Number of diffusion steps in diffusion spectral entropy, at least 1.
+        view_area: Smallest and largest share of the image that each of the two views shows.
+        view_flip_probability: Probability that a view is mirrored.
+        view_jitter: Largest relative change of a view's brightness, contrast and saturation.
+        prototypes: Training checkpoint with the prototypes that the first model's tokens are compared with, or None.
+        seed: Seed of the draw and of the views.
 
     Raises:
         ValueError: if a value is out of range.
@@ -78,82 +170,83 @@ class DiagnosticsProtocol:
             )
 
     def view(self, number: int) -> AugmentedView:
-        """The views that are compared."""
+        """Returns the view of a number; the views 1 and 2 are compared."""
         return AugmentedView(number, self.seed, self.view_area, self.view_flip_probability, self.view_jitter)
 
 
 def evaluate_diagnostics(
     backbones: Sequence[Backbone], images: ImageSource, name: str, protocol: DiagnosticsProtocol, run: RunSettings
 ) -> Report:
-    """Measure models without labels.
+    """Evaluates the features of models without labels.
 
     Args:
-        backbones: The models, the one of interest first.
-        images: The images.
-        name: What to call them in the report.
-        protocol: How.
-        run: How it is computed.
+        backbones: Models to evaluate. The prototypes, if any, belong to the first one.
+        images: Images to encode.
+        name: Name of the images in the report.
+        protocol: Choices that decide what is measured.
+        run: Choices that decide how it is computed.
 
     Returns:
-        One row for each model; what needs tokens or maps is None for models without.
+        A report with one row per model. Metrics of tokens and maps are None for a model that has none.
 
     Raises:
         OSError: if the checkpoint with prototypes does not exist.
-        ValueError: if there are fewer than three images, one cannot be read, or a feature is not finite.
+        ValueError: if there are fewer than 3 images, one cannot be read, or a feature is not finite.
     """
     if len(images) < MIN_IMAGES:
-        raise ValueError(f"{name} has {len(images)} images, diagnostics need at least {MIN_IMAGES}")
+        raise ValueError(f"diagnostics need at least {MIN_IMAGES} images, {name} has {len(images)}")
     head = None if protocol.prototypes is None else load_prototypes(Path(protocol.prototypes))
     drawn = sample_images(images, protocol.max_images, protocol.seed)
-    data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
+    data_hash = hash_images(drawn, run, name)
     rows: list[Measurement] = []
     spectra: dict[str, Tensor] = {}
     for backbone in backbones:
-        features, views = three_looks(backbone, drawn, data_hash, protocol, run)
+        features, views = _encode_images_and_views(backbone, drawn, data_hash, protocol, run)
         pooled = backbone.poolings[0]
-        numbers = of_pooled(features[pooled], views[0][pooled], views[1][pooled], protocol)
+        metrics = _measure_pooled(features[pooled], views[0][pooled], views[1][pooled], protocol)
         if TOKENS in features:
-            numbers |= of_tokens(features[TOKENS], views[0][TOKENS], views[1][TOKENS])
-            numbers |= of_maps(features[MAPS])
+            metrics |= _measure_tokens(features[TOKENS], views[0][TOKENS], views[1][TOKENS])
+            metrics |= _measure_maps(features[MAPS])
         if head is not None and backbone is backbones[0]:
-            numbers |= of_prototypes(features, head)
+            metrics |= _measure_prototypes(features, head)
         values = singular_values(features[pooled])
         spectra[backbone.name] = values
         shares = {"spectrum": (values / values.sum().clamp(min=1e-300)).tolist()}
-        rows.append(Measurement(backbone.name, pooled, {each: numbers.get(each) for each in LEGEND}, shares))
-    rows = without_empty(rows)
-    data = {
-        "data": {"name": name, "num_images": len(drawn), "sha256": data_hash},
-        "num_available": len(images),
-    }
-    legend = {each: LEGEND[each] for each in rows[0].metrics}
-    images_ = {"diagnostics-spectrum": draw_spectra(spectra)}
-    return make_report("diagnostics", protocol, data, backbones, rows, legend=legend, images=images_)
+        rows.append(Measurement(backbone.name, pooled, {each: metrics.get(each) for each in LEGEND}, shares))
+    rows = _without_empty_columns(rows)
+    return make_report(
+        "diagnostics",
+        protocol,
+        {"data": {"name": name, "num_images": len(drawn), "sha256": data_hash}, "num_available": len(images)},
+        backbones,
+        rows,
+        legend={each: LEGEND[each] for each in rows[0].metrics},
+        images={"diagnostics-spectrum": draw_spectra(spectra)},
+    )
 
 
-def three_looks(
+def _encode_images_and_views(
     backbone: Backbone, images: SampledImages, data_hash: str, protocol: DiagnosticsProtocol, run: RunSettings
-) -> tuple[dict[str, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Features of the images as they are, and of two views of each."""
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Returns the features of whole images, and those of two views of each image."""
     backbone.to(run.processes.device)
     tokens = tuple(name for name in (TOKENS,) if name in backbone.poolings)
     maps = tuple(name for name in (MAPS,) if name in backbone.dense)
     names = (backbone.poolings[0], *tokens)
-    labels = [str(images[index]) for index in range(len(images))]
+    image_names = [str(images[index]) for index in range(len(images))]
 
-    def look(wanted: tuple[str, ...], what: str, view: AugmentedView | None = None) -> dict[str, Tensor]:
-        features = extract_features(backbone, images, wanted, run, data_hash, what, view)
+    def encode(wanted: tuple[str, ...], description: str, view: AugmentedView | None = None) -> dict[str, Tensor]:
+        features = extract_features(backbone, images, wanted, run, data_hash, description, view)
         for name, feature in features.items():
-            check_finite(name, feature, labels)
+            check_finite(name, feature, image_names)
         return features
 
-    whole = look(names + maps, "encoding")
-    first, second = (look(names, f"encoding view {number}", protocol.view(number)) for number in (1, 2))
-    return whole, (first, second)
+    whole = encode(names + maps, "encoding")
+    return whole, [encode(names, f"encoding view {number}", protocol.view(number)) for number in (1, 2)]
 
 
-def of_pooled(features: Tensor, first: Tensor, second: Tensor, protocol: DiagnosticsProtocol) -> dict[str, float]:
-    """What pooled features `(N, d)`, and those of two views, tell."""
+def _measure_pooled(features: Tensor, first: Tensor, second: Tensor, protocol: DiagnosticsProtocol) -> dict[str, float]:
+    """Measures pooled features `(N, d)` of images and of two views."""
     return {
         "rank of pooled": effective_rank(features).item(),
         "alignment": alignment(first, second, protocol.alpha),
@@ -163,8 +256,8 @@ def of_pooled(features: Tensor, first: Tensor, second: Tensor, protocol: Diagnos
     }
 
 
-def of_tokens(tokens: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
-    """What tokens `(N, r, d)`, and those of two views, tell."""
+def _measure_tokens(tokens: Tensor, first: Tensor, second: Tensor) -> dict[str, float]:
+    """Measures tokens `(N, r, d)` of images and of two views."""
     stability = token_stability(first, second)
     return {
         "rank of S": effective_rank(tokens.flatten(0, 1)).item(),
@@ -175,40 +268,38 @@ def of_tokens(tokens: Tensor, first: Tensor, second: Tensor) -> dict[str, float]
     }
 
 
-def of_maps(localization: Tensor) -> dict[str, float]:
-    """What maps `(N, n, r)` tell."""
+def _measure_maps(localization: Tensor) -> dict[str, float]:
+    """Measures maps `(N, n, r)` of tokens."""
     shape = map_shape(localization)
     return {"sharpness of L": shape.sharpness, "area of L": shape.area, "owning tokens": shape.owning}
 
 
-def of_prototypes(features: dict[str, Tensor], head: ClusteringHead) -> dict[str, float]:
-    """How tokens use prototypes.
+def _measure_prototypes(features: dict[str, Tensor], head: ClusteringHead) -> dict[str, float]:
+    """Measures how evenly tokens use the prototypes of a clustering head.
 
     Raises:
-        ValueError: if the model has no tokens, or they are of another width than the head takes.
+        ValueError: if the model has no tokens, or their width is not the one that the head takes.
     """
     width = head.mlp.fc1.in_features
     tokens = features.get(TOKENS)
     if tokens is None or tokens.shape[-1] != width:
-        found = "none" if tokens is None else f"tokens of {tokens.shape[-1]}"
+        found = "no tokens" if tokens is None else f"tokens of {tokens.shape[-1]} values"
         raise ValueError(f"the prototypes are for tokens of {width} values, and the model has {found}")
     use = prototype_use(nearest_prototypes(tokens.flatten(0, 1), head), len(head.prototypes.weight))
     return {"prototype entropy": use.entropy, "prototypes used": use.used}
 
 
-def without_empty(rows: list[Measurement]) -> list[Measurement]:
-    """The rows without the numbers that no model has."""
+def _without_empty_columns(rows: list[Measurement]) -> list[Measurement]:
+    """Returns the rows without the metrics that are None for every model."""
     kept = [name for name in LEGEND if any(row.metrics[name] is not None for row in rows)]
-    return [
-        Measurement(row.model, row.features, {name: row.metrics[name] for name in kept}, row.details) for row in rows
-    ]
+    return [replace(row, metrics={name: row.metrics[name] for name in kept}) for row in rows]
 
 
 def load_prototypes(path: Path) -> ClusteringHead:
     """Reads the clustering head of a pretraining checkpoint, in float32.
 
     Args:
-        path: `model.safetensors` of a checkpoint, or the folder it lies in, such as RUN/checkpoints/step-000100.
+        path: `model.safetensors` of a checkpoint, or its folder, such as RUN/checkpoints/step-000100.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -221,11 +312,15 @@ def load_prototypes(path: Path) -> ClusteringHead:
         tensors = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
-    head = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    head = {
+        name.removeprefix(CLUSTERING_HEAD): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(CLUSTERING_HEAD)
+    }
     try:
         return ClusteringHead.from_state_dict(head)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"{file} has no clustering head ({PREFIX}*): models for inference have none; "
-            "name a checkpoint of pretraining, such as RUN/checkpoints/step-000100"
+            f"{file} has no clustering head ({CLUSTERING_HEAD}*), only training checkpoints have one: "
+            "name one, such as RUN/checkpoints/step-000100"
         ) from error

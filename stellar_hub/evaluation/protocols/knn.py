@@ -1,37 +1,53 @@
-"""Classification by nearest neighbours: the protocol, and following it."""
+"""Classification by weighted nearest neighbours: what frozen features tell without any training.
 
-from collections.abc import Sequence
+The protocol is that of Wu et al. 2018 (arXiv 1805.01978) and DINO (arXiv 2104.14294): cosine similarity, and each of
+the `k` nearest training images votes for its class with weight `exp(similarity / temperature)`.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from stellar_hub.evaluation.computing import RunSettings
-from stellar_hub.evaluation.nearest_neighbours import nearest_neighbours, vote
-from stellar_hub.evaluation.protocols.pooled import SET, check_poolings, chosen_poolings, most_frequent, pooled_sets
-from stellar_hub.evaluation.report.report import Measurement, Report, make_report
+from stellar_hub.evaluation.protocols.classification import (
+    SET,
+    accuracy,
+    check_poolings,
+    choose_poolings,
+    class_accuracy,
+    confusion_figure,
+    most_frequent_class,
+    pooled_features,
+)
+from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.measures import count_confusion, set_similarity
-from stellar_hub.visualization import draw_confusion
+from stellar_hub.measures import set_similarity
 
 USUAL_NEIGHBOURS = (10, 20, 100, 200)
+QUERIES_AT_A_TIME = 1024
+SETS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
 class KnnProtocol:
-    """Weighted nearest neighbours, as Wu et al. 2018 (arXiv 1805.01978) and DINO (arXiv 2104.14294) report them.
+    """The choices of classification by nearest neighbours.
 
     Attributes:
-        num_neighbours: The values of `k`; empty takes those of 10, 20, 100, 200 that train has images for.
-        temperature: A neighbour's vote weighs `exp(similarity / temperature)`.
-        poolings: Features, see `POOLINGS`; empty takes all of a model's that are one vector. A model that has none of
-            those named is measured by its usual one.
-        center: Whether the mean of train's features is taken off all.
-        similarity: Of vectors; sets of tokens are compared by `set_similarity`.
-        set_epsilon: Weight of the entropy in the matching of sets.
-        set_num_iters: Sinkhorn iterations of the matching of sets.
+        num_neighbours: Values of `k` to report. Empty means those of 10, 20, 100 and 200 that do not exceed the number
+            of training images.
+        temperature: Temperature of the votes, above 0.
+        poolings: Features to evaluate, names of `POOLINGS`. Empty means all features of a model that are one vector. A
+            model that has none of the named features is evaluated with its first one.
+        center: Whether the mean of the training features is subtracted from all features.
+        similarity: Similarity of vectors; "cosine" is the only choice. Sets of tokens are compared by
+            `set_similarity`.
+        set_epsilon: Weight of the entropy term when sets are matched.
+        set_num_iters: Number of Sinkhorn iterations when sets are matched.
 
     Raises:
         ValueError: if a value is out of range.
@@ -55,36 +71,36 @@ class KnnProtocol:
         check_poolings(self.poolings)
 
     def resolved(self, num_train: int) -> "KnnProtocol":
-        """The protocol with the values of `k` that fit a train set of this size.
+        """Returns the protocol with the values of `k` that fit a number of training images.
 
         Raises:
-            ValueError: if a `k` that was asked for is larger, or none of the usual ones fits.
+            ValueError: if a given `k` exceeds that number, or all usual values do.
         """
         too_large = [k for k in self.num_neighbours if k > num_train]
         if too_large:
             raise ValueError(
-                f"k = {too_large[0]} is larger than train, which has {num_train} images: pass --k {num_train} or less"
+                f"k = {too_large[0]} exceeds the {num_train} images of train: pass --k {num_train} or less"
             )
         fitting = tuple(sorted(set(self.num_neighbours))) or tuple(k for k in USUAL_NEIGHBOURS if k <= num_train)
         if not fitting:
             raise ValueError(
-                f"train has {num_train} images, fewer than every usual k ({', '.join(map(str, USUAL_NEIGHBOURS))}): "
+                f"train has {num_train} images, fewer than the smallest default k, {USUAL_NEIGHBOURS[0]}: "
                 f"pass --k {num_train} or less"
             )
         return replace(self, num_neighbours=fitting)
 
 
 def evaluate_knn(backbones: Sequence[Backbone], splits: Splits, protocol: KnnProtocol, run: RunSettings) -> Report:
-    """Measure models by their nearest neighbours.
+    """Evaluates models by the nearest neighbours of their pooled features.
 
     Args:
-        backbones: The models, the one of interest first.
-        splits: Train and test.
-        protocol: How.
-        run: How it is computed.
+        backbones: Models to evaluate, the most important one first: its confusion matrix is drawn.
+        splits: Labelled images, train and test.
+        protocol: Choices that decide what is measured.
+        run: Choices that decide how it is computed.
 
     Returns:
-        One row for each model and pooling, accuracies in percent by `k`.
+        A report with one row per model and pooling; the columns are accuracies in percent for each `k`.
 
     Raises:
         ValueError: if `k` does not fit the data, an image cannot be read, or a feature is not finite.
@@ -95,25 +111,23 @@ def evaluate_knn(backbones: Sequence[Backbone], splits: Splits, protocol: KnnPro
     if left_out:
         notes.append(f"k = {', '.join(map(str, left_out))} left out: train has {len(splits.train)} images")
     rows: list[Measurement] = []
-    images: dict[str, Any] = {}
+    images: dict[str, Image.Image] = {}
     for backbone in backbones:
-        poolings = chosen_poolings(backbone, resolved.poolings, sets=True)
-        train, test = pooled_sets(backbone, splits, poolings, run)
+        poolings = choose_poolings(backbone, resolved.poolings, with_sets=True)
+        train, test = pooled_features(backbone, splits, poolings, run)
         for pooling in poolings:
-            predictions = knn_predictions(train.features[pooling], test.features[pooling], splits, resolved, run)
-            rows.append(measure(backbone.name, pooling, predictions, splits))
+            predictions = _predict(train.features[pooling], test.features[pooling], splits, resolved, run)
+            rows.append(_row(backbone.name, pooling, predictions, splits))
             if not images:
                 shown = resolved.num_neighbours[0]
                 title = f"{backbone.name}, {pooling}, k = {shown}"
                 images["knn-confusion"] = confusion_figure(predictions[shown], splits, title)
-    rows.append(most_frequent(splits, list(rows[0].metrics)))
+    rows.append(most_frequent_class(splits, list(rows[0].metrics)))
     return make_report("knn", resolved, splits.facts(), backbones, rows, notes=notes, images=images)
 
 
-def knn_predictions(
-    train: Tensor, test: Tensor, splits: Splits, protocol: KnnProtocol, run: RunSettings
-) -> dict[int, Tensor]:
-    """Predicted classes `(Q,)` for each `k`; features are `(N, d)` and `(Q, d)`, sets `(N, r, d)` and `(Q, r, d)`."""
+def _predict(train: Tensor, test: Tensor, splits: Splits, protocol: KnnProtocol, run: RunSettings) -> dict[int, Tensor]:
+    """Predicts classes `(Q,)` for each `k` from features `(N, d)` and `(Q, d)`, or sets `(N, r, d)` and `(Q, r, d)`."""
     device = run.processes.device
     bank, queries = train.to(device), test.to(device)
     if protocol.center:
@@ -121,8 +135,8 @@ def knn_predictions(
         bank, queries = bank - center, queries - center
     most = max(protocol.num_neighbours)
     if bank.ndim == 3:
-        chunks = run.progress(queries.split(16), f"matching sets, {SET}")
-        nearest, index = most_similar_sets(chunks, bank, most, protocol)
+        chunks = run.progress(queries.split(SETS_AT_A_TIME), f"matching sets, {SET}")
+        nearest, index = _most_similar_sets(chunks, bank, most, protocol)
     else:
         nearest, index = nearest_neighbours(queries, bank, most)
     labels = torch.tensor(splits.train.labels, device=device)[index]  # (Q, most)
@@ -132,8 +146,10 @@ def knn_predictions(
     }
 
 
-def most_similar_sets(chunks: Any, bank: Tensor, count: int, protocol: KnnProtocol) -> tuple[Tensor, Tensor]:
-    """Similarities and indices of the sets nearest to each query, `(Q, count)` both."""
+def _most_similar_sets(
+    chunks: Iterable[Tensor], bank: Tensor, count: int, protocol: KnnProtocol
+) -> tuple[Tensor, Tensor]:
+    """Returns similarities and indices of the `count` sets of the bank that are nearest to each query, `(Q, count)`."""
     found = [
         set_similarity(chunk, bank, protocol.set_epsilon, protocol.set_num_iters).topk(count, dim=-1)
         for chunk in chunks
@@ -141,24 +157,112 @@ def most_similar_sets(chunks: Any, bank: Tensor, count: int, protocol: KnnProtoc
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 
-def measure(name: str, pooling: str, predictions: dict[int, Tensor], splits: Splits) -> Measurement:
-    """Accuracies in percent, and those of each class."""
+def _row(name: str, pooling: str, predictions: dict[int, Tensor], splits: Splits) -> Measurement:
     labels = torch.tensor(splits.test.labels)
-    metrics: dict[str, float | None] = {
-        f"k={k}, %": 100 * (each == labels).double().mean().item() for k, each in predictions.items()
-    }
-    by_class = {f"k={k}": class_accuracy(each, labels, splits.test.classes) for k, each in predictions.items()}
+    metrics: dict[str, float | None] = {f"k={k}, %": accuracy(each, labels) for k, each in predictions.items()}
+    by_class = {f"k={k}": class_accuracy(each, splits) for k, each in predictions.items()}
     return Measurement(name, pooling, metrics, {"class_accuracy": by_class})
 
 
-def class_accuracy(predictions: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """Accuracy in percent for each class that test has images of."""
-    counts = count_confusion(predictions, labels, len(classes))
-    right, total = counts.diagonal().tolist(), counts.sum(dim=1).tolist()
-    return {name: 100 * r / t for name, r, t in zip(classes, right, total, strict=True) if t}
+def knn_predict(
+    queries: Tensor, bank: Tensor, bank_labels: Tensor, num_neighbours: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Predicts the class of each query from the nearest features of a bank.
+
+    Args:
+        queries: Features to classify, `(Q, d)`; their lengths do not matter.
+        bank: Features of known class, `(N, d)`.
+        bank_labels: Classes of the bank, `(N,)` integers from 0.
+        num_neighbours: Number `k` of votes per query, between 1 and `N`.
+        temperature: Temperature of the votes, above 0. With a small value the nearest neighbours decide.
+
+    Returns:
+        Predicted classes, `(Q,)` int64. Among classes with equal votes it is the smallest.
+
+    Raises:
+        ValueError: if shapes do not fit, a parameter is out of range, or a feature is not finite.
+    """
+    _check_features(queries, bank, bank_labels)
+    if not 1 <= num_neighbours <= len(bank):
+        raise ValueError(
+            f"num_neighbours must be between 1 and {len(bank)}, the size of the bank, got {num_neighbours}"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    labels = bank_labels.long()
+    nearest, index = nearest_neighbours(queries, bank, num_neighbours)
+    return vote(nearest, labels[index], int(labels.max()) + 1, temperature)
 
 
-def confusion_figure(predictions: Tensor, splits: Splits, title: str) -> Any:
-    """The confusion of test's classes."""
-    counts = count_confusion(predictions, torch.tensor(splits.test.labels), len(splits.test.classes))
-    return draw_confusion(counts, splits.test.classes, title)
+def nearest_neighbours(queries: Tensor, bank: Tensor, num_neighbours: int) -> tuple[Tensor, Tensor]:
+    """Finds the features of a bank that are nearest to each query by cosine, the nearest first.
+
+    Args:
+        queries: Features to look for, `(Q, d)`.
+        bank: Features to look among, `(N, d)`.
+        num_neighbours: Number `k` of neighbours per query, between 1 and `N`.
+
+    Returns:
+        Cosines in [-1, 1] and indices into the bank, both `(Q, k)`.
+    """
+    normed_bank = F.normalize(bank.float(), dim=-1)
+    found = [
+        (F.normalize(chunk, dim=-1) @ normed_bank.T).topk(num_neighbours, dim=-1)  # of (q, N)
+        for chunk in queries.float().split(QUERIES_AT_A_TIME)
+    ]
+    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+
+
+def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """Returns the classes that neighbours vote for, each with weight `exp(similarity / temperature)`.
+
+    Args:
+        similarity: Similarities of each query's neighbours, `(Q, k)`.
+        labels: Classes of these neighbours, `(Q, k)` int64 in [0, num_classes).
+        num_classes: Number of classes.
+        temperature: Temperature of the votes, above 0.
+
+    Returns:
+        Classes, `(Q,)` int64. Among classes with equal votes it is the smallest.
+    """
+    weights = (similarity / temperature).softmax(dim=-1)  # exp up to a factor per query, which changes no vote
+    votes = weights.new_zeros(len(similarity), num_classes).scatter_add(1, labels, weights)
+    return votes.argmax(dim=-1)
+
+
+def knn_accuracy(
+    queries: Tensor,
+    query_labels: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    num_neighbours: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Returns the share, in [0, 1], of queries `(Q, d)` whose classes `(Q,)` `knn_predict` finds.
+
+    Raises:
+        ValueError: if `knn_predict` raises it, there are no queries, or there is not one label per query.
+    """
+    if len(queries) == 0 or query_labels.shape != queries.shape[:1]:
+        raise ValueError(
+            "queries must be at least one feature with one label each, "
+            f"got shapes {tuple(queries.shape)} and {tuple(query_labels.shape)}"
+        )
+    predictions = knn_predict(queries, bank, bank_labels, num_neighbours, temperature)
+    return (predictions == query_labels).float().mean().item()
+
+
+def _check_features(queries: Tensor, bank: Tensor, bank_labels: Tensor) -> None:
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1] or len(bank) == 0:
+        raise ValueError(
+            "queries and bank must have shapes (Q, d) and (N, d) with N at least 1, "
+            f"got {tuple(queries.shape)} and {tuple(bank.shape)}"
+        )
+    if bank_labels.shape != bank.shape[:1] or bank_labels.is_floating_point() or bank_labels.min() < 0:
+        raise ValueError(
+            f"bank_labels must be {len(bank)} integers from 0, one for each row of the bank, "
+            f"got {bank_labels.dtype} of shape {tuple(bank_labels.shape)}"
+        )
+    for name, features in (("queries", queries), ("bank", bank)):
+        if not features.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite: check the features before you classify them")

@@ -1,4 +1,4 @@
-"""Linear classification of frozen features: the protocol, and following it."""
+"""Linear classification of frozen features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,19 +6,28 @@ from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.linear_classifiers import (
-    check_logistic,
     fit_logistic,
     predict,
     predict_logistic,
+    scikit_learn_version,
     train_heads,
 )
-from stellar_hub.evaluation.protocols.knn import class_accuracy, confusion_figure
-from stellar_hub.evaluation.protocols.pooled import SET, check_poolings, chosen_poolings, most_frequent, pooled_sets
-from stellar_hub.evaluation.report.report import Measurement, Report, make_report
+from stellar_hub.evaluation.protocols.classification import (
+    SET,
+    accuracy,
+    check_poolings,
+    choose_poolings,
+    class_accuracy,
+    confusion_figure,
+    most_frequent_class,
+    pooled_features,
+)
+from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import Splits, hold_out
 from stellar_hub.features.backbones.backbone import Backbone
 
@@ -28,21 +37,24 @@ Fit = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], Tensor], tuple[Tensor, di
 
 @dataclass(frozen=True)
 class LinearProtocol:
-    """A linear layer on frozen features, chosen on a held-out part of train and then fitted on all of it.
+    """The choices of linear classification.
+
+    The learning rate and the penalty are chosen on a held-out part of train; then the classifier is fitted on all of
+    train, and test is used once.
 
     Attributes:
-        learning_rates: AdamW's, tried in one pass over the features.
-        num_epochs: Passes over the features.
-        batch_size: Samples of a step.
-        weight_decay: Of the linear weight.
-        held_out: Share of each class of train that choices are made on.
-        logistic: Whether to fit a logistic regression too (L-BFGS, standardized features, L2).
-        max_images_for_logistic: Images in train beyond which that is left out.
-        inverse_penalties: scikit-learn's `C` of the logistic regression, tried likewise.
-        poolings: Features, see `POOLINGS`; empty takes all of a model's that are one vector.
-        seed: Of the part held out, of initial weights and of batches.
-        head: What is trained.
-        schedule: Of the learning rate.
+        learning_rates: Learning rates of AdamW to choose from. All are tried in one pass over the features.
+        num_epochs: Number of passes over the features.
+        batch_size: Number of feature vectors per step.
+        weight_decay: Weight decay of the linear weight.
+        held_out: Share of each class of train to choose on, in (0, 1).
+        logistic: Whether to fit a logistic regression too (L-BFGS, standardized features, L2 penalty).
+        max_images_for_logistic: Largest number of training images for which logistic regression is fitted.
+        inverse_penalties: Values of scikit-learn's `C` to choose from for logistic regression.
+        poolings: Features to evaluate, names of `POOLINGS`. Empty means all features of a model that are one vector.
+        seed: Seed of the held-out part, of initial weights and of the order of batches.
+        head: Description of the layers that are trained, for the report.
+        schedule: Description of the learning rate schedule, for the report.
 
     Raises:
         ValueError: if a value is out of range.
@@ -65,65 +77,65 @@ class LinearProtocol:
         for name in ("learning_rates", "inverse_penalties"):
             values = getattr(self, name)
             if not values or not all(value > 0 for value in values):
-                raise ValueError(f"{name} must be some numbers above 0, got {values}")
+                raise ValueError(f"{name} must be one or more numbers above 0, got {values}")
         if self.num_epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"num_epochs and batch_size must be at least 1, got {self.num_epochs} and {self.batch_size}"
             )
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be within (0, 1), got {self.held_out}")
-        if SET in self.poolings:
-            raise ValueError(f"a linear layer takes one vector: leave out the pooling {SET}")
         check_poolings(self.poolings)
+        if SET in self.poolings:
+            raise ValueError(f"pooling {SET} is a set of vectors, and a linear layer takes one vector: leave it out")
 
 
 def evaluate_linear(
     backbones: Sequence[Backbone], splits: Splits, protocol: LinearProtocol, run: RunSettings
 ) -> Report:
-    """Measure models by linear classification of their features.
+    """Evaluates models by linear classification of their pooled features.
 
     Args:
-        backbones: The models, the one of interest first.
-        splits: Train and test.
-        protocol: How.
-        run: How it is computed.
+        backbones: Models to evaluate, the most important one first: its confusion matrix is drawn.
+        splits: Labelled images, train and test.
+        protocol: Choices that decide what is measured.
+        run: Choices that decide how it is computed.
 
     Returns:
-        One row for each model and pooling, accuracies in percent.
+        A report with one row per model and pooling; the columns are accuracies in percent.
 
     Raises:
-        ImportError: if scikit-learn is asked for and not installed.
+        ImportError: if logistic regression is wanted and scikit-learn is not installed.
         ValueError: if no class of train has two images, an image cannot be read, or a feature is not finite.
     """
-    small = protocol.logistic and len(splits.train) <= protocol.max_images_for_logistic
-    backends = {"scikit-learn": check_logistic()} if small else {}
+    with_logistic = protocol.logistic and len(splits.train) <= protocol.max_images_for_logistic
+    backends = {"scikit-learn": scikit_learn_version()} if with_logistic else {}
     labels = torch.tensor(splits.train.labels)
     parts = hold_out(labels, protocol.held_out, protocol.seed)
     notes = splits.notes()
-    if protocol.logistic and not small:
+    if protocol.logistic and not with_logistic:
         notes.append(f"no logistic regression: train has more than {protocol.max_images_for_logistic} images")
     rows: list[Measurement] = []
-    images: dict[str, Any] = {}
+    images: dict[str, Image.Image] = {}
     for backbone in backbones:
-        poolings = chosen_poolings(backbone, protocol.poolings)
-        train, test = pooled_sets(backbone, splits, poolings, run)
+        poolings = choose_poolings(backbone, protocol.poolings)
+        train, test = pooled_features(backbone, splits, poolings, run)
         for pooling in poolings if run.processes.is_main else ():
             features = train.features[pooling], test.features[pooling]
-            fits: dict[str, Fit] = {ADAMW: partial(by_adamw, protocol=protocol, splits=splits, run=run)}
-            if small:
-                fits[LOGISTIC] = partial(by_logistic, protocol=protocol)
-            row, predictions = measure(backbone.name, pooling, *features, labels, parts, fits, splits)
+            fits: dict[str, Fit] = {ADAMW: partial(_fit_by_adamw, protocol=protocol, splits=splits, run=run)}
+            if with_logistic:
+                fits[LOGISTIC] = partial(_fit_logistic, protocol=protocol)
+            row, predictions = _row(backbone.name, pooling, *features, labels, parts, fits, splits)
             rows.append(row)
             if not images:
                 title = f"{backbone.name}, {pooling}, linear"
                 images["linear-confusion"] = confusion_figure(predictions, splits, title)
-    rows.append(most_frequent(splits, [ADAMW, *([LOGISTIC] if small else [])]))
+    rows.append(most_frequent_class(splits, [ADAMW, *([LOGISTIC] if with_logistic else [])]))
     return make_report(
         "linear", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, images=images
     )
 
 
-def measure(
+def _row(
     name: str,
     pooling: str,
     train: Tensor,
@@ -133,7 +145,7 @@ def measure(
     fits: dict[str, Fit],
     splits: Splits,
 ) -> tuple[Measurement, Tensor]:
-    """Fit in each way, and measure on test; predictions `(Q,)` of the first way besides."""
+    """Fits in each way and measures on test; returns the row, and the first way's predictions `(Q,)`."""
     metrics: dict[str, float | None] = {}
     details: dict[str, Any] = {"num_fit": len(parts[0]), "num_held_out": len(parts[1])}
     truth = torch.tensor(splits.test.labels)
@@ -141,14 +153,15 @@ def measure(
     for metric, fit in fits.items():
         predictions, choice = fit(train, labels, parts, test)
         metrics[metric] = accuracy(predictions, truth)
-        wrong = torch.where(predictions < 0, (truth + 1) % len(splits.train.classes), predictions)
-        details[metric] = choice | {"class_accuracy": class_accuracy(wrong, truth, splits.test.classes)}
-        first = wrong if first is None else first
+        # A classifier that diverged predicts -1; confusion counts need a class, so take a wrong one.
+        classes = torch.where(predictions < 0, (truth + 1) % len(splits.train.classes), predictions)
+        details[metric] = choice | {"class_accuracy": class_accuracy(classes, splits)}
+        first = classes if first is None else first
     assert first is not None
     return Measurement(name, pooling, metrics, details), first
 
 
-def by_adamw(
+def _fit_by_adamw(
     train: Tensor,
     labels: Tensor,
     parts: tuple[Tensor, Tensor],
@@ -157,7 +170,7 @@ def by_adamw(
     splits: Splits,
     run: RunSettings,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Predictions on test by the learning rate that is best on the held-out part, fitted on all of train."""
+    """Chooses the learning rate on the held-out part, fits on all of train, and predicts test."""
     device = run.processes.device
     train, labels_there, test = train.to(device), labels.to(device), test.to(device)
     fitted, held = (part.to(device) for part in parts)
@@ -185,10 +198,10 @@ def by_adamw(
     return predict(head, test).cpu(), {"learning_rate": rate, "held_out_accuracy": by_rate}
 
 
-def by_logistic(
+def _fit_logistic(
     train: Tensor, labels: Tensor, parts: tuple[Tensor, Tensor], test: Tensor, protocol: LinearProtocol
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Predictions on test by the penalty that is best on the held-out part, fitted on all of train."""
+    """Chooses the penalty on the held-out part, fits on all of train, and predicts test."""
     fitted, held = parts
     scores = []
     for inverse in protocol.inverse_penalties:
@@ -198,8 +211,3 @@ def by_logistic(
     model = fit_logistic(train, labels, inverse)
     by_penalty = {str(each): score for each, score in zip(protocol.inverse_penalties, scores, strict=True)}
     return predict_logistic(model, test), {"C": inverse, "held_out_accuracy": by_penalty}
-
-
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
-    """Share of the predictions `(N,)` that are right, in percent."""
-    return 100 * (predictions == labels).double().mean().item()

@@ -1,28 +1,19 @@
-"""Reconstruction of images from their tokens: the protocol, and following it."""
+"""Reconstruction of images from their tokens."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from stellar_hub.data.sources.combined import sample_images
-from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.sources import ImageSource, sample_images
 from stellar_hub.evaluation.computing import RunSettings, extract_features
-from stellar_hub.evaluation.perceptual_networks import (
-    INCEPTION_URL,
-    LPIPS_URLS,
-    check_torchmetrics,
-    fetch_weights,
-    load_inception,
-    load_lpips,
-)
+from stellar_hub.evaluation.perceptual_networks import LPIPS_URLS, MetricNetworks
 from stellar_hub.evaluation.reconstruction_meter import MeanColor, ReconstructionMeter, reconstruct
-from stellar_hub.evaluation.report.report import Measurement, Report, make_report
-from stellar_hub.evaluation.splits import digests
+from stellar_hub.evaluation.report import Measurement, Report, make_report
+from stellar_hub.evaluation.splits import hash_images
 from stellar_hub.features.backbones.backbone import Backbone, prepare_image
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import frechet_distance
@@ -35,14 +26,14 @@ NUM_WORST = 6
 
 @dataclass(frozen=True)
 class ReconstructionProtocol:
-    """How alike an image is to what is decoded from its tokens, at the network's input size, after its crop.
+    """The choices of reconstruction: images are compared at the size of the network's input, after its crop.
 
     Attributes:
-        metrics: Of "psnr", "ssim" (torchmetrics, Gaussian window 11, sigma 1.5), "lpips" and "rfid" (Inception-v3 of
-            torch-fidelity, antialiased to 299 pixels).
-        lpips_net: "alex", "vgg" or "squeeze".
-        max_images: How many images are drawn at most; 0 takes all.
-        seed: Of the images drawn.
+        metrics: Metrics to compute: "psnr", "ssim" (torchmetrics, Gaussian window of 11 pixels, sigma 1.5), "lpips" and
+            "rfid" (Inception-v3 from torch-fidelity, antialiased to 299 pixels).
+        lpips_net: Network of LPIPS: "alex", "vgg" or "squeeze".
+        max_images: Largest number of images to use, drawn at random; 0 means all.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: if a value is out of range.
@@ -56,40 +47,11 @@ class ReconstructionProtocol:
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in COLUMNS]
         if unknown or not self.metrics:
-            raise ValueError(f"metrics must be some of {', '.join(COLUMNS)}, got {', '.join(unknown) or 'none'}")
+            raise ValueError(f"metrics must be one or more of {', '.join(COLUMNS)}, got {', '.join(unknown) or 'none'}")
         if self.lpips_net not in LPIPS_URLS:
             raise ValueError(f"lpips_net must be one of {', '.join(LPIPS_URLS)}, got {self.lpips_net!r}")
         if self.max_images < 0:
             raise ValueError(f"max_images must be at least 0, got {self.max_images}")
-
-
-@dataclass(frozen=True)
-class MetricNetworks:
-    """Networks that metrics need, loaded before any work; see `load_networks`."""
-
-    lpips: Any
-    inception: Any
-    backends: dict[str, str]
-
-
-def load_networks(protocol: ReconstructionProtocol, folder: Path | None = None) -> MetricNetworks:
-    """Load what the protocol's metrics need.
-
-    Args:
-        protocol: Names the metrics.
-        folder: With weights, as torch.hub lays it out; None takes torch's own, where they are fetched to.
-
-    Raises:
-        ImportError: if torchmetrics is not installed.
-        OSError: if weights are missing and cannot be fetched.
-    """
-    needed = set(protocol.metrics) - {"psnr"}
-    backends = check_torchmetrics(image="rfid" in needed) if needed else {}
-    urls = {"lpips": LPIPS_URLS[protocol.lpips_net], "rfid": INCEPTION_URL}
-    fetch_weights([urls[each] for each in urls if each in needed], folder)  # says at once all that is missing
-    lpips = load_lpips(protocol.lpips_net, folder) if "lpips" in needed else None
-    inception = load_inception(folder) if "rfid" in needed else None
-    return MetricNetworks(lpips, inception, backends)
 
 
 def evaluate_reconstruction(
@@ -100,40 +62,39 @@ def evaluate_reconstruction(
     networks: MetricNetworks,
     run: RunSettings,
 ) -> Report:
-    """Measure how well models reconstruct images.
+    """Evaluates how well models reconstruct images.
 
     Args:
-        backbones: Models that decode, the one of interest first.
-        images: The images.
-        name: What to call them in the report.
-        protocol: How.
-        networks: From `load_networks`.
-        run: How it is computed.
+        backbones: STELLAR models with a decoder, the most important one first: its worst images are drawn.
+        images: Images to reconstruct.
+        name: Name of the images in the report.
+        protocol: Choices that decide what is measured.
+        networks: Networks of the metrics, from `load_metric_networks`.
+        run: Choices that decide how it is computed.
 
     Returns:
-        One row for each model, and one for images of one colour, their mean.
+        A report with one row per model, and one row for images that have their mean colour everywhere.
 
     Raises:
-        ValueError: if a model does not decode, an image cannot be read, or rFID has fewer than two images.
+        ValueError: if a model has no decoder, an image cannot be read, or rFID gets fewer than two images.
     """
-    decoding = [decoder_of(backbone) for backbone in backbones]
+    decoding = [check_decodes(backbone) for backbone in backbones]
     if "rfid" in protocol.metrics and len(images) < 2:
         raise ValueError(f"rFID needs at least 2 images, {name} has {len(images)}")
     drawn = sample_images(images, protocol.max_images or len(images), protocol.seed)
-    data_hash = hashlib.sha256("\0".join(digests(drawn, run, f"hashing {name}")).encode()).hexdigest()
+    data_hash = hash_images(drawn, run, name)
     rows: list[Measurement] = []
-    shown: dict[str, Any] = {}
-    measured_ones: list[StellarBackbone | MeanColor] = [*decoding, MeanColor(decoding[0])]
-    for backbone in measured_ones:
+    figures: dict[str, Image.Image] = {}
+    reconstructors: list[StellarBackbone | MeanColor] = [*decoding, MeanColor(decoding[0])]
+    for backbone in reconstructors:
         meter = ReconstructionMeter(backbone, protocol, networks)
         meter.to(run.processes.device)
         measured = extract_features(meter, drawn, meter.names(), run, data_hash, "reconstructing")
-        rows.append(row(backbone.name, measured, protocol))
-        if not shown and run.processes.is_main:
-            order = measured["psnr"].argsort()[:NUM_WORST].tolist()
-            shown["reconstruction-worst"] = worst(decoding[0], drawn, order, measured["psnr"])
+        rows.append(_row(backbone.name, measured, protocol))
+        if not figures and run.processes.is_main:
+            worst = measured["psnr"].argsort()[:NUM_WORST].tolist()
+            figures["reconstruction-worst"] = _draw_images(decoding[0], drawn, worst, measured["psnr"])
     data = {"data": {"name": name, "num_images": len(drawn), "sha256": data_hash}, "num_available": len(images)}
-    legend = {COLUMNS[each]: {"good": BETTER[each]} for each in protocol.metrics}
     return make_report(
         "reconstruction",
         protocol,
@@ -141,24 +102,24 @@ def evaluate_reconstruction(
         backbones,
         rows,
         backends=networks.backends,
-        legend=legend,
-        images=shown,
+        legend={COLUMNS[each]: {"good": BETTER[each]} for each in protocol.metrics},
+        images=figures,
     )
 
 
-def decoder_of(backbone: Backbone) -> StellarBackbone:
-    """The backbone, if it decodes.
+def check_decodes(backbone: Backbone) -> StellarBackbone:
+    """Returns the model if it decodes.
 
     Raises:
         ValueError: if it does not.
     """
-    if not isinstance(backbone, StellarBackbone) or not backbone.decodes:
-        raise ValueError(f"{backbone.name} does not decode: reconstruction compares STELLAR models with a decoder")
+    if not isinstance(backbone, StellarBackbone) or not backbone.network.can_decode:
+        raise ValueError(f"{backbone.name} cannot decode: reconstruction takes STELLAR models with a decoder")
     return backbone
 
 
-def row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtocol) -> Measurement:
-    """Means over images; rFID is of all images at once."""
+def _row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtocol) -> Measurement:
+    """Averages each metric over the images; rFID compares all images at once."""
     metrics: dict[str, float | None] = {}
     for each in protocol.metrics:
         if each == "rfid":
@@ -169,10 +130,10 @@ def row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtocol
     return Measurement(name, "", metrics, {"lowest_psnr": psnr.min().item(), "highest_psnr": psnr.max().item()})
 
 
-def worst(backbone: StellarBackbone, images: ImageSource, order: Sequence[int], psnr: Tensor) -> Any:
-    """The images that are reconstructed worst, drawn."""
-    originals = torch.stack([prepare_image(backbone.processor, images[index]) for index in order])
+def _draw_images(backbone: StellarBackbone, images: ImageSource, indices: Sequence[int], psnr: Tensor) -> Image.Image:
+    """Draws images above their reconstructions."""
+    originals = torch.stack([prepare_image(backbone.processor, images[index]) for index in indices])
     with torch.inference_mode():
         decoded = reconstruct(backbone, originals.to(backbone.device)).cpu()
-    captions = [f"{Path(str(images[index])).name}, {psnr[index]:.1f} dB" for index in order]
+    captions = [f"{Path(str(images[index])).name}, {psnr[index]:.1f} dB" for index in indices]
     return draw_worst(originals, decoded, captions, f"{backbone.name}: worst of {len(images)}")

@@ -1,4 +1,4 @@
-"""Several protocols on the same models: one scorecard."""
+"""All protocols on the same models: one scorecard."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.perceptual_networks import load_metric_networks
 from stellar_hub.evaluation.protocols.diagnostics import MIN_IMAGES, DiagnosticsProtocol, evaluate_diagnostics
 from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
 from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
-from stellar_hub.evaluation.protocols.reconstruction import (
-    ReconstructionProtocol,
-    evaluate_reconstruction,
-    load_networks,
-)
+from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol, evaluate_reconstruction
 from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol, evaluate_segmentation
-from stellar_hub.evaluation.report.report import Report
+from stellar_hub.evaluation.report import Report
 from stellar_hub.evaluation.splits import SegmentationSplits, Splits
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
@@ -24,7 +21,7 @@ from stellar_hub.features.backbones.stellar import StellarBackbone
 
 @dataclass(frozen=True)
 class ScorecardProtocol:
-    """The protocols that a scorecard is made of."""
+    """The choices of every protocol on a scorecard."""
 
     knn: KnnProtocol = field(default_factory=KnnProtocol)
     linear: LinearProtocol = field(default_factory=LinearProtocol)
@@ -41,26 +38,27 @@ def evaluate_all(
     run: RunSettings,
     networks: Path | None = None,
 ) -> Iterator[Report]:
-    """Follow all protocols that the data and the models allow.
+    """Runs all protocols that the data and the models allow.
 
     Args:
-        backbones: The models, the one of interest first.
-        splits: Labelled images; test's are those that are reconstructed and diagnosed.
+        backbones: Models to evaluate, the most important one first.
+        splits: Labelled images. Reconstruction and diagnostics use the test images.
         masks: Images with masks; None leaves segmentation out.
-        protocol: How.
-        run: How it is computed.
-        networks: Folder with weights for metrics of reconstruction; None takes torch.hub's own.
+        protocol: Choices that decide what is measured.
+        run: Choices that decide how it is computed.
+        networks: Folder with the weights of LPIPS and rFID; None means torch.hub's own folder.
 
     Yields:
-        Each report when it is done: kNN, linear, segmentation where there are masks, reconstruction where a model
-        decodes, diagnostics where test has enough images.
+        Each report when it is complete: kNN, linear, segmentation if there are masks, reconstruction if a model
+        decodes, and diagnostics if there are enough test images.
 
     Raises:
-        ImportError: if a library is missing.
-        ValueError: as the protocols.
+        ImportError: if a library is not installed.
+        ValueError: if a protocol raises it.
     """
-    decoding = [each for each in backbones if isinstance(each, StellarBackbone) and each.decodes]
-    loaded = load_networks(protocol.reconstruction, networks) if decoding else None
+    decoding = [each for each in backbones if isinstance(each, StellarBackbone) and each.network.can_decode]
+    metrics = protocol.reconstruction
+    loaded = load_metric_networks(metrics.metrics, metrics.lpips_net, networks) if decoding else None
     yield evaluate_knn(backbones, splits, protocol.knn, run)
     yield evaluate_linear(backbones, splits, protocol.linear, run)
     if masks is not None:

@@ -49,10 +49,10 @@ def fetching(name: str, local: bool) -> Iterator[None]:
 
 # One vector per image, or a set of vectors.
 POOLINGS = {
-    "S-mean": "mean of the sparse tokens S, (d,)",
+    "pooled": "mean of the sparse tokens S, (d,)",
     "cls": "cls token, (d,)",
-    "patches-mean": "mean of the patch features, (d,)",
-    "S-set": "the sparse tokens themselves, (r, d), compared by matching",
+    "patches_mean": "mean of the patch features, (d,)",
+    "S": "the sparse tokens themselves, (r, d), compared by matching",
     "pixels": "the image averaged down, (768,)",
 }
 # One vector per patch.

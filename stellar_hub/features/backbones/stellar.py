@@ -14,10 +14,10 @@ from stellar_hub.modeling.factorization import low_rank_product
 
 # Of a `StellarModelOutput`.
 FEATURES: dict[str, Callable[[Any], Tensor]] = {
-    "S-mean": lambda output: output.pooler_output,
+    "pooled": lambda output: output.pooler_output,
     "cls": lambda output: output.cls_token,
-    "patches-mean": lambda output: output.patch_features.mean(dim=1),
-    "S-set": lambda output: output.last_hidden_state,
+    "patches_mean": lambda output: output.patch_features.mean(dim=1),
+    "S": lambda output: output.last_hidden_state,
     "patches": lambda output: output.patch_features,
     "Z": lambda output: low_rank_product(output.localization, output.last_hidden_state),
     "L": lambda output: output.localization,
@@ -28,7 +28,7 @@ class StellarBackbone(Backbone):
     """A STELLAR model; make it with `load`."""
 
     network: StellarModel
-    poolings = ("S-mean", "cls", "patches-mean", "S-set")
+    poolings = ("pooled", "cls", "patches_mean", "S")
     dense = ("patches", "Z", "L")
 
     @classmethod

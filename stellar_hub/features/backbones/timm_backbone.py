@@ -69,7 +69,7 @@ class TimmBackbone(Backbone):
         super().__init__(facts, network, processor)
         self.num_prefix_tokens = int(getattr(network, "num_prefix_tokens", 0) or 0)
         has_cls = getattr(network, "cls_token", None) is not None
-        self.poolings = ("cls", "patches-mean") if has_cls else ("patches-mean",)
+        self.poolings = ("cls", "patches_mean") if has_cls else ("patches_mean",)
         self.dense = ("patches",)
         self._grid: tuple[int, int] | None = None
 
@@ -85,7 +85,7 @@ class TimmBackbone(Backbone):
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The cls token `(B, d)`, "patches" `(B, n, d)` and their mean `(B, d)`."""
         cls_token, patches = self._tokens(pixel_values)
-        made = {"cls": lambda: cls_token, "patches-mean": lambda: patches.mean(dim=1), "patches": lambda: patches}
+        made = {"cls": lambda: cls_token, "patches_mean": lambda: patches.mean(dim=1), "patches": lambda: patches}
         return {name: made[name]() for name in names}
 
     def _tokens(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:

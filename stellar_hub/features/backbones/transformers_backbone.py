@@ -67,7 +67,7 @@ class TransformersBackbone(Backbone):
         crop = processor.crop_size
         with torch.no_grad():
             cls_token, _, self._grid = self._tokens(torch.zeros(1, 3, crop["height"], crop["width"]))
-        self.poolings = ("patches-mean",) if cls_token is None else ("cls", "patches-mean")
+        self.poolings = ("patches_mean",) if cls_token is None else ("cls", "patches_mean")
         self.dense = ("patches",)
 
     def grid_size(self) -> tuple[int, int]:
@@ -77,7 +77,7 @@ class TransformersBackbone(Backbone):
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The cls token `(B, d)`, "patches" `(B, n, d)` and their mean `(B, d)`."""
         cls_token, patches, _ = self._tokens(pixel_values)
-        made = {"cls": lambda: cls_token, "patches-mean": lambda: patches.mean(dim=1), "patches": lambda: patches}
+        made = {"cls": lambda: cls_token, "patches_mean": lambda: patches.mean(dim=1), "patches": lambda: patches}
         return {name: made[name]() for name in names}  # type: ignore[misc]  # without cls nobody asks for it
 
     def _tokens(self, pixel_values: Tensor) -> tuple[Tensor | None, Tensor, tuple[int, int]]:

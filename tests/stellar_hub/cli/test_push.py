@@ -48,4 +48,4 @@ def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) ->
 def test_push__refuses_to_go_without_a_license(command: Command, model_folder: Path) -> None:
     result = command("push", model_folder, "user/name")
     assert result.exit_code == 1
-    assert "not pushed without a license" in result.stderr
+    assert "pass --license" in result.stderr

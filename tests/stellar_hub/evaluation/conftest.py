@@ -1,4 +1,4 @@
-"""Images that a colour tells apart, their masks, and a tiny model in the protocols' guise."""
+"""Images whose colour tells their class, images with masks, and a tiny model as a backbone."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COLORS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
 def paint_classes(folder: Path, counts: dict[str, int], seed: int) -> Path:
-    """Write noisy images of 24 x 20 pixels, each class about its colour."""
+    """Writes noisy images of 24 x 20 pixels; each class has a colour."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def paint_classes(folder: Path, counts: dict[str, int], seed: int) -> Path:
 
 
 def paint_masks(folder: Path, count: int, seed: int) -> Path:
-    """Write images of 32 x 32 pixels whose left part is of one of two colours, and their masks of three classes."""
+    """Writes images of 32 x 32 pixels whose left part has one of two colours, and their masks of three classes."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
@@ -53,7 +53,7 @@ def run() -> RunSettings:
 
 @pytest.fixture(scope="session")
 def image_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders `train`, of 13 images, and `test`, of 7, of three classes; not to be changed."""
+    """Folders `train` with 13 images and `test` with 7 images of three classes; tests must not change them."""
     root = tmp_path_factory.mktemp("classes")
     train = paint_classes(root / "train", {"blue": 5, "green": 4, "red": 4}, 1)
     return train, paint_classes(root / "test", {"blue": 3, "green": 2, "red": 2}, 2)
@@ -61,7 +61,7 @@ def image_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 @pytest.fixture(scope="session")
 def mask_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders with images and masks: 9 to learn from, 5 to measure on; not to be changed."""
+    """Folders with images and masks: 9 to learn from, 5 to measure on; tests must not change them."""
     root = tmp_path_factory.mktemp("masks")
     return paint_masks(root / "train", 9, 1), paint_masks(root / "test", 5, 2)
 
@@ -80,7 +80,7 @@ def test(image_folders: tuple[Path, Path]) -> LabelledImages:
 
 @pytest.fixture
 def splits(train: LabelledImages, test: LabelledImages, run: RunSettings) -> Splits:
-    """Both together."""
+    """The images to learn from and to measure on."""
     return prepare_splits(train, test, run)
 
 

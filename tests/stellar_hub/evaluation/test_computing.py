@@ -87,10 +87,10 @@ def test_features__are_the_models_in_the_order_of_the_images(
     with torch.inference_mode():
         output = tiny.network(images)
     expected = {
-        "S-mean": output.pooler_output,
+        "pooled": output.pooler_output,
         "cls": output.cls_token,
-        "patches-mean": output.patch_features.mean(dim=1),
-        "S-set": output.last_hidden_state,
+        "patches_mean": output.patch_features.mean(dim=1),
+        "S": output.last_hidden_state,
         "patches": output.patch_features,
         "Z": output.localization @ output.last_hidden_state,
         "L": output.localization,

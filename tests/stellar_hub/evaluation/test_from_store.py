@@ -46,10 +46,10 @@ class Store:
 
 
 def test_store__is_read_in_the_order_of_the_images() -> None:
-    found = from_store(Store(["c.png", "a.png", "d.png", "b.png"]), LABELLED, ["S-mean", "S-set", "Z"])
+    found = from_store(Store(["c.png", "a.png", "d.png", "b.png"]), LABELLED, ["pooled", "S", "Z"])
     letters = torch.tensor([float(ord(letter)) for letter in "abc"])
-    assert torch.equal(found.features["S-mean"], letters[:, None].expand(-1, 3))
-    assert found.features["S-set"].shape == (3, 2, 3)
+    assert torch.equal(found.features["pooled"], letters[:, None].expand(-1, 3))
+    assert found.features["S"].shape == (3, 2, 3)
     torch.testing.assert_close(found.features["Z"], (2 * letters**2)[:, None, None].expand(-1, 4, 3))
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1, 0]
@@ -57,11 +57,11 @@ def test_store__is_read_in_the_order_of_the_images() -> None:
 
 def test_what_a_store_lacks__is_named() -> None:
     with pytest.raises(ValueError, match="the store has no cls, patches; it has S, L, pooled"):
-        from_store(Store(NAMES), LABELLED, ["cls", "patches-mean"])
+        from_store(Store(NAMES), LABELLED, ["cls", "patches_mean"])
     with pytest.raises(ValueError, match=r"lacks 1 of the 3 images of mine, the first is c\.png"):
-        from_store(Store(NAMES[:2]), LABELLED, ["S-mean"])
+        from_store(Store(NAMES[:2]), LABELLED, ["pooled"])
     with pytest.raises(ValueError, match=r"the store has no features of b\.png: it is broken"):
-        from_store(Store(NAMES, failed="b.png"), LABELLED, ["S-mean"])
+        from_store(Store(NAMES, failed="b.png"), LABELLED, ["pooled"])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(base: Path, output: Path, *options: str) -> Any:
     data = ["--train", str(base / "train"), "--test", str(base / "test"), "--model", str(base / "model")]
-    fixed = ["--k", "3", "--pooling", "S-mean", "--pooling", "cls", "--output", str(output)]
+    fixed = ["--k", "3", "--pooling", "pooled", "--pooling", "cls", "--output", str(output)]
     with pytest.raises(SystemExit) as ended:
         app(["eval", "knn", *data, *fixed, *options], standalone_mode=True)
     assert ended.value.code in (0, None)
@@ -127,7 +127,7 @@ def test_other_models__are_computed(base: Path) -> None:
 
 def test_features__are_those_the_model_computes(base: Path) -> None:
     backbone, labelled = open_backbone(str(base / "model")), open_labelled(base / "test")
-    names = ["cls", "S-set"]
+    names = ["cls", "S"]
     stored = stored_features(open_stores([base / "train-store", base / "test-store"]), backbone, labelled, names)
     computed = computing.extract_features(backbone, labelled.images, names, computing.RunSettings())
     assert stored is not None

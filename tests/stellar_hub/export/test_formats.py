@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from stellar_hub.export import export_model
-from stellar_hub.export.formats import compare
-from stellar_hub.export.parts import DecoderGraph, EncoderGraph
+from stellar_hub.export.formats import DecoderGraph, EncoderGraph, compare
 from stellar_hub.modeling import StellarModel
 
 
@@ -40,7 +39,7 @@ def test_onnx__agrees_with_the_model(model: StellarModel, tmp_path: Path) -> Non
 def test_onnx__of_a_large_model_keeps_its_weights_beside_the_graph(
     build_model: Callable[..., StellarModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stellar_hub.export.formats.ONE_FILE_BYTES", 0)
+    monkeypatch.setattr("stellar_hub.export.formats.MAX_BYTES_IN_GRAPH", 0)
     export_model(build_model(use_decoder=False), tmp_path / "out", "onnx")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"encoder.onnx", "encoder.onnx.data"}
 
@@ -53,7 +52,7 @@ def test_export__of_features_only_writes_the_encoder_alone(
 
 
 def test_export__refuses_an_unknown_format(pixel_model: StellarModel, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown format 'tflite'; there are torch-export, onnx"):
+    with pytest.raises(ValueError, match="torch-export, onnx, got 'tflite'"):
         export_model(pixel_model, tmp_path / "out", "tflite")
 
 
@@ -61,7 +60,7 @@ def test_export__leaves_nothing_behind_when_it_fails(
     pixel_model: StellarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stellar_hub.export.formats.TOLERANCE", -1.0)
-    with pytest.raises(ValueError, match=r"differs from the model by .* nothing was kept"):
+    with pytest.raises(ValueError, match="the exported EncoderGraph"):
         export_model(pixel_model, tmp_path / "out", "torch-export")
     assert list(tmp_path.iterdir()) == []
 
@@ -72,7 +71,7 @@ def test_compare__refuses_a_graph_that_computes_something_else(pixel_model: Stel
     def wrong(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(1.01 * output for output in graph(images))
 
-    with pytest.raises(ValueError, match="the exported EncoderGraph differs"):
+    with pytest.raises(ValueError, match="EncoderGraph"):
         compare(graph, wrong, lambda batch_size: (torch.rand(batch_size, 3, 32, 32),))
 
 

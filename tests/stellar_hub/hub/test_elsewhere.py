@@ -39,8 +39,9 @@ processor = AutoImageProcessor.from_pretrained(source, **options)
 model = AutoModel.from_pretrained(source, **options)
 pixel_values = processor(image, return_tensors="pt")["pixel_values"]
 with torch.inference_mode():
-    S, L = model.encode(pixel_values)
-    found = {"pixel_values": pixel_values, "S": S, "L": L, "decoded": model.decode(S, L)}
+    encoding = model.encode(pixel_values)
+    S, L = encoding
+    found = {"pixel_values": pixel_values, "S": S, "L": L, "decoded": model.decode(encoding)}
 torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 extract = pipeline("image-feature-extraction", model=source, image_processor=source, **options)

@@ -30,9 +30,9 @@ class TestResolve:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("stellar-b61", r"unknown model 'stellar-b61': did you mean 'stellar-b16'"),
-            ("vit", r"unknown model 'vit': Known names: stellar-tiny, .* is written \"user/name\""),
-            ("microsoft/STELLAR", r"'microsoft/STELLAR' holds several .*: stellar-b16, stellar-l16, stellar-h16"),
+            ("stellar-b61", "'stellar-b61'.*mean 'stellar-b16'"),
+            ("vit", "'vit'.*stellar-tiny, "),
+            ("microsoft/STELLAR", "'microsoft/STELLAR' .*stellar-b16, stellar-l16, stellar-h16"),
         ],
     )
     def test_resolve__refuses_what_cannot_be_loaded(self, name: str, message: str) -> None:
@@ -81,10 +81,10 @@ class TestConvertIfOriginal:
 
         tensors = load_file(golden_dir / "original-pixel.safetensors")
         save_file({key: tensor for key, tensor in tensors.items() if "decoder" not in key}, tmp_path / "a.safetensors")
-        with pytest.raises(ValueError, match=r"a.safetensors holds no decoder: load it with decoder=False"):
+        with pytest.raises(ValueError, match=r"a.safetensors .*decoder=False"):
             convert_if_original(str(tmp_path / "a.safetensors"), True, True, dict(HEADS))
 
     def test_convert_if_original__refuses_a_file_that_is_no_checkpoint(self, tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(b"<html>")
-        with pytest.raises(ValueError, match=r"a.safetensors is damaged, cut short, or no safetensors file"):
+        with pytest.raises(ValueError, match=r"a.safetensors is damaged"):
             convert_if_original(str(tmp_path / "a.safetensors"), None, True, {})

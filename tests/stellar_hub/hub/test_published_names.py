@@ -135,7 +135,7 @@ class TestFetching:
         self, published: HubServer, original: StellarModel, images: Tensor
     ) -> None:
         published.cuts = {TOKENIZER.name: [700_000] + [0] * 20}
-        with pytest.raises(OSError, match=rf"could not get {TOKENIZER.name} \(218 MB\) of fun-research/TiTok"):
+        with pytest.raises(OSError, match=rf"{TOKENIZER.name} \(218 MB\) of fun-research/TiTok"):
             StellarModel.from_pretrained("stellar-b16", **HEADS)
         published.cuts.clear()
         assert_same(StellarModel.from_pretrained("stellar-b16", **HEADS), original, images)
@@ -143,7 +143,7 @@ class TestFetching:
 
     def test_no_network__is_said_with_what_to_do(self, published: HubServer) -> None:
         published.close()
-        with pytest.raises(OSError, match=rf"{CHECKPOINT} .* from {published.endpoint}, .*To work offline, run `hf"):
+        with pytest.raises(OSError, match=rf"{CHECKPOINT} .* from {published.endpoint}, .* `hf download"):
             StellarModel.from_pretrained("stellar-b16", **HEADS)
 
     def test_published_name__fetches_checkpoint_and_tokenizer_once(self, published: HubServer) -> None:
@@ -221,7 +221,7 @@ class TestFetching:
 
     def test_altered_file__is_named_with_its_hash_and_loads_next_time(self, published: HubServer, cache: Path) -> None:
         published.altered[TOKENIZER.name] = bytes(len(published.files(TOKENIZER.repository)[TOKENIZER.name]))
-        with pytest.raises(ValueError, match=rf"{TOKENIZER.name} arrived with SHA-256 [0-9a-f]{{64}}, not"):
+        with pytest.raises(ValueError, match=rf"{TOKENIZER.name} .*SHA-256 [0-9a-f]{{64}}, expected"):
             StellarModel.from_pretrained("stellar-b16", **HEADS)
         published.altered.clear()
         assert StellarModel.from_pretrained("stellar-b16", **HEADS).tokenizer is not None
@@ -230,7 +230,7 @@ class TestFetching:
         StellarModel.from_pretrained("stellar-b16", decoder=False, **HEADS)
         [pointer] = cache.rglob(CHECKPOINT)
         pointer.resolve().write_bytes(pointer.read_bytes()[:1000])
-        with pytest.raises(ValueError, match=f"{CHECKPOINT} is damaged, cut short"):
+        with pytest.raises(ValueError, match=f"{CHECKPOINT} is damaged"):
             StellarModel.from_pretrained("stellar-b16", decoder=False, **HEADS)
 
 
@@ -238,12 +238,12 @@ class TestFetching:
 class TestRepository:
     def test_repository_of_another_type__is_refused(self, hub: HubServer) -> None:
         hub.add("user/vit", {"config.json": b'{"model_type": "vit"}', "model.safetensors": b""})
-        with pytest.raises(ValueError, match=r"configuration of a 'vit' model, not of a 'stellar' model"):
+        with pytest.raises(ValueError, match="'stellar', got 'vit'"):
             StellarModel.from_pretrained("user/vit")
 
     def test_copy_of_the_originals__says_which_names_there_are(self, published: HubServer) -> None:
         published.add("user/copy", published.files("microsoft/STELLAR"))
-        with pytest.raises(ValueError, match=r"lists the original STELLAR files .* stellar-b16, stellar-b24"):
+        with pytest.raises(ValueError, match="stellar-b16, stellar-b24"):
             StellarModel.from_pretrained("user/copy")
 
     def test_missing_repository__is_named(self, hub: HubServer) -> None:
@@ -274,12 +274,12 @@ class TestNames:
 
     @pytest.mark.parametrize("cls", [StellarConfig, StellarModel, StellarImageProcessor])
     def test_original_repository__names_its_models(self, cls: Any) -> None:
-        with pytest.raises(ValueError, match=r"'microsoft/STELLAR' holds several .*: stellar-b16, stellar-l16, stella"):
+        with pytest.raises(ValueError, match=r"'microsoft/STELLAR' .*stellar-b16, stellar-l16"):
             cls.from_pretrained("microsoft/STELLAR")
 
     @pytest.mark.parametrize("cls", [StellarConfig, StellarModel, StellarImageProcessor])
     def test_unknown_name__suggests_the_nearest(self, cls: Any) -> None:
-        with pytest.raises(ValueError, match=r"unknown model 'stellar-l61': did you mean 'stellar-l16'"):
+        with pytest.raises(ValueError, match=r"'stellar-l61'.*mean 'stellar-l16'"):
             cls.from_pretrained("stellar-l61")
 
     def test_configuration_and_processor__of_a_published_name_need_no_file(self) -> None:

@@ -23,13 +23,11 @@ from stellar_hub.measures import (
 )
 
 
-@pytest.mark.parametrize(
-    ("weights", "expected"),
-    [([0.25] * 4, 1.0), ([1.0, 0, 0, 0], 0.0), ([0.5, 0.5, 0, 0], 0.5), ([0.0] * 4, 0.0), ([1.0], 0.0), ([7, 7], 1.0)],
-)
-def test_entropy__runs_from_one_to_all(weights: list[float], expected: float) -> None:
-    found = normalized_entropy(torch.tensor([weights, weights]))
-    torch.testing.assert_close(found, torch.full((2,), expected), rtol=1e-5, atol=1e-6)
+def test_entropy__runs_from_one_to_all() -> None:
+    weights = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [7, 7, 7, 7], [0, 0, 0, 0]])
+    expected = torch.tensor([0, 0.5, 1, 0])
+    torch.testing.assert_close(normalized_entropy(weights), expected, rtol=1e-5, atol=1e-6)
+    assert normalized_entropy(weights[:, :1]).tolist() == [0] * 4
 
 
 @given(seed=st.integers(0, 100), number=st.integers(2, 12), width=st.integers(1, 12))
@@ -49,10 +47,10 @@ def test_measures__are_of_each_image_where_there_are_several(measure: Callable[[
     torch.testing.assert_close(measure(tokens), torch.stack([measure(each) for each in tokens]))
 
 
-@pytest.mark.parametrize("value", [0.0, 7.3, 1000.0])
 @pytest.mark.parametrize("shape", [(1, 4), (10, 4), (3, 16)])
-def test_rank__of_collapsed_features_is_1(shape: tuple[int, int], value: float) -> None:
-    assert effective_rank(torch.full(shape, value)).item() == 1
+def test_rank__of_collapsed_features_is_1(shape: tuple[int, int]) -> None:
+    for value in (0.0, 7.3, 1000.0):
+        assert effective_rank(torch.full(shape, value)).item() == 1
 
 
 def test_rank__of_a_line_is_1() -> None:

@@ -185,7 +185,7 @@ class TestPush:
     ) -> None:
         hub.add("user/mine", {"data.csv": b"1,2"})
         export(output, pixel_model, recipe)
-        message = rf"holds something else.*; the model is complete in {output / 'model'}, and --resume auto pushes it"
+        message = rf"replace=True; the model is complete in {output / 'model'}, and --resume auto pushes it"
         with pytest.raises(OSError, match=message):
             push_export(output, pixel_model, changed(recipe, "run.push_to_hub=user/mine").run)
         assert not hub.sent()

@@ -18,7 +18,7 @@ def photo() -> Image.Image:
     return Image.fromarray(values)
 
 
-@pytest.mark.parametrize("fit", ["crop", "aspect", "pad"])
+@pytest.mark.parametrize("fit", ["aspect", "pad"])
 def test_draw_page__shows_the_numbers_of_the_model(model: StellarModel, photo: Image.Image, fit: str) -> None:
     processor = StellarImageProcessor.from_config(model.config, fit=fit)
     page, facts = draw_page(model, processor, photo)

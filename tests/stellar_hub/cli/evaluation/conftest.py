@@ -1,4 +1,4 @@
-"""Folders of images with classes and with masks, and what a failed command says."""
+"""Folders of images with classes and with masks, a way to run `stellar-hub eval`, and what a failed command says."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from tests.stellar_hub.cli.conftest import Command
 from tests.stellar_hub.evaluation.conftest import paint_classes, paint_masks
+
+ErrorOf = Callable[[Result], str]
+
+
+@pytest.fixture
+def evaluate(command: Command) -> Command:
+    """Runs `stellar-hub eval` with these arguments in this process, without worker processes."""
+    return lambda name, *arguments: command("eval", name, *arguments, "--num-workers", 0)
 
 
 @pytest.fixture
@@ -17,7 +26,7 @@ def train(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def test(tmp_path: Path) -> Path:
-    """7 others."""
+    """7 other images of the same classes."""
     return paint_classes(tmp_path / "test", {"blue": 3, "green": 2, "red": 2}, 2)
 
 
@@ -28,8 +37,8 @@ def masked(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def error_of() -> Callable[[Result], str]:
-    """The one line a failed command says."""
+def error_of() -> ErrorOf:
+    """Returns the one error line of a failed command."""
 
     def read(result: Result) -> str:
         assert result.exit_code == 1, result.output

@@ -10,7 +10,7 @@ from PIL import Image
 
 from stellar_hub.data.labelled import read_segmentation_folder
 from stellar_hub.data.labelled.segmentation_folders import read_mask
-from stellar_hub.measures.regions import UNLABELLED
+from stellar_hub.measures import UNLABELLED
 from stellar_hub.old_names import old_names
 
 

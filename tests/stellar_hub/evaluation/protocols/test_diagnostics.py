@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.computing import RunSettings, extract_features
-from stellar_hub.evaluation.legend import LEGEND
-from stellar_hub.evaluation.protocols.diagnostics import DiagnosticsProtocol, evaluate_diagnostics
+from stellar_hub.evaluation.protocols.diagnostics import LEGEND, DiagnosticsProtocol, evaluate_diagnostics
 from stellar_hub.features.backbones.pixels import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import alignment, effective_rank
@@ -39,8 +38,8 @@ def test_numbers__are_of_the_images_and_of_two_views(
 ) -> None:
     protocol = DiagnosticsProtocol(seed=4)
     row = evaluate_diagnostics([tiny], train.images, "train", protocol, run).measurements[0]
-    whole = extract_features(tiny, train.images, ("S-mean",), run)["S-mean"]
-    views = [extract_features(tiny, train.images, ("S-mean",), run, view=protocol.view(n))["S-mean"] for n in (1, 2)]
+    whole = extract_features(tiny, train.images, ("pooled",), run)["pooled"]
+    views = [extract_features(tiny, train.images, ("pooled",), run, view=protocol.view(n))["pooled"] for n in (1, 2)]
     assert row.metrics["rank of pooled"] == pytest.approx(effective_rank(whole).item(), rel=1e-6)
     assert row.metrics["alignment"] == pytest.approx(alignment(*views), rel=1e-6)
 
@@ -71,12 +70,12 @@ def test_prototypes__are_those_of_a_checkpoint(
     assert entropy is not None
     assert 1 / 16 <= used <= 1
     assert 0 <= entropy <= 1
-    with pytest.raises(ValueError, match="the prototypes are for tokens of 48 values, and the model has none"):
+    with pytest.raises(ValueError, match=r"48 values.*no tokens"):
         evaluate_diagnostics([pixels], train.images, "train", protocol, run)
 
 
 def test_too_few_images__are_refused(pixels: PixelBackbone, train: LabelledImages, run: RunSettings) -> None:
-    with pytest.raises(ValueError, match="few has 2 images, diagnostics need at least 3"):
+    with pytest.raises(ValueError, match="at least 3 images, few has 2"):
         evaluate_diagnostics([pixels], train.images[:2], "few", DiagnosticsProtocol(), run)  # type: ignore[index]
 
 
@@ -84,8 +83,7 @@ def test_too_few_images__are_refused(pixels: PixelBackbone, train: LabelledImage
     ("options", "message"),
     [
         ({"max_images": 2}, "max_images must be at least 3, got 2"),
-        ({"alpha": 0.0}, "alpha and t must be above 0 and diffusion_steps at least 1, got 0.0, 2.0 and 1"),
-        ({"diffusion_steps": 0}, "diffusion_steps at least 1"),
+        ({"alpha": 0.0}, "alpha.* got 0.0, 2.0 and 1"),
     ],
 )
 def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:

@@ -1,10 +1,8 @@
 """The linear protocol."""
 
-import builtins
-from typing import Any
+import sys
 
 import pytest
-import torch
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.computing import RunSettings
@@ -28,7 +26,7 @@ def test_report__says_what_was_chosen_and_on_what(
     assert first.details["linear, %"]["learning_rate"] in QUICK.learning_rates
     assert set(first.details["logistic, %"]["held_out_accuracy"]) == {"0.1", "1.0"}
     assert set(report.backends) == {"scikit-learn"}
-    assert [row.features for row in report.measurements[1:]] == ["S-mean", "cls", "patches-mean", ""]
+    assert [row.features for row in report.measurements[1:]] == ["pooled", "cls", "patches_mean", ""]
 
 
 def test_choices__are_made_without_test(
@@ -55,7 +53,8 @@ def test_large_train__goes_without_logistic_regression(
     protocol = LinearProtocol((1e-2,), num_epochs=1, max_images_for_logistic=12)
     report = evaluate_linear([pixels], splits, protocol, run)
     assert list(report.measurements[0].metrics) == ["linear, %"]
-    assert report.notes == ["no logistic regression: train has more than 12 images"]
+    (note,) = report.notes
+    assert "12 images" in note
 
 
 def test_a_head_that_says_nothing__is_wrong_and_never_chosen(
@@ -73,7 +72,7 @@ def test_train_without_two_of_a_class__is_refused_before_any_work(
     train: LabelledImages, test: LabelledImages, run: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = LabelledImages("few", [train.images[0], train.images[5], train.images[9]], (0, 1, 2), train.classes)
-    monkeypatch.setattr(linear, "pooled_sets", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.setattr(linear, "pooled_features", lambda *_: pytest.fail("features were computed"))
     with pytest.raises(ValueError, match="no class has two training images"):
         evaluate_linear([], prepare_splits(few, test, run), QUICK, run)
 
@@ -81,34 +80,22 @@ def test_train_without_two_of_a_class__is_refused_before_any_work(
 def test_missing_library__is_said_before_any_work(
     splits: Splits, run: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "sklearn":
-            raise ImportError(name)
-        return load(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'stellar_hub\[eval\]'"):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"stellar_hub\[eval\]"):
         evaluate_linear([], splits, QUICK, run)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rates": ()}, "learning_rates must be some numbers above 0"),
-        ({"learning_rates": (0.0,)}, "learning_rates must be some numbers above 0"),
-        ({"inverse_penalties": (-1.0,)}, "inverse_penalties must be some numbers above 0"),
-        ({"num_epochs": 0}, "num_epochs and batch_size must be at least 1, got 0 and 256"),
-        ({"held_out": 1.0}, r"held_out must be within \(0, 1\), got 1.0"),
-        ({"poolings": ("S-set",)}, "a linear layer takes one vector"),
-        ({"poolings": ("mean",)}, "pooling must be one of"),
+        ({"learning_rates": ()}, "learning_rates"),
+        ({"inverse_penalties": (-1.0,)}, "inverse_penalties.*-1.0"),
+        ({"num_epochs": 0}, "num_epochs.* got 0 and 256"),
+        ({"held_out": 1.0}, "held_out.* got 1.0"),
+        ({"poolings": ("S",)}, "S is a set"),
+        ({"poolings": ("mean",)}, "pooling.* got mean"),
     ],
 )
 def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LinearProtocol(**options)  # type: ignore[arg-type]
-
-
-def test_accuracy__counts_what_is_right() -> None:
-    assert linear.accuracy(torch.tensor([0, 1, -1, 2]), torch.tensor([0, 1, 2, 0])) == 50

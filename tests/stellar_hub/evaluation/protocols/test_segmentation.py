@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stellar_hub.data.labelled.segmentation_folders import read_segmentation_folder
+from stellar_hub.data.labelled import read_segmentation_folder
 from stellar_hub.evaluation.computing import RunSettings, extract_features
 from stellar_hub.evaluation.feature_set import fit_masks
 from stellar_hub.evaluation.protocols.segmentation import (
@@ -87,10 +87,10 @@ def test_same_seed__gives_the_same_numbers(pixels: PixelBackbone, masked: Segmen
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": ("cls",)}, "features must be some of patches, Z, L, got cls"),
+        ({"features": ("cls",)}, "features.* got cls"),
         ({"features": ()}, "got none"),
-        ({"learning_rates": (0.0,)}, "learning_rates must be some numbers above 0"),
-        ({"num_epochs": 0}, "must be at least 1, got 0, 16 and 16"),
+        ({"learning_rates": (0.0,)}, "learning_rates.*0.0"),
+        ({"num_epochs": 0}, "num_epochs.* got 0, 16 and 16"),
     ],
 )
 def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:

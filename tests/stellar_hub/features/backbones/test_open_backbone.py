@@ -77,7 +77,7 @@ def test_folder__with_a_stellar_model_is_one(pixel_model: StellarModel, tmp_path
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         expected = pixel_model(images).pooler_output
-        torch.testing.assert_close(found.features(images, ["S-mean"])["S-mean"], expected)
+        torch.testing.assert_close(found.features(images, ["pooled"])["pooled"], expected)
 
 
 @pytest.mark.parametrize("name", [f"{SMALL_TIMM}:random", f"timm:{SMALL_TIMM}:random"])
@@ -89,25 +89,25 @@ def test_timm__is_known_with_its_size_mean_and_std(name: str) -> None:
     assert len(facts["mean"]) == len(facts["std"]) == 3
     images = torch.rand(2, 3, 160, 160)
     with torch.no_grad():
-        features = found.features(images, ("cls", "patches-mean", "patches"))
+        features = found.features(images, ("cls", "patches_mean", "patches"))
         mean, std = (torch.tensor(facts[key])[:, None, None] for key in ("mean", "std"))
         expected = found.network.forward_features((images - mean) / std)  # type: ignore[operator]
     torch.testing.assert_close(features["cls"], expected[:, 0])
     torch.testing.assert_close(features["patches"], expected[:, 1:])
-    torch.testing.assert_close(features["patches-mean"], expected[:, 1:].mean(dim=1))
+    torch.testing.assert_close(features["patches_mean"], expected[:, 1:].mean(dim=1))
     assert found.grid_size() == (10, 10)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
 def test_timm__models_with_maps_have_patches_and_no_cls(name: str) -> None:
     found = open_backbone(f"{name}:random")
-    assert found.poolings == ("patches-mean",)
+    assert found.poolings == ("patches_mean",)
     images = torch.rand(1, 3, *found.facts.preprocessing["crop"])
     with torch.no_grad():
-        features = found.features(images, ("patches", "patches-mean"))
+        features = found.features(images, ("patches", "patches_mean"))
         grid = found.grid_size()
     assert features["patches"].shape[1] == grid[0] * grid[1]
-    torch.testing.assert_close(features["patches"].mean(dim=1), features["patches-mean"])
+    torch.testing.assert_close(features["patches"].mean(dim=1), features["patches_mean"])
 
 
 def test_timm__reads_weights_of_a_file(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_timm__reads_weights_of_a_file(tmp_path: Path) -> None:
 def test_transformers__folder_is_known(vit_folder: Path, suffix: str) -> None:
     found = open_backbone(f"{vit_folder}{suffix}")
     assert isinstance(found, TransformersBackbone)
-    assert found.poolings == ("cls", "patches-mean")
+    assert found.poolings == ("cls", "patches_mean")
     assert found.grid_size() == (4, 4)
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():

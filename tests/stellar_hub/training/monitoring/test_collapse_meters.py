@@ -32,9 +32,8 @@ def test_localization_entropy__is_the_mean_over_places() -> None:
     assert collapse_meters(SimpleNamespace(localization=half))["localization_entropy"] == pytest.approx(0.5, abs=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 16), (5, 4, 3)])
-def test_effective_rank__is_of_all_tokens_of_the_batch(shape: tuple[int, int, int]) -> None:
-    tokens = random(*shape)
+def test_effective_rank__is_of_all_tokens_of_the_batch() -> None:
+    tokens = random(2, 3, 16)
     rows = tokens.flatten(0, 1).double()
     singular = torch.linalg.svdvals(rows - rows.mean(dim=0))
     expected = torch.special.entr(singular / singular.sum()).sum().exp().item()

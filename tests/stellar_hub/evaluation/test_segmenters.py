@@ -1,4 +1,4 @@
-"""Dice loss."""
+"""Segmentation by probes and by regions without training."""
 
 import math
 
@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stellar_hub.evaluation.segmentation_probes import count_all, dice_loss, predict_masks, probe_loss, train_probes
+from stellar_hub.evaluation.segmenters import (
+    cluster_regions,
+    count_predictions,
+    dice_loss,
+    library_versions,
+    object_ious,
+    object_regions,
+    predict_masks,
+    probe_loss,
+    train_probes,
+)
 from stellar_hub.measures import UNLABELLED, mean_iou
 
 
@@ -105,7 +115,7 @@ def test_probes__are_each_what_it_is_by_hand(data: tuple[Tensor, Tensor]) -> Non
 
 def test_probes__learn(data: tuple[Tensor, Tensor]) -> None:
     (probe,) = train_probes(*data, 3, (3e-2,), **(OPTIONS | {"num_epochs": 40}))  # type: ignore[arg-type]
-    counts = count_all(probe, *data, 3, 4)
+    counts = count_predictions(probe, *data, 3, 4)
     assert counts.sum() == (data[1] != UNLABELLED).sum()
     assert mean_iou(counts) > 0.7
     assert predict_masks(probe, *data).shape == data[1].shape
@@ -114,3 +124,43 @@ def test_probes__learn(data: tuple[Tensor, Tensor]) -> None:
 def test_loss__of_a_batch_with_nothing_labelled_is_0(data: tuple[Tensor, Tensor]) -> None:
     (probe,) = train_probes(*data, 3, (1e-3,), **OPTIONS)  # type: ignore[arg-type]
     assert probe_loss(probe, data[0], torch.full_like(data[1], UNLABELLED)).item() == 0
+
+
+def test_clusters__find_groups_of_patches() -> None:
+    patches = torch.zeros(16, 3)
+    patches[:8] = 1
+    patches += 0.01 * torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    regions = cluster_regions(patches, (4, 4), 2, seed=0)
+    assert regions.shape == (2, 4, 4)
+    assert torch.equal(regions.sum(dim=0), torch.ones(4, 4, dtype=torch.long))
+    upper = regions[regions[:, 0, 0]][0]
+    assert upper[:2].all()
+    assert not upper[2:].any()
+
+
+def test_clusters__of_one_colour_leave_some_empty() -> None:
+    regions = cluster_regions(torch.ones(4, 2), (2, 2), 16, seed=0)
+    assert regions.shape == (16, 2, 2)
+    assert regions.sum() == 4
+
+
+def test_objects__are_the_classes_that_are_there() -> None:
+    mask = torch.tensor([[0, 0, 2], [2, UNLABELLED, 5]])
+    assert object_regions(mask, None).shape == (3, 2, 3)
+    without_background = object_regions(mask, 0)
+    assert torch.equal(without_background[0], mask == 2)
+    assert torch.equal(without_background[1], mask == 5)
+    assert object_regions(torch.full((2, 2), UNLABELLED), None).shape == (0, 2, 2)
+
+
+def test_overlap__lets_a_segment_serve_two_objects_or_one() -> None:
+    mask = torch.tensor([[1, 1, 1, 2]])
+    whole, nothing = torch.ones(1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 4, dtype=torch.bool)
+    best, matched = object_ious([torch.cat([whole, nothing])], mask[None], None)
+    assert best == pytest.approx([0.75, 0.25])
+    assert matched == pytest.approx([0.75, 0.0])
+    assert object_ious([whole], torch.zeros(1, 1, 4, dtype=torch.uint8), 0) == ([], [])
+
+
+def test_versions__are_said() -> None:
+    assert set(library_versions()) == {"scikit-learn", "scipy"}

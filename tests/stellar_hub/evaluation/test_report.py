@@ -7,32 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from stellar_hub.evaluation.protocols.knn import KnnProtocol
-from stellar_hub.evaluation.report.output import (
+from stellar_hub.evaluation.protocols import KnnProtocol
+from stellar_hub.evaluation.report import (
+    FORMAT,
+    Measurement,
+    Report,
     check_targets,
+    make_report,
     markdown_section,
     markdown_table,
-    marks,
-    number,
     scorecard_json,
     scorecard_markdown,
     terminal_table,
-    update_card,
     write_report,
     write_scorecard,
 )
-from stellar_hub.evaluation.report.report import Measurement, Report, make_report, plain
 from stellar_hub.features.backbones.pixels import PixelBackbone
+
+MARK = "<!-- stellar-hub eval knn -->"  # cards in the wild have it
 
 
 @pytest.fixture
 def report(pixels: PixelBackbone) -> Report:
-    """Of two rows and one image."""
+    """A report with two rows and one figure."""
     rows = [
-        Measurement("pixels", "pixels", {"k=1, %": 81.25, "k=3, %": None}, {"rate": 0.1}),
+        Measurement("pixels", "pixels", {"k=1, %": 81.25, "k=3, %": None}, {"rate": (0.1, Path("a"), True)}),
         Measurement("most frequent class", "", {"k=1, %": 10.0, "k=3, %": float("nan")}),
     ]
     data = {"train": {"name": "A", "num_images": 9, "sha256": "00"}, "classes": ["x", "y"]}
@@ -50,7 +51,7 @@ def report(pixels: PixelBackbone) -> Report:
 
 def test_json__has_every_field_of_protocol_and_model(report: Report) -> None:
     fields = json.loads(report.as_json())
-    assert fields["task"] == "knn"
+    assert (fields["task"], fields["format"], FORMAT) == ("knn", 2, 2)
     assert fields["protocol"] == {
         "num_neighbours": [1, 3],
         "temperature": 0.07,
@@ -74,12 +75,9 @@ def test_json__has_every_field_of_protocol_and_model(report: Report) -> None:
     assert model["preprocessing"]["crop"] == [64, 64]
     assert fields["measurements"][1]["metrics"]["k=3, %"] == "nan"
     assert fields["measurements"][0]["metrics"]["k=3, %"] is None
+    assert fields["measurements"][0]["details"] == {"rate": [0.1, "a", True]}
     assert fields["images"] == ["knn-confusion.png"]
     assert {"stellar_hub", "torch"} <= set(fields["versions"])
-
-
-def test_plain__names_what_json_cannot_hold() -> None:
-    assert plain({1: (float("inf"), Path("a"), True)}) == {"1": ["inf", "a", True]}
 
 
 def test_terminal_table__is_aligned(report: Report) -> None:
@@ -88,7 +86,6 @@ def test_terminal_table__is_aligned(report: Report) -> None:
     assert set(lines[1]) == {"-"}
     assert lines[2].split() == ["pixels", "pixels", "81.2"]
     assert lines[3].endswith("nan")
-    assert len({line.index("k=1, %") for line in lines[:1]}) == 1
 
 
 def test_many_metrics__stand_below_each_other(pixels: PixelBackbone) -> None:
@@ -100,12 +97,10 @@ def test_many_metrics__stand_below_each_other(pixels: PixelBackbone) -> None:
     assert markdown_table(report).splitlines()[0] == "| model | a | b |"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [("accuracy, %", 81.26, "81.3"), ("PSNR, dB", 21.687, "21.69"), ("SSIM", 0.60231, "0.6023"), ("x", None, "")],
-)
-def test_numbers__have_the_digits_of_their_unit(name: str, value: float | None, text: str) -> None:
-    assert number(name, value) == text
+def test_numbers__have_the_digits_of_their_unit(pixels: PixelBackbone) -> None:
+    row = Measurement("a", "", {"accuracy, %": 81.26, "PSNR, dB": 21.687, "SSIM": 0.60231, "x": None})
+    report = make_report("reconstruction", KnnProtocol((1,)), {}, [pixels], [row])
+    assert markdown_table(report).splitlines()[-1] == "| a | 81.3 | 21.69 | 0.6023 |  |"
 
 
 def test_section__says_protocol_data_and_notes(report: Report) -> None:
@@ -117,16 +112,15 @@ def test_section__says_protocol_data_and_notes(report: Report) -> None:
     assert "Note: a thing to know." in section
 
 
-def test_card__gets_one_section_that_is_replaced(report: Report) -> None:
-    first = update_card("# My model\n\nText.\n", report)
-    assert first.startswith("# My model\n\nText.\n\n<!-- stellar-hub eval knn -->\n### Classification")
-    assert update_card(first, report) == first
-    changed = update_card(first.replace("81.2", "99.9") + "After.\n", report)
-    assert changed == first + "After.\n"
-    start, end = marks("knn")
-    for damaged in (start, f"{end} {start}", f"{start} {end} {start} {end}"):
-        with pytest.raises(ValueError, match="leave one pair, or none"):
-            update_card(damaged, report)
+def test_card__gets_one_section_that_is_replaced(report: Report, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("# My model\n\nText.\n")
+    write_report(report, None, card)
+    first = card.read_text()
+    assert first.startswith(f"# My model\n\nText.\n\n{MARK}\n### Classification")
+    card.write_text(first.replace("81.2", "99.9") + "After.\n")
+    write_report(report, None, card)
+    assert card.read_text() == first + "After.\n"
 
 
 def test_files__are_written_with_the_json_last(report: Report, tmp_path: Path) -> None:
@@ -161,15 +155,15 @@ def test_full_disk__leaves_no_json_and_the_old_card(
 def test_targets__are_checked_before_any_work(report: Report, tmp_path: Path) -> None:
     check_targets(["knn"], tmp_path / "new", None, overwrite=False)
     write_report(report, tmp_path / "out", None)
-    with pytest.raises(FileExistsError, match=r"knn\.json exists already: pass --overwrite"):
+    with pytest.raises(FileExistsError, match=r"knn\.json .*--overwrite"):
         check_targets(["linear", "knn"], tmp_path / "out", None, overwrite=False)
     check_targets(["knn"], tmp_path / "out", None, overwrite=True)
-    (tmp_path / "file").write_text(marks("knn")[0])
-    with pytest.raises(FileExistsError, match="is a file; name a folder"):
+    (tmp_path / "file").write_text(MARK)
+    with pytest.raises(FileExistsError, match="is a file"):
         check_targets(["knn"], tmp_path / "file", None, overwrite=True)
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.md"):
         check_targets(["knn"], None, tmp_path / "none.md", overwrite=True)
-    with pytest.raises(ValueError, match="leave one pair"):
+    with pytest.raises(ValueError, match=MARK):
         check_targets(["knn"], None, tmp_path / "file", overwrite=True)
 
 
@@ -181,8 +175,3 @@ def test_scorecard__holds_all_reports(report: Report, tmp_path: Path) -> None:
     assert "![knn-confusion](knn-confusion.png)" in text
     assert [path.name for path in write_scorecard([report], tmp_path)] == ["scorecard.md", "scorecard.json"]
     assert json.loads((tmp_path / "scorecard.json").read_text()) == fields
-
-
-def test_reports__do_not_depend_on_the_generator(report: Report) -> None:
-    torch.manual_seed(1)
-    assert report.as_json() == report.as_json()

@@ -1,0 +1,89 @@
+"""`stellar-hub eval reconstruction` and `stellar-hub eval diagnostics`: protocols on images without labels."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stellar_hub.cli.evaluation.options import Options, evaluation_command, show_and_write
+
+Data = Annotated[
+    str,
+    typer.Option("--data", help="Images: a folder, a list of paths (.txt), tar files, tables, or hub:OWNER/NAME."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", help="Metric: psnr, ssim, lpips or rfid. Default: psnr and ssim. Repeat the option for several."
+    ),
+]
+LpipsNet = Annotated[str, typer.Option("--lpips-net", help="Network of LPIPS: alex, vgg or squeeze.")]
+Networks = Annotated[
+    Path | None,
+    typer.Option(
+        "--networks",
+        help="Folder with the weights of LPIPS and rFID in its checkpoints/. Default: torch.hub's folder, where "
+        "missing weights are downloaded to.",
+    ),
+]
+
+
+@evaluation_command
+def reconstruction(
+    options: Options,
+    data: Data,
+    metric: Metrics = None,
+    lpips_net: LpipsNet = "alex",
+    networks: Networks = None,
+    max_images: Annotated[
+        int, typer.Option("--max-images", help="Largest number of images to use, drawn at random; 0 for all.")
+    ] = 0,
+) -> None:
+    """Measure reconstruction from tokens.
+
+    Each image is compared with what a model decodes from its tokens: PSNR, SSIM, LPIPS, rFID.
+
+    Example: stellar-hub eval reconstruction --data photos --metric psnr --metric ssim --metric lpips
+    """
+    from stellar_hub.data.sources import open_source
+    from stellar_hub.evaluation import ReconstructionProtocol, evaluate_reconstruction, load_metric_networks
+
+    protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed)
+    run = options.run_settings(["reconstruction"])
+    loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing
+    backbones = options.open_backbones(decoder=True)
+    report = evaluate_reconstruction(backbones, open_source(data), data, protocol, loaded, run)
+    show_and_write(report, options, run)
+
+
+@evaluation_command
+def diagnostics(
+    options: Options,
+    data: Data,
+    max_images: Annotated[
+        int, typer.Option("--max-images", help="Largest number of images to use, drawn at random.")
+    ] = 1000,
+    prototypes: Annotated[
+        Path | None,
+        typer.Option(
+            "--prototypes",
+            help="Training checkpoint, such as RUN/checkpoints/step-000100. Measures how evenly the tokens of --model "
+            "use its prototypes.",
+        ),
+    ] = None,
+) -> None:
+    """Measure features without labels.
+
+    The table has rank and spread of features, stability of tokens and the shape of their maps. The JSON in --output
+    has the source, the range and the good direction of each number.
+
+    Example: stellar-hub eval diagnostics --data photos --compare stellar-tiny:random
+    """
+    from stellar_hub.data.sources import open_source
+    from stellar_hub.evaluation import DiagnosticsProtocol, evaluate_diagnostics
+
+    checkpoint = None if prototypes is None else str(prototypes)
+    protocol = DiagnosticsProtocol(max_images, prototypes=checkpoint, seed=options.seed)
+    run = options.run_settings(["diagnostics"])
+    backbones = options.open_backbones()
+    show_and_write(evaluate_diagnostics(backbones, open_source(data), data, protocol, run), options, run)
