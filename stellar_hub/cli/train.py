@@ -1,6 +1,5 @@
 """`stellar-hub train`: pretrains a model, or trains one further on your own images."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from logging import getLogger
@@ -84,7 +83,7 @@ def train(
         if note and is_main:
             typer.echo(note, err=True)
     if init is not None:
-        chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, init=init))
+        chosen = chosen.with_values("model", init=init)
     if not chosen.data.sources:
         raise ValueError("there are no images to train on: pass --data with a folder, a list, tar files or tables")
     logging.disable_progress_bar()
@@ -134,8 +133,4 @@ def with_sources(recipe: "Recipe", data: Sequence[str], settings: Sequence[str])
     if len(repeats) not in (0, len(data)) and not chosen_repeats:
         note = f"note: data.repeats has {len(repeats)} numbers, but there are {len(data)} sources: each is used once"
         repeats = ()
-    try:
-        data_recipe = dataclasses.replace(recipe.data, sources=tuple(data), repeats=repeats)
-    except ValueError as error:  # it names the key alone
-        raise ValueError(f"data.{error}") from error
-    return dataclasses.replace(recipe, data=data_recipe), note
+    return recipe.with_values("data", sources=tuple(data), repeats=repeats), note

@@ -65,7 +65,7 @@ def choose_crop_placement(
 
 def with_device_crops(recipe: Recipe, device_crops: bool | None) -> Recipe:
     """Returns the recipe with a value for `data.device_crops`."""
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, device_crops=device_crops))
+    return recipe.with_values("data", device_crops=device_crops)
 
 
 def time_samples(

@@ -1,6 +1,5 @@
 """What is settled before a run starts: the accelerator, values that the recipe leaves open, and notes for the user."""
 
-import dataclasses
 import importlib.util
 import os
 from pathlib import Path
@@ -105,7 +104,7 @@ def resolve_recipe(recipe: Recipe, config: StellarConfig) -> Recipe:
     recipe = resolve_sizes(recipe, config)
     values = config.to_dict()
     own = {name: values[name] for name in config_fields()}
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, config=own))
+    return recipe.with_values("model", config=own)
 
 
 def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
@@ -128,8 +127,8 @@ def resolve_sizes(recipe: Recipe, config: StellarConfig) -> Recipe:
             "use_global_align read global view 1"
         )
     num_local_views = data.num_local_views if config.use_local_views else 0
-    resolved = dataclasses.replace(data, image_size=image_size, local_size=local_size, num_local_views=num_local_views)
-    return dataclasses.replace(recipe, data=resolved)
+    sizes = {"image_size": image_size, "local_size": local_size}
+    return recipe.with_values("data", num_local_views=num_local_views, **sizes)
 
 
 def describe_devices(accelerator: Accelerator, sharded: bool) -> str:

@@ -230,7 +230,7 @@ class TestFolder:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", kill)
-            patch.setattr(atomic_write, "_restore", lambda final, old: None)
+            patch.setattr(atomic_write, "restore", lambda final, old: None)
             with pytest.raises(Killed), replaced_folder(target) as folder:
                 fill(folder)
         assert not target.exists()

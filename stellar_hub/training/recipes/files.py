@@ -168,8 +168,8 @@ def _yaml() -> YAML:
     """Returns a reader and writer of YAML; it keeps a state, so that each text needs a new one."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.Representer = _Resolver, _Representer
-    yaml.default_flow_style = False  # type: ignore[assignment]
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width, yaml.allow_unicode = 120, True
     return yaml
 

@@ -239,6 +239,18 @@ class Recipe:
     optimization: OptimizationRecipe
     run: RunRecipe
 
+    def with_values(self, section: str, **values: Any) -> "Recipe":
+        """Returns a copy of the recipe with some values of a section replaced.
+
+        Raises:
+            ValueError: if a value has the wrong type or is out of range; the message begins with "section.key".
+        """
+        try:
+            changed = dataclasses.replace(getattr(self, section), **values)
+        except ValueError as error:
+            raise ValueError(f"{section}.{error}") from error
+        return dataclasses.replace(self, **{section: changed})
+
 
 SECTIONS: dict[str, type] = typing.get_type_hints(Recipe)
 

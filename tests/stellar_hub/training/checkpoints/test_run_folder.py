@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stellar_hub.old_names import old_names
 from stellar_hub.training.checkpoints import run_folder as module
 from stellar_hub.training.checkpoints.checkpoints import STATE_FILE, Checkpoints
 from stellar_hub.training.checkpoints.run_folder import (
@@ -129,6 +130,16 @@ class TestCheckSameRun:
     def test_what_may_change__may(self, checkpoint: Path, recipe: Recipe) -> None:
         other = changed(recipe, "log_every=7", "keep_checkpoints=5", "data.sources=[moved]", "num_workers=2")
         check_same_run(checkpoint, other, FACTS, CONFIG)
+
+    def test_run_of_an_earlier_release__is_the_same(self, checkpoint: Path, recipe: Recipe) -> None:
+        for kind, path in (
+            ("recipe_keys", checkpoint.parents[1] / RECIPE_FILE),
+            ("run_state", checkpoint / STATE_FILE),
+        ):
+            ((old, new),) = old_names(kind).items()
+            path.write_text(path.read_text().replace(new.rpartition(".")[2], old.rpartition(".")[2]))
+        with pytest.warns(FutureWarning, match=r"run\.preview_every"):
+            check_same_run(checkpoint, recipe, FACTS, CONFIG)
 
     def test_other_recipe__is_named_value_by_value(self, checkpoint: Path, recipe: Recipe) -> None:
         other = changed(recipe, "learning_rate=2e-3", "seed=3")

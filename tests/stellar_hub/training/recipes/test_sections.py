@@ -42,6 +42,13 @@ def test_recipe__describes_every_key() -> None:
             assert f"\n        {key}: " in (section.__doc__ or ""), f"{section.__name__}.{key} is not described"
 
 
+def test_with_values__replaces_values_of_one_section_and_names_the_section() -> None:
+    changed = TINY.with_values("run", seed=3, save_every=7)
+    assert changed == dataclasses.replace(TINY, run=dataclasses.replace(TINY.run, seed=3, save_every=7))
+    with pytest.raises(ValueError, match=r"^run\.save_every .*got 0"):
+        TINY.with_values("run", save_every=0)
+
+
 def test_config__is_a_copy() -> None:
     config = {"mask_ratio": 0.5}
     model = change("model", init=None, config=config)
