@@ -103,7 +103,7 @@ def choose_recipe(
     """Returns the recipe and the batch size that it was made for, or None; a resumed run has its own recipe.
 
     Raises:
-        FileNotFoundError: if there is no such recipe, run or checkpoint.
+        FileNotFoundError: if the recipe, run or checkpoint does not exist.
         ValueError: if options do not fit each other, or the recipe is wrong.
     """
     from stellar_hub.training.checkpoints.checkpoints import read_state
@@ -113,7 +113,7 @@ def choose_recipe(
     if name is not None:
         return load_recipe(name, settings), load_recipe(name).optimization.batch_size
     if resume is None:
-        raise ValueError("there is no recipe: pass --recipe, such as --recipe finetune")
+        raise ValueError("a new run needs a recipe: pass --recipe, such as --recipe finetune")
     if settings:
         raise ValueError("--set changes a recipe: pass --recipe, too")
     if resume == "auto":

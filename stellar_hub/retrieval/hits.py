@@ -84,7 +84,7 @@ def recall_at(found_labels: Tensor, query_labels: Tensor, ks: Sequence[int] = (1
     must not include the query itself: see `without_self`.
 
     Args:
-        found_labels: Classes of the hits, the best first, `(Q, n)`; -1 where there is no hit.
+        found_labels: Classes of the hits, the best first, `(Q, n)`; -1 without a hit.
         query_labels: Classes of the queries, `(Q,)`.
         ks: Numbers of hits to look at, each from 1 to n.
 

@@ -76,8 +76,8 @@ def check_launch(accelerator: Accelerator, num_launched: int) -> None:
         )
     if accelerator.num_processes < num_launched:
         raise ValueError(
-            f"{num_launched} processes were launched, but each would train alone, because there is no GPU: pass --cpu "
-            "to train together on the CPU, or launch 1 process"
+            f"{num_launched} processes were launched, but each would train alone, because this machine has no GPU: "
+            "pass --cpu to train together on the CPU, or launch 1 process"
         )
 
 

@@ -93,7 +93,7 @@ def check_finite(step: int, result: StepResult, last_checkpoint: Path | None, *,
     if bool(torch.isfinite(stacked).all()):
         return
     terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(values, stacked.tolist(), strict=True))
-    kept = f"the last good checkpoint is {last_checkpoint}" if last_checkpoint else "there is no checkpoint yet"
+    kept = f"the last good checkpoint is {last_checkpoint}" if last_checkpoint else "the run has no checkpoint yet"
     images = "\n  ".join(result.paths)
     raise NonFiniteLossError(
         f"the loss is not finite at step {step} ({terms}); {kept}. Lower the learning rate, or check the images of "

@@ -20,7 +20,7 @@ class LabelledImages:
         classes: Names of the classes.
 
     Raises:
-        ValueError: if there is no image, the numbers of images and labels differ, or a label is out of range.
+        ValueError: if the list is empty, the numbers of images and labels differ, or a label is out of range.
     """
 
     name: str

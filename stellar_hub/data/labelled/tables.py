@@ -39,7 +39,7 @@ def label_column(table: Any, name: str) -> str:
     """Returns the column of labels: the only one that is declared as labels, or one with a usual name.
 
     Raises:
-        ValueError: if there is no such column.
+        ValueError: if the table does not have the column.
     """
     declared = [column for column, feature in table.features.items() if hasattr(feature, "names")]
     if len(declared) == 1:

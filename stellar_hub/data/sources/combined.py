@@ -21,7 +21,7 @@ class JoinedSources(IndexedSource[ImageItem]):
         damaged: Files that could not be read to their end, each as "path: reason".
 
     Raises:
-        ValueError: if there is no source, a source is empty, or `repeats` does not fit.
+        ValueError: if no source is given, a source is empty, or `repeats` does not fit.
     """
 
     def __init__(self, sources: Sequence[StoredSource], repeats: Sequence[int] = ()):

@@ -38,7 +38,7 @@ def open_stream(names: Sequence[str]) -> ImageStream:
 
     Raises:
         FileNotFoundError: if no file matches a pattern.
-        ValueError: if there is no name, some names do not begin with "stream:", or the kind is unknown.
+        ValueError: if no name is given, some names do not begin with "stream:", or the kind is unknown.
         ImportError: if it is a table and `datasets` is not installed.
     """
     if not names or not all(name.startswith(STREAM_PREFIX) for name in names):

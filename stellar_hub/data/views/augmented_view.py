@@ -77,6 +77,6 @@ class AugmentedView:
             jitter_probability=1.0,
             grayscale_probability=0.0,
             blur_probability=0.0,
-            blur_sigma=(0.1, 0.2),  # there is no blur
+            blur_sigma=(0.1, 0.2),  # unused: without blur
             blur_kernel_size=3,
         )

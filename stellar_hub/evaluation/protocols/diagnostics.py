@@ -302,7 +302,7 @@ def load_prototypes(path: Path) -> ClusteringHead:
         path: `model.safetensors` of a checkpoint, or its folder, such as RUN/checkpoints/step-000100.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: if it has no clustering head.
     """
     file = path / "model.safetensors" if path.is_dir() else path

@@ -251,7 +251,7 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
         raise ValueError(f"unknown recipe {name!r}{hint}")
     path = path / RUN_FILE if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe {path}; shipped recipes: {', '.join(recipe_names())}")
+        raise FileNotFoundError(f"the recipe {path} does not exist; shipped recipes: {', '.join(recipe_names())}")
     try:
         return str(path), path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
