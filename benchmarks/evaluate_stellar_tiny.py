@@ -39,7 +39,7 @@ from stellar_hub.evaluation import (
     load_metric_networks,
     prepare_splits,
 )
-from stellar_hub.evaluation.computing import extract_features
+from stellar_hub.evaluation.cached_features import all_features
 from stellar_hub.evaluation.report import markdown_table
 from stellar_hub.evaluation.segmenters import cluster_regions
 from stellar_hub.features.backbones import Backbone, open_backbone
@@ -118,12 +118,12 @@ def objects(backbones: Sequence[Backbone], pixels: Backbone, test: Scenes, run: 
     """Compares each object with its best token; or with clusters of patches, the whole image, and a bound."""
     rows = []
     for backbone in backbones:
-        maps = extract_features(backbone, test.labelled.images, ("L",), run)["L"]
+        maps = all_features(backbone, test.labelled.images, ("L",), run)["L"]
         grid = backbone.grid_size()
         owned = mean_best_iou([argmax_regions(each, grid) for each in maps], test.masks)
         high = mean_best_iou([threshold_regions(each, grid) for each in maps], test.masks)
         rows.append(object_row(backbone.name, "tokens", owned, high))
-    patches = extract_features(pixels, test.labelled.images, ("patches",), run)["patches"]  # (N, n, 3 * p * p)
+    patches = all_features(pixels, test.labelled.images, ("patches",), run)["patches"]  # (N, n, 3 * p * p)
     for label, values in (("mean colours", patches.unflatten(2, (3, -1)).mean(dim=-1)), ("pixels", patches)):
         progress = tqdm(values, desc=f"k-means, {label}", unit="scene")
         clusters = [cluster_regions(each, pixels.grid_size(), NUM_CLUSTERS, 0) for each in progress]

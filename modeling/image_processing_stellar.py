@@ -94,7 +94,7 @@ class StellarImageProcessor(TorchvisionBackend):
         """
         if published_config(pretrained_model_name_or_path) is not None:
             derived = cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path))
-            # Through the dictionary: keywords that are not settings, such as a token, must not stay in the processor.
+            # A dictionary drops keywords that are not settings, such as `token`; the processor must not keep them.
             return cls.from_dict(derived.to_dict(), **kwargs)
         return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
 

@@ -64,7 +64,7 @@ class StellarModel(StellarPreTrainedModel):
         self.tokenizer = MaskGitVQGANDecoder(config) if needs_tokenizer else None
         if self.tokenizer is not None:
             self.tokenizer.requires_grad_(False)
-        # CODEPATH: as above; a full checkpoint is then read in part on purpose, so there is nothing to report.
+        # CODEPATH: see above. Part of a full checkpoint is skipped on purpose, so it is not reported.
         if not config.use_decoder:
             self._keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS + DECODING_KEYS
         elif self.tokenizer is None:

@@ -3,7 +3,9 @@
 For one release, an old name is refused and the error says the new one. Files with old names still open.
 """
 
+import difflib
 import json
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
@@ -23,3 +25,15 @@ def hint_of_new_name(kind: str, name: str) -> str:
     """Returns "; 'OLD' is now called 'NEW'" for an old name, and "" for any other name."""
     new = old_names(kind).get(name)
     return f"; {name!r} is now called {new!r}" if new is not None else ""
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Returns "; did you mean 'a' or 'b'?" with the known names that are spelled like `name`, or "" without any.
+
+    Args:
+        name: The name that is unknown.
+        known: The names that are allowed.
+        cutoff: Smallest similarity of a name, in [0, 1]; see `difflib.get_close_matches`.
+    """
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,9 +1,10 @@
 """The pretrained models that `from_pretrained` knows by name, as data. A new published model belongs here."""
 
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from stellar_hub.old_names import did_you_mean
 
 EMBEDDED_FOLDER = Path(__file__).parent / "checkpoints"
 
@@ -129,8 +130,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} has several original checkpoints: load one by its name, {', '.join(originals)}")
     if name in MODELS or "/" in name or "\\" in name:
         return
-    close = difflib.get_close_matches(name, MODELS, n=2, cutoff=0.5)
-    hint = f": did you mean {' or '.join(map(repr, close))}?" if close else "."
+    hint = did_you_mean(name, MODELS, cutoff=0.5) or "."
     raise ValueError(
         f"{name!r} is neither a known model nor a folder here{hint} The known names are {', '.join(MODELS)}. "
         'A Hub repository is written "user/name"'

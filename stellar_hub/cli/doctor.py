@@ -29,7 +29,7 @@ SECONDS = 1.0
 def doctor(debug: Debug = False) -> None:
     """Check the installation and print a report for bug reports.
 
-    The report has versions, devices, the Hub's settings, a check of stellar-tiny's numbers, and its speed.
+    The report lists versions, devices, the Hub's settings, a check of stellar-tiny's numbers, and its speed.
 
     Example: stellar-hub doctor
     """

@@ -19,7 +19,7 @@ def encode(
 ) -> None:
     """Encode images and write NAME.safetensors for each, with the tensors `semantics` (S) and `localization` (L).
 
-    The file's metadata has the model, the source, the original size, the crop box and the grid.
+    The file's metadata stores the model, the source, the original size, the crop box and the grid.
 
     Example: stellar-hub encode photo.jpg holiday/ --output codes
     """

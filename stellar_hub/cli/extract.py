@@ -44,7 +44,7 @@ class FixedFitOption(StrEnum):
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Folder of images, list of paths (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or "
         "hub:OWNER/NAME. Several sources are joined.",
     ),

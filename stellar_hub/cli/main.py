@@ -1,5 +1,7 @@
 """The command line `stellar-hub` with all its commands."""
 
+from collections.abc import Callable
+
 import typer
 
 from stellar_hub.cli.convert import convert
@@ -44,10 +46,21 @@ def root(
     """STELLAR sparse visual tokens: encode images as 16 tokens and their places, and decode them again."""
 
 
-app.command()(demo)
-app.command("list")(list_models)
-for command in (encode, reconstruct, visualize, extract, train, convert, push, export, doctor):
-    app.command()(command)
+COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of commands shows
+    demo: "Try stellar-tiny on photographs.",
+    list_models: "List the pretrained models.",
+    encode: "Write S and L of images to files.",
+    reconstruct: "Encode and decode images.",
+    visualize: "Draw a page about each image.",
+    extract: "Write features of images to a store.",
+    train: "Train a model by a recipe.",
+    convert: "Convert an original checkpoint.",
+    push: "Push a model to the Hub.",
+    export: "Export a model to other runtimes.",
+    doctor: "Check the installation.",
+}
+for command, short_help in COMMANDS.items():
+    app.command("list" if command is list_models else None, short_help=short_help)(command)
 app.add_typer(evaluation, name="eval")
 
 

@@ -25,7 +25,7 @@ def reconstruct(
 ) -> None:
     """Encode and decode images; write NAME.png for each and print its PSNR.
 
-    Files that `stellar-hub encode` wrote are decoded.
+    It also decodes files that `stellar-hub encode` wrote.
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """

@@ -65,7 +65,7 @@ def train(
     """Train a model by a recipe.
 
     For several GPUs use `accelerate launch -m stellar_hub train` with the same options. SIGTERM and Ctrl-C save a
-    checkpoint and stop the run; --resume auto then continues it, to the same weights.
+    checkpoint and stop the run; --resume auto then continues it and reaches the same weights.
 
     Example: stellar-hub train --data photos --recipe finetune --init stellar-tiny --output runs/mine
     """

@@ -12,15 +12,15 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", dict: "a mapping"}
 
 
-def require(condition: bool, key: str, value: object, allowed: str) -> None:
+def check_value(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raises ValueError unless `condition` holds; the message has the key, the allowed values and the value seen."""
     if not condition:
         raise ValueError(f"{key} must be {allowed}, got {value!r}")
 
 
-def require_probability(key: str, value: float) -> None:
+def check_probability(key: str, value: float) -> None:
     """Raises ValueError unless `value` is within [0, 1]."""
-    require(0 <= value <= 1, key, value, "within [0, 1]")
+    check_value(0 <= value <= 1, key, value, "within [0, 1]")
 
 
 def fit_fields(settings: Any) -> None:
@@ -48,7 +48,7 @@ def fit_fields(settings: Any) -> None:
             raise ValueError(f"{field.name} must be {_in_words(field.type)}, got {given!r}") from error
         numbers = value if isinstance(value, tuple) else (value,)
         finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
-        require(finite, field.name, given, "finite")
+        check_value(finite, field.name, given, "finite")
 
 
 def _converted(value: Any, annotation: Any) -> Any:

@@ -3,7 +3,7 @@
 Metrics that are functions of tensors alone and that other rooms use too are in `stellar_hub.measures`.
 """
 
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.perceptual_networks import load_metric_networks
 from stellar_hub.evaluation.protocols import (
     DiagnosticsProtocol,

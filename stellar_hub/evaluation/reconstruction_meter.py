@@ -1,4 +1,4 @@
-"""Measures of each reconstructed image as features: the pipeline computes, shares and caches them like features."""
+"""Treats the metrics of a reconstruction as features, so that the pipeline can compute, share and cache them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
+from stellar_hub.data.views import to_uint8
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.features.identity import weights_hash
-from stellar_hub.measures import psnr, resize_like
+from stellar_hub.measures import image_psnr, image_ssim, resize_like
 
 if TYPE_CHECKING:
     from stellar_hub.evaluation.perceptual_networks import MetricNetworks
     from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
-
-MAX_PSNR = 100.0  # dB, for an image that is the same bit for bit: infinity has no mean
 
 
 class MeanColor(Backbone):
@@ -85,8 +83,8 @@ class ReconstructionMeter(Backbone):
             "psnr": lambda: image_psnr(decoded, pixel_values),
             "ssim": lambda: image_ssim(decoded, pixel_values),
             "lpips": lambda: self.networks.lpips(decoded, pixel_values, normalize=True).flatten(),
-            "inception": lambda: self.networks.inception(as_bytes(decoded)),
-            "inception of original": lambda: self.networks.inception(as_bytes(pixel_values)),
+            "inception": lambda: self.networks.inception(to_uint8(decoded)),
+            "inception of original": lambda: self.networks.inception(to_uint8(pixel_values)),
         }
         return {name: measures[name]() for name in names}
 
@@ -101,26 +99,3 @@ def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor) -> 
     if isinstance(backbone, MeanColor):
         return pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
     return resize_like(backbone.network.reconstruct(pixel_values).float(), pixel_values)
-
-
-def image_psnr(images: Tensor, references: Tensor) -> Tensor:
-    """Returns the PSNR of each image `(B, 3, H, W)` in [0, 1]: `(B,)` in dB, at most 100, computed in float64."""
-    pairs = zip(images.double(), references.double(), strict=True)
-    return torch.tensor([min(psnr(*pair), MAX_PSNR) for pair in pairs], device=images.device)
-
-
-def image_ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Returns the structural similarity of each image `(B, 3, H, W)` in [0, 1]: `(B,)` in [-1, 1].
-
-    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", by torchmetrics.
-    """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    found = structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)
-    return found.reshape(len(images))
-
-
-def as_bytes(images: Tensor) -> Tensor:
-    """Returns images in [0, 1] as uint8, as image files hold them."""
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)

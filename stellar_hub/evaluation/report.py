@@ -198,7 +198,7 @@ def scorecard_markdown(reports: Sequence[Report], heading: str = "# Scorecard") 
 
 
 def check_targets(tasks: Sequence[str], output: Path | None, card: Path | None, overwrite: bool) -> None:
-    """Raises before any work what would fail when reports are written.
+    """Raises the errors that writing the reports would raise, before any work starts.
 
     Args:
         tasks: Tasks whose reports will be written.

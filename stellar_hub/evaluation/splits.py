@@ -10,7 +10,7 @@ from torch import Tensor
 from stellar_hub.data.labelled import LabelledImages, SegmentationImages
 from stellar_hub.data.labelled.labelled_images import shortened
 from stellar_hub.data.sources.image_source import ImageSource, image_digest
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ def _count_shared(
     test: LabelledImages | SegmentationImages,
     allow_shared: bool,
 ) -> int:
-    """Counts the test images that are in train too, and raises ValueError if there are any and none may be."""
+    """Counts the test images that are in train too; raises ValueError for any unless `allow_shared` is True."""
     known = set(train_digests)
     shared = [index for index, digest in enumerate(test_digests) if digest in known]
     if shared and not allow_shared:

@@ -1,4 +1,4 @@
-"""Features in a loop: batches with their rows, and no files."""
+"""Yields features batch by batch, without writing files."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""From a source or a stream of images to batches that a model takes; data workers do this work."""
+"""From a source or a stream of images to batches that a model takes; this runs in data workers."""
 
 import dataclasses
 import errno

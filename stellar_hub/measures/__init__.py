@@ -10,7 +10,7 @@ from stellar_hub.measures.clustering import (
     nearest_prototypes,
     prototype_use,
 )
-from stellar_hub.measures.image_quality import frechet_distance, psnr, resize_like
+from stellar_hub.measures.image_quality import MAX_PSNR, frechet_distance, image_psnr, image_ssim, psnr, resize_like
 from stellar_hub.measures.regions import (
     UNLABELLED,
     argmax_regions,
@@ -45,6 +45,7 @@ from stellar_hub.measures.tokens import (
 )
 
 __all__ = [
+    "MAX_PSNR",
     "UNLABELLED",
     "ClusteringHead",
     "MapShape",
@@ -62,6 +63,8 @@ __all__ = [
     "effective_rank",
     "frechet_distance",
     "hungarian_iou",
+    "image_psnr",
+    "image_ssim",
     "map_shape",
     "mean_iou",
     "median_distance",

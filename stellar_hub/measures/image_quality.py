@@ -1,10 +1,12 @@
-"""How well images agree: PSNR of two images, and the Fréchet distance of two sets of features."""
+"""How well images agree: PSNR, SSIM, and the Fréchet distance of two sets of features."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+MAX_PSNR = 100.0  # dB, for two images that are equal bit for bit: infinity has no mean
 
 
 def psnr(reconstruction: Tensor, image: Tensor) -> float:
@@ -83,3 +85,21 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     total = (means[0] - means[1]).square().sum() + sum(root.square().sum() for root in roots) - 2 * cross
     return float(total)
+
+
+def image_psnr(images: Tensor, references: Tensor) -> Tensor:
+    """Returns the PSNR of each image `(B, 3, H, W)` in [0, 1]: `(B,)` in dB, at most 100, computed in float64."""
+    pairs = zip(images.double(), references.double(), strict=True)
+    return torch.tensor([min(psnr(*pair), MAX_PSNR) for pair in pairs], device=images.device)
+
+
+def image_ssim(images: Tensor, references: Tensor) -> Tensor:
+    """Returns the structural similarity of each image `(B, 3, H, W)` in [0, 1]: `(B,)` in [-1, 1].
+
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", by torchmetrics.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    found = structural_similarity_index_measure(images, references, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found.reshape(len(images))

@@ -17,7 +17,7 @@ from stellar_hub.data.streams import ImageStream, Readers
 from stellar_hub.data.streams.reading_order import Cursor
 from stellar_hub.data.streams.stream_batches import StreamBatches
 from stellar_hub.data.views.crops import ViewSettings
-from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
+from stellar_hub.data.views.multi_crop_dataset import MultiCropDataset, ResumableBatchSampler
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.data.workers import default_num_workers
 from stellar_hub.modeling import StellarConfig

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream, open_images
+from stellar_hub.modeling.inference_optimization import compile_blocks
 from stellar_hub.training.batches import (
     SkippedImages,
     TrainingBatches,
@@ -61,7 +62,7 @@ class RunFolder:
     Attributes:
         checkpoints: The run's checkpoints.
         journal: The run's journal, `metrics.jsonl`.
-        saved_step: The last step that this process wrote a checkpoint of, or None.
+        saved_step: Step of the last checkpoint that this process wrote, or None.
     """
 
     def __init__(self, path: Path, keep_checkpoints: int):
@@ -215,7 +216,7 @@ def build_stepper(
     if recipe.run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if recipe.run.compile:
-        compile_blocks(model)
+        compile_blocks(transformer_blocks(model))
     sharded = shard_if_launched(model, accelerator, recipe.optimization.optimizer)
     num_steps = count_steps(recipe.optimization, num_images)
     optimizer = build_optimizer(model, recipe.optimization)
@@ -237,12 +238,6 @@ def build_stepper(
         torch.float64 if recipe.run.precision == "fp64" else torch.float32,
         view_sizes(recipe),
     )
-
-
-def compile_blocks(model: StellarForPreTraining) -> None:
-    """Compiles each transformer block by itself: it is quick, and names in the state dict do not change."""
-    for block in transformer_blocks(model):
-        block.compile(dynamic=True)
 
 
 def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:

@@ -215,12 +215,14 @@ def load_optimizer(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
 
 
 def has_same_shape(value: Any, parameter: Tensor) -> bool:
-    """Returns whether a state has one number for each number of a parameter; step counters do not."""
+    """Returns whether an optimizer value has the shape of its parameter. Step counters do not."""
     return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 def inference_model(model: StellarForPreTraining, is_main: bool) -> StellarModel | None:
-    """Returns the model for inference with all weights in the main process, and None in others. All must call it.
+    """Returns the model for inference with all weights in the main process, and None in others.
+
+    Every process must call it.
 
     It is the model's own part or, if the model is sharded, a copy on the CPU: the device may not have room for it.
     """

@@ -12,9 +12,9 @@ from stellar_hub.visualization.canvas import (
     size_in_square,
 )
 from stellar_hub.visualization.figures import Curve, draw_confusion, draw_curves, draw_spectra
-from stellar_hub.visualization.overlays import SegmentExample, draw_segments, draw_worst
 from stellar_hub.visualization.page import PageFacts, draw_page
-from stellar_hub.visualization.regions import Region, draw_regions
+from stellar_hub.visualization.search_page import Region, draw_regions
+from stellar_hub.visualization.sheets import SegmentExample, draw_segments, draw_worst
 
 __all__ = [
     "FAINT",

@@ -262,7 +262,7 @@ def _style(axes: "Axes", title: str, grid: bool = True) -> None:
 
 
 def _take_literally(texts: Sequence[Any]) -> None:
-    """Lets names stand as they are, where matplotlib would read formulas between dollar signs."""
+    """Turns off formulas: matplotlib would parse text between dollar signs."""
     for text in texts:
         text.set_parse_math(False)
 

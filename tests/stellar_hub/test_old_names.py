@@ -3,7 +3,7 @@ from importlib import resources
 
 import pytest
 
-from stellar_hub.old_names import hint_of_new_name, old_names
+from stellar_hub.old_names import did_you_mean, hint_of_new_name, old_names
 
 KINDS = list(json.loads((resources.files("stellar_hub") / "old_names.json").read_text(encoding="utf-8")))
 
@@ -27,3 +27,8 @@ def test_other_names__have_no_hint(name: str) -> None:
 def test_unknown_kind__is_an_error() -> None:
     with pytest.raises(KeyError, match="colours"):
         old_names("colours")
+
+
+def test_did_you_mean__suggests_close_names_only() -> None:
+    assert did_you_mean("steps_", ["epochs", "steps"]) == "; did you mean 'steps'?"
+    assert did_you_mean("zzz", ["epochs", "steps"]) == ""

@@ -9,7 +9,7 @@ from stellar_hub.cli.evaluation.unlabelled import diagnostics, reconstruction
 
 __all__ = ["app"]
 
-HELP = "Evaluate models: the same protocol for all of them, and every choice is in the JSON of --output."
+HELP = "Evaluate models with one protocol. --output saves a JSON file with all settings."
 
 app = typer.Typer(
     name="eval",

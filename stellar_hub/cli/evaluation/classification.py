@@ -20,16 +20,16 @@ Poolings = Annotated[
     list[str] | None,
     typer.Option(
         "--pooling",
-        help="Feature to evaluate: pooled, cls, patches_mean, S or pixels. Default: all of a model that are one "
-        "vector. Repeat the option for several.",
+        help="Feature to evaluate: pooled, cls, patches_mean, S or pixels. Default: all features of the model that "
+        "are one vector. Repeat the option for several.",
     ),
 ]
 VectorPoolings = Annotated[
     list[str] | None,
     typer.Option(
         "--pooling",
-        help="Feature to evaluate: pooled, cls, patches_mean or pixels. Default: all of a model. Repeat the option "
-        "for several.",
+        help="Feature to evaluate: pooled, cls, patches_mean or pixels. Default: all that the model has. Repeat the "
+        "option for several.",
     ),
 ]
 
@@ -44,8 +44,8 @@ def knn(
         list[int] | None,
         typer.Option(
             "--k",
-            help="Number of neighbours that vote. Default: those of 10, 20, 100 and 200 that do not exceed the number "
-            "of training images. Repeat the option for several.",
+            help="Number of neighbours that vote. Default: 10, 20, 100 and 200, without those above the "
+            "number of training images. Repeat the option for several.",
         ),
     ] = None,
     temperature: Annotated[

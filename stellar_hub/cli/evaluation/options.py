@@ -21,7 +21,7 @@ LABELLED = (
     "or hub:OWNER/NAME:SPLIT"
 )
 Train = Annotated[str, typer.Option("--train", help=f"Labelled images to learn from: {LABELLED}.")]
-Test = Annotated[str, typer.Option("--test", help="Labelled images to measure on, in one of the forms of --train.")]
+Test = Annotated[str, typer.Option("--test", help="Labelled images to measure on, in any format that --train accepts.")]
 AllowShared = Annotated[
     bool, typer.Option("--allow-shared", help="Accept test images that are in train too, instead of an error.")
 ]
@@ -45,7 +45,7 @@ class Options:
         typer.Option(
             "--compare",
             metavar="NAME[:random|:PATH]",
-            help="Another model for the same table: of STELLAR, timm or transformers, or `pixels`. NAME:random has "
+            help="Another model for the table: a STELLAR, timm or transformers model, or `pixels`. NAME:random has "
             "random weights, NAME:PATH weights from a file or folder. Repeat the option for several models.",
         ),
     ] = None

@@ -28,7 +28,7 @@ def segmentation(
     background: Annotated[
         int,
         typer.Option(
-            "--background", help="Number of the class that is not an object when regions are measured; -1 for none."
+            "--background", help="Class number of the background, which is not counted as an object; -1 for none."
         ),
     ] = 0,
     allow_shared: AllowShared = False,

@@ -22,8 +22,8 @@ Networks = Annotated[
     Path | None,
     typer.Option(
         "--networks",
-        help="Folder with the weights of LPIPS and rFID in its checkpoints/. Default: torch.hub's folder, where "
-        "missing weights are downloaded to.",
+        help="Folder whose checkpoints/ holds the weights of LPIPS and rFID. Default: torch.hub's folder; missing "
+        "weights are downloaded to it.",
     ),
 ]
 

@@ -79,7 +79,7 @@ def index_tar(path: str | os.PathLike[str]) -> TarIndex:
 
 
 def _damage_at_end(path: str | os.PathLike[str], offset: int) -> str | None:
-    """Returns what is wrong at the place that `tarfile` took for the end: it takes a damaged header for one."""
+    """Returns what is wrong at the place that `tarfile` took for the end: it takes a damaged header for the end."""
     with open(path, "rb") as file:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)

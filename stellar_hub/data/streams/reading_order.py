@@ -2,7 +2,7 @@
 
 A stream has a fixed number of readers. Each shard belongs to one reader, and samples come from the readers in turn. A
 process takes some of the readers, and each of its workers takes some of those. A reader returns the same images in
-whichever worker it runs. A reader never ends: it starts its next epoch while others are still in theirs, so no process
+any worker. A reader never ends: it starts its next epoch while others are still in theirs, so no process
 waits for another one at the end of an epoch. In each epoch of the readers, every image occurs once.
 """
 
@@ -23,7 +23,7 @@ MAX_IN_SHARD = 2**32  # bound of the images in a shard, for the images' numbers
 
 
 class Cursor(NamedTuple):
-    """How far a reader is: the block of images that is shuffled together, and how many of them it has returned.
+    """The position of a reader: the block of images that is shuffled together, and how many of them it has returned.
 
     Checkpoints hold cursors as lists, so the order of the fields stays.
 

@@ -5,9 +5,9 @@ What is drawn for an image, and how it is applied, belongs here. Every draw come
 
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.data.views.crops import View, ViewSettings, cut_views, draw_views, plan_views, render_views
-from stellar_hub.data.views.dataset import MultiCropDataset, ResumableBatchSampler
+from stellar_hub.data.views.multi_crop_dataset import MultiCropDataset, ResumableBatchSampler
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric, draw_photometric
-from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
+from stellar_hub.data.views.view_maker import ViewMaker, collate_samples, to_uint8
 
 __all__ = [
     "AugmentedView",
@@ -24,4 +24,5 @@ __all__ = [
     "draw_views",
     "plan_views",
     "render_views",
+    "to_uint8",
 ]

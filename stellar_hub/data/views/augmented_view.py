@@ -3,13 +3,13 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.sources.image_source import ImageItem, read_image
 from stellar_hub.data.views.crops import ViewSettings, draw_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric, draw_photometric
+from stellar_hub.data.views.view_maker import to_uint8
 from stellar_hub.modeling import StellarImageProcessor
 
 
@@ -45,8 +45,7 @@ class AugmentedView:
         height, width = processor.crop_size["height"], processor.crop_size["width"]
         if height != width:
             raise ValueError(f"views are square, but the network takes {height} x {width} pixels")
-        pixels = read_image(image)
-        pixels = pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8)
+        pixels = to_uint8(read_image(image))
         generator = sample_generator(self.seed, self.number, index)
         views, _ = draw_views(pixels, self._view_settings(height), generator)
         parameters = draw_photometric(1, self._photometric_settings(), generator)

@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from torch.nn import functional as F
 
-from stellar_hub.data.strict_settings import fit_fields, require, require_probability
+from stellar_hub.data.strict_settings import check_probability, check_value, fit_fields
 
 IDENTITY = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0)  # parameters that change nothing
 NUM_PARAMETERS = len(IDENTITY)
@@ -56,18 +56,18 @@ class PhotometricSettings:
     def __post_init__(self) -> None:
         fit_fields(self)
         for name in ("brightness", "contrast", "saturation"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(0 <= self.hue <= 0.5, "hue", self.hue, "within [0, 0.5]")
+            check_value(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        check_value(0 <= self.hue <= 0.5, "hue", self.hue, "within [0, 0.5]")
         for name in ("jitter_probability", "grayscale_probability", "blur_probability"):
-            require_probability(name, getattr(self, name))
+            check_probability(name, getattr(self, name))
         low, high = self.blur_sigma
-        require(0 < low <= high, "blur_sigma", [low, high], "two ascending numbers above 0")
+        check_value(0 < low <= high, "blur_sigma", [low, high], "two ascending numbers above 0")
         check_kernel_size(self.blur_kernel_size, "blur_kernel_size")
 
 
 def check_kernel_size(kernel_size: int, name: str = "kernel_size") -> None:
     """Raises ValueError unless the size is odd and at least 1."""
-    require(kernel_size >= 1 and kernel_size % 2 == 1, name, kernel_size, "odd and at least 1")
+    check_value(kernel_size >= 1 and kernel_size % 2 == 1, name, kernel_size, "odd and at least 1")
 
 
 def identity_parameters(num_views: int) -> Tensor:

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.feature_set import FeatureSet
 from stellar_hub.evaluation.report import Measurement
 from stellar_hub.evaluation.splits import Splits
@@ -60,7 +60,7 @@ def _features_of_split(
         stored = stored_features(run.stores, backbone, labelled, poolings)
         if stored is not None:
             return stored
-    features = extract_features(backbone, labelled.images, poolings, run, data_hash, f"encoding {split}")
+    features = all_features(backbone, labelled.images, poolings, run, data_hash, f"encoding {split}")
     names = [str(labelled.images[index]) for index in range(len(labelled))]
     return FeatureSet(features, names, torch.tensor(labelled.labels), labelled.classes)
 

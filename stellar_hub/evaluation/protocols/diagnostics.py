@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stellar_hub.data.sources import ImageSource, SampledImages, sample_images
 from stellar_hub.data.views.augmented_view import AugmentedView
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.feature_set import check_finite
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import hash_images
@@ -236,7 +236,7 @@ def _encode_images_and_views(
     image_names = [str(images[index]) for index in range(len(images))]
 
     def encode(wanted: tuple[str, ...], description: str, view: AugmentedView | None = None) -> dict[str, Tensor]:
-        features = extract_features(backbone, images, wanted, run, data_hash, description, view)
+        features = all_features(backbone, images, wanted, run, data_hash, description, view)
         for name, feature in features.items():
             check_finite(name, feature, image_names)
         return features

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.protocols.classification import (
     SET,
     accuracy,

@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from stellar_hub.data.sources import ImageSource, sample_images
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.perceptual_networks import LPIPS_URLS, MetricNetworks
 from stellar_hub.evaluation.reconstruction_meter import MeanColor, ReconstructionMeter, reconstruct
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import hash_images
-from stellar_hub.features.backbones.backbone import Backbone, prepare_image
+from stellar_hub.features.backbones.backbone import Backbone, pixel_values_of
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import frechet_distance
 from stellar_hub.visualization import draw_worst
@@ -89,7 +89,7 @@ def evaluate_reconstruction(
     for backbone in reconstructors:
         meter = ReconstructionMeter(backbone, protocol, networks)
         meter.to(run.processes.device)
-        measured = extract_features(meter, drawn, meter.names(), run, data_hash, "reconstructing")
+        measured = all_features(meter, drawn, meter.names(), run, data_hash, "reconstructing")
         rows.append(_row(backbone.name, measured, protocol))
         if not figures and run.processes.is_main:
             worst = measured["psnr"].argsort()[:NUM_WORST].tolist()
@@ -132,7 +132,7 @@ def _row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtoco
 
 def _draw_images(backbone: StellarBackbone, images: ImageSource, indices: Sequence[int], psnr: Tensor) -> Image.Image:
     """Draws images above their reconstructions."""
-    originals = torch.stack([prepare_image(backbone.processor, images[index]) for index in indices])
+    originals = torch.stack([pixel_values_of(backbone.processor, images[index]) for index in indices])
     with torch.inference_mode():
         decoded = reconstruct(backbone, originals.to(backbone.device)).cpu()
     captions = [f"{Path(str(images[index])).name}, {psnr[index]:.1f} dB" for index in indices]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.feature_set import check_finite, fit_masks
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.segmenters import (
@@ -19,7 +19,7 @@ from stellar_hub.evaluation.segmenters import (
     train_probes,
 )
 from stellar_hub.evaluation.splits import SegmentationSplits, hold_out
-from stellar_hub.features.backbones.backbone import Backbone, prepare_image
+from stellar_hub.features.backbones.backbone import Backbone, pixel_values_of
 from stellar_hub.features.names import DENSE
 from stellar_hub.measures import argmax_regions, class_iou, mean_iou, pixel_accuracy
 from stellar_hub.visualization import SegmentExample, draw_segments
@@ -135,7 +135,7 @@ def _dense_features(
         ("train", splits.train, splits.train_hash),
         ("test", splits.test, splits.test_hash),
     ):
-        features = extract_features(backbone, images.images, names, run, data_hash, f"encoding {split}")
+        features = all_features(backbone, images.images, names, run, data_hash, f"encoding {split}")
         for name, feature in features.items():
             check_finite(name, feature, [str(path) for path in images.images])
         found.append(features)
@@ -225,7 +225,7 @@ def _make_examples(
     """Returns the first test images with their true masks, predicted masks and regions."""
     return [
         SegmentExample(
-            prepare_image(backbone.processor, splits.test.images[index]),
+            pixel_values_of(backbone.processor, splits.test.images[index]),
             masks[index],
             predicted[index],
             regions[index].long().argmax(dim=0),

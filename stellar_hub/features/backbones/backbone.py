@@ -168,7 +168,7 @@ class PixelBackbone(Backbone):
         return {name: shapes[name] for name in names}
 
 
-def prepare_image(processor: StellarImageProcessor, image: ImageItem) -> Tensor:
+def pixel_values_of(processor: StellarImageProcessor, image: ImageItem) -> Tensor:
     """Returns one image as a network's input, `(3, H, W)` in [0, 1]."""
     return processor(read_image(image))["pixel_values"][0]
 

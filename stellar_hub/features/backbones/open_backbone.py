@@ -1,6 +1,5 @@
-"""From the name that users write to a backbone."""
+"""Opens a backbone by the name that users write."""
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from stellar_hub.features.backbones.backbone import Backbone, PixelBackbone
 from stellar_hub.features.backbones.other_libraries import TimmBackbone, TransformersBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.old_names import did_you_mean
 from stellar_hub.registry import MODELS
 
 _RANDOM = "random"
@@ -105,5 +105,4 @@ def _similar_names(name: str) -> str:
     """Returns a question with known names that are spelled similarly, for an error."""
     import timm
 
-    close = difflib.get_close_matches(name, [*MODELS, "pixels", *timm.list_models()], n=3)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return did_you_mean(name, [*MODELS, "pixels", *timm.list_models()])

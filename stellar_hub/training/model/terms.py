@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
 class ObjectiveBatch:
     """One batch as the terms see it: its views encoded, and the targets.
 
-    The views that every term builds on are encoded at once; masked and local views when a term first reads them.
+    It encodes the views that every term needs at once, and masked and local views when a term first reads them.
 
     Args:
         model: The modules of the model.
@@ -97,7 +97,7 @@ class ObjectiveBatch:
 
     @cached_property
     def unmasked(self) -> list[Prediction]:
-        """The unmasked views with what they predict; with a second one, each of the two predicts the other."""
+        """The unmasked views with what they predict; if there is a second view, each predicts the other."""
         if self.second is None:
             return [Prediction(self.clean, self.embeddings, self.targets)]
         embeddings = self.model.clustering_head(self.second.tokens)

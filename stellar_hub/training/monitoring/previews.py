@@ -37,7 +37,7 @@ def fixed_images(source: JoinedSources | ImageStream, config: StellarConfig) -> 
     """Reads a few images as the model sees them at evaluation.
 
     Args:
-        source: Source of the run; the images are spread over it. Of a stream, the first ones are read.
+        source: Source of the run; the images are spread over it. From a stream, it reads the first images.
         config: Configuration of the model.
 
     Returns:
@@ -106,7 +106,7 @@ def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) 
     grid = model.grid_size(*images.shape[-2:])
     with _evaluation_mode(model):
         encoding = model.encode(images.to(model.device))
-        # Not `reconstruct`, which would encode once more.
+        # We do not call `reconstruct`, because it would encode again.
         decoded = model.decode(*encoding, grid_size=grid).float().cpu() if model.can_decode else None
     if decoded is not None:
         decoded = decoded.nan_to_num(0)  # a run that went wrong should still be seen

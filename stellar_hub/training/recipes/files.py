@@ -21,7 +21,7 @@ from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.resolver import VersionedResolver
 
-from stellar_hub.data.strict_settings import require
+from stellar_hub.data.strict_settings import check_value
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.old_names import old_names
 from stellar_hub.training.recipes.overrides import replace_values
@@ -73,11 +73,11 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         ValueError: if an override does not have the form "key=value", its value is not YAML, or its key is unknown, of
             an earlier release or in several sections.
     """
-    require(isinstance(values, Mapping), "a recipe", values, f"a mapping with the sections {', '.join(SECTIONS)}")
+    check_value(isinstance(values, Mapping), "a recipe", values, f"a mapping with the sections {', '.join(SECTIONS)}")
     replaced = []
     for override in overrides:
         name, equals, text = override.partition("=")
-        require(bool(equals and name.strip()), "an override", override, 'written "section.key=value"')
+        check_value(bool(equals and name.strip()), "an override", override, 'written "section.key=value"')
         replaced.append((name.strip(), read_yaml(text, f"override {override!r}")))
     return replace_values(values, replaced)
 
@@ -105,11 +105,11 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
         ValueError: if a section or key is unknown or missing, or a value is wrong; the message begins with
             "section.key".
     """
-    require(isinstance(values, Mapping), "a recipe", values, f"a mapping with the sections {', '.join(SECTIONS)}")
+    check_value(isinstance(values, Mapping), "a recipe", values, f"a mapping with the sections {', '.join(SECTIONS)}")
     _check_keys(values, SECTIONS, "")
     sections = {}
     for name, section in SECTIONS.items():
-        require(isinstance(values[name], Mapping), name, values[name], "a mapping of keys to values")
+        check_value(isinstance(values[name], Mapping), name, values[name], "a mapping of keys to values")
         _check_keys(values[name], section_keys(section), f"{name}.")
         try:
             sections[name] = section(**copy.deepcopy(values[name]))

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stellar_hub.data.strict_settings import require
+from stellar_hub.data.strict_settings import check_value
 from stellar_hub.old_names import hint_of_new_name, old_names
 from stellar_hub.training.recipes.sections import SECTIONS, config_fields, did_you_mean, section_keys
 
@@ -38,7 +38,7 @@ def replace_values(values: Mapping[str, Any], replaced: Sequence[tuple[str, Any]
 def _assign(values: dict[str, Any], key: Key, value: Any) -> None:
     for depth, part in enumerate(key[:-1], start=1):
         values = values.setdefault(part, {})
-        require(isinstance(values, dict), ".".join(key[:depth]), values, "a mapping of keys to values")
+        check_value(isinstance(values, dict), ".".join(key[:depth]), values, "a mapping of keys to values")
     values[key[-1]] = value
 
 

@@ -5,7 +5,6 @@ and writes recipe files; the published ones are beside it.
 """
 
 import dataclasses
-import difflib
 import inspect
 import math
 import typing
@@ -17,10 +16,10 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from timm.optim import get_optimizer_info, list_optimizers
 
-from stellar_hub.data.strict_settings import fit_fields, require, require_probability
+from stellar_hub.data.strict_settings import check_probability, check_value, fit_fields
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.modeling import StellarConfig
-from stellar_hub.old_names import hint_of_new_name
+from stellar_hub.old_names import did_you_mean, hint_of_new_name
 
 MAX_SEED = 2**32 - 1
 
@@ -47,7 +46,7 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        require(self.init != "", "init", self.init, '"random", "timm:NAME", a checkpoint or null')
+        check_value(self.init != "", "init", self.init, '"random", "timm:NAME", a checkpoint or null')
         _check_config(self.config, whole=self.init == "random")
 
 
@@ -91,22 +90,22 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        require(all(self.sources), "sources", list(self.sources), "paths or names, none of them empty")
+        check_value(all(self.sources), "sources", list(self.sources), "paths or names, none of them empty")
         counted = len(self.repeats) in (0, len(self.sources)) or not self.sources
         fits = counted and all(count >= 1 for count in self.repeats)
         allowed = f"empty or a number >= 1 for each of the {len(self.sources)} sources"
-        require(fits, "repeats", list(self.repeats), allowed)
+        check_value(fits, "repeats", list(self.repeats), allowed)
         for name in ("image_size", "local_size"):
             size = getattr(self, name)
-            require(size is None or size >= 1, name, size, "at least 1, or null")
-        require(self.num_global_views >= 1, "num_global_views", self.num_global_views, "at least 1")
-        require(self.num_local_views >= 0, "num_local_views", self.num_local_views, "at least 0")
+            check_value(size is None or size >= 1, name, size, "at least 1, or null")
+        check_value(self.num_global_views >= 1, "num_global_views", self.num_global_views, "at least 1")
+        check_value(self.num_local_views >= 0, "num_local_views", self.num_local_views, "at least 0")
         for name in ("global_area", "local_area"):
             low, high = getattr(self, name)
-            require(0 < low <= high <= 1, name, [low, high], "two ascending shares within (0, 1]")
-        require_probability("flip_probability", self.flip_probability)
+            check_value(0 < low <= high <= 1, name, [low, high], "two ascending shares within (0, 1]")
+        check_probability("flip_probability", self.flip_probability)
         workers = self.num_workers
-        require(workers is None or workers >= 0, "num_workers", workers, "at least 0, or null")
+        check_value(workers is None or workers >= 0, "num_workers", workers, "at least 0, or null")
 
 
 @strict
@@ -147,16 +146,16 @@ class OptimizationRecipe:
         self._check_optimizer()
         self._check_length()
         for name in ("batch_size", "gradient_accumulation_steps"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+            check_value(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_value(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         final, highest = self.final_learning_rate, f"within [0, {self.learning_rate:g}], which is learning_rate"
-        require(0 <= final <= self.learning_rate, "final_learning_rate", final, highest)
-        require_probability("warmup_fraction", self.warmup_fraction)
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        require(all(0 <= beta < 1 for beta in self.betas), "betas", list(self.betas), "two numbers within [0, 1)")
+        check_value(0 <= final <= self.learning_rate, "final_learning_rate", final, highest)
+        check_probability("warmup_fraction", self.warmup_fraction)
+        check_value(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        check_value(all(0 <= beta < 1 for beta in self.betas), "betas", list(self.betas), "two numbers within [0, 1)")
         decay, norm = self.layer_decay, self.clip_norm
-        require(decay is None or 0 < decay <= 1, "layer_decay", decay, "within (0, 1], or null")
-        require(norm is None or norm > 0, "clip_norm", norm, "above 0, or null for no clipping")
+        check_value(decay is None or 0 < decay <= 1, "layer_decay", decay, "within (0, 1], or null")
+        check_value(norm is None or norm > 0, "clip_norm", norm, "above 0, or null for no clipping")
 
     def _check_optimizer(self) -> None:
         if self.optimizer not in optimizers():
@@ -166,7 +165,7 @@ class OptimizationRecipe:
     def _check_length(self) -> None:
         for name in ("epochs", "steps"):
             length = getattr(self, name)
-            require(length is None or length >= 1, name, length, "at least 1, or null")
+            check_value(length is None or length >= 1, name, length, "at least 1, or null")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
                 "epochs or steps must be a number and the other one null, "
@@ -209,16 +208,16 @@ class RunRecipe:
 
     def __post_init__(self) -> None:
         fit_fields(self)
-        require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"within [0, {MAX_SEED}]")
+        check_value(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"within [0, {MAX_SEED}]")
         for name in ("log_every", "save_every", "keep_checkpoints"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            check_value(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("preview_every", "export_every"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+            check_value(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("push_to_hub", "license"):
-            require(getattr(self, name) != "", name, "", "a name, or null")
+            check_value(getattr(self, name) != "", name, "", "a name, or null")
         licensed = self.push_to_hub is None or bool((self.license or "").strip())
         allowed = "given with push_to_hub, as the Hub spells it (mit, apache-2.0, cc-by-nc-4.0, other, ...)"
-        require(licensed, "license", self.license, allowed)
+        check_value(licensed, "license", self.license, allowed)
 
 
 @dataclass(frozen=True)
@@ -274,12 +273,6 @@ def config_fields() -> list[str]:
     return list(StellarConfig.__annotations__)
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Returns the end of an error, "; did you mean 'a' or 'b'?", or "" if no allowed name is close."""
-    close = difflib.get_close_matches(name, list(allowed), n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-
-
 def refuse_unknown(names: Iterable[object], allowed: Iterable[str], prefix: str) -> None:
     """Raises ValueError for the first name that is not allowed, as `prefix` + name, with the closest allowed names."""
     allowed = list(allowed)
@@ -294,12 +287,12 @@ def _check_config(config: dict[str, Any], *, whole: bool) -> None:
     """Checks names and types against `StellarConfig`, and for a `whole` one whether the values fit together."""
     refuse_unknown(config, config_fields(), "config.")
     for name, value in config.items():
-        require(not isinstance(value, float) or math.isfinite(value), f"config.{name}", value, "finite")
+        check_value(not isinstance(value, float) or math.isfinite(value), f"config.{name}", value, "finite")
         try:
             StellarConfig(**{name: value})
         except StrictDataclassFieldValidationError:
             allowed = inspect.formatannotation(StellarConfig.__annotations__[name]).replace("None", "null")
-            require(False, f"config.{name}", value, f"of type {allowed}")
+            check_value(False, f"config.{name}", value, f"of type {allowed}")
         except StrictDataclassClassValidationError:
             pass  # with the defaults of the others it need not fit
     if whole:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from huggingface_hub.dataclasses import strict
 
-from stellar_hub.data.strict_settings import fit_fields, require, require_probability
+from stellar_hub.data.strict_settings import check_probability, check_value, fit_fields
 
 
 @strict
@@ -78,13 +78,13 @@ def test_fit__names_field_value_and_what_is_allowed(key: str, value: Any, allowe
 
 
 def test_require__says_key_value_and_what_is_allowed() -> None:
-    require(True, "a.b", 3, "at least 1")
+    check_value(True, "a.b", 3, "at least 1")
     with pytest.raises(ValueError, match=r"^a\.b must be at least 1, got 'x'$"):
-        require(False, "a.b", "x", "at least 1")
+        check_value(False, "a.b", "x", "at least 1")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1])
 def test_require_probability__refuses_what_is_outside(value: float) -> None:
-    require_probability("p", 0.5)
+    check_probability("p", 0.5)
     with pytest.raises(ValueError, match=rf"^p must .*{value}"):
-        require_probability("p", value)
+        check_probability("p", value)

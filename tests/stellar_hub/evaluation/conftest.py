@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from stellar_hub.data.labelled import LabelledImages, open_labelled
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.splits import Splits, prepare_splits
 from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.backbone import BackboneFacts, preprocessing_of

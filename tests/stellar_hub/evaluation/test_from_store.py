@@ -13,7 +13,7 @@ from torch import Tensor
 from stellar_hub.cli.main import app
 from stellar_hub.data.labelled import LabelledImages, open_labelled
 from stellar_hub.data.sources import open_sources
-from stellar_hub.evaluation import computing
+from stellar_hub.evaluation import cached_features
 from stellar_hub.evaluation.from_store import check_stores, features_of_labelled, open_stores, stored_features
 from stellar_hub.features.backbones import open_backbone
 from stellar_hub.modeling import StellarConfig, StellarModel
@@ -99,7 +99,7 @@ def evaluate(base: Path, output: Path, *options: str) -> Any:
 
 def test_report__has_the_numbers_of_the_images(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = evaluate(base, tmp_path / "images")
-    monkeypatch.setattr(computing, "BatchEncoder", None)  # nothing may be computed
+    monkeypatch.setattr(cached_features, "BatchEncoder", None)  # nothing may be computed
     stores = [f"--store={base / split}-store" for split in ("train", "test")]
     found = evaluate(base, tmp_path / "stores", *stores)
     assert found["measurements"] == expected["measurements"]
@@ -129,7 +129,7 @@ def test_features__are_those_the_model_computes(base: Path) -> None:
     backbone, labelled = open_backbone(str(base / "model")), open_labelled(base / "test")
     names = ["cls", "S"]
     stored = stored_features(open_stores([base / "train-store", base / "test-store"]), backbone, labelled, names)
-    computed = computing.extract_features(backbone, labelled.images, names, computing.RunSettings())
+    computed = cached_features.all_features(backbone, labelled.images, names, cached_features.RunSettings())
     assert stored is not None
     for name in names:
         torch.testing.assert_close(stored.features[name], computed[name], rtol=1e-5, atol=1e-5)

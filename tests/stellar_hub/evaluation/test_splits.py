@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stellar_hub.data.labelled import LabelledImages, open_labelled, read_segmentation_folder
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.splits import Splits, data_hash, digests, hold_out, prepare_segmentation, prepare_splits
 
 

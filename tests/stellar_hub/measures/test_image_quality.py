@@ -1,4 +1,4 @@
-"""PSNR and Fréchet distance."""
+"""PSNR, SSIM and Fréchet distance."""
 
 import math
 import re
@@ -8,11 +8,12 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 from torch import nn
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from stellar_hub.measures import frechet_distance, psnr, resize_like
+from stellar_hub.measures import MAX_PSNR, frechet_distance, image_psnr, image_ssim, psnr, resize_like
 
 
 def test_psnr__of_a_known_error() -> None:
@@ -82,3 +83,17 @@ def test_distance__of_features_from_themselves_is_0() -> None:
 def test_distance__refuses_what_does_not_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=r"\(N, d\) and \(M, d\)"):
         frechet_distance(torch.ones(shapes[0]), torch.ones(shapes[1]))
+
+
+def test_measures__of_each_image_are_those_of_torchmetrics() -> None:
+    references = torch.rand(3, 3, 24, 20, generator=torch.Generator().manual_seed(0))
+    images = (references + 0.1 * torch.rand(3, 3, 24, 20, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    decibels, ssim = image_psnr(images, references), image_ssim(images, references)
+    for index in range(3):
+        one, other = images[index : index + 1], references[index : index + 1]
+        reference = PeakSignalNoiseRatio(data_range=1.0)(one, other).item()
+        assert decibels[index].item() == pytest.approx(reference, rel=1e-5)
+        expected = StructuralSimilarityIndexMeasure(data_range=1.0)(one, other).item()
+        assert ssim[index].item() == pytest.approx(expected, abs=1e-5)
+    assert image_psnr(images, images).tolist() == [MAX_PSNR] * 3
+    assert image_ssim(images[:1], images[:1]).shape == (1,)

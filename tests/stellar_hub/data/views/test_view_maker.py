@@ -14,7 +14,7 @@ from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.scenes import draw_scene
 from stellar_hub.data.sources import EncodedImage, read_image
 from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views
-from stellar_hub.data.views.view_maker import read_for_views, reduction_factor
+from stellar_hub.data.views.view_maker import read_for_views, reduction_factor, to_uint8
 
 VIEWS = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
 
@@ -150,3 +150,7 @@ class TestViews:
     def test_missing_file__is_named(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
             read_for_views(tmp_path / "gone.jpg", lambda height, width: entire_image(height, width, 8))
+
+
+def test_bytes__are_rounded() -> None:
+    assert to_uint8(torch.tensor([0.0, 0.499 / 255, 1.6 / 255, 1.0])).tolist() == [0, 0, 2, 255]

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from stellar_hub.data.labelled import LabelledImages
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.protocols.diagnostics import LEGEND, DiagnosticsProtocol, evaluate_diagnostics
 from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
@@ -38,8 +38,8 @@ def test_numbers__are_of_the_images_and_of_two_views(
 ) -> None:
     protocol = DiagnosticsProtocol(seed=4)
     row = evaluate_diagnostics([tiny], train.images, "train", protocol, run).measurements[0]
-    whole = extract_features(tiny, train.images, ("pooled",), run)["pooled"]
-    views = [extract_features(tiny, train.images, ("pooled",), run, view=protocol.view(n))["pooled"] for n in (1, 2)]
+    whole = all_features(tiny, train.images, ("pooled",), run)["pooled"]
+    views = [all_features(tiny, train.images, ("pooled",), run, view=protocol.view(n))["pooled"] for n in (1, 2)]
     assert row.metrics["rank of pooled"] == pytest.approx(effective_rank(whole).item(), rel=1e-6)
     assert row.metrics["alignment"] == pytest.approx(alignment(*views), rel=1e-6)
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.protocols.knn import (
     KnnProtocol,
     evaluate_knn,
@@ -48,8 +48,7 @@ def test_accuracy__is_that_of_scikit_learn(
     pixels: PixelBackbone, splits: Splits, run: RunSettings, center: bool
 ) -> None:
     bank, queries = (
-        extract_features(pixels, each.images, ("pixels",), run)["pixels"].double()
-        for each in (splits.train, splits.test)
+        all_features(pixels, each.images, ("pixels",), run)["pixels"].double() for each in (splits.train, splits.test)
     )
     if center:
         bank, queries = bank - bank.mean(dim=0), queries - bank.mean(dim=0)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from stellar_hub.data.labelled import LabelledImages
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.protocols import linear
 from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
 from stellar_hub.evaluation.splits import Splits, prepare_splits

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.perceptual_networks import MetricNetworks, load_metric_networks
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol, evaluate_reconstruction
 from stellar_hub.features.backbones import PixelBackbone
-from stellar_hub.features.backbones.backbone import prepare_image
+from stellar_hub.features.backbones.backbone import pixel_values_of
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import frechet_distance, psnr
 
@@ -29,7 +29,7 @@ class SmallNetwork(torch.nn.Module):
 def test_report__is_of_each_images_psnr_and_ssim(tiny: StellarBackbone, test: LabelledImages, run: RunSettings) -> None:
     protocol = ReconstructionProtocol()
     report = evaluate_reconstruction([tiny], test.images, "test", protocol, load_metric_networks(protocol.metrics), run)
-    images = torch.stack([prepare_image(tiny.processor, test.images[index]) for index in range(7)])
+    images = torch.stack([pixel_values_of(tiny.processor, test.images[index]) for index in range(7)])
     with torch.no_grad():
         decoded = tiny.network.reconstruct(images)
     values = [psnr(one, other) for one, other in zip(decoded, images, strict=True)]
@@ -47,7 +47,7 @@ def test_networks__measure_every_image_once(tiny: StellarBackbone, test: Labelle
     protocol = ReconstructionProtocol(("lpips", "rfid"))
     networks = MetricNetworks(SmallNetwork(), SmallNetwork(), {})
     row = evaluate_reconstruction([tiny], test.images, "test", protocol, networks, run).measurements[0]
-    images = torch.stack([prepare_image(tiny.processor, test.images[index]) for index in range(7)])
+    images = torch.stack([pixel_values_of(tiny.processor, test.images[index]) for index in range(7)])
     with torch.no_grad():
         decoded = tiny.network.reconstruct(images)
     assert row.metrics["LPIPS"] == pytest.approx((decoded - images).abs().mean().item(), rel=1e-4)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stellar_hub.data.labelled import read_segmentation_folder
-from stellar_hub.evaluation.computing import RunSettings
+from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.protocols.knn import KnnProtocol
 from stellar_hub.evaluation.protocols.linear import LinearProtocol
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stellar_hub.data.labelled import read_segmentation_folder
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.feature_set import fit_masks
 from stellar_hub.evaluation.protocols.segmentation import (
     BEST,
@@ -62,7 +62,7 @@ def test_probe__learns_colours(pixels: PixelBackbone, masked: SegmentationSplits
 
 def test_segments__are_the_tokens_places(tiny: StellarBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
     row = evaluate_segmentation([tiny], masked, QUICK, run).measurements[-1]
-    maps = extract_features(tiny, masked.test.images, ("L",), run)["L"]
+    maps = all_features(tiny, masked.test.images, ("L",), run)["L"]
     masks = fit_masks(tiny, masked.test, range(5))
     found = [
         best_iou(to_pixels(argmax_regions(each, (4, 4)), 32, 32), (mask == mask.max())[None])

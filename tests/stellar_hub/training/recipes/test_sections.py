@@ -13,7 +13,6 @@ from stellar_hub.training.recipes.sections import (
     SECTIONS,
     Recipe,
     config_fields,
-    did_you_mean,
     refuse_unknown,
     section_keys,
 )
@@ -193,11 +192,6 @@ def test_config__must_fit_together_where_it_is_the_whole_configuration() -> None
     with pytest.raises(ValueError, match=r"^config: .*num_attention_heads 12.*100"):
         change("model", init="random", config=config)
     assert change("model", init="some/checkpoint", config=config).config == config
-
-
-def test_did_you_mean__suggests_close_names_only() -> None:
-    assert did_you_mean("steps_", ["epochs", "steps"]) == "; did you mean 'steps'?"
-    assert did_you_mean("zzz", ["epochs", "steps"]) == ""
 
 
 def test_refuse_unknown__lists_all_where_none_is_close() -> None:

@@ -60,7 +60,7 @@ class RunSettings:
         return tqdm(items, desc=description, total=total, unit=unit, disable=hidden, leave=False)
 
 
-def extract_features(
+def all_features(
     backbone: Backbone,
     images: ImageSource,
     names: Sequence[str],
@@ -88,7 +88,7 @@ def extract_features(
 
     Raises:
         OSError: if the cache is not a folder, or cannot be written.
-        ValueError: if an image cannot be read, in whichever process; the message names it.
+        ValueError: if an image cannot be read, in any process; the message names it.
     """
     if run.cache is not None:
         return _cached_features(backbone, _HashedImages(images, data_hash), names, run, view)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.data.views.augmented_view import AugmentedView
-from stellar_hub.evaluation import computing
-from stellar_hub.evaluation.computing import RunSettings, extract_features
+from stellar_hub.evaluation import cached_features
+from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.features import Processes
 from stellar_hub.features.backbones import PixelBackbone, StellarBackbone
-from stellar_hub.features.backbones.backbone import prepare_image
+from stellar_hub.features.backbones.backbone import pixel_values_of
 from stellar_hub.store import FeatureStore
 
 
@@ -37,14 +37,14 @@ class Stopping(PixelBackbone):
 def batches_of(run: RunSettings, train: LabelledImages, names: tuple[str, ...] = ("pixels",), **options: Any) -> int:
     """How many batches a run computes."""
     backbone = Stopping.load()
-    extract_features(backbone, train.images, names, run, **options)
+    all_features(backbone, train.images, names, run, **options)
     return backbone.batches  # type: ignore[attr-defined]
 
 
 @pytest.fixture
 def cached(run: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
     """The settings with a cache, whose stores have a shard for each batch."""
-    monkeypatch.setattr(computing, "SHARD_ROWS", 4)
+    monkeypatch.setattr(cached_features, "SHARD_ROWS", 4)
     return replace(run, cache=tmp_path / "cache")
 
 
@@ -52,8 +52,8 @@ def test_features__are_the_models_in_the_order_of_the_images(
     tiny: StellarBackbone, train: LabelledImages, run: RunSettings
 ) -> None:
     names = tiny.feature_names
-    found = extract_features(tiny, train.images, names, run)
-    images = torch.stack([prepare_image(tiny.processor, train.images[index]) for index in range(13)])
+    found = all_features(tiny, train.images, names, run)
+    images = torch.stack([pixel_values_of(tiny.processor, train.images[index]) for index in range(13)])
     with torch.inference_mode():
         expected = [tiny.features(part, names) for part in images.split(4)]
     assert tuple(found) == names
@@ -65,11 +65,11 @@ def test_features__are_the_models_in_the_order_of_the_images(
 def test_processes__make_the_bits_that_one_makes(
     tiny: StellarBackbone, train: LabelledImages, run: RunSettings, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    together = extract_features(tiny, train.images, ("cls",), run)["cls"]
+    together = all_features(tiny, train.images, ("cls",), run)["cls"]
     monkeypatch.setattr(Processes, "raise_together", lambda self, error: None)
     monkeypatch.setattr(Processes, "gather_rows", lambda self, rows: rows)
     each = [replace(run, processes=Processes(rank, count)) for rank in range(count)]
-    rows = [extract_features(tiny, train.images, ("cls",), alone)["cls"] for alone in each]
+    rows = [all_features(tiny, train.images, ("cls",), alone)["cls"] for alone in each]
     assert torch.equal(torch.cat(rows), together)
 
 
@@ -77,11 +77,11 @@ def test_cache__gives_the_same_bits_and_computes_nothing_again(
     tiny: StellarBackbone, train: LabelledImages, run: RunSettings, cached: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("pooled", "S", "patches_mean")
-    expected = extract_features(tiny, train.images, names, run)
-    first = extract_features(tiny, train.images, names, cached, "data")
+    expected = all_features(tiny, train.images, names, run)
+    first = all_features(tiny, train.images, names, cached, "data")
     monkeypatch.setattr(tiny, "features", None)
-    again = extract_features(tiny, train.images, names, cached, "data")
-    part = extract_features(tiny, train.images, ("S",), cached, "data")
+    again = all_features(tiny, train.images, names, cached, "data")
+    part = all_features(tiny, train.images, ("S",), cached, "data")
     for name in names:
         assert torch.equal(first[name], expected[name])
         assert torch.equal(again[name], expected[name])
@@ -91,7 +91,7 @@ def test_cache__gives_the_same_bits_and_computes_nothing_again(
 def test_cache__is_a_feature_store(train: LabelledImages, cached: RunSettings) -> None:
     view = AugmentedView(1, seed=3)
     backbone = PixelBackbone.load()
-    expected = extract_features(backbone, train.images, ("pixels", "patches"), cached, "data", view=view)
+    expected = all_features(backbone, train.images, ("pixels", "patches"), cached, "data", view=view)
     (manifest,) = (cached.cache or Path()).rglob("manifest.json")
     store = FeatureStore(manifest.parent)
     assert store.verify() == []
@@ -105,13 +105,13 @@ def test_cache__is_a_feature_store(train: LabelledImages, cached: RunSettings) -
 
 
 def test_interrupted_runs__resume(train: LabelledImages, run: RunSettings, cached: RunSettings) -> None:
-    expected = extract_features(PixelBackbone.load(), train.images, ("pixels",), run)
+    expected = all_features(PixelBackbone.load(), train.images, ("pixels",), run)
     first = Stopping.load()
     first.stop_at = 4  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        extract_features(first, train.images, ("pixels",), cached, "data")
+        all_features(first, train.images, ("pixels",), cached, "data")
     assert 0 < batches_of(cached, train, data_hash="data") < 4
-    found = extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+    found = all_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
     assert torch.equal(found["pixels"], expected["pixels"])
 
 
@@ -133,13 +133,13 @@ def test_cache__tells_other_images_views_features_and_batches(
 
 @pytest.mark.parametrize("name", ["000001.safetensors", "index.parquet", "manifest.json"])
 def test_damaged_cache__is_computed_again(train: LabelledImages, cached: RunSettings, name: str) -> None:
-    expected = extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+    expected = all_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
     (file,) = (cached.cache or Path()).rglob(name)
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     assert batches_of(cached, train, data_hash="data") == (1 if name.startswith("0") else 0)
     assert file.read_bytes() == whole
-    found = extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+    found = all_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
     assert torch.equal(found["pixels"], expected["pixels"])
 
 
@@ -149,19 +149,19 @@ def test_full_disk__ends_the_run(train: LabelledImages, cached: RunSettings, mon
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+        all_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
 
 
 def test_file_in_the_place_of_the_cache__is_refused(train: LabelledImages, cached: RunSettings) -> None:
     (cached.cache or Path()).write_text("mine")
     with pytest.raises(FileExistsError, match="--cache"):
-        extract_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
+        all_features(PixelBackbone.load(), train.images, ("pixels",), cached, "data")
 
 
 def test_views__follow_from_their_seeds(train: LabelledImages, pixels: PixelBackbone, run: RunSettings) -> None:
     first, second = AugmentedView(1, seed=3), AugmentedView(2, seed=3)
     features = [
-        extract_features(pixels, train.images, ("pixels",), run, view=view)["pixels"] for view in (first, first, second)
+        all_features(pixels, train.images, ("pixels",), run, view=view)["pixels"] for view in (first, first, second)
     ]
     assert features[0].shape == (13, 768)
     assert torch.equal(features[0], features[1])
@@ -175,12 +175,12 @@ def test_image_that_cannot_be_read__ends_the_run(
     (tmp_path / "bad.png").write_bytes(b"no image")
     settings = replace(run, cache=tmp_path / "cache") if keep else run
     with pytest.raises(ValueError, match=r"bad\.png"):
-        extract_features(pixels, [tmp_path / "bad.png"], ("pixels",), settings)
+        all_features(pixels, [tmp_path / "bad.png"], ("pixels",), settings)
 
 
 def test_workers__read_the_same_images(pixels: PixelBackbone, train: LabelledImages, run: RunSettings) -> None:
-    alone = extract_features(pixels, train.images, ("pixels",), run)
-    helped = extract_features(pixels, train.images, ("pixels",), replace(run, num_workers=1))
+    alone = all_features(pixels, train.images, ("pixels",), run)
+    helped = all_features(pixels, train.images, ("pixels",), replace(run, num_workers=1))
     assert torch.equal(alone["pixels"], helped["pixels"])
 
 

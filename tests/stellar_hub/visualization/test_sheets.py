@@ -5,7 +5,7 @@ from torch import Tensor
 
 from stellar_hub.measures import UNLABELLED
 from stellar_hub.visualization import SegmentExample, draw_segments, draw_worst
-from stellar_hub.visualization.overlays import HEAD, MARGIN, WORST_SIDE, paint_labels
+from stellar_hub.visualization.sheets import HEAD, MARGIN, WORST_SIDE, paint_labels
 
 
 def example(labels: Tensor) -> SegmentExample:

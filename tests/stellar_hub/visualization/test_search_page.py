@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from stellar_hub.visualization import Region, draw_regions
-from stellar_hub.visualization.regions import _border
+from stellar_hub.visualization.search_page import _border
 
 WHOLE = (0.0, 0.0, 64.0, 64.0)
 

@@ -23,7 +23,7 @@ from stellar_hub.data.views import (
     draw_photometric,
     draw_views,
 )
-from stellar_hub.data.views.dataset import MAX_TRIES, SampleKey
+from stellar_hub.data.views.multi_crop_dataset import MAX_TRIES, SampleKey
 from stellar_hub.data.views.photometric import identity_parameters
 from stellar_hub.data.views.view_maker import to_uint8
 from stellar_hub.modeling.image_loading import load_rgb
@@ -85,7 +85,7 @@ def test_sampler__starts_anywhere_without_what_came_before(monkeypatch: pytest.M
         epochs.append(epoch)
         return epoch_permutation(seed, epoch, num_samples)
 
-    monkeypatch.setattr("stellar_hub.data.views.dataset.epoch_permutation", recorded)
+    monkeypatch.setattr("stellar_hub.data.views.multi_crop_dataset.epoch_permutation", recorded)
     sampler = ResumableBatchSampler(100, 10, seed=0, num_batches=10**9, start_batch=10**8)
     assert len(list(islice(sampler, 20))) == 20
     assert epochs == [10**7, 10**7 + 1]
