@@ -166,7 +166,7 @@ def test_message__names_terms_images_checkpoint_and_what_to_do() -> None:
 
 
 def test_message__says_that_there_is_no_checkpoint_yet() -> None:
-    with pytest.raises(NonFiniteLossError, match="there is no checkpoint yet"):
+    with pytest.raises(NonFiniteLossError, match="the run has no checkpoint yet"):
         check_finite(1, result(loss=math.inf), None)
 
 
