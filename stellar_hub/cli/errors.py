@@ -2,6 +2,8 @@
 
 import functools
 import re
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,12 +48,23 @@ def reports_errors(command: CommandT) -> CommandT:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
         except (ValueError, TypeError, OSError, RuntimeError, LookupError, ImportError) as error:
+            _ignore_dying_workers()
             if kwargs.get("debug") or isinstance(error, typer.Exit):
                 raise
             typer.echo(f"error: {one_line(error)}", err=True)
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _ignore_dying_workers() -> None:
+    """Takes back torch's handler of SIGCHLD.
+
+    After a data worker has died, torch's handler raises an error at the end of every other worker too, also while a
+    command reports the first error.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 class CommandGroup(TyperGroup):
