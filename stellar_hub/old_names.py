@@ -28,12 +28,12 @@ def hint_of_new_name(kind: str, name: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Returns "; did you mean 'a' or 'b'?" with the known names that are spelled like `name`, or "" without any.
+    """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any.
 
     Args:
         name: The name that is unknown.
         known: The names that are allowed.
         cutoff: Smallest similarity of a name, in [0, 1]; see `difflib.get_close_matches`.
     """
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
