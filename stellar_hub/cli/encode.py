@@ -24,11 +24,14 @@ def encode(
     Example: stellar-hub encode photo.jpg holiday/ --output codes
     """
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.features import load_model
     from stellar_hub.version import __version__
 
     sources = find_files(images)
     outputs = plan_outputs(sources, output, ".safetensors", overwrite)
+
+    # Late: a wrong path is reported without the seconds that these imports take.
+    from stellar_hub.features import load_model
+
     network, processor = load_model(model, device, fit, decoder=False)
 
     def work(source: Path, target: Path) -> str:

@@ -1,32 +1,39 @@
 """The images of a command: which files to read, where to write, and one run over all of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import typer
 
 from stellar_hub.cli.errors import one_line
-from stellar_hub.data.sources import IMAGE_SUFFIXES, find_images
 
 
-def find_files(paths: Iterable[Path], suffixes: set[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Returns the files that the arguments name, and the files with one of the suffixes in the folders they name.
+def find_files(paths: Iterable[Path], other_suffixes: Collection[str] = ()) -> list[Path]:
+    """Returns the files that the arguments name, and the images in the folders that they name.
 
     Hidden files and folders are skipped, as everywhere in the library.
+
+    Args:
+        paths: Files and folders.
+        other_suffixes: Suffixes of files in folders that are returned too.
 
     Raises:
         FileNotFoundError: if a path does not exist.
         ValueError: if a folder has no such file.
     """
+    paths = list(paths)
+    for path in paths:  # before the imports below, which take seconds
+        if not path.exists():
+            raise FileNotFoundError(f"no such file or folder: {path}")
+    from stellar_hub.data.sources import IMAGE_SUFFIXES, find_images
+
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += [path / name for name in find_images(path, suffixes)]
-        elif path.exists():
-            found.append(path)
+            found += [path / name for name in find_images(path, IMAGE_SUFFIXES | set(other_suffixes))]
         else:
-            raise FileNotFoundError(f"no such file or folder: {path}")
+            found.append(path)
     return list(dict.fromkeys(found))
 
 

@@ -29,15 +29,17 @@ def reconstruct(
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
+    from stellar_hub.cli.images import find_files, for_each, plan_outputs
+
+    sources = find_files(images, {".safetensors"})
+    outputs = plan_outputs(sources, output, ".png", overwrite)
+
+    # Late: a wrong path is reported without the seconds that these imports take.
     import torch
 
-    from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.data.sources import IMAGE_SUFFIXES
     from stellar_hub.features import load_model
     from stellar_hub.measures import psnr
 
-    sources = find_files(images, IMAGE_SUFFIXES | {".safetensors"})
-    outputs = plan_outputs(sources, output, ".png", overwrite)
     network, processor = load_model(model, device, fit, decoder=True)
 
     def work(source: Path, target: Path) -> str:

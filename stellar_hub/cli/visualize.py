@@ -22,10 +22,13 @@ def visualize(
     Example: stellar-hub visualize photo.jpg --output pages
     """
     from stellar_hub.cli.images import find_files, for_each, plan_outputs
-    from stellar_hub.features import load_model
 
     sources = find_files(images)
     outputs = plan_outputs(sources, output, ".png", overwrite)
+
+    # Late: a wrong path is reported without the seconds that these imports take.
+    from stellar_hub.features import load_model
+
     network, processor = load_model(model, device, fit)
 
     def work(source: Path, target: Path) -> str:

@@ -82,7 +82,9 @@ def read_segmentation_folder(
     image_folder = _image_folder(root)
     for required in (root, image_folder, root / MASKS):
         if not required.is_dir():
-            raise FileNotFoundError(f"no such folder: {required}; images belong in {IMAGES}, masks in {MASKS}")
+            raise FileNotFoundError(
+                f"no such folder: {required}; put the images into {IMAGES}/ and the masks into {MASKS}/"
+            )
     names = find_images(image_folder)
     stems = [os.path.splitext(name)[0] for name in names]
     if len(set(stems)) < len(stems):

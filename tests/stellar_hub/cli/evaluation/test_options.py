@@ -22,7 +22,7 @@ def test_help__has_an_example_and_the_shared_options(command: Command) -> None:
 
 
 def test_old_options__are_refused_with_the_new_name(command: Command) -> None:
-    for old, new in (("--workers", "--num-workers"), ("--most-pictures", "--max-images")):
+    for old, new in (("--workers", "--num-workers"), ("--max-pictures", "--max-images")):
         result = command("eval", "diagnostics", "--data", "photos", old, 3)
         assert result.exit_code == 2
         assert f"'{old}' is now called '{new}'" in result.stderr
