@@ -1,6 +1,7 @@
 """Backbones of timm and of transformers."""
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,9 +35,9 @@ class _TokenBackbone(Backbone):
         mean, std = (pixel_values.new_tensor(self.facts.preprocessing[key])[:, None, None] for key in ("mean", "std"))
         return (pixel_values - mean) / std
 
+    @abstractmethod
     def _tokens(self, pixel_values: Tensor) -> tuple[Tensor | None, Tensor]:
         """Returns the cls token `(B, d)` or None, and the patches `(B, n, d)`, of normalized images."""
-        raise NotImplementedError
 
     def _blank(self) -> Tensor:
         crop = self.processor.crop_size
