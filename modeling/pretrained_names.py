@@ -57,8 +57,17 @@ def published_config(name_or_path: str | os.PathLike | None) -> dict[str, Any] |
 def convert_if_original(
     name_or_path: str | os.PathLike | None, decoder: bool | None, base_only: bool, options: dict[str, Any]
 ) -> Any:
-    """Returns `(config, state_dict, options)` of a published model or an original file; None for any other argument."""
+    """Returns `(config, state_dict, options)` of a published model or an original file; None for any other argument.
+
+    Raises:
+        ImportError: if a published model is named, but the library was installed without its entry points.
+    """
     convert = None if name_or_path is None else _registered("convert_if_original")
+    if convert is None and published_config(name_or_path) is not None:
+        raise ImportError(
+            f"{name_or_path} cannot be fetched: stellar_hub was installed without its entry points; install it again, "
+            "with pip install -e . in a clone"
+        )
     return None if convert is None else convert(str(name_or_path), decoder, base_only, options)
 
 

@@ -65,6 +65,17 @@ class TestWithoutTheLibrary:
             pretrained_names.extract_features(None, "photos", ("S",))
 
 
+class TestWithoutEntryPoints:
+    """An editable install that is older than the checkout has the code, but not the entry points."""
+
+    def test_published_name__says_how_to_install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(pretrained_names, "entry_points", lambda **options: ())
+        with pytest.raises(ImportError, match=r"stellar-b16.*pip install -e"):
+            pretrained_names.convert_if_original("stellar-b16", None, True, {})
+        assert pretrained_names.convert_if_original("stellar-tiny", None, True, {}) is None
+
+
 class TestRegistered:
     """What the rooms above `modeling` give to it, as entry points of the installed library."""
 
