@@ -1,0 +1,55 @@
+"""Text that comes from elsewhere (names in archives, configurations, addresses), made safe to show and to store."""
+
+import re
+import unicodedata
+
+MAX_SHOWN = 500  # characters
+
+_USER = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@")
+_QUERY = re.compile(r"(?P<address>\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s?#'\"]*)[?#][^\s'\",;)\]}]*")
+
+
+def escape_control(text: str) -> str:
+    r"""Returns text in which characters that steer a terminal or hide text are written out, such as `\x1b`.
+
+    These are control characters, invisible format characters (such as those that reverse the direction of writing),
+    line separators, and the lone surrogates by which Python keeps bytes that are not UTF-8.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escaped(character) if _is_unsafe(character) else character for character in text)
+
+
+def one_line(text: object, max_length: int = MAX_SHOWN) -> str:
+    """Returns a text on one line, without control characters and cut to a length.
+
+    Args:
+        text: The text, or an object such as an error whose text is taken.
+        max_length: Largest number of characters; longer texts are cut in the middle.
+    """
+    line = escape_control(" ".join(str(text).split()))
+    if len(line) > max_length:
+        half = (max_length - 5) // 2
+        line = f"{line[:half]} ... {line[-half:]}"
+    return line
+
+
+def mask_secrets(text: str) -> str:
+    """Returns text in which the addresses show neither user and password nor what follows "?" or "#".
+
+    `https://me:secret@host/a.tar?signature=abc` becomes `https://***@host/a.tar?***`.
+    """
+    return _QUERY.sub(r"\g<address>?***", _USER.sub(r"\g<scheme>***@", text))
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
