@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-COUNTS = {"images": 3000, "tars": 2000, "configs": 2000, "checkpoints": 2000, "stores": 1000}
+COUNTS = {"images": 3000, "tars": 2000, "configs": 1000, "recipes": 1000, "checkpoints": 2000, "stores": 1000}
 MAX_SECONDS = 10.0
 MAX_BYTES = 2 * 10**9
 START_SECONDS = 300.0  # imports, on a busy machine
