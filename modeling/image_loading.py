@@ -97,7 +97,7 @@ def load_reduced(
     if isinstance(source, np.ndarray | Tensor | Image.Image):
         name = name or own_name(source) or "the image"
         if isinstance(source, Image.Image):
-            pixels = _rgb_of_image(source, name, 1, apply_icc_profile, from_file=False)
+            pixels = _rgb_of_image(source, name, apply_icc_profile, from_file=False)
         else:
             pixels = array_to_rgb(source, name)
         size = (pixels.shape[1], pixels.shape[2])
@@ -120,14 +120,16 @@ def _decode(
     with open_encoded(data, name) as image:
         if exif is not None:
             image.info["exif"] = exif
+        if image.format == "JPEG":
+            size = upright_size(image)
+            factor = plan(*size)
+            if factor > 1:
+                image.draft(None, (image.width // factor, image.height // factor))
+            return _rgb_of_image(image, name, apply_icc_profile), size
+        _load(image, name)  # before the orientation is asked for, which may follow the pixels
         size = upright_size(image)
-        factor = plan(*size)
-        if factor > 1 and image.format == "JPEG":
-            image.draft(None, (image.width // factor, image.height // factor))
-            factor = 1
-        elif image.width * image.height <= HUGE_PIXELS:
-            factor = 1
-        pixels = _rgb_of_image(image, name, factor, apply_icc_profile)
+        factor = plan(*size) if image.width * image.height > HUGE_PIXELS else min(1, plan(*size))
+        pixels = _rgb_of_image(image, name, apply_icc_profile, factor)
         _say_first_page(image, name)
         return pixels, size
 
@@ -154,9 +156,19 @@ def _with_and_without_metadata(data: bytes) -> Iterator[tuple[bytes, bytes | Non
 
 
 def _rgb_of_image(
-    image: Image.Image, name: str, factor: int, apply_icc_profile: bool, from_file: bool = True
+    image: Image.Image, name: str, apply_icc_profile: bool, factor: int = 1, from_file: bool = True
 ) -> Tensor:
-    """Decodes an image that may only have been opened; whatever its decoder raises becomes `UnreadableImageError`."""
+    """Decodes an image that may only have been opened, and converts it."""
+    _load(image, name)
+    try:
+        transform = srgb_transform(image) if apply_icc_profile else None
+        return turn_upright(pil_to_rgb(image, name, factor, transform), orientation_of(image, from_file))
+    except Exception as error:
+        raise translated(error, name, image.size) from (None if isinstance(error, MemoryError) else error)
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Decodes an image, if it is not; whatever its decoder raises becomes `UnreadableImageError`."""
     if image.format in UNSAFE_FORMATS and getattr(image, "tile", None):
         raise unreadable(name, f"the format {image.format} is not read")
     check_pixels(image, name)
@@ -165,8 +177,6 @@ def _rgb_of_image(
         with without_size_warning(image):
             _narrow_transparency(image)
             image.load()
-        transform = srgb_transform(image) if apply_icc_profile else None
-        return turn_upright(pil_to_rgb(image, name, factor, transform), orientation_of(image, from_file))
     except Exception as error:
         raise translated(error, name, size) from (None if isinstance(error, MemoryError) else error)
 
@@ -204,13 +214,16 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Returns an image file's height and width after EXIF orientation is applied; only the header is read.
+    """Returns an image file's height and width after EXIF orientation is applied; mostly from its header alone.
 
     Raises:
         FileNotFoundError: if the path does not exist.
         UnreadableImageError: if it cannot be read as an image.
     """
-    with _opened(path, os.fsdecode(path)) as file, open_encoded(file, os.fsdecode(path)) as image:
+    name = os.fsdecode(path)
+    with _opened(path, name) as file, open_encoded(file, name) as image:
+        if image.format == "PNG" and "exif" not in image.info:
+            _load(image, name)  # it may follow the pixels
         return upright_size(image)
 
 
