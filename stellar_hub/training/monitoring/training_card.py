@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stellar_hub.hub.card_sections import write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import write_section
 from stellar_hub.training.monitoring.quantities import good, in_order, label
 
 SECTION = "training"  # the name in the section's marks
