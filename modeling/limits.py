@@ -35,6 +35,11 @@ LIMITS = {
     "model_parameters": Limit(2**35, "parameters", "The number of parameters of a model that is built."),
     "tensor_elements": Limit(2**33, "elements", "The size of one tensor in a checkpoint or a file of S and L."),
     "archive_members": Limit(2**27, "members", "The number of members of one tar file."),
+    "archive_ratio": Limit(
+        256, "bytes for each byte of its file", "How far a compressed tar expands, counted from its second GiB on."
+    ),
+    "header_bytes": Limit(2**20, "bytes", "A header of a tar file that holds a long name or other facts of a member."),
+    "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),
     "text_bytes": Limit(2**31, "bytes", "The size of a list of images or a CSV file."),
 }
 

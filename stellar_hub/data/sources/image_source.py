@@ -25,10 +25,12 @@ class EncodedImage:
     Attributes:
         name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
         data: Bytes of the image file.
+        error: Why the bytes were not read, such as their size; empty if they were.
     """
 
     name: str
     data: bytes
+    error: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -84,6 +86,8 @@ def open_undecoded(image: ImageItem) -> Image.Image:
         FileNotFoundError: if the path does not exist.
         ValueError: if it cannot be read as an image. The message names the image and is the same at every try.
     """
+    if isinstance(image, EncodedImage) and image.error:
+        raise ValueError(image.error)
     try:
         return Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image)
     except FileNotFoundError:
