@@ -26,7 +26,7 @@ from stellar_hub.extras import require
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 
 logger = logging.getLogger(__name__)
-_FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class DamagedShardError(ValueError):
@@ -194,7 +194,7 @@ def _unreachable(error: Exception, address: str) -> OSError:
 
 def _raise_fault_of_machine(error: Exception) -> None:
     """Raises an error again if no other file could be read either: too many open files, or no memory."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _FAULTS_OF_THE_MACHINE:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in FAULTS_OF_THE_MACHINE:
         raise error
 
 
