@@ -139,8 +139,10 @@ def check_file(image: ImageItem) -> None:
     """
     name = one_line(image)
     if isinstance(image, EncodedImage):
-        if image.error is not None:
-            raise ValueError(f"{name} cannot be read as an image: {image.error}")
+        if image.error:
+            raise ValueError(
+                image.error if name in image.error else f"{name} cannot be read as an image: {image.error}"
+            )
         size = len(image.data)
     else:
         try:
