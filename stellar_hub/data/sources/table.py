@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import constants
 
-from stellar_hub.data.sources.files import file_stamp, known_size
-from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, ImageItem, IndexedSource
+from stellar_hub.data.sources.files import known_size
+from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, ImageItem, IndexedSource, file_stamp
 from stellar_hub.data.sources.table_files import (
     TablePart,
     check_parquet,
