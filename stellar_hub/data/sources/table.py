@@ -206,7 +206,7 @@ def image_of_cell(name: str, data: Any) -> EncodedImage:
         check_limit("image_bytes", len(data), "it")
     except ValueError as error:
         return EncodedImage(name, b"", str(error))
-    return EncodedImage(name, data if isinstance(data, bytes) else data.to_pybytes(), None if data else "it is empty")
+    return EncodedImage(name, data if isinstance(data, bytes) else data.to_pybytes(), "" if data else "it is empty")
 
 
 def file_of_cell(name: str, path: str, roots: Sequence[str]) -> Path | EncodedImage:
