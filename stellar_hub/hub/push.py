@@ -17,7 +17,7 @@ from PIL import Image
 from stellar_hub.hub.download import client_message
 from stellar_hub.modeling.model_card import CARD_HEAD, is_generated, read_card
 from stellar_hub.modeling.safe_paths import path_below, read_bounded
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.registry import MODELS
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def push(
             finish(Path(folder))
         files = _sizes(Path(folder))
         if dry_run:
-            return Pushed(f"{api.endpoint}/{repo_id}{'' if there.reached else ' (not reached)'}", files)
+            return Pushed(f"{mask_secrets(api.endpoint)}/{repo_id}{'' if there.reached else ' (not reached)'}", files)
         with _hub_errors(repo_id, api.endpoint):
             api.create_repo(repo_id, private=private, exist_ok=True)
             done = api.upload_folder(
@@ -152,7 +152,7 @@ def push(
                 create_pr=create_pr,
                 delete_patterns="*" if replace else None,
             )
-    return Pushed(str(done.commit_url), files)
+    return Pushed(mask_secrets(str(done.commit_url)), files)
 
 
 class _There(NamedTuple):
@@ -170,7 +170,7 @@ def _hub_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, if an upload breaks off
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise _push_error(repo_id, endpoint, error) from error
+        raise _push_error(one_line(repo_id), mask_secrets(endpoint), error) from error
 
 
 def _look_there(api: HfApi, repo_id: str, revision: str | None, dry_run: bool) -> _There:
@@ -196,11 +196,18 @@ def _start_card(folder: Path, source: str | os.PathLike[str] | None, standing: s
     The repository's goes first if the model's has nothing but what the library wrote.
     """
     own = card_of(source)
-    if own is not None and (standing is None or not is_generated(own)):
-        (folder / "README.md").write_bytes(own.encode(errors="surrogateescape"))
-        copy_pictures(own, Path(str(source)), folder)
-    elif standing is not None:
+    if standing is not None and (own is None or is_generated(own)):
         (folder / "README.md").write_bytes(standing.encode(errors="surrogateescape"))
+    else:
+        carry_card(source, folder)
+
+
+def carry_card(source: str | os.PathLike[str] | None, target: Path) -> None:
+    """Copies the card of a model's folder, if there is one, and the images that it shows, to a new folder."""
+    card = card_of(source)
+    if card is not None:
+        (target / "README.md").write_bytes(card.encode(errors="surrogateescape"))
+        copy_pictures(card, Path(str(source)), target)
 
 
 def copy_pictures(card: str, source: Path, target: Path) -> None:

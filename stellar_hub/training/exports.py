@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from stellar_hub.hub.push import base_model_of, push
+from stellar_hub.hub.push import base_model_of, carry_card, push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
 from stellar_hub.training.monitoring.journal import read_journal
@@ -63,6 +63,7 @@ def export_model(
     last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
     try:
         with replaced_folder(final) as part:
+            carry_card(final, part)  # what a person wrote into it stays
             model.save_pretrained(
                 part,
                 name=output.absolute().name,

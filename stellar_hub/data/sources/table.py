@@ -267,7 +267,8 @@ def select_image_column(table: Any, name: str, column: str | None = None) -> tup
         raise ValueError(f"{one_line(name)} has no column {one_line(repr(column))}; its columns are {columns}")
     if isinstance(table.features[column], image_type):
         # Undecoded: `read_image` decodes the bytes, as it does for every other image.
-        table = table.cast_column(column, image_type(decode=False))
+        with reading_table(name):
+            table = table.cast_column(column, image_type(decode=False))
     return table.select_columns([column]), column
 
 

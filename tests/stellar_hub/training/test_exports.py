@@ -56,6 +56,17 @@ class TestExport:
             expected = pixel_model.encode(images).semantics
             torch.testing.assert_close(loaded.encode(images).semantics, expected, rtol=0, atol=0)
 
+    def test_export__again_keeps_what_a_person_wrote_into_the_card(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe
+    ) -> None:
+        card = export(output, pixel_model, recipe) / "README.md"
+        (card.parent / "mine.png").write_bytes(PNG)
+        card.write_text(card.read_text().replace("# my-run\n", "# my-run\n\nBy hand. ![](mine.png)\n"))
+        again = export(output, pixel_model, recipe) / "README.md"
+        assert "\n\nBy hand. ![](mine.png)\n" in again.read_text()
+        assert again.read_text().count("## Training") == 1
+        assert (again.parent / "mine.png").read_bytes() == PNG
+
     def test_card__tells_no_absolute_path(
         self, output: Path, pixel_model: StellarModel, recipe: Recipe, tmp_path: Path
     ) -> None:
