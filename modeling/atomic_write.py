@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
     """Writes `data` to a temporary file beside `path` and renames it to `path`.
 
     Readers see the old file or the whole new one. If writing fails, the old file stays and the temporary one is
@@ -17,6 +17,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Args:
         path: File to write; it is replaced if it exists.
         data: Content of the file.
+        private: Whether only the user may read and write the file.
 
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
@@ -27,7 +28,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=_open_privately if private else None) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -36,6 +37,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
