@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from stellar_hub.data.random_numbers import epoch_permutation, replacement_generator, sample_generator
-from stellar_hub.data.sources.image_source import ImageSource, skipped_entry
+from stellar_hub.data.sources.image_source import ImageItem, ImageSource, skipped_entry
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.data.views.view_maker import ViewMaker
@@ -138,8 +138,10 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         skipped: list[str] = []
         tries = [index]
         while tries:
-            image = self.source[tries.pop(0)]
+            number = tries.pop(0)
+            image: ImageItem = f"image {number}"
             try:
+                image = self.source[number]
                 sample = self.view_maker(image, sample_generator(self.seed, epoch, index))
             except (ValueError, OSError) as error:
                 skipped.append(skipped_entry(image, error))

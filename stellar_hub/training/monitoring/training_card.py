@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stellar_hub.hub.card_sections import write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.safe_text import escape_control, mask_secrets, one_line
 from stellar_hub.training.monitoring.quantities import good, in_order, label
 
 SECTION = "training"  # the name in the section's marks
@@ -72,11 +73,12 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return mask_secrets(one_line(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _folded_recipe(recipe_yaml: str) -> str:
     """Returns the recipe in a block that a reader unfolds; its fence is longer than any inside."""
+    recipe_yaml = "\n".join(escape_control(line) for line in mask_secrets(recipe_yaml).split("\n"))
     longest = max((len(run) for run in re.findall(r"`{3,}", recipe_yaml)), default=2)
     fence = "`" * (longest + 1)
     return (
