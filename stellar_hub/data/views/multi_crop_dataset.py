@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from stellar_hub.data.random_numbers import epoch_permutation, replacement_generator, sample_generator
-from stellar_hub.data.sources.image_source import ImageItem, ImageSource, skipped_entry
+from stellar_hub.data.sources.image_source import ImageSource, skipped_entry
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.data.views.view_maker import ViewMaker
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 
 SampleKey = tuple[int, int]  # epoch, index
 
@@ -138,12 +139,14 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         skipped: list[str] = []
         tries = [index]
         while tries:
-            number = tries.pop(0)
-            image: ImageItem = f"image {number}"
+            current = tries.pop(0)
+            image: object = f"image {current}"
             try:
-                image = self.source[number]
+                image = self.source[current]
                 sample = self.view_maker(image, sample_generator(self.seed, epoch, index))
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if is_fault_of_machine(error):
+                    raise
                 skipped.append(skipped_entry(image, error))
             else:
                 return {**sample, "path": str(image), "skipped": skipped}
