@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from stellar_hub import StellarImageProcessor
 from stellar_hub.data.labelled import list_classes
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.safe_text import one_line
 
 MIN_CROP_AREA = 0.35  # part of the image; smaller crops often do not show the labelled object
@@ -89,7 +90,9 @@ class ClassFolderDataset(Dataset[tuple[Tensor, int]]):
         path = self.folders.paths[index]
         try:
             return self.prepare(path), self.folders.labels[index]
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if is_fault_of_machine(error):  # no other image could be read either
+                raise
             print(f"left out {one_line(path)}: {one_line(error)}", file=sys.stderr, flush=True)
             return self.blank, UNREADABLE
 

@@ -15,6 +15,7 @@ from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
@@ -81,7 +82,9 @@ def time_samples(
         start = time.perf_counter()
         try:
             sample = make_views(image, sample_generator(recipe.run.seed, 0, index))
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise
             problems.append(str(error))
             continue
         seconds.append(time.perf_counter() - start)

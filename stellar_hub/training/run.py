@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def _build_in(
     if holds_run(folder.path, folder.checkpoints):  # a folder of something else stays as it is until the run begins
         folder.lock()
     start, start_notes = find_start(folder.path, resume, folder.checkpoints)
-    source = open_images(recipe.data.sources, recipe.data.repeats)
+    source = open_images(recipe.data.sources, recipe.data.repeats, recipe.data.root)
     accelerator = build_accelerator(recipe.run, folder.path, cpu)
     set_seed(recipe.run.seed)
     # A checkpoint has its own weights: what the run was initialized from may be gone by now.
@@ -291,7 +292,9 @@ def build_stepper(
         wrapped = accelerator.prepare_model(model, evaluation_mode=True)
         prepared = accelerator.prepare_optimizer(optimizer)
     else:
-        wrapped, prepared = accelerator.prepare(model, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)  # of new torch
+            wrapped, prepared = accelerator.prepare(model, optimizer)
     return Stepper(
         accelerator,
         wrapped,

@@ -14,6 +14,7 @@ from stellar_hub.data.sources.image_source import ImageItem
 from stellar_hub.data.streams import DamagedShardError, ImageStream
 from stellar_hub.measures import psnr
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.localization_maps import as_float, to_pil, token_colors
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.visualization import FAINT, Canvas, draw_assignment, draw_token, resize_panel, size_in_square
@@ -46,6 +47,7 @@ def fixed_images(source: JoinedSources | ImageStream, config: StellarConfig) -> 
 
     Raises:
         ValueError: if none of the images that were tried can be read.
+        OSError: if the machine is full: too many files are open, or no memory is left; or MemoryError.
     """
     processor = StellarImageProcessor.from_config(config)
     images: dict[str, Tensor] = {}
@@ -53,7 +55,9 @@ def fixed_images(source: JoinedSources | ImageStream, config: StellarConfig) -> 
     for image in some_images(source, problems):
         try:
             images[str(image)] = processor(read_image(image), return_tensors="pt")["pixel_values"]
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise
             problems.append(str(error))
         if len(images) == NUM_FIXED_IMAGES:
             break
@@ -78,7 +82,9 @@ def spread_images(source: ImageSource, problems: list[str]) -> Iterator[ImageIte
     for index in dict.fromkeys([*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]):
         try:
             image = source[index]
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise
             problems.append(str(error))
             continue
         if image not in seen:
@@ -95,6 +101,8 @@ def first_images(stream: ImageStream, problems: list[str]) -> Iterator[ImageItem
                 found = True
                 yield image
         except (DamagedShardError, OSError) as error:
+            if is_fault_of_machine(error):
+                raise
             problems.append(str(error))
             logger.warning("a shard cannot be read: %s", one_line(mask_secrets(str(error))))
         if found:
