@@ -11,6 +11,8 @@ from typing import Generic, Protocol, TypeVar
 from torch import Tensor
 
 from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb
+from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.old_names import old_names
 
@@ -25,10 +27,12 @@ class EncodedImage:
     Attributes:
         name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
         data: Bytes of the image file.
+        error: Why there are no bytes; empty if there are. Reading such an image raises a ValueError that says so.
     """
 
     name: str
     data: bytes
+    error: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -51,7 +55,11 @@ class ImageSource(Protocol):
 
 
 class StoredSource(ImageSource, Protocol):
-    """A source that can tell whether it has changed."""
+    """A source that can tell whether it has changed.
+
+    A source may also have `notes`, sentences on what was passed over, and `damaged`, the files that could not be read
+    to their end.
+    """
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of what identifies the images in their order, wherever they are stored."""
@@ -111,8 +119,37 @@ def stamp_of(source: ImageSource, index: int) -> str:
 
 
 def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:
-    """Returns what `load_rgb` takes for an image of a source: a path or bytes, and the name for errors."""
+    """Returns what `load_rgb` takes for an image of a source, a path or bytes, and the name for errors.
+
+    Raises:
+        OSError: as in `check_file`.
+        ValueError: as in `check_file`.
+    """
+    check_file(image)
     return (image.data, image.name) if isinstance(image, EncodedImage) else (image, str(image))
+
+
+def check_file(image: ImageItem) -> None:
+    """Raises an error if an image cannot be read because of its file: nothing is decoded.
+
+    Raises:
+        OSError: if the path does not exist or cannot be looked at.
+        ValueError: if the path is a pipe, a device, a socket or a folder, the file is larger than the limit, or a row
+            of a table has no image. The message names it.
+    """
+    name = one_line(image)
+    if isinstance(image, EncodedImage):
+        if image.error:
+            raise ValueError(
+                image.error if name in image.error else f"{name} cannot be read as an image: {image.error}"
+            )
+        size = len(image.data)
+    else:
+        try:
+            size = regular_file(image).stat().st_size
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such image file: {name}") from None
+    check_limit("image_bytes", size, name)
 
 
 def read_image(image: ImageItem) -> Tensor:
@@ -126,9 +163,7 @@ def read_image(image: ImageItem) -> Tensor:
         OSError: if the machine fails to read the file.
         UnreadableImageError: if it cannot be read as an image. The message names it and is the same at every try.
     """
-    if isinstance(image, EncodedImage):
-        return load_rgb(image.data, image.name)
-    return load_rgb(image)
+    return load_rgb(*encoded_and_name(image))
 
 
 def image_digest(image: ImageItem) -> str:
@@ -136,7 +171,9 @@ def image_digest(image: ImageItem) -> str:
 
     Raises:
         OSError: if the path cannot be read.
+        ValueError: as in `check_file`.
     """
+    check_file(image)
     data = image.data if isinstance(image, EncodedImage) else Path(image).read_bytes()
     return hashlib.sha256(data).hexdigest()
 

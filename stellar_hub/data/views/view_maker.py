@@ -122,6 +122,26 @@ def to_uint8(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+class ImagesOfManySizes(list[Tensor]):
+    """A list of tensors of one dtype that travels between processes as one tensor.
+
+    Each tensor on its way holds a file descriptor until it is freed, and a process may have about 1000.
+    """
+
+    def __reduce__(self) -> Any:
+        if not self:
+            return ImagesOfManySizes, ()
+        return _unpack_images, (torch.cat([image.flatten() for image in self]), [image.shape for image in self])
+
+    def __copy__(self) -> "ImagesOfManySizes":
+        return ImagesOfManySizes(self)
+
+
+def _unpack_images(packed: Tensor, shapes: Sequence[torch.Size]) -> ImagesOfManySizes:
+    parts = packed.split([shape.numel() for shape in shapes])
+    return ImagesOfManySizes(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
 def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stacks the tensors of samples to a batch.
 
@@ -139,7 +159,7 @@ def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if "kept_patches" in batch:
         batch["kept_patches"] = batch["kept_patches"].flatten(0, 1)
     if "image" in samples[0]:  # of different sizes
-        batch["images"] = [sample["image"] for sample in samples]
+        batch["images"] = ImagesOfManySizes(sample["image"] for sample in samples)
     batch["paths"] = [sample["path"] for sample in samples]
     batch["skipped"] = [entry for sample in samples for entry in sample["skipped"]]
     return batch
