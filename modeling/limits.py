@@ -36,7 +36,7 @@ LIMITS = {
     "tensor_elements": Limit(2**33, "elements", "The size of one tensor in a checkpoint or a file of S and L."),
     "archive_members": Limit(2**27, "members", "The number of members of one tar file."),
     "archive_ratio": Limit(
-        256, "bytes for each byte of its file", "How far a compressed tar expands, counted from its second GiB on."
+        256, "bytes for each byte of its file", "How far a compressed tar expands after its first 512 MiB."
     ),
     "header_bytes": Limit(2**20, "bytes", "A header of a tar file that holds a long name or other facts of a member."),
     "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),
