@@ -1,7 +1,6 @@
 """From a source or a stream of images to batches that a model takes; this runs in data workers."""
 
 import dataclasses
-import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Self
@@ -18,10 +17,8 @@ from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import ImageRecord, name_of, printable_line
 from stellar_hub.modeling import StellarImageProcessor
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_fault_of_machine, is_passing_fault
 from stellar_hub.modeling.image_processing_stellar import apply_geometry
-
-# With these errors the image is not at fault: the next images would fail as well, and would count as damaged.
-_FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +117,7 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
                 yield _Numbered(row, image)
                 row += 1
         except (DamagedShardError, OSError) as error:
-            if _machine_is_at_fault(error):
+            if is_fault_of_machine(error):
                 raise
             yield _Numbered(row, None, printable_line(error))
 
@@ -136,14 +133,12 @@ def prepare_row(
     """Reads and fits one image of a source; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
-        OSError: if the machine is at fault and not the image: too many open files, or no memory.
+        OSError, MemoryError, RuntimeError: if the machine is full, and not the image at fault.
     """
     try:
         image: Any = source[row]
-    except (OSError, ValueError, TypeError) as error:  # the source itself fails
-        if _machine_is_at_fault(error):
-            raise
-        return ImageRecord(row, f"image {row}", error=printable_line(error)), None
+    except Exception as error:  # the source itself fails
+        return ImageRecord(row, f"image {row}", error=error_of_row(error, f"image {row}")), None
     return prepare_image(image, row, processor, view)
 
 
@@ -153,28 +148,34 @@ def prepare_image(
     """Reads and fits one image; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
-        OSError: if the machine is at fault and not the image: too many open files, or no memory.
+        OSError, MemoryError, RuntimeError: if the machine is full, and not the image at fault.
     """
+    name = name_of(image, row)
     try:
         if view is not None:
-            return ImageRecord(row, name_of(image, row)), view.prepare(processor, image, row)
+            return ImageRecord(row, name), view.prepare(processor, image, row)
         loaded = read_image(image)
         geometry = processor.geometry_of_shape(loaded.shape)
         pixel_values = apply_geometry(loaded, geometry, processor.fill_value)
-    except (OSError, ValueError, TypeError) as error:
-        if _machine_is_at_fault(error):
-            raise
-        return ImageRecord(row, name_of(image, row), error=printable_line(error)), None
-    return ImageRecord(row, name_of(image, row), geometry.original_size, geometry.crop_box), pixel_values
+    except Exception as error:
+        return ImageRecord(row, name, error=error_of_row(error, name)), None
+    return ImageRecord(row, name, geometry.original_size, geometry.crop_box), pixel_values
 
 
-def _machine_is_at_fault(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says nothing about the image."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
-            return True
-        error = error.__cause__
-    return False
+def error_of_row(error: Exception, name: str) -> str:
+    """Returns the error of one image for its record: one line that names the image.
+
+    It begins with `NOT_THE_IMAGES_FAULT` where a disk, a network or rights are at fault.
+
+    Raises:
+        The error itself if the machine is full: the next images would fail as well, and would count as damaged.
+    """
+    if is_fault_of_machine(error):
+        raise error
+    line = printable_line(error)
+    if name not in line:
+        line = f"{name}: {line}"
+    return NOT_THE_IMAGES_FAULT + line if is_passing_fault(error) else line
 
 
 def _stack(prepared: Iterable[tuple[ImageRecord, Tensor | None]]) -> PreparedBatch:

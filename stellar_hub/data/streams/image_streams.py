@@ -1,8 +1,8 @@
 """What a stream of images is, and the two kinds: tar files, through fsspec (http, s3, hf, ...), and tables."""
 
-import errno
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import fsspec
 
 from stellar_hub.data.sources.image_source import EncodedImage
-from stellar_hub.data.sources.table import HubDataset, datasets_library, select_image_column
+from stellar_hub.data.sources.table import HubDataset, file_of_cell, given, image_of_cell, select_image_column
+from stellar_hub.data.sources.table_files import BATCH_ROWS, check_parquet, datasets_library, reading_table
 from stellar_hub.data.sources.tar_images import (
     Links,
     PassedOver,
@@ -23,10 +24,11 @@ from stellar_hub.data.sources.tar_images import (
 from stellar_hub.data.sources.tar_members import Damage, ForwardReader, Member, walk_members
 from stellar_hub.data.streams.decompression import open_decompressed
 from stellar_hub.extras import require
+from stellar_hub.modeling.image_loading import is_fault_of_machine
+from stellar_hub.modeling.safe_paths import read_bounded
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 
 logger = logging.getLogger(__name__)
-FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class DamagedShardError(ValueError):
@@ -194,7 +196,7 @@ def _unreachable(error: Exception, address: str) -> OSError:
 
 def _raise_fault_of_machine(error: Exception) -> None:
     """Raises an error again if no other file could be read either: too many open files, or no memory."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in FAULTS_OF_THE_MACHINE:
+    if is_fault_of_machine(error):
         raise error
 
 
@@ -231,6 +233,7 @@ class TableStream:
         table: A `datasets.IterableDataset`. Its shards are the stream's.
         name: Name of the table for messages.
         column: Column of images. None: the only one there is.
+        root: Folder below which cells may name files. None: cells without bytes cannot be read.
 
     Attributes:
         shards: Names of the shards.
@@ -239,24 +242,41 @@ class TableStream:
         ValueError: if the column is missing, or there are several columns of images.
     """
 
-    def __init__(self, table: Any, name: str, column: str | None = None):
-        if table.features is None:  # some formats know their columns after the first row only
-            table = table._resolve_features()
+    def __init__(self, table: Any, name: str, column: str | None = None, root: str | os.PathLike[str] | None = None):
+        with reading_table(name):
+            if table.features is None:  # some formats know their columns after the first row only
+                table = table._resolve_features()
         self.table, self.column = select_image_column(table, name, column)
+        self.roots = tuple(os.path.abspath(each) for each in given(root))
         self.shards = tuple(f"{name}, part {number}" for number in range(self.table.num_shards))
 
     @classmethod
-    def from_hub(cls, name: str, column: str | None = None) -> "TableStream":
+    def from_hub(
+        cls, name: str, column: str | None = None, root: str | os.PathLike[str] | None = None
+    ) -> "TableStream":
         """Opens a split of a data set on the Hub. See `HubDataset.parse`."""
-        return cls(HubDataset.parse(name).load(streaming=True), name, column)
+        return cls(HubDataset.parse(name).load(streaming=True), name, column, root)
 
     @classmethod
-    def from_parquet(cls, files: Sequence[str], column: str | None = None) -> "TableStream":
-        """Opens parquet files, a shard each: paths, or addresses that `datasets` reads."""
+    def from_parquet(
+        cls, files: Sequence[str], column: str | None = None, root: str | os.PathLike[str] | None = None
+    ) -> "TableStream":
+        """Opens parquet files, a shard each: paths, or addresses that `datasets` reads.
+
+        Raises:
+            OSError: if a file cannot be reached. The message names it without user, password and query.
+            ValueError: if one is damaged, or declares more than there can be in it.
+        """
+        for file in files:
+            if "://" not in file:
+                check_parquet(file)
         name = file_name(str(files[0]))
         try:
-            table = datasets_library().load_dataset("parquet", data_files=list(files), split="train", streaming=True)
-            return cls(table, name, column)
+            with reading_table(name):
+                table = datasets_library().load_dataset(
+                    "parquet", data_files=list(files), split="train", streaming=True, batch_size=BATCH_ROWS
+                )
+            return cls(table, name, column, root)
         except OSError as error:
             raise _unreachable(error, next((file for file in files if file in str(error)), str(files[0]))) from None
 
@@ -273,23 +293,28 @@ class TableStream:
                 raise DamagedShardError(f"{name}, row {number}: {_shown_error(error, name)}") from None
             if row is None:
                 break
-            yield _cell_image(row[self.column] or {}, f"{name}, row {number}")
+            yield self._image(f"{name}, row {number}", row[self.column])
             number += 1
         if not number:
             raise DamagedShardError(f"{name}: it has no rows")
 
+    def _image(self, name: str, cell: Any) -> EncodedImage:
+        """Returns the image of a cell: its bytes, or those of the file that it names, if that is below the root."""
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if isinstance(data, bytes):
+            return image_of_cell(name, data)
+        path = cell.get("path") if isinstance(cell, dict) else None
+        image = file_of_cell(name, path if isinstance(path, str) else "", self.roots)
+        if isinstance(image, EncodedImage):
+            return image
+        try:
+            return image_of_cell(name, read_bounded(image, "image_bytes", self.roots[0]))
+        except (OSError, ValueError) as error:
+            return EncodedImage(name, b"", str(error))
+
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the table's name and its number of shards."""
         return _fingerprint("a table", self.shards)
-
-
-def _cell_image(cell: dict[str, Any], name: str) -> EncodedImage:
-    """Returns the image of a row. A file that the row names is not read: the table may come from anywhere."""
-    data = cell.get("bytes") or b""
-    error = refusal_of_size(len(data), name)
-    if not data and cell.get("path"):
-        error = f"{name} has a path and no bytes, and a stream reads bytes only"
-    return EncodedImage(name, b"" if error else data, error)
 
 
 def _fingerprint(kind: str, names: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ import torch
 
 from stellar_hub.data.random_numbers import block_generator, epoch_permutation
 from stellar_hub.data.sources.image_source import EncodedImage
-from stellar_hub.data.streams.image_streams import FAULTS_OF_THE_MACHINE, DamagedShardError, ImageStream
+from stellar_hub.data.streams.image_streams import DamagedShardError, ImageStream
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 
 READER_COUNTS = (96, 48, 24, 12, 8, 6, 4, 3, 2, 1)  # many numbers of workers and processes share each of them evenly
 SHUFFLE_BUFFER_SIZE = 2048  # images that are shuffled together, over all readers of a stream
@@ -146,7 +147,7 @@ class Readers:
                         yield _Block(images, start, (current, count))
                         images, start = [], (current, count)
             except (DamagedShardError, OSError) as error:
-                if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_MACHINE:
+                if is_fault_of_machine(error):
                     raise
                 damaged.append(str(error))
             if count:

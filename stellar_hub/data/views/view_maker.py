@@ -1,6 +1,5 @@
 """From one image to a sample of pretraining, and from samples to a batch."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, open_undecoded, read_image
+from stellar_hub.data.sources.image_source import ImageItem, encoded_and_name, read_image
 from stellar_hub.data.views.crops import View, ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.modeling.image_loading import decode_image, pil_to_rgb, upright_size
+from stellar_hub.modeling.image_loading import decode_rgb, read_encoded
 
 REDUCTIONS = (8, 4, 2)
 
@@ -35,15 +34,17 @@ def read_for_views(image: ImageItem, plan: PlanFunction) -> tuple[Tensor, tuple[
         FileNotFoundError: if the path does not exist.
         ValueError: if it cannot be read as an image. The message names it.
     """
-    name = str(image)
-    if not isinstance(image, EncodedImage) and not os.path.isfile(image):
-        read_image(image)  # raises
-    with open_undecoded(image) as opened:
-        height, width = upright_size(opened, name)
-        factor = reduction_factor(plan(height, width))
-        if opened.format == "JPEG" and factor > 1:
-            opened.draft(None, (opened.width // factor, opened.height // factor))
-        return pil_to_rgb(decode_image(opened, name), name), (height, width)
+    size = (0, 0)
+    factor = 0
+
+    def reduction(height: int, width: int) -> int:
+        nonlocal size, factor
+        if not factor:  # else the header is read once more
+            size, factor = (height, width), reduction_factor(plan(height, width))
+        return factor
+
+    pixels = decode_rgb(*read_encoded(*encoded_and_name(image)), reduction)
+    return pixels, size
 
 
 def reduction_factor(views: Sequence[View]) -> int:
