@@ -124,6 +124,8 @@ def mutate(rng: random.Random, data: bytearray, starts: list[int]) -> tuple[byte
         begin = rng.choice([start, rng.randrange(len(data))])
         end = min(len(data), begin + rng.choice([512, 1024, 1536, 4096, rng.randrange(1, 9000)]))
         data[begin:end] = bytes(end - begin)
+        if not any(data[end:]):  # a member lost there looks like the end of the archive
+            return data, False
     elif kind == "cut":
         del data[rng.randrange(len(data)) :]
     elif kind == "bytes":
@@ -154,8 +156,9 @@ def make(rng: random.Random, folder: Path) -> Path:
         tar, images, starts = whole_tar(rng)
         is_strict = True
         for _ in range(rng.choice([1, 1, 1, 2, 4])):
-            tar, strict = mutate(rng, tar, [start for start in starts if start + 512 <= len(tar)] or [0])
-            is_strict &= strict
+            if left := [start for start in starts if start + 512 <= len(tar)]:
+                tar, strict = mutate(rng, tar, left)
+                is_strict &= strict
         if rng.random() < 0.15:
             other, more, _ = whole_tar(rng, prefix="second-")
             tar, images = tar + other, images | more
