@@ -1,7 +1,9 @@
 import io
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from stellar_hub.data.scenes import draw_scene
 from stellar_hub.data.sources import EncodedImage, read_image
 from stellar_hub.data.sources.image_source import encoded_and_name
 from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views
-from stellar_hub.data.views.view_maker import reduction_factor, to_uint8
+from stellar_hub.data.views.view_maker import ImagesOfManySizes, reduction_factor, to_uint8
 from stellar_hub.modeling.image_loading import load_reduced
 
 VIEWS = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
@@ -163,3 +165,12 @@ class TestViews:
 
 def test_bytes__are_rounded() -> None:
     assert to_uint8(torch.tensor([0.0, 0.499 / 255, 1.6 / 255, 1.0])).tolist() == [0, 0, 2, 255]
+
+
+def test_images_of_many_sizes__travel_as_one_tensor() -> None:
+    images = ImagesOfManySizes(torch.randint(256, (3, side, 7), dtype=torch.uint8) for side in (5, 1, 4))
+    sent = bytes(ForkingPickler.dumps(images))
+    assert sent.count(b"rebuild_storage_fd") == 1
+    received = pickle.loads(pickle.dumps(images))
+    assert all(torch.equal(one, other) for one, other in zip(received, images, strict=True))
+    assert pickle.loads(pickle.dumps(ImagesOfManySizes())) == []
