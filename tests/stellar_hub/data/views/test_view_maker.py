@@ -1,7 +1,9 @@
 import io
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from stellar_hub.data.scenes import draw_scene
 from stellar_hub.data.sources import EncodedImage, read_image
 from stellar_hub.data.sources.image_source import encoded_and_name
 from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views, view_maker
-from stellar_hub.data.views.view_maker import reduction_factor, to_uint8
+from stellar_hub.data.views.view_maker import ImagesOfManySizes, reduction_factor, to_uint8
 from stellar_hub.modeling import image_loading
 from stellar_hub.modeling.image_loading import load_reduced
 
@@ -176,3 +178,12 @@ def test_huge_image__is_read_at_a_size_that_is_enough(monkeypatch: pytest.Monkey
     boxes = sample["global_boxes"]
     assert (boxes[:, 2] <= sample["image"].shape[1]).all()
     assert (boxes[:, 2] >= settings.image_size).all()
+
+
+def test_images_of_many_sizes__travel_as_one_tensor() -> None:
+    images = ImagesOfManySizes(torch.randint(256, (3, side, 7), dtype=torch.uint8) for side in (5, 1, 4))
+    sent = bytes(ForkingPickler.dumps(images))
+    assert sent.count(b"rebuild_storage_fd") == 1
+    received = pickle.loads(pickle.dumps(images))
+    assert all(torch.equal(one, other) for one, other in zip(received, images, strict=True))
+    assert pickle.loads(pickle.dumps(ImagesOfManySizes())) == []
