@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from stellar_hub.hub.push import base_model_of, carry_card, push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
+from stellar_hub.modeling.card_sections import read_section
+from stellar_hub.modeling.safe_text import mask_secrets
 from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.monitoring.quantities import curves_of
-from stellar_hub.training.monitoring.training_card import training_section, write_training_card
+from stellar_hub.training.monitoring.training_card import SECTION, training_section, write_training_card
 from stellar_hub.training.recipes.files import to_dict, write_yaml
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 from stellar_hub.training.run import JOURNAL_FILE, Run
@@ -80,6 +82,16 @@ def export_model(
     return final
 
 
+def is_exported(output: Path, num_steps: int) -> bool:
+    """Returns whether OUTPUT/model is the model after the last step, as its card says."""
+    card = output / MODEL_FOLDER / "README.md"
+    try:
+        section = read_section(card.read_text(encoding="utf-8"), SECTION, card)
+    except (OSError, ValueError):
+        return False
+    return section is not None and f"| steps | {num_steps} of {num_steps} |" in section
+
+
 def card_facts(run: Run, done: int) -> dict[str, object]:
     """Returns what the model's card says about a run after `done` steps."""
     optimization, accelerator = run.recipe.optimization, run.accelerator
@@ -98,18 +110,24 @@ def card_facts(run: Run, done: int) -> dict[str, object]:
 
 
 def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """Returns a recipe that can be published: absolute paths, which describe a machine, keep only their last part."""
+    """Returns a recipe that can be published.
+
+    Absolute paths, which describe a machine, keep only their last part, and addresses lose passwords and signatures.
+    """
     values = to_dict(recipe)
     model, data = values["model"], values["data"]
     for key in ("init", "vqgan"):
         model[key] = without_folders(model[key])
+    data["root"] = without_folders(data["root"])
     data["sources"] = [without_folders(source) for source in data["sources"]]
     return values
 
 
 def without_folders(path: str | None) -> str | None:
-    """Returns the last part of an absolute path, and anything else as it is."""
-    return os.path.basename(os.path.normpath(path)) if path is not None and os.path.isabs(path) else path
+    """Returns the last part of an absolute path, an address without its secrets, and anything else as it is."""
+    if path is None:
+        return None
+    return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else mask_secrets(path)
 
 
 def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:

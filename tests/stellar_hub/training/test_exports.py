@@ -10,7 +10,7 @@ from torch import Tensor
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.training import exports as module
-from stellar_hub.training.exports import export_model, push_export
+from stellar_hub.training.exports import export_model, is_exported, push_export
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.recipes.sections import Recipe
 from tests.hub_server import HubServer
@@ -75,6 +75,20 @@ class TestExport:
         assert str(tmp_path) not in card
         assert "sources: [mine, photos/b]" in card
         assert "init: start\n" in card
+
+    def test_card__tells_no_secret_of_an_address(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        source = "stream:https://alice:S3CRET@host/a.tar?X-Amz-Signature=S3CRET"
+        card = export(output, pixel_model, changed(recipe, f"data.sources=['{source}']", "data.root=/home/alice/x"))
+        text = (card / "README.md").read_text()
+        assert "S3CRET" not in text
+        assert "stream:https://***@host/a.tar?***" in text
+        assert "/home/alice" not in text
+
+    def test_exported__is_what_the_card_says(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        assert not is_exported(output, 4)
+        export(output, pixel_model, recipe)
+        assert is_exported(output, 4)
+        assert not is_exported(output, 8)
 
     def test_card__says_how_the_model_was_made(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
         card = (export(output, pixel_model, recipe) / "README.md").read_text()

@@ -114,3 +114,13 @@ def test_write_training_card__leaves_the_old_card_if_writing_fails(
         write_training_card(folder, section())
     assert (folder / "README.md").read_bytes() == before
     assert [path.name for path in folder.iterdir()] == ["README.md"]
+
+
+def test_training_section__shows_neither_passwords_nor_control_characters() -> None:
+    address = "stream:https://me:SECRET@host/a.tar?sig=SECRET"
+    yaml = f'data:\n  sources: ["{address}", "\u202eevil"]\n'
+    section = training_section(yaml, {"initialized from": f"{address}\x1b[31m\nx"}, {}, False, False)
+    assert "SECRET" not in section
+    assert "https://***@host/a.tar?***" in section
+    assert "\\u202eevil" in section
+    assert all(line.isprintable() for line in section.split("\n"))
