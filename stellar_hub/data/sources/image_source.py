@@ -27,12 +27,12 @@ class EncodedImage:
     Attributes:
         name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
         data: Bytes of the image file.
-        error: Why there are no bytes; None if there are. Reading such an image raises a ValueError that says so.
+        error: Why there are no bytes; empty if there are. Reading such an image raises a ValueError that says so.
     """
 
     name: str
     data: bytes
-    error: str | None = None
+    error: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -139,8 +139,10 @@ def check_file(image: ImageItem) -> None:
     """
     name = one_line(image)
     if isinstance(image, EncodedImage):
-        if image.error is not None:
-            raise ValueError(f"{name} cannot be read as an image: {image.error}")
+        if image.error:
+            raise ValueError(
+                image.error if name in image.error else f"{name} cannot be read as an image: {image.error}"
+            )
         size = len(image.data)
     else:
         try:

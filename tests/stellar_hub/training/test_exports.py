@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from stellar_hub.hub.card_sections import read_section
 from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.training import exports as module
-from stellar_hub.training.exports import copy_training, export_model, is_exported, push_export
+from stellar_hub.training.exports import export_model, is_exported, push_export
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.recipes.sections import Recipe
 from tests.hub_server import HubServer
+from tests.stellar_hub.data.sources.conftest import png
 from tests.stellar_hub.training.conftest import changed, files_up_to, recipe_for
 
-PNG = b"\x89PNG\r\n\x1a\n image"
+PNG = png(7)
 FACTS = {"steps": "4 of 4", "device": "1 x cpu", "images that could not be read": None}
 
 
@@ -54,6 +55,17 @@ class TestExport:
         with torch.inference_mode():
             expected = pixel_model.encode(images).semantics
             torch.testing.assert_close(loaded.encode(images).semantics, expected, rtol=0, atol=0)
+
+    def test_export__again_keeps_what_a_person_wrote_into_the_card(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe
+    ) -> None:
+        card = export(output, pixel_model, recipe) / "README.md"
+        (card.parent / "mine.png").write_bytes(PNG)
+        card.write_text(card.read_text().replace("# my-run\n", "# my-run\n\nBy hand. ![](mine.png)\n"))
+        again = export(output, pixel_model, recipe) / "README.md"
+        assert "\n\nBy hand. ![](mine.png)\n" in again.read_text()
+        assert again.read_text().count("## Training") == 1
+        assert (again.parent / "mine.png").read_bytes() == PNG
 
     def test_card__tells_no_absolute_path(
         self, output: Path, pixel_model: StellarModel, recipe: Recipe, tmp_path: Path
@@ -203,11 +215,3 @@ class TestPush:
         with pytest.raises(OSError, match=message):
             push_export(output, pixel_model, changed(recipe, "run.push_to_hub=user/mine").run)
         assert not hub.sent()
-
-    def test_copy_training__leaves_a_card_without_one_alone(self, pixel_model: StellarModel, tmp_path: Path) -> None:
-        pixel_model.save_pretrained(tmp_path / "plain")
-        pixel_model.save_pretrained(tmp_path / "target")
-        before = (tmp_path / "target" / "README.md").read_text()
-        copy_training(tmp_path / "plain", tmp_path / "target")
-        assert (tmp_path / "target" / "README.md").read_text() == before
-        assert not list((tmp_path / "target").glob("*.png"))

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stellar_hub.data.sources import ImageFolder
-from stellar_hub.hub.card_sections import read_section
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.training import train as module
 from stellar_hub.training.checkpoints import run_state
 from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER

@@ -55,6 +55,17 @@ def test_training_section__keeps_text_within_its_cell() -> None:
     assert "| folders | a\\|b c |\n" in text
 
 
+def test_training_section__shows_neither_secrets_nor_control_characters_nor_marks() -> None:
+    address = "https://me:SECRET@host/a.tar?sig=SECRET"
+    facts = {"initialized from": f"<b>\x1b[31m {address}"}
+    text = section(facts=facts, recipe_yaml=f"sources: ['stream:{address}', '<!-- /training -->', '\x1b[2J']\n")
+    assert "SECRET" not in text
+    assert "\x1b" not in text
+    assert "<!--" not in text
+    assert "<b>" not in text
+    assert "https://***@host/a.tar?***" in text
+
+
 def test_training_section__fences_a_recipe_with_fences() -> None:
     text = section(recipe_yaml="note: '```'\n")
     assert "````yaml\nnote: '```'\n````" in text
