@@ -48,8 +48,10 @@ class Journal:
         try:
             with open(self.path, "ab") as file:
                 file.write(line)
-        except OSError as error:  # that of a full disk names no file
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error  # that of a full disk names no file
 
     def truncate_after(self, step: int) -> Path | None:
         """Removes the lines of later steps and a last line that was cut short; a run that resumes writes them again.
