@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.scenes import draw_scene
 from stellar_hub.data.sources import EncodedImage, read_image
+from stellar_hub.data.sources.image_source import encoded_and_name
 from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views
-from stellar_hub.data.views.view_maker import read_for_views, reduction_factor, to_uint8
+from stellar_hub.data.views.view_maker import reduction_factor, to_uint8
+from stellar_hub.modeling.image_loading import load_reduced
 
 VIEWS = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
 
@@ -28,6 +31,13 @@ def photo(height: int = 600, width: int = 800, kind: str = "JPEG", orientation: 
         exif[0x0112] = orientation
     image.save(buffer, format=kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
     return EncodedImage("photo", buffer.getvalue())
+
+
+def read_for_views(
+    image: EncodedImage | Path, plan: Callable[[int, int], list[View]]
+) -> tuple[Tensor, tuple[int, int]]:
+    source, name = encoded_and_name(image)
+    return load_reduced(source, lambda height, width: reduction_factor(plan(height, width)), name)
 
 
 def entire_image(height: int, width: int, size: int) -> list[View]:
@@ -138,14 +148,13 @@ class TestViews:
             cut = cut_views(sample["image"], sample[f"{kind}_boxes"], size)
             torch.testing.assert_close(cut.int(), expected[f"{kind}_views"].int(), rtol=0, atol=3)
 
-    def test_header_that_cannot_be_read__is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_exif_that_cannot_be_read__does_not_cost_the_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def damaged(self: Image.Image) -> None:
             raise SyntaxError("EXIF is damaged")
 
         encoded = photo(40, 50)
         monkeypatch.setattr(Image.Image, "getexif", damaged)
-        with pytest.raises(ValueError, match=r"photo .*EXIF"):
-            read_for_views(encoded, lambda height, width: entire_image(height, width, 8))
+        assert read_for_views(encoded, lambda height, width: entire_image(height, width, 8))[1] == (40, 50)
 
     def test_missing_file__is_named(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
