@@ -31,9 +31,9 @@ OPTIONS = {
     "vqgan=": "--vqgan",
 }
 FULL_DISK = {
-    errno.ENOSPC: "no space is left on the disk",
-    errno.EDQUOT: "the quota of the disk is used up",
-    errno.EFBIG: "the limit on the size of a file is reached",
+    errno.ENOSPC: "No space left on device",
+    errno.EDQUOT: "Disk quota exceeded",
+    errno.EFBIG: "File too large for the disk or the limit on the size of files",
 }
 NO_MEMORY = "can't allocate memory|failed to map segment|Cannot allocate memory"
 OUT_OF_MEMORY = "out of memory: use smaller images, a smaller batch or fewer workers, or allow the process more memory"

@@ -79,7 +79,7 @@ def _check_output(paths: Sequence[Path], output: Path) -> None:
 
 def _find_files(paths: Sequence[Path], output: Path, other_suffixes: Collection[str]) -> list[tuple[Path, str]]:
     """Returns each file with the name that its output has in the output folder, before the suffix is replaced."""
-    from stellar_hub.data.sources import IMAGE_SUFFIXES, find_images
+    from stellar_hub.data.sources import IMAGE_SUFFIXES, scan_images
 
     folders = {path.resolve() for path in paths if path.is_dir()}
     found: dict[Path, str] = {}
@@ -87,8 +87,10 @@ def _find_files(paths: Sequence[Path], output: Path, other_suffixes: Collection[
     for path in paths:
         if path.is_dir():
             prefix = path.resolve().name if len(folders) > 1 else ""
-            names = find_images(path, IMAGE_SUFFIXES | set(other_suffixes))
-            found |= {path / name: os.path.join(prefix, name) for name in names}
+            images = scan_images(path, IMAGE_SUFFIXES | set(other_suffixes))
+            found |= {path / name: os.path.join(prefix, name) for name in images.names}
+            for note in images.notes:
+                warn(f"note: {path}: {note}")
         elif _is_system_file(path):
             system_files.append(path)
         else:
