@@ -35,6 +35,9 @@ LIMITS = {
     "model_parameters": Limit(2**35, "parameters", "The number of parameters of a model that is built."),
     "tensor_elements": Limit(2**33, "elements", "The size of one tensor in a checkpoint or a file of S and L."),
     "archive_members": Limit(2**27, "members", "The number of members of one tar file."),
+    "table_expansion": Limit(
+        1000, "times its bytes", "How much larger the content of a parquet file may be than it is."
+    ),
     "text_bytes": Limit(2**31, "bytes", "The size of a list of images or a CSV file."),
 }
 

@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, load_rgb, pil_to_rgb
+from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.safe_paths import regular_file
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
 
 # The word for images that fingerprints hash. It stays as it was: checkpoints and stores hold fingerprints.
@@ -25,10 +28,12 @@ class EncodedImage:
     Attributes:
         name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
         data: Bytes of the image file.
+        error: Why there are no bytes; None if there are. Reading such an image raises a ValueError that says so.
     """
 
     name: str
     data: bytes
+    error: str | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -51,10 +56,18 @@ class ImageSource(Protocol):
 
 
 class StoredSource(ImageSource, Protocol):
-    """A source that can tell whether it has changed."""
+    """A source that can tell whether it has changed.
+
+    A source may also have `notes`, sentences on what was passed over, and `damaged`, the files that could not be read
+    to their end.
+    """
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of what identifies the images in their order, wherever they are stored."""
+        ...
+
+    def stamp(self, index: int) -> str:
+        """Returns a short text that changes when the file of an image changes; "" where that is not known."""
         ...
 
 
@@ -84,6 +97,7 @@ def open_undecoded(image: ImageItem) -> Image.Image:
         FileNotFoundError: if the path does not exist.
         ValueError: if it cannot be read as an image. The message names the image and is the same at every try.
     """
+    check_file(image)
     try:
         return Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image)
     except FileNotFoundError:
@@ -93,6 +107,27 @@ def open_undecoded(image: ImageItem) -> Image.Image:
         raise ValueError(f"{image} cannot be read as an image: it is of no known format") from error
     except UNREADABLE as error:
         raise ValueError(f"{image} cannot be read as an image: {error}") from error
+
+
+def check_file(image: ImageItem) -> None:
+    """Raises an error if an image cannot be read because of its file: nothing is decoded.
+
+    Raises:
+        OSError: if the path does not exist or cannot be looked at.
+        ValueError: if the path is a pipe, a device, a socket or a folder, the file is larger than the limit, or a row
+            of a table has no image. The message names it.
+    """
+    name = one_line(image)
+    if isinstance(image, EncodedImage):
+        if image.error is not None:
+            raise ValueError(f"{name} cannot be read as an image: {image.error}")
+        size = len(image.data)
+    else:
+        try:
+            size = regular_file(image).stat().st_size
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such image file: {name}") from None
+    check_limit("image_bytes", size, name)
 
 
 def read_image(image: ImageItem) -> Tensor:
@@ -106,6 +141,7 @@ def read_image(image: ImageItem) -> Tensor:
         ValueError: if it cannot be read as an image. The message names it.
     """
     if not isinstance(image, EncodedImage):
+        check_file(image)
         return load_rgb(image)
     with open_undecoded(image) as opened:
         return pil_to_rgb(decode_image(opened, image.name), image.name)
@@ -116,7 +152,9 @@ def image_digest(image: ImageItem) -> str:
 
     Raises:
         OSError: if the path cannot be read.
+        ValueError: as in `check_file`.
     """
+    check_file(image)
     data = image.data if isinstance(image, EncodedImage) else Path(image).read_bytes()
     return hashlib.sha256(data).hexdigest()
 

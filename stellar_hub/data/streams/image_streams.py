@@ -1,6 +1,7 @@
 """What a stream of images is, and the two kinds: tar files, through fsspec (http, s3, hf, ...), and tables."""
 
 import hashlib
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,11 @@ from typing import Any, Protocol, Self
 import fsspec
 
 from stellar_hub.data.sources.image_source import EncodedImage
-from stellar_hub.data.sources.table import HubDataset, datasets_library, select_image_column
+from stellar_hub.data.sources.table import HubDataset, file_of_cell, given, image_of_cell, select_image_column
+from stellar_hub.data.sources.table_files import BATCH_ROWS, check_parquet, datasets_library, reading_table
 from stellar_hub.data.sources.tar_shards import is_image
+from stellar_hub.modeling.safe_paths import read_bounded
+from stellar_hub.modeling.safe_text import one_line
 
 # Errors of tarfile that mean damage, although it stops silently at them. `EOFHeaderError` is its true end.
 _DAMAGED_HEADERS = ("InvalidHeaderError", "TruncatedHeaderError", "EmptyHeaderError")
@@ -93,6 +97,7 @@ class TableStream:
         table: A `datasets.IterableDataset`. Its shards are the stream's.
         name: Name of the table for messages.
         column: Column of images. None: the only one there is.
+        root: Folder below which cells may name files. None: cells without bytes cannot be read.
 
     Attributes:
         shards: Names of the shards.
@@ -101,22 +106,40 @@ class TableStream:
         ValueError: if the column is missing, or there are several columns of images.
     """
 
-    def __init__(self, table: Any, name: str, column: str | None = None):
-        if table.features is None:  # some formats know their columns after the first row only
-            table = table._resolve_features()
+    def __init__(self, table: Any, name: str, column: str | None = None, root: str | os.PathLike[str] | None = None):
+        with reading_table(name):
+            if table.features is None:  # some formats know their columns after the first row only
+                table = table._resolve_features()
         self.table, self.column = select_image_column(table, name, column)
+        self.roots = tuple(os.path.abspath(each) for each in given(root))
         self.shards = tuple(f"{name}, part {number}" for number in range(self.table.num_shards))
 
     @classmethod
-    def from_hub(cls, name: str, column: str | None = None) -> "TableStream":
+    def from_hub(
+        cls, name: str, column: str | None = None, root: str | os.PathLike[str] | None = None
+    ) -> "TableStream":
         """Opens a split of a data set on the Hub. See `HubDataset.parse`."""
-        return cls(HubDataset.parse(name).load(streaming=True), name, column)
+        return cls(HubDataset.parse(name).load(streaming=True), name, column, root)
 
     @classmethod
-    def from_parquet(cls, files: Sequence[str], column: str | None = None) -> "TableStream":
-        """Opens parquet files, a shard each: paths, or addresses that `datasets` reads."""
-        table = datasets_library().load_dataset("parquet", data_files=list(files), split="train", streaming=True)
-        return cls(table, Path(files[0]).name, column)
+    def from_parquet(
+        cls, files: Sequence[str], column: str | None = None, root: str | os.PathLike[str] | None = None
+    ) -> "TableStream":
+        """Opens parquet files, a shard each: paths, or addresses that `datasets` reads.
+
+        Raises:
+            FileNotFoundError: if a file of this machine does not exist.
+            ValueError: if one is damaged, or declares more than there can be in it.
+        """
+        for file in files:
+            if "://" not in file:
+                check_parquet(file)
+        name = Path(files[0]).name
+        with reading_table(name):
+            table = datasets_library().load_dataset(
+                "parquet", data_files=list(files), split="train", streaming=True, batch_size=BATCH_ROWS
+            )
+        return cls(table, name, column, root)
 
     def read(self, shard: int) -> Iterator[EncodedImage]:
         """Reads the images of a shard, row by row; see `ImageStream.read`."""
@@ -127,12 +150,25 @@ class TableStream:
             try:
                 row = next(rows, None)
             except Exception as error:  # pyarrow, fsspec and datasets raise different ones
-                raise DamagedShardError(f"{name}, row {number}: {error}") from error
+                raise DamagedShardError(f"{name}, row {number}: {one_line(error)}") from error
             if row is None:
                 return
-            cell = row[self.column] or {}
-            yield EncodedImage(f"{name}, row {number}", cell.get("bytes") or b"")
+            yield self._image(f"{name}, row {number}", row[self.column])
             number += 1
+
+    def _image(self, name: str, cell: Any) -> EncodedImage:
+        """Returns the image of a cell: its bytes, or those of the file that it names, if that is below the root."""
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if isinstance(data, bytes):
+            return image_of_cell(name, data)
+        path = cell.get("path") if isinstance(cell, dict) else None
+        image = file_of_cell(name, path if isinstance(path, str) else "", self.roots)
+        if isinstance(image, EncodedImage):
+            return image
+        try:
+            return image_of_cell(name, read_bounded(image, "image_bytes", self.roots[0]))
+        except (OSError, ValueError) as error:
+            return EncodedImage(name, b"", str(error))
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the table's name and its number of shards."""

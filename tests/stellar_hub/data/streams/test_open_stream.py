@@ -33,7 +33,7 @@ def test_parquet__is_a_table(tmp_path: Path) -> None:
 
 
 def test_hub_name__goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TableStream, "from_hub", classmethod(lambda cls, name: name))
+    monkeypatch.setattr(TableStream, "from_hub", classmethod(lambda cls, name, root: name))
     assert open_stream(["stream:hub:owner/name:test"]) == "owner/name:test"
 
 
