@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import given
@@ -8,17 +7,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from stellar_hub.features.rows import ImageRecord
-from stellar_hub.old_names import old_names
 from stellar_hub.store.files import (
     check_shard,
-    open_index,
     open_shard,
     read_records,
     records_from_json,
     records_to_json,
-    records_to_table,
-    table_to_records,
-    write_index,
     write_shard,
 )
 
@@ -83,46 +77,3 @@ boxes = st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 4)
 @given(st.lists(st.builds(ImageRecord, st.integers(0, 2**40), st.text(), sizes, boxes, st.none() | st.text())))
 def test_records__come_back_exactly(records: list[ImageRecord]) -> None:
     assert records_from_json(records_to_json(records)) == records
-
-
-INDEXED = [ImageRecord(0, "a", (3, 4), (0.5, 0.25, 3.0, 4.0)), ImageRecord(1, "ü", error="cut short")]
-
-
-def test_records__come_back_out_of_a_table() -> None:
-    assert table_to_records(records_to_table(INDEXED)) == INDEXED
-    assert records_to_table(INDEXED).schema.names[:2] == ["row", "image"]
-
-
-def test_index__is_a_table_anyone_can_read(tmp_path: Path) -> None:
-    assert write_index(tmp_path / "index.parquet", [INDEXED, [ImageRecord(2, "c", error="x")]]) == (1, 2)
-    table = pyarrow.parquet.read_table(tmp_path / "index.parquet").to_pylist()
-    assert table[1] == {
-        "row": 1,
-        old_names("store_format_1")["image"]: "ü",  # as the first stores have it
-        "original_height": None,
-        "original_width": None,
-        "crop_top": None,
-        "crop_left": None,
-        "crop_bottom": None,
-        "crop_right": None,
-        "status": "error",
-        "error": "cut short",
-    }
-    assert table[0]["crop_left"] == 0.25
-
-
-def test_index__has_the_same_bytes_each_time(tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        write_index(tmp_path / name, [INDEXED])
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
-
-
-def test_damage__is_found(tmp_path: Path) -> None:
-    path = tmp_path / "index.parquet"
-    write_index(path, [INDEXED])
-    open_index(path, 2)
-    with pytest.raises(ValueError, match=r"2 rows.*3"):
-        open_index(path, 3)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="damaged"):
-        open_index(path, 2)

@@ -17,9 +17,9 @@ from stellar_hub.features.rows import ImageRecord
 from stellar_hub.old_names import old_names
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.files import write_shard
+from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.manifest import (
     Manifest,
-    StoreLock,
     differences,
     remove_unfinished,
     shard_path,
