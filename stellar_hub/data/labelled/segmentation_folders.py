@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stellar_hub.data.sources.files import find_images
 from stellar_hub.measures import UNLABELLED
-from stellar_hub.modeling.image_loading import upright_size
+from stellar_hub.modeling.image_loading import read_size
 from stellar_hub.old_names import old_names
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
@@ -47,7 +47,7 @@ class SegmentationImages:
         """
         path = self.masks[index]
         mask = read_mask(path)
-        height, width = _upright_size(self.images[index])
+        height, width = read_size(self.images[index])
         if tuple(mask.shape) != (height, width):
             raise ValueError(
                 f"the mask {path} must have the size of its image, {height} x {width} pixels, "
@@ -141,16 +141,3 @@ def read_mask(path: Path) -> Tensor:
     if values.max() > UNLABELLED or values.min() < 0:
         raise ValueError(f"the mask {path} must hold numbers from 0 to 255, got {values.min()} to {values.max()}")
     return torch.from_numpy(values.astype(np.uint8))
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Returns an image's height and width with its EXIF orientation applied; only the header is read.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return upright_size(image, str(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error

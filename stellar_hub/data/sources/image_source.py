@@ -1,20 +1,19 @@
 """What a source of images is, and how the images that it returns are read."""
 
 import hashlib
-import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, load_rgb, pil_to_rgb
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import regular_file
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.old_names import old_names
 
 # The word for images that fingerprints hash. It stays as it was: checkpoints and stores hold fingerprints.
@@ -67,12 +66,24 @@ class StoredSource(ImageSource, Protocol):
         ...
 
     def stamp(self, index: int) -> str:
-        """Returns a short text that changes when the file of an image changes; "" where that is not known."""
+        """Returns a short text that changes when the file that holds an image changes; "" where that is unknown."""
         ...
 
 
 class IndexedSource(ABC, Generic[ImageItemT]):
-    """A base class of sources: it checks indices and iterates over all images."""
+    """A base class of sources: it checks indices and iterates over all images.
+
+    Attributes:
+        notes: What was passed over and why, such as "7 files are not images by their suffix (.xyz)".
+        damaged: Parts that could not be read to their end, each as "path: reason".
+    """
+
+    notes: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    def stamp(self, index: int) -> str:
+        """Returns a short text that changes when the file that holds an image changes; "" where that is unknown."""
+        return ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -90,23 +101,32 @@ class IndexedSource(ABC, Generic[ImageItemT]):
         return (self[index] for index in range(len(self)))
 
 
-def open_undecoded(image: ImageItem) -> Image.Image:
-    """Opens an image and reads its header only.
+def file_stamp(path: str | os.PathLike[str]) -> str:
+    """Returns the stamp of a file: its size in bytes and the time of its last change; "" if it does not exist."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def stamp_of(source: ImageSource, index: int) -> str:
+    """Returns the stamp of an image of any source; that of a path in a list is `file_stamp`."""
+    if hasattr(source, "stamp"):
+        return str(source.stamp(index))
+    image = source[index]
+    return file_stamp(image) if isinstance(image, str | os.PathLike) else ""
+
+
+def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:
+    """Returns what `load_rgb` takes for an image of a source, a path or bytes, and the name for errors.
 
     Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if it cannot be read as an image. The message names the image and is the same at every try.
+        OSError: as in `check_file`.
+        ValueError: as in `check_file`.
     """
     check_file(image)
-    try:
-        return Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image)
-    except FileNotFoundError:
-        raise
-    except UnidentifiedImageError as error:
-        # Pillow names bytes by their address in memory: a run would count the same image as a new one at every try.
-        raise ValueError(f"{image} cannot be read as an image: it is of no known format") from error
-    except UNREADABLE as error:
-        raise ValueError(f"{image} cannot be read as an image: {error}") from error
+    return (image.data, image.name) if isinstance(image, EncodedImage) else (image, str(image))
 
 
 def check_file(image: ImageItem) -> None:
@@ -119,8 +139,10 @@ def check_file(image: ImageItem) -> None:
     """
     name = one_line(image)
     if isinstance(image, EncodedImage):
-        if image.error is not None:
-            raise ValueError(f"{name} cannot be read as an image: {image.error}")
+        if image.error:
+            raise ValueError(
+                image.error if name in image.error else f"{name} cannot be read as an image: {image.error}"
+            )
         size = len(image.data)
     else:
         try:
@@ -138,13 +160,10 @@ def read_image(image: ImageItem) -> Tensor:
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if it cannot be read as an image. The message names it.
+        OSError: if the machine fails to read the file.
+        UnreadableImageError: if it cannot be read as an image. The message names it and is the same at every try.
     """
-    if not isinstance(image, EncodedImage):
-        check_file(image)
-        return load_rgb(image)
-    with open_undecoded(image) as opened:
-        return pil_to_rgb(decode_image(opened, image.name), image.name)
+    return load_rgb(*encoded_and_name(image))
 
 
 def image_digest(image: ImageItem) -> str:
@@ -159,7 +178,8 @@ def image_digest(image: ImageItem) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def skipped_entry(image: ImageItem, error: Exception) -> str:
-    """Returns "path: error" for an image that cannot be read, naming the path once."""
-    path = str(image)
-    return f"{path}: {str(error).removeprefix(path).strip(' :')}"
+def skipped_entry(image: object, error: Exception) -> str:
+    """Returns "path: error" on one line for an image that cannot be read, naming the path once."""
+    path = escape_control(str(image))
+    reason = one_line(str(error).removeprefix(path).strip(" :")) or type(error).__name__
+    return f"{path}: {NOT_THE_IMAGES_FAULT if is_passing_fault(error) else ''}{reason}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from stellar_hub.data.sources.combined import JoinedSources
 from stellar_hub.data.sources.open_sources import check_root, expand_pattern, expand_range, open_sources
 from stellar_hub.data.sources.table import TABLE_PREFIX
-from stellar_hub.data.streams.image_streams import ImageStream, TableStream, TarStream
+from stellar_hub.data.streams.image_streams import ImageStream, TableStream, TarStream, file_name, shown_address
 
 STREAM_PREFIX = "stream:"
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -52,22 +52,28 @@ def open_stream(names: Sequence[str], root: str | os.PathLike[str] | None = None
     if not names or not all(name.startswith(STREAM_PREFIX) for name in names):
         raise ValueError(
             f'streams and sources cannot be mixed: all names or none must begin with "{STREAM_PREFIX}", '
-            f"got {list(names)}"
+            f"got {[shown_address(str(name)) for name in names]}"
         )
     check_root(root)
     plain = [name.removeprefix(STREAM_PREFIX) for name in names]
-    if all(name.split("?")[0].lower().endswith(TAR_SUFFIXES) for name in plain):
+    if all(file_name(name).lower().endswith(TAR_SUFFIXES) for name in plain):
         return TarStream([path for name in plain for path in _expand(name)])
     if len(plain) == 1 and plain[0].startswith(TABLE_PREFIX):
         return TableStream.from_hub(plain[0].removeprefix(TABLE_PREFIX), root=root)
-    if all(name.lower().endswith(".parquet") for name in plain):
+    if all(file_name(name).lower().endswith(".parquet") for name in plain):
         return TableStream.from_parquet([path for name in plain for path in _expand(name)], root=root)
     raise ValueError(
-        f"{list(names)} cannot be read as a stream; name tar files ({', '.join(TAR_SUFFIXES)}), parquet files, or one "
+        f"{[shown_address(name) for name in names]} cannot be read as a stream; "
+        f"name tar files ({', '.join(TAR_SUFFIXES)}), parquet files, or one "
         f"{STREAM_PREFIX}{TABLE_PREFIX}OWNER/NAME"
     )
 
 
 def _expand(pattern: str) -> list[str]:
     """Returns the files of a pattern. In addresses of another host only "{000..127}" is expanded."""
-    return expand_range(pattern) if "://" in pattern else expand_pattern(pattern)
+    if "://" not in pattern:
+        return expand_pattern(pattern)
+    try:
+        return expand_range(pattern)
+    except ValueError as error:
+        raise ValueError(str(error).replace(pattern, shown_address(pattern))) from None

@@ -21,8 +21,8 @@ def test_pattern__is_expanded(shards: list[Path]) -> None:
 def test_addresses__are_not_looked_for_here() -> None:
     stream = open_stream(["stream:https://example.org/s-{0..1}.tar.gz?key=1", "stream:s3://bucket/a.tar"])
     assert stream.shards == (
-        "https://example.org/s-0.tar.gz?key=1",
-        "https://example.org/s-1.tar.gz?key=1",
+        "https://example.org/s-0.tar.gz?***",
+        "https://example.org/s-1.tar.gz?***",
         "s3://bucket/a.tar",
     )
 
