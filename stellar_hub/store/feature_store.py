@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stellar_hub.features.rows import FeatureBatch, FeatureRow
 from stellar_hub.modeling.safe_text import escape_control, one_line
-from stellar_hub.store.files import check_shard
+from stellar_hub.store.files import check_shard, open_shard
 from stellar_hub.store.manifest import incompatibilities, shard_path
 from stellar_hub.store.origin import folder_of, open_named_source, stale_rows
 from stellar_hub.store.reader import StoreReader
@@ -230,6 +230,7 @@ class FeatureStore(StoreReader):
             rows = self.manifest.rows_of_shard(number)
             try:
                 check_shard(shard_path(self.path, number), rows, self.manifest.plan)
+                self._check_tie(open_shard(shard_path(self.path, number), rows), number)
                 self._index.records(number)
             except ValueError as error:
                 lines.append(str(error))

@@ -4,10 +4,11 @@ The header of a shard names the rows and the extraction, and holds the SHA-256 o
 without any other file.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stellar_hub.store.tensor_format import stored_layout
 
 RECORDS = "records"  # name of the tensor that holds the records, as bytes of JSON
 _HEADER = "stellar_hub"  # a single key: safetensors writes several keys in an order that changes from file to file
+NUM_CHECK_DIGITS = 8
 _checked: set[tuple[object, ...]] = set()  # files whose content this process has compared with its SHA-256
 
 
@@ -73,6 +75,8 @@ def write_shard(
     contents[RECORDS] = torch.frombuffer(bytearray(records_to_json(records)), dtype=torch.uint8)
     header = asdict(ShardHeader(rows.start, len(rows), plan, tensors_sha256(contents), stamps))
     kept = {name: value for name, value in header.items() if value is not None}
+    if stamps is not None:
+        kept["stamps"] = stamps + _check_digits(stamps)
     write_whole(path, serialize(contents, metadata={_HEADER: json.dumps(kept, sort_keys=True)}))
 
 
@@ -105,7 +109,18 @@ def header_of(file: Any) -> ShardHeader:
     Raises:
         LookupError, TypeError, ValueError: if the file is not a shard.
     """
-    return ShardHeader(**json.loads((file.metadata() or {})[_HEADER]))
+    header = ShardHeader(**json.loads((file.metadata() or {})[_HEADER]))
+    if header.stamps is None:
+        return header
+    stamps = header.stamps[:-NUM_CHECK_DIGITS]
+    if header.stamps != stamps + _check_digits(stamps):
+        raise ValueError("the stamps in its header are not what was written")
+    return replace(header, stamps=stamps)
+
+
+def _check_digits(stamps: str) -> str:
+    """Returns digits that tell a damaged digest of stamps from one of other images."""
+    return hashlib.sha256(stamps.encode()).hexdigest()[:NUM_CHECK_DIGITS]
 
 
 def open_shard_of(manifest: Manifest, folder: Path, number: int, check: bool = True) -> Any:

@@ -74,12 +74,15 @@ def table_to_records(table: Any) -> list[ImageRecord]:
     return records
 
 
-def write_index(path: Path, shards: Iterable[Sequence[ImageRecord]]) -> tuple[int, int]:
+def write_index(
+    path: Path, shards: Iterable[Sequence[ImageRecord]], contents: Sequence[str] | None = None
+) -> tuple[int, int]:
     """Writes the index, with one row group for each shard.
 
     Args:
         path: File of the index.
         shards: Records of each shard, in the order of rows.
+        contents: SHA-256 of the content of each shard, which ties the shards to the index; None ties none.
 
     Returns:
         The number of rows that are ok, and the number of rows with an error.
@@ -99,7 +102,7 @@ def write_index(path: Path, shards: Iterable[Sequence[ImageRecord]]) -> tuple[in
             ok.update(bytes(is_ok))
             digests.append(_digest(table_to_records(table)))  # as they are read later
             num_ok, num_errors = num_ok + sum(is_ok), num_errors + len(is_ok) - sum(is_ok)
-        known = {"ok": ok.hexdigest(), "num_ok": num_ok, "records": digests}
+        known = {"ok": ok.hexdigest(), "num_ok": num_ok, "records": digests, "shards": contents}
         writer.add_key_value_metadata({_DIGESTS: json.dumps(known, sort_keys=True).encode()})
     write_whole(path, buffer.getvalue())
     return num_ok, num_errors
@@ -128,6 +131,11 @@ class StoreIndex:
         ):
             raise ValueError(f"the index {path} is damaged: its parts are not those of the shards")
         self._known = self._digests()
+
+    @property
+    def contents(self) -> Sequence[str] | None:
+        """SHA-256 of the content of each shard; None if the index does not know them."""
+        return None if self._known is None else self._known["shards"]
 
     def records(self, number: int) -> list[ImageRecord]:
         """Returns the records of a shard.
@@ -186,7 +194,8 @@ class StoreIndex:
         try:
             known = json.loads(text)
             is_right = len(known["records"]) == self.manifest.num_shards and isinstance(known["ok"], str)
-            num_ok = known["num_ok"]
+            num_ok, contents = known["num_ok"], known["shards"]
+            is_right = is_right and (contents is None or len(contents) == self.manifest.num_shards)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"the index {self.path} is damaged ({one_line(error)})") from error
         if not is_right or (self.manifest.counts is not None and num_ok != self.manifest.counts["ok"]):

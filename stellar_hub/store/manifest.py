@@ -83,13 +83,7 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: if it cannot be written, for example because the disk is full; the message names the file.
     """
     remove_unfinished(path)
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        if path.name in str(error):
-            raise
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"{path} cannot be written: {reason}; the same command resumes") from error
+    write_atomically(path, data)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from stellar_hub.features.names import in_table_order
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.store.files import header_of, open_shard, open_shard_of
 from stellar_hub.store.index import StoreIndex
-from stellar_hub.store.manifest import INDEX, Manifest, shard_path
+from stellar_hub.store.manifest import INDEX, Manifest, shard_path, spell_rows
 from stellar_hub.store.row_selection import Rows, runs_of, select_rows
 from stellar_hub.store.tensor_format import SCALE, from_stored
 
@@ -73,9 +73,9 @@ class StoreReader:
         digest = hashlib.sha256()
         for number in range(self.manifest.num_shards):
             rows = self.manifest.rows_of_shard(number)
-            digest.update(
-                header_of(open_shard(shard_path(self.path, number), rows, self.manifest.plan)).sha256.encode()
-            )
+            file = open_shard(shard_path(self.path, number), rows, self.manifest.plan)
+            self._check_tie(file, number)
+            digest.update(header_of(file).sha256.encode())
         return digest.hexdigest()
 
     def shape(self, output: str) -> tuple[int, ...]:
@@ -169,9 +169,17 @@ class StoreReader:
             return self._shards[number]
         try:
             opened = open_shard_of(self.manifest, self.path, number, self.check)
+            self._check_tie(opened, number)
         except ValueError as error:
             raise ValueError(f"{error}; {_REMEDY}") from error
         self._shards[number] = opened
         if len(self._shards) > MAX_OPEN:
             self._shards.popitem(last=False)
         return opened
+
+    def _check_tie(self, file: Any, number: int) -> None:
+        """Raises ValueError unless an open shard is the one that the index was made from."""
+        contents = self._index.contents
+        if contents is not None and header_of(file).sha256 != contents[number]:
+            rows = spell_rows(self.manifest.rows_of_shard(number))
+            raise ValueError(f"{rows} cannot be trusted: {shard_path(self.path, number)} is not the shard of the index")

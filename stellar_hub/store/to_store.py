@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from stellar_hub.data.sources import StoredSource
 from stellar_hub.data.views.augmented_view import AugmentedView
@@ -15,7 +16,7 @@ from stellar_hub.features.preparation import check_at_least
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.store.extract_shards import extract_shards
-from stellar_hub.store.files import open_shard, pyarrow, read_records
+from stellar_hub.store.files import header_of, open_shard, pyarrow, read_records
 from stellar_hub.store.index import StoreIndex, write_index
 from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.manifest import INDEX, Manifest, remove_all_unfinished, shard_path
@@ -210,11 +211,13 @@ def complete(folder: Path, plan: Manifest) -> Manifest:
     numbers = range(plan.num_shards)
     if not all(shard_path(folder, number).exists() for number in numbers):
         return plan
-    records = (
-        read_records(open_shard(shard_path(folder, number), plan.rows_of_shard(number), plan.plan))
-        for number in numbers
-    )
-    completed = plan.with_counts(*write_index(folder / INDEX, records))
+
+    def opened(number: int) -> Any:
+        return open_shard(shard_path(folder, number), plan.rows_of_shard(number), plan.plan)
+
+    contents = [header_of(opened(number)).sha256 for number in numbers]
+    records = (read_records(opened(number)) for number in numbers)
+    completed = plan.with_counts(*write_index(folder / INDEX, records, contents))
     StoreIndex(folder / INDEX, completed)
     completed.write(folder)
     return completed

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from stellar_hub.features.rows import ImageRecord
+from stellar_hub.modeling import atomic_write
 from stellar_hub.store.files import (
     check_shard,
+    header_of,
     open_shard,
     read_records,
     records_from_json,
@@ -38,7 +42,10 @@ def test_shard__has_the_same_bytes_each_time(shard: Path, tmp_path: Path) -> Non
     assert (tmp_path / "again.safetensors").read_bytes() == shard.read_bytes()
 
 
-def test_any_changed_byte__is_found(shard: Path) -> None:
+@pytest.mark.parametrize("stamps", [None, "0f" * 32])
+def test_any_changed_byte__is_found(shard: Path, stamps: str | None) -> None:
+    write_shard(shard, range(2, 4), TENSORS, RECORDS, "plan", stamps)
+    assert header_of(open_shard(shard, range(2, 4))).stamps == stamps
     data = shard.read_bytes()
     for place in range(len(data)):
         shard.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
@@ -50,6 +57,18 @@ def test_any_changed_byte__is_found(shard: Path) -> None:
 def test_other_shard__is_refused(shard: Path, rows: range, plan: str) -> None:
     with pytest.raises(ValueError, match="another extraction"):
         open_shard(shard, rows, plan)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_full_disk__is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(atomic_write.os, "fsync", fail)
+    with pytest.raises(OSError, match=rf"{os.strerror(code)}.*7\.safetensors") as caught:
+        write_shard(tmp_path / "7.safetensors", range(2, 4), TENSORS, RECORDS, "plan")
+    assert caught.value.errno == code
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_shard__says_which_rows(tmp_path: Path) -> None:
