@@ -88,9 +88,10 @@ def _unreachable(store: FeatureStore, output: str, factory: str, index: Any) -> 
     A graph links each vector to its nearest neighbours. If more of them are equal than it has links, they link to each
     other alone, and a search that comes upon them never leaves them.
     """
-    most_equal = int(
-        torch.cat([_hashes(part) for _, part in _vectors_with_ids(store, output)]).unique(return_counts=True)[1].max()
-    )
+    hashes = [_hashes(part) for _, part in _vectors_with_ids(store, output)]
+    if not hashes:
+        return ""
+    most_equal = int(torch.cat(hashes).unique(return_counts=True)[1].max())
     digits = re.match(r"HNSW(\d+)", factory, re.IGNORECASE)
     if most_equal > int(digits[1] if digits else 32):
         return f"{most_equal} vectors are equal"

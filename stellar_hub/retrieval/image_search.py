@@ -24,7 +24,7 @@ def search_images(
     Args:
         store: Store that holds `output`.
         queries: Vectors of the same model and preprocessing, `(Q, d)`, as a tensor or an array. Their lengths do not
-            matter. Or images: a path, a PIL image, or a list of these.
+            matter. Or images: a path, or a list of paths.
         k: Number of images to find for each query. A smaller store returns fewer.
         output: Feature to compare, "pooled" or "cls".
         model: Model that made the store, which encodes queries that are images. None takes the one that
@@ -62,7 +62,7 @@ def search_sets(
     Args:
         store: Store that holds "S", and "pooled" if `num_candidates` is given.
         queries: `S` of each query, `(Q, r, d)`, of the same model and preprocessing, as a tensor or an array. Or
-            images: a path, a PIL image, or a list of these.
+            images: a path, or a list of paths.
         k: Number of images to find for each query. A smaller store returns fewer.
         num_candidates: Number of images to match for each query: the nearest ones by pooled vectors. None matches all.
         epsilon: Weight of the entropy in the matching, above 0.

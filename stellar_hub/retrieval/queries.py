@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from stellar_hub.features.backbones.backbone import Backbone
@@ -17,7 +16,7 @@ from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.conversions import check_weights
 
-ImageQuery = str | os.PathLike[str] | Image.Image
+ImageQuery = str | os.PathLike[str]
 Queries = Tensor | np.ndarray | ImageQuery | Sequence[ImageQuery]
 
 
@@ -28,7 +27,7 @@ def as_queries(
 
     Args:
         store: Store to search.
-        queries: Features `(Q, ...)` as a tensor or an array; or an image, or a list of images: paths or PIL images.
+        queries: Features `(Q, ...)` as a tensor or an array; or the path of an image, or a list of paths.
         output: Feature that is compared.
         model: Model that made the store, for images. None takes the one that `store.load_model()` has loaded.
 
@@ -42,10 +41,10 @@ def as_queries(
         return queries
     if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu":
         return torch.from_numpy(np.ascontiguousarray(queries)).float()
-    images = [queries] if isinstance(queries, str | os.PathLike | Image.Image) else list(queries)
-    if not images or not all(isinstance(image, str | os.PathLike | Image.Image) for image in images):
+    images = [queries] if isinstance(queries, str | os.PathLike) else list(queries)
+    if not images or not all(isinstance(image, str | os.PathLike) for image in images):
         kinds = ", ".join(sorted({type(image).__name__ for image in images})) or "nothing"
-        raise TypeError(f"queries must be a tensor, an array, or paths or PIL images, got {kinds}")
+        raise TypeError(f"queries must be a tensor, an array, or paths of images, got {kinds}")
     backbone = backbone_of(store, store.known_model(model, "a search for images"))
     precision = store.manifest.features.get("precision", "float32")
     batches = extract_features(backbone, images, [output], num_workers=0, precision=precision)  # type: ignore[arg-type]
