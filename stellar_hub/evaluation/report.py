@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
 
 FORMAT = 2  # of the JSON; format 1 had other names for features and for counts of images
 LIBRARIES = ("stellar_hub", "torch", "timm", "transformers")
