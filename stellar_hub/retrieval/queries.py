@@ -82,6 +82,7 @@ def processor_of(store: FeatureStore, model: StellarModel) -> StellarImageProces
     """Returns the processor of a STELLAR model with the settings in the manifest of a store."""
     settings: dict[str, Any] = dict(store.manifest.preprocessing["settings"])
     options = {name: settings[name] for name in _SETTINGS if name in settings}
+    options["apply_icc_profile"] = settings.get("apply_icc_profile", False)  # absent in stores of earlier releases
     try:
         height, width = settings["crop_size"]
         options["crop_size"] = {"height": int(height), "width": int(width)}

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from stellar_hub.features.rows import ImageRecord
+from stellar_hub.modeling.image_errors import NOT_THE_IMAGES_FAULT
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
 from stellar_hub.store.files import pyarrow, records_to_json
 from stellar_hub.store.manifest import Manifest, spell_rows, write_whole
 
-NOT_THE_IMAGE = "not the image's fault: "  # how the error of such a row begins
 _DIGESTS = b"stellar_hub"  # key in the metadata of the parquet file
 _IMAGE = "image"
 _IMAGE_ON_DISK = old_names("store_format_1")[_IMAGE]  # format 1 keeps the name it began with
@@ -178,7 +178,7 @@ class StoreIndex:
     def num_passing(self) -> int:
         """Returns the number of rows whose error is not the image's fault, such as a network disk that was away."""
         errors = self._file.read(columns=["error"])["error"].to_pylist()
-        return sum(error is not None and error.startswith(NOT_THE_IMAGE) for error in errors)
+        return sum(error is not None and error.startswith(NOT_THE_IMAGES_FAULT) for error in errors)
 
     def _damaged(self, rows: range) -> str:
         return f"{spell_rows(rows)} of the index {self.path} cannot be read"
