@@ -147,7 +147,7 @@ class StoreIndex:
         try:
             records = table_to_records(self._file.read_row_group(number))
             is_right = [record.row for record in records] == list(rows)
-        except (*self._errors(), ValueError, TypeError, LookupError, UnicodeError) as error:
+        except (OSError, ValueError, TypeError, LookupError, pyarrow().ArrowException) as error:
             raise ValueError(f"{self._damaged(rows)} ({one_line(error)})") from error
         if not is_right or (self._known and _digest(records) != self._known["records"][number]):
             raise ValueError(f"{self._damaged(rows)}: they are not what was written")
@@ -164,7 +164,7 @@ class StoreIndex:
             rows = self.manifest.rows_of_shard(number)
             try:
                 status = self._file.read_row_group(number, columns=["status"])["status"].to_pylist()
-            except (*self._errors(), ValueError, LookupError, UnicodeError) as error:
+            except (OSError, ValueError, LookupError, pyarrow().ArrowException) as error:
                 raise ValueError(f"{self._damaged(rows)} ({one_line(error)})") from error
             if set(status) - {"ok", "error"} or len(status) != len(rows):
                 raise ValueError(f"{self._damaged(rows)}: the status of a row must be ok or error")
@@ -182,9 +182,6 @@ class StoreIndex:
 
     def _damaged(self, rows: range) -> str:
         return f"{spell_rows(rows)} of the index {self.path} cannot be read"
-
-    def _errors(self) -> tuple[type[Exception], ...]:
-        return (OSError, pyarrow().ArrowException)
 
     def _digests(self) -> dict[str, Any] | None:
         """Returns what the index knows about its own content; None for an index of an earlier release."""

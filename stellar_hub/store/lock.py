@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -82,17 +83,15 @@ def _lock(descriptor: int, count: int, start: int) -> None:
     if fcntl is not None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, count, start)
         return
-    import msvcrt  # Windows
-
+    windows = import_module("msvcrt")
     os.lseek(descriptor, start, os.SEEK_SET)
-    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, count)  # type: ignore[attr-defined]
+    windows.locking(descriptor, windows.LK_NBLCK, count)
 
 
 def _unlock(descriptor: int, count: int, start: int) -> None:
     if fcntl is not None:
         fcntl.lockf(descriptor, fcntl.LOCK_UN, count, start)
         return
-    import msvcrt
-
+    windows = import_module("msvcrt")
     os.lseek(descriptor, start, os.SEEK_SET)
-    msvcrt.locking(descriptor, msvcrt.LK_UNLCK, count)  # type: ignore[attr-defined]
+    windows.locking(descriptor, windows.LK_UNLCK, count)

@@ -65,7 +65,7 @@ def check_apart(folder: Path, source: ImageSource, names: Sequence[str] = ()) ->
         names: Names that the source was opened by.
     """
     parts = getattr(source, "sources", (source,))
-    places = [part.folder for part in parts if isinstance(part, ImageFolder)]
+    places: list[str | os.PathLike[str]] = [part.folder for part in parts if isinstance(part, ImageFolder)]
     store = os.path.realpath(folder)
     for place in [*places, *(name for name in names if os.path.isdir(name))]:
         images = os.path.realpath(place)
