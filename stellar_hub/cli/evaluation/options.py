@@ -11,9 +11,12 @@ import typer
 
 from stellar_hub.cli.errors import reports_errors
 from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
+from stellar_hub.modeling.safe_text import one_line
 
 if TYPE_CHECKING:
-    from stellar_hub.evaluation import Report, RunSettings, SegmentationSplits, Splits
+    from stellar_hub.data.labelled import LabelledImages
+    from stellar_hub.data.sources import StoredSource
+    from stellar_hub.evaluation import Report, RunSettings, SegmentationSplits
     from stellar_hub.features.backbones import Backbone
 
 LABELLED = (
@@ -45,8 +48,9 @@ class Options:
         typer.Option(
             "--compare",
             metavar="NAME[:random|:PATH]",
-            help="Another model for the table: a STELLAR, timm or transformers model, or `pixels`. NAME:random has "
-            "random weights, NAME:PATH weights from a file or folder. Repeat the option for several models.",
+            help="Another model for the table: a STELLAR, timm or transformers model, or `pixels`; `reconstruction` "
+            "takes STELLAR models alone. NAME:random has random weights, NAME:PATH weights from a file or folder. "
+            "Repeat the option for several models.",
         ),
     ] = None
     output: Annotated[
@@ -76,12 +80,19 @@ class Options:
     ] = 0
     debug: Debug = False
 
-    def run_settings(self, tasks: Sequence[str], stores: Sequence[Path] | None = None) -> "RunSettings":
-        """Checks that the reports can be written, and returns how to compute.
+    def run_settings(
+        self, tasks: Sequence[str], stores: Sequence[Path] | None = None, decoding: bool = False
+    ) -> "RunSettings":
+        """Checks the names of the models and that the reports can be written, and returns how to compute.
+
+        Args:
+            tasks: Names of the reports that will be written.
+            stores: Folders of feature stores.
+            decoding: Whether only models that decode are allowed.
 
         Raises:
             OSError: if a report exists and must not be replaced, or the card cannot be read.
-            ValueError: if the device is not available, or a number is out of range.
+            ValueError: if the device is not available, a number is out of range, or `check_models` raises it.
         """
         from transformers.utils import logging
 
@@ -91,6 +102,7 @@ class Options:
 
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
+        self.check_models(decoding)
         if self.device != "auto":
             choose_device(self.device)
         opened: tuple[Any, ...] = ()
@@ -106,6 +118,28 @@ class Options:
             stores=opened,
         )
 
+    def check_models(self, decoding: bool = False) -> None:
+        """Checks the names of the models, before anything is loaded.
+
+        Args:
+            decoding: Whether only models that decode are allowed.
+
+        Raises:
+            ValueError: if a name is given twice, is not a name of a model, or names a model that cannot decode.
+        """
+        from stellar_hub.features.backbones import check_spec
+
+        names = self._model_names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each model must be named once, {twice[0]} is named twice")
+        for name in names:
+            kind = check_spec(name)
+            if decoding and kind not in ("stellar", None):
+                raise ValueError(
+                    f"{name} cannot decode: reconstruction takes STELLAR models with a decoder, leave it out"
+                )
+
     def open_backbones(self, decoder: bool = False) -> "list[Backbone]":
         """Loads all models before any work, so that a missing one is reported at once.
 
@@ -114,15 +148,15 @@ class Options:
 
         Raises:
             OSError: if weights do not exist or cannot be downloaded.
-            ValueError: if a name is unknown or given twice.
+            ValueError: if weights do not fit.
         """
         from stellar_hub.features.backbones import open_backbone
 
-        names = (self.model, *(self.compare or ()))
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"each model must be named once, {twice[0]} is named twice")
-        return [open_backbone(name, self.seed, None if decoder else False) for name in names]
+        return [open_backbone(name, self.seed, None if decoder else False) for name in self._model_names]
+
+    @property
+    def _model_names(self) -> tuple[str, ...]:
+        return (self.model, *(self.compare or ()))
 
 
 def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
@@ -146,12 +180,31 @@ def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
     return reports_errors(run)
 
 
-def open_splits(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "Splits":
-    """Opens the labelled images of --train and --test."""
-    from stellar_hub.data.labelled import open_labelled
-    from stellar_hub.evaluation import prepare_splits
+def open_images(name: str) -> "StoredSource":
+    """Opens the images of --data, and says what was passed over and what cannot be read to its end."""
+    from stellar_hub.data.sources import open_source
 
-    return prepare_splits(open_labelled(train), open_labelled(test), run, allow_shared)
+    source = open_source(name)
+    say_what_is_missing(name, source)
+    return source
+
+
+def open_train_and_test(train: str, test: str) -> "tuple[LabelledImages, LabelledImages]":
+    """Lists the labelled images of --train and --test; their files are not read yet."""
+    from stellar_hub.data.labelled import open_labelled
+
+    opened = open_labelled(train), open_labelled(test)
+    for labelled in opened:
+        say_what_is_missing(labelled.name, labelled.images)
+    return opened
+
+
+def say_what_is_missing(name: str, source: object) -> None:
+    """Prints what a source passed over, and its parts that cannot be read to their end."""
+    for note in getattr(source, "notes", ()):
+        warn(f"{name}: {note}")
+    for entry in getattr(source, "damaged", ()):
+        warn(f"{name}: part of it cannot be read: {entry}")
 
 
 def open_masks(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "SegmentationSplits":
@@ -180,6 +233,11 @@ def show_and_write(report: "Report", options: Options, run: "RunSettings", with_
         return
     typer.echo((f"\n{report.task}\n\n" if with_heading else "") + terminal_table(report))
     for note in report.notes:
-        typer.echo(f"note: {note}", err=True)
+        warn(f"note: {note}")
     for path in write_report(report, options.output, options.update_card):
-        typer.echo(f"written: {path}", err=True)
+        warn(f"written: {path}")
+
+
+def warn(text: str) -> None:
+    """Prints a line on standard error; characters that steer a terminal are written out."""
+    typer.echo(one_line(text, max_length=2000), err=True)

@@ -48,6 +48,6 @@ def segmentation(
         seed=options.seed,
     )
     run = options.run_settings(["segmentation"])
-    backbones = options.open_backbones()
-    report = evaluate_segmentation(backbones, open_masks(train, test, run, allow_shared), protocol, run)
+    splits = open_masks(train, test, run, allow_shared)
+    report = evaluate_segmentation(options.open_backbones(), splits, protocol, run)
     show_and_write(report, options, run)

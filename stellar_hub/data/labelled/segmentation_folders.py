@@ -1,7 +1,8 @@
 """Images with masks: `images/NAME.jpg`, `masks/NAME.png` and, optionally, `classes.txt`."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from stellar_hub.data.sources.files import find_images
+from stellar_hub.data.sources.image_source import open_undecoded
 from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling.image_loading import upright_size
+from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 NUMBER_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's modes of images that hold one number per pixel
+BINARY = frozenset({0, UNLABELLED})  # the numbers of masks of two classes, as image editors and many tools write them
+_SCALED_PNG = {"L;2": 85, "L;4": 17}  # Pillow scales grey values of 2 and 4 bits to 0..255
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,25 +33,30 @@ class SegmentationImages:
     Attributes:
         name: Name for messages and reports.
         images: Paths of the images.
-        masks: Paths of the masks.
+        masks: Paths of the masks. One may be missing, which `mask` reports.
         classes: Names of the classes.
+        binary: Whether the masks hold 0 and 255 for two classes; `mask` then returns 1 for 255.
     """
 
     name: str
     images: tuple[Path, ...]
     masks: tuple[Path, ...]
     classes: tuple[str, ...]
+    binary: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def mask(self, index: int) -> Tensor:
-        """Reads the mask of an image, `(H, W)` uint8.
+    def numbers(self, index: int) -> Tensor:
+        """Reads the mask of an image as it is stored, `(H, W)` uint8.
 
         Raises:
-            ValueError: if it cannot be read, its size is not the image's, or it has a number that is not a class.
+            FileNotFoundError: if the image or the mask does not exist.
+            ValueError: if one of them cannot be read, or their sizes differ.
         """
         path = self.masks[index]
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.images[index]} has no mask {path}")
         mask = read_mask(path)
         height, width = _upright_size(self.images[index])
         if tuple(mask.shape) != (height, width):
@@ -53,14 +64,35 @@ class SegmentationImages:
                 f"the mask {path} must have the size of its image, {height} x {width} pixels, "
                 f"got {mask.shape[0]} x {mask.shape[1]}"
             )
-        labels = mask.unique()
-        undefined = labels[(labels >= len(self.classes)) & (labels != UNLABELLED)]
-        if len(undefined):
-            raise ValueError(
-                f"the mask {path} has the label {int(undefined[0])}, allowed are 0 to {len(self.classes) - 1} and "
-                f"{UNLABELLED} (unlabelled); correct the mask or name all classes in {CLASSES}"
-            )
         return mask
+
+    def mask(self, index: int) -> Tensor:
+        """Reads the mask of an image, `(H, W)` uint8.
+
+        Raises:
+            FileNotFoundError: if the image or the mask does not exist.
+            ValueError: if it cannot be read, its size is not the image's, or it has a number that is not a class.
+        """
+        mask = self.numbers(index)
+        self.check_labels(index, frozenset(mask.unique().tolist()))
+        return (mask == UNLABELLED).to(torch.uint8) if self.binary else mask
+
+    def check_labels(self, index: int, labels: Iterable[int]) -> None:
+        """Raises ValueError if one of the numbers in a mask is not a class."""
+        allowed = BINARY if self.binary else {*range(len(self.classes)), UNLABELLED}
+        undefined = sorted(set(labels) - allowed)
+        if undefined:
+            raise ValueError(
+                f"the mask {self.masks[index]} has the label {undefined[0]}, allowed are 0 to {len(self.classes) - 1} "
+                f"and {UNLABELLED} (unlabelled); correct the mask or name all classes in {CLASSES}"
+            )
+
+    def some(self, rows: Iterable[int]) -> "SegmentationImages":
+        """Returns some of the images with their masks."""
+        rows = list(rows)
+        return replace(
+            self, images=tuple(self.images[row] for row in rows), masks=tuple(self.masks[row] for row in rows)
+        )
 
 
 def read_segmentation_folder(
@@ -70,13 +102,14 @@ def read_segmentation_folder(
 
     Args:
         folder: Folder with the two folders. Its `classes.txt`, if there is one, names the classes, one per line, the
-            first is number 0. Without it, the names of classes are their numbers, up to the largest in any mask.
+            first is number 0. Without it, the names of classes are their numbers, up to the largest in any mask. Masks
+            that hold only 0 and 255 then have the two classes "0" and "255".
         classes: Names of the classes, if they are already known.
 
     Raises:
-        FileNotFoundError: if a folder or a mask is missing.
-        ValueError: if there are no images, two images differ in their suffix only, or a line of `classes.txt` is
-            empty or occurs twice.
+        FileNotFoundError: if a folder is missing, or no image has a mask.
+        ValueError: if there are no images, two images differ in their suffix only, no mask can be read, or a line of
+            `classes.txt` is empty or occurs twice.
     """
     root = Path(folder)
     image_folder = _image_folder(root)
@@ -90,12 +123,17 @@ def read_segmentation_folder(
     if len(set(stems)) < len(stems):
         raise ValueError(f"images in {image_folder} differ in their suffix only, so two would share one mask")
     masks = [root / MASKS / f"{stem}.png" for stem in stems]
-    missing = [mask for mask in masks if not mask.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{len(missing)} images of {root} have no mask, the first is {missing[0]}")
+    if not any(mask.is_file() for mask in masks):
+        raise FileNotFoundError(f"none of the {len(masks)} images of {root} has a mask, the first lacks {masks[0]}")
     images = tuple(image_folder / name for name in names)
-    known = classes or _read_class_names(root / CLASSES) or _class_numbers(masks)
-    return SegmentationImages(str(folder), images, tuple(masks), known)
+    known = classes or _read_class_names(root / CLASSES)
+    if known is not None:
+        return SegmentationImages(str(folder), images, tuple(masks), known)
+    labels = _all_labels(masks)
+    if labels == BINARY:
+        return SegmentationImages(str(folder), images, tuple(masks), ("0", str(UNLABELLED)), binary=True)
+    numbers = range(max(labels - {UNLABELLED}, default=-1) + 1)
+    return SegmentationImages(str(folder), images, tuple(masks), tuple(map(str, numbers)))
 
 
 def _image_folder(root: Path) -> Path:
@@ -109,38 +147,78 @@ def _read_class_names(path: Path) -> tuple[str, ...] | None:
     """Returns the lines of a `classes.txt`; None if it does not exist."""
     if not path.is_file():
         return None
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    check_limit("text_bytes", path.stat().st_size, str(path))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors of Windows write a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8: {error}") from error
+    names = tuple(line.strip() for line in lines)
     if not names or "" in names or len(set(names)) < len(names):
         raise ValueError(f"{path} must name one class on each line, each of them once")
+    if len(names) > UNLABELLED:
+        raise ValueError(f"{path} must name at most {UNLABELLED} classes, got {len(names)}")
     return names
 
 
-def _class_numbers(masks: list[Path]) -> tuple[str, ...]:
-    """Returns the numbers of classes as names, up to the largest number in any mask."""
-    largest = -1
+def _all_labels(masks: list[Path]) -> frozenset[int]:
+    """Returns the numbers that occur in the masks that can be read.
+
+    Raises:
+        ValueError: if none can be read; the message is that of the first.
+    """
+    found: set[int] = set()
+    first: Exception | None = None
     for path in masks:
-        mask = read_mask(path)
-        labelled = mask[mask != UNLABELLED]
-        largest = max(largest, int(labelled.max()) if labelled.numel() else -1)
-    return tuple(str(number) for number in range(largest + 1))
+        try:
+            found.update(read_mask(path).unique().tolist())
+        except (ValueError, OSError) as error:
+            first = first or error
+    if first is not None and not found:
+        raise ValueError(f"none of the {len(masks)} masks can be used, the first error: {first}") from first
+    return frozenset(found)
 
 
 def read_mask(path: Path) -> Tensor:
     """Reads a mask's numbers, `(H, W)` uint8. For a palette image these are its indices.
 
     Raises:
+        FileNotFoundError: if it does not exist.
         ValueError: if it cannot be read, is a colour image, or has numbers beyond 255.
     """
-    try:
-        with Image.open(path) as image:
-            mode, values = image.mode, np.array(image)
-    except OSError as error:
-        raise ValueError(f"the mask {path} cannot be read: {error}") from error
+    with open_undecoded(path) as image:
+        mode, step = image.mode, _SCALED_PNG.get(_raw_mode(image), 1)
+        if image.format == "JPEG":
+            raise ValueError(f"the mask {path} is a JPEG, which changes numbers: save it as PNG")
+        values = _decoded(image, path)
     if mode not in NUMBER_MODES:
-        raise ValueError(f"the mask {path} must hold one class number per pixel, got a colour image ({mode})")
+        raise ValueError(
+            f"the mask {path} must hold one class number per pixel, got a colour image ({mode}): replace each colour "
+            "by the number of its class"
+        )
     if values.max() > UNLABELLED or values.min() < 0:
-        raise ValueError(f"the mask {path} must hold numbers from 0 to 255, got {values.min()} to {values.max()}")
-    return torch.from_numpy(values.astype(np.uint8))
+        raise ValueError(
+            f"the mask {path} must hold numbers from 0 to 255, got {values.min()} to {values.max()}: number the "
+            f"classes from 0, and write {UNLABELLED} for unlabelled pixels"
+        )
+    return torch.from_numpy(values.astype(np.uint8) // step)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Returns how an image that was only opened stores its values, such as "L;4" for grey values of 4 bits."""
+    tile = image.tile[0] if getattr(image, "tile", None) else None
+    args = () if tile is None else tile[3]
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _decoded(image: Image.Image, path: Path) -> np.ndarray:
+    """Decodes a mask; whatever goes wrong becomes a ValueError that names the file."""
+    check_limit("image_pixels", image.width * image.height, f"the mask {path}")
+    try:
+        return np.array(image)
+    except Exception as error:  # decoders raise errors of any type
+        if isinstance(error, MemoryError):
+            raise
+        raise ValueError(f"the mask {path} cannot be read as an image: {one_line(error)}") from error
 
 
 def _upright_size(path: Path) -> tuple[int, int]:
@@ -149,8 +227,5 @@ def _upright_size(path: Path) -> tuple[int, int]:
     Raises:
         ValueError: if it cannot be read.
     """
-    try:
-        with Image.open(path) as image:
-            return upright_size(image, str(path))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    with open_undecoded(path) as image:
+        return upright_size(image, str(path))
