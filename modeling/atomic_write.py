@@ -1,18 +1,34 @@
 """Writing files and folders so that readers never see them half written, also after a crash."""
 
 import contextlib
+import errno
+import functools
+import hashlib
 import os
+import platform
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+# The second form is that of earlier releases, which did not name the process.
+_LEFTOVER = re.compile(
+    r"\..*\.(?:(?P<host>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{16}|[0-9a-f]{32})\.part", re.DOTALL
+)
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_SECONDS_IN_USE = 24 * 3600.0  # a file of another machine that nobody wrote to for a day is a leftover
+_SECONDS_BETWEEN_SEARCHES = 60.0
+_MAX_REMEMBERED = 1000
+_searched: dict[str, float] = {}  # folder: when it was last searched for leftovers
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to a temporary file beside `path` and renames it to `path`.
 
     Readers see the old file or the whole new one. If writing fails, the old file stays and the temporary one is
-    removed.
+    removed. What processes left in the folder that were killed while they wrote is removed too.
 
     Args:
         path: File to write; it is replaced if it exists.
@@ -20,22 +36,92 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
-        OSError: if the file cannot be written, for instance because the disk is full.
+        OSError: if the file cannot be written, for instance because the disk is full; it names `path`.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    _clear_leftovers(path.parent)
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             temporary.unlink()
+        _name_final_path(error, temporary, path)
         raise
+
+
+def _name_final_path(error: BaseException, temporary: Path, final: Path) -> None:
+    """Raises an error of the disk again with the path that the user knows, not with the temporary one or none."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    if named == str(temporary) or (not named and error.errno in _DISK_ERRORS):
+        named = str(final)
+    elif named.startswith(f"{temporary}{os.sep}"):
+        named = f"{final}{named[len(str(temporary)) :]}"
+    else:
+        return
+    raise OSError(error.errno, error.strerror, named) from error
+
+
+def _temporary(path: Path) -> Path:
+    """Returns a new hidden name beside `path`, at most 92 bytes long, that says which process writes it.
+
+    `path` may have a name of any length; the beginning of the name is for people who look into the folder.
+    """
+    beginning = os.fsencode(path.name)[:40].decode("utf-8", "ignore")
+    return path.with_name(f".{beginning}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.part")
+
+
+@functools.cache
+def _host() -> str:
+    """Returns a short digest of this machine and, in a container, of its numbering of processes."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{platform.node()} {numbering}".encode("utf-8", "replace")).hexdigest()[:8]
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Removes temporary files and folders of processes that were killed, at most once a minute for each folder."""
+    key, now = os.path.abspath(folder), time.monotonic()
+    if now - _searched.get(key, -_SECONDS_BETWEEN_SEARCHES) < _SECONDS_BETWEEN_SEARCHES:
+        return
+    if len(_searched) >= _MAX_REMEMBERED:
+        _searched.clear()
+    _searched[key] = now
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _LEFTOVER.fullmatch(entry.name) if entry.name.endswith(".part") else None
+            if match and _is_abandoned(entry, match["host"], int(match["process"] or 0)):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def _is_abandoned(entry: "os.DirEntry[str]", host: str | None, process: int) -> bool:
+    """Whether the process that wrote a temporary file has ended; for one of another machine, its age decides."""
+    if os.name == "posix" and host == _host():
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except OSError:  # it belongs to another user
+            pass
+        return False
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _SECONDS_IN_USE
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -45,6 +131,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
     While it is filled, the new folder is beside `path`, under a hidden name that ends in `.part`. Readers see the old
     folder or the whole new one. If the block fails, the new folder is removed and the old one stays. If a process was
     killed between the two renames, the next call first gives the old folder, then `.NAME.old`, its name back.
+    Unfinished folders of processes that were killed are removed.
 
     Args:
         path: Folder to write; it is replaced if it exists. Its parent folder must exist.
@@ -61,8 +148,10 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
     final = Path(path).absolute()
     if not final.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
-    partial = unfinished or final.with_name(f".{final.name}.{uuid.uuid4().hex}.part")
-    old = final.with_name(f".{final.name}.old")
+    _clear_leftovers(final.parent)
+    partial = unfinished or _temporary(final)
+    beginning = os.fsencode(final.name)[:240].decode("utf-8", "ignore")  # disks limit the length of names
+    old = final.with_name(f".{beginning}.old")
     restore(final, old)
     partial.mkdir()
     try:
@@ -73,9 +162,10 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
             os.replace(final, old)
         os.replace(partial, final)
         sync(final.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         restore(final, old)
+        _name_final_path(error, partial, final)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -7,8 +7,7 @@ from stellar_hub.data.sources import ImageSource
 from stellar_hub.data.sources.image_source import image_digest, read_image
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.left_out import UnreadableImagesError
-from stellar_hub.features.preparation import _machine_is_at_fault as is_fault_of_machine
-from stellar_hub.features.rows import printable_line
+from stellar_hub.features.preparation import error_of_row
 
 Part = tuple[ImageSource, Sequence[str], str]  # images, the hash of each, and their name
 
@@ -40,9 +39,7 @@ def _digest_or_reason(images: ImageSource, index: int) -> tuple[str, str | None]
     try:
         return image_digest(images[index]), None
     except (OSError, ValueError) as error:
-        if is_fault_of_machine(error):
-            raise
-        return "", printable_line(error)
+        return "", error_of_row(error, name_of(images, index))
 
 
 def hash_images(images: ImageSource, run: RunSettings, name: str) -> str:
@@ -109,5 +106,5 @@ def _reason(images: ImageSource, row: int) -> str | None:
     try:
         read_image(images[row])
     except (OSError, ValueError) as error:
-        return printable_line(error)
+        return error_of_row(error, name_of(images, row))
     return None

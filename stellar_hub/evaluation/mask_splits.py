@@ -10,15 +10,9 @@ from stellar_hub.data.labelled.labelled_images import shortened
 from stellar_hub.data.labelled.segmentation_folders import BINARY
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.evaluation.cached_features import RunSettings
-from stellar_hub.evaluation.digests import (
-    count_shared,
-    digests_of,
-    is_fault_of_machine,
-    join_digests,
-    unreadable_shared,
-)
+from stellar_hub.evaluation.digests import count_shared, digests_of, join_digests, unreadable_shared
 from stellar_hub.evaluation.left_out import LeftOut, remaining
-from stellar_hub.features.rows import printable_line
+from stellar_hub.features.preparation import error_of_row
 from stellar_hub.measures import UNLABELLED
 
 
@@ -208,9 +202,7 @@ def _labels_or_reason(images: SegmentationImages, index: int) -> tuple[frozenset
     try:
         return frozenset(images.numbers(index).unique().tolist()), None
     except (OSError, ValueError) as error:
-        if is_fault_of_machine(error):
-            raise
-        return frozenset(), printable_line(error)
+        return frozenset(), error_of_row(error, str(images.images[index]))
 
 
 def _hold_two_numbers(train: MaskedImages, test: MaskedImages, expected: bool) -> bool:

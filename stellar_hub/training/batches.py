@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream, Readers
@@ -19,7 +18,7 @@ from stellar_hub.data.streams.stream_batches import StreamBatches
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.multi_crop_dataset import MultiCropDataset, ResumableBatchSampler
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
-from stellar_hub.data.workers import default_num_workers
+from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.training.model.views import MaskStrategy, draw_kept_patches
 from stellar_hub.training.recipes.sections import Recipe
@@ -182,7 +181,7 @@ def build_loader(
     accelerator: Accelerator,
     num_batches: int,
     start_batch: int,
-) -> DataLoader[dict[str, Any]]:
+) -> ImageLoader[dict[str, Any]]:
     """Builds the loader of images that are read by their number, from batch `start_batch` on.
 
     Raises:
@@ -198,13 +197,13 @@ def build_loader(
         accelerator.num_processes,
     )
     sample_patches = kept_patch_sampler(recipe, config)
-    return DataLoader(
+    return ImageLoader(
         MultiCropDataset(source, view_settings(recipe), recipe.augmentation, recipe.run.seed, sample_patches),
+        num_data_workers(recipe, accelerator.num_processes),
+        leave_signals_to_parent,
         batch_sampler=sampler,
-        num_workers=num_data_workers(recipe, accelerator.num_processes),
         collate_fn=collate_samples,
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
     )
 
 

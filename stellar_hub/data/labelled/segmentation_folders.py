@@ -1,7 +1,7 @@
 """Images with masks: `images/NAME.jpg`, `masks/NAME.png` and, optionally, `classes.txt`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.data.sources.files import find_images
-from stellar_hub.data.sources.image_source import open_undecoded
+from stellar_hub.data.sources.files import counted, scan_images
+from stellar_hub.data.sources.open_sources import check_root
 from stellar_hub.measures import UNLABELLED
-from stellar_hub.modeling.image_loading import upright_size
-from stellar_hub.modeling.limits import check_limit
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.modeling.image_loading import is_fault_of_machine, open_encoded, read_encoded, read_size, unreadable
+from stellar_hub.modeling.safe_paths import is_below, read_bounded
 from stellar_hub.old_names import old_names
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
@@ -36,6 +35,8 @@ class SegmentationImages:
         masks: Paths of the masks. One may be missing, which `mask` reports.
         classes: Names of the classes.
         binary: Whether the masks hold 0 and 255 for two classes; `mask` then returns 1 for 255.
+        roots: Folders below which masks must be, also if they are links; empty allows all.
+        notes: What was passed over, counted, one sentence each.
     """
 
     name: str
@@ -43,6 +44,8 @@ class SegmentationImages:
     masks: tuple[Path, ...]
     classes: tuple[str, ...]
     binary: bool = False
+    roots: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,13 +55,14 @@ class SegmentationImages:
 
         Raises:
             FileNotFoundError: if the image or the mask does not exist.
-            ValueError: if one of them cannot be read, or their sizes differ.
+            ValueError: if one of them cannot be read, their sizes differ, or the mask is a link that leads elsewhere.
         """
         path = self.masks[index]
         if not path.is_file():
             raise FileNotFoundError(f"{self.images[index]} has no mask {path}")
+        _check_place(path, self.roots)
         mask = read_mask(path)
-        height, width = _upright_size(self.images[index])
+        height, width = read_size(self.images[index])
         if tuple(mask.shape) != (height, width):
             raise ValueError(
                 f"the mask {path} must have the size of its image, {height} x {width} pixels, "
@@ -96,7 +100,9 @@ class SegmentationImages:
 
 
 def read_segmentation_folder(
-    folder: str | os.PathLike[str], classes: tuple[str, ...] | None = None
+    folder: str | os.PathLike[str],
+    classes: tuple[str, ...] | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> SegmentationImages:
     """Finds the images in `folder`/images and the masks of the same names in `folder`/masks.
 
@@ -105,35 +111,63 @@ def read_segmentation_folder(
             first is number 0. Without it, the names of classes are their numbers, up to the largest in any mask. Masks
             that hold only 0 and 255 then have the two classes "0" and "255".
         classes: Names of the classes, if they are already known.
+        root: Another folder below which links in the folder may end.
 
     Raises:
         FileNotFoundError: if a folder is missing, or no image has a mask.
         ValueError: if there are no images, two images differ in their suffix only, no mask can be read, or a line of
             `classes.txt` is empty or occurs twice.
     """
-    root = Path(folder)
-    image_folder = _image_folder(root)
-    for required in (root, image_folder, root / MASKS):
+    base = Path(folder)
+    image_folder = _image_folder(base)
+    for required in (base, image_folder, base / MASKS):
         if not required.is_dir():
             raise FileNotFoundError(
                 f"no such folder: {required}; put the images into {IMAGES}/ and the masks into {MASKS}/"
             )
-    names = find_images(image_folder)
+    check_root(root)
+    names, notes = scan_images(image_folder, root=root or base)
     stems = [os.path.splitext(name)[0] for name in names]
     if len(set(stems)) < len(stems):
         raise ValueError(f"images in {image_folder} differ in their suffix only, so two would share one mask")
-    masks = [root / MASKS / f"{stem}.png" for stem in stems]
+    masks = tuple(base / MASKS / f"{stem}.png" for stem in stems)
     if not any(mask.is_file() for mask in masks):
-        raise FileNotFoundError(f"none of the {len(masks)} images of {root} has a mask, the first lacks {masks[0]}")
-    images = tuple(image_folder / name for name in names)
-    known = classes or _read_class_names(root / CLASSES)
-    if known is not None:
-        return SegmentationImages(str(folder), images, tuple(masks), known)
-    labels = _all_labels(masks)
+        raise FileNotFoundError(f"none of the {len(masks)} images of {base} has a mask, the first lacks {masks[0]}")
+    roots = tuple(os.path.realpath(each) for each in (base, base / MASKS, root) if each is not None)
+    found = SegmentationImages(
+        name=str(folder),
+        images=tuple(image_folder / name for name in names),
+        masks=masks,
+        classes=classes or _read_class_names(base / CLASSES) or (),
+        roots=roots,
+        notes=(*notes, *_note_on_masks_alone(base / MASKS, masks)),
+    )
+    if found.classes:
+        return found
+    labels = _all_labels(masks, roots)
     if labels == BINARY:
-        return SegmentationImages(str(folder), images, tuple(masks), ("0", str(UNLABELLED)), binary=True)
+        return replace(found, classes=("0", str(UNLABELLED)), binary=True)
     numbers = range(max(labels - {UNLABELLED}, default=-1) + 1)
-    return SegmentationImages(str(folder), images, tuple(masks), tuple(map(str, numbers)))
+    return replace(found, classes=tuple(map(str, numbers)))
+
+
+def _note_on_masks_alone(folder: Path, masks: Sequence[Path]) -> list[str]:
+    """Returns a note on the masks without an image, if there are any."""
+    alone = len(set(folder.rglob("*.png")) - set(masks))
+    return (
+        [f"{counted(alone, 'mask has', 'masks have')} no image and {'is' if alone == 1 else 'are'} not used"]
+        if alone
+        else []
+    )
+
+
+def _check_place(mask: Path, roots: Sequence[str]) -> None:
+    """Raises ValueError if a mask is a link that leads out of the folders where masks may be."""
+    real = os.path.realpath(mask)
+    if roots and not any(is_below(real, root) for root in roots):
+        raise ValueError(
+            f"the mask {mask} is a link that leads out of the folder: name a folder above its target as root (--root)"
+        )
 
 
 def _image_folder(root: Path) -> Path:
@@ -147,9 +181,8 @@ def _read_class_names(path: Path) -> tuple[str, ...] | None:
     """Returns the lines of a `classes.txt`; None if it does not exist."""
     if not path.is_file():
         return None
-    check_limit("text_bytes", path.stat().st_size, str(path))
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors of Windows write a byte order mark
+        lines = read_bounded(path, "text_bytes").decode("utf-8-sig").splitlines()  # Windows writes a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text in UTF-8: {error}") from error
     names = tuple(line.strip() for line in lines)
@@ -160,7 +193,7 @@ def _read_class_names(path: Path) -> tuple[str, ...] | None:
     return names
 
 
-def _all_labels(masks: list[Path]) -> frozenset[int]:
+def _all_labels(masks: Sequence[Path], roots: Sequence[str]) -> frozenset[int]:
     """Returns the numbers that occur in the masks that can be read.
 
     Raises:
@@ -170,8 +203,11 @@ def _all_labels(masks: list[Path]) -> frozenset[int]:
     first: Exception | None = None
     for path in masks:
         try:
+            _check_place(path, roots)
             found.update(read_mask(path).unique().tolist())
         except (ValueError, OSError) as error:
+            if is_fault_of_machine(error):
+                raise
             first = first or error
     if first is not None and not found:
         raise ValueError(f"none of the {len(masks)} masks can be used, the first error: {first}") from first
@@ -185,7 +221,7 @@ def read_mask(path: Path) -> Tensor:
         FileNotFoundError: if it does not exist.
         ValueError: if it cannot be read, is a colour image, or has numbers beyond 255.
     """
-    with open_undecoded(path) as image:
+    with open_encoded(*read_encoded(path, f"the mask {path}")) as image:
         mode, step = image.mode, _SCALED_PNG.get(_raw_mode(image), 1)
         if image.format == "JPEG":
             raise ValueError(f"the mask {path} is a JPEG, which changes numbers: save it as PNG")
@@ -211,21 +247,10 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _decoded(image: Image.Image, path: Path) -> np.ndarray:
-    """Decodes a mask; whatever goes wrong becomes a ValueError that names the file."""
-    check_limit("image_pixels", image.width * image.height, f"the mask {path}")
+    """Decodes a mask; whatever its decoder raises becomes an error that names the file."""
     try:
         return np.array(image)
-    except Exception as error:  # decoders raise errors of any type
-        if isinstance(error, MemoryError):
+    except Exception as error:
+        if is_fault_of_machine(error):
             raise
-        raise ValueError(f"the mask {path} cannot be read as an image: {one_line(error)}") from error
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Returns an image's height and width with its EXIF orientation applied; only the header is read.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    with open_undecoded(path) as image:
-        return upright_size(image, str(path))
+        raise unreadable(f"the mask {path}", error) from error

@@ -1,6 +1,5 @@
 """From one image to a sample of pretraining, and from samples to a batch."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, open_undecoded, read_image
+from stellar_hub.data.sources.image_source import ImageItem, encoded_and_name, read_image
 from stellar_hub.data.views.crops import View, ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.modeling.image_loading import decode_image, pil_to_rgb, upright_size
+from stellar_hub.modeling.image_loading import decode_rgb, read_encoded
 
 REDUCTIONS = (8, 4, 2)
 
@@ -35,15 +34,17 @@ def read_for_views(image: ImageItem, plan: PlanFunction) -> tuple[Tensor, tuple[
         FileNotFoundError: if the path does not exist.
         ValueError: if it cannot be read as an image. The message names it.
     """
-    name = str(image)
-    if not isinstance(image, EncodedImage) and not os.path.isfile(image):
-        read_image(image)  # raises
-    with open_undecoded(image) as opened:
-        height, width = upright_size(opened, name)
-        factor = reduction_factor(plan(height, width))
-        if opened.format == "JPEG" and factor > 1:
-            opened.draft(None, (opened.width // factor, opened.height // factor))
-        return pil_to_rgb(decode_image(opened, name), name), (height, width)
+    size = (0, 0)
+    factor = 0
+
+    def reduction(height: int, width: int) -> int:
+        nonlocal size, factor
+        if not factor:  # else the header is read once more
+            size, factor = (height, width), reduction_factor(plan(height, width))
+        return factor
+
+    pixels = decode_rgb(*read_encoded(*encoded_and_name(image)), reduction)
+    return pixels, size
 
 
 def reduction_factor(views: Sequence[View]) -> int:
@@ -136,6 +137,26 @@ def to_uint8(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+class ImagesOfManySizes(list[Tensor]):
+    """A list of tensors of one dtype that travels between processes as one tensor.
+
+    Each tensor on its way holds a file descriptor until it is freed, and a process may have about 1000.
+    """
+
+    def __reduce__(self) -> Any:
+        if not self:
+            return ImagesOfManySizes, ()
+        return _unpack_images, (torch.cat([image.flatten() for image in self]), [image.shape for image in self])
+
+    def __copy__(self) -> "ImagesOfManySizes":
+        return ImagesOfManySizes(self)
+
+
+def _unpack_images(packed: Tensor, shapes: Sequence[torch.Size]) -> ImagesOfManySizes:
+    parts = packed.split([shape.numel() for shape in shapes])
+    return ImagesOfManySizes(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
 def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stacks the tensors of samples to a batch.
 
@@ -153,7 +174,7 @@ def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if "kept_patches" in batch:
         batch["kept_patches"] = batch["kept_patches"].flatten(0, 1)
     if "image" in samples[0]:  # of different sizes
-        batch["images"] = [sample["image"] for sample in samples]
+        batch["images"] = ImagesOfManySizes(sample["image"] for sample in samples)
     batch["paths"] = [sample["path"] for sample in samples]
     batch["skipped"] = [entry for sample in samples for entry in sample["skipped"]]
     return batch

@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stellar_hub.data.sources import TarShards
+from stellar_hub.data.sources import TarShards, read_image
 from stellar_hub.data.sources.table import HubDataset
 from stellar_hub.data.streams import DamagedShardError, TableStream, TarStream
 from tests.stellar_hub.data.sources.conftest import png, write_tar
@@ -68,7 +70,7 @@ def test_damaged_header__is_no_end(shards: list[Path]) -> None:
     content[2048:2560] = b"x" * 512  # the second image's label
     shards[0].write_bytes(content)
     found, damage = read_all(TarStream([str(shards[0])]))
-    assert found == [png(0)]
+    assert found == [png(0), png(1), png(2)]
     assert damage is not None
 
 
@@ -112,6 +114,25 @@ def test_table__has_each_image_once_file_by_file(files: list[str]) -> None:
     assert [str(image) for image in stream.read(1)] == [f"{stream.shards[1]}, row 0"]
     assert list(stream.read(0)) == list(stream.read(0))
     assert stream.fingerprint() == TABLE_FINGERPRINT
+
+
+def test_table__gives_bytes_alone_without_a_root(tmp_path: Path) -> None:
+    (tmp_path / "private.png").write_bytes(png(5))
+    rows = [{"bytes": png(0), "path": None}, {"bytes": None, "path": str(tmp_path / "private.png")}, None]
+    table = pa.table({"image": pa.array(rows, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    images = list(TableStream.from_parquet([str(tmp_path / "t.parquet")]).read(0))
+    assert read_image(images[0])[0, 0, 0] == 0
+    for index, message in ((1, "row 1 .*--root"), (2, "row 2 .*empty")):
+        with pytest.raises(ValueError, match=message):
+            read_image(images[index])
+    images = list(TableStream.from_parquet([str(tmp_path / "t.parquet")], root=tmp_path).read(0))
+    assert read_image(images[1])[0, 0, 0] == 5
+
+
+def test_table__of_plain_bytes_has_images(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pa.table({"jpg": pa.array([png(7)], type=pa.large_binary())}), tmp_path / "t.parquet")
+    assert [image.data for image in TableStream.from_parquet([str(tmp_path / "t.parquet")]).read(0)] == [png(7)]
 
 
 def test_table_of_the_hub__is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
