@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.data.sources.image_source import image_digest, read_image
 from stellar_hub.evaluation.cached_features import RunSettings
-from stellar_hub.evaluation.left_out import UnreadableImagesError
 from stellar_hub.features.preparation import error_of_row
 
 Part = tuple[ImageSource, Sequence[str], str]  # images, the hash of each, and their name
@@ -40,18 +39,6 @@ def _digest_or_reason(images: ImageSource, index: int) -> tuple[str, str | None]
         return image_digest(images[index]), None
     except (OSError, ValueError) as error:
         return "", error_of_row(error, name_of(images, index))
-
-
-def hash_images(images: ImageSource, run: RunSettings, name: str) -> str:
-    """Returns the SHA-256 of the images of a source in their order.
-
-    Raises:
-        UnreadableImagesError: if files cannot be read, in any process.
-    """
-    digests, unreadable = digests_of(images, run, f"hashing {name}")
-    if unreadable:
-        raise UnreadableImagesError(images, unreadable)
-    return join_digests(digests)
 
 
 def join_digests(digests: Sequence[str]) -> str:
