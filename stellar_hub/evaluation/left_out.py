@@ -70,12 +70,24 @@ def describe_left_out(left_out: Sequence[LeftOut], short: bool = False) -> list[
         names = [one_line(_short(each.image) if short else each.image) for each in of_part[:MAX_NAMED]]
         more = f" and {len(of_part) - MAX_NAMED} more" if len(of_part) > MAX_NAMED else ""
         reason = one_line(of_part[0].reason).replace(one_line(of_part[0].image), names[0])
-        images = "1 image is" if len(of_part) == 1 else f"{len(of_part)} images are"
+        of_which = "" if part == "data" else f" of {part}"
         if len(of_part) == 1:
-            lines.append(f"{part}: {images} left out: {_with_name(reason, names[0])}")
+            lines.append(f"1 image{of_which} is left out: {_with_name(reason, names[0])}")
         else:
-            lines.append(f"{part}: {images} left out: {', '.join(names)}{more}; the first error: {reason}")
+            listed = ", ".join(names) + more
+            lines.append(f"{len(of_part)} images{of_which} are left out: {listed}; the first error: {reason}")
     return lines
+
+
+def notes_on_damage(images: ImageSource, name: str) -> list[str]:
+    """Returns a note on the parts of a source that cannot be read to their end, if there are any."""
+    damaged = getattr(images, "damaged", ())
+    if not damaged:
+        return []
+    files = "1 file" if len(damaged) == 1 else f"{len(damaged)} files"
+    return [
+        f"images may be missing, because {files} of {one_line(name)} cannot be read to the end: {one_line(damaged[0])}"
+    ]
 
 
 def left_out_facts(left_out: Iterable[LeftOut]) -> list[dict[str, Any]]:

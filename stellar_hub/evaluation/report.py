@@ -177,14 +177,14 @@ def markdown_table(report: Report) -> str:
 
 def markdown_section(report: Report) -> str:
     """Returns table, protocol, data and notes in Markdown: all that a reader needs to judge the numbers."""
-    protocol = "; ".join(f"{name}: {_setting(name, value)}" for name, value in report.protocol.items())
+    protocol = "; ".join(f"{name} {_setting(name, value)}" for name, value in report.protocol.items())
     data = "; ".join(
-        f"{split}: {facts['num_images']} images of {_in_markdown(facts['name'])}"
+        f"{'' if split == 'data' else f'{split}: '}{facts['num_images']} images of {_in_markdown(facts['name'])}"
         for split, facts in report.data.items()
         if isinstance(facts, dict) and "num_images" in facts
     )
     parts = [markdown_table(report), f"Protocol: {protocol}.", f"Data: {data}."]
-    parts += [f"Left out: {_in_markdown(line)}." for line in describe_left_out(report.left_out, short=True)]
+    parts += [f"{_in_markdown(line)}." for line in describe_left_out(report.left_out, short=True)]
     parts += [f"Computed by {', '.join(f'{k} {v}' for k, v in report.backends.items())}."] if report.backends else []
     parts += [f"Note: {_in_markdown(note)}." for note in report.notes]
     return "\n\n".join(parts)

@@ -7,7 +7,7 @@ from typing import Any
 from stellar_hub.data.sources import ImageSource, SampledImages, sample_images
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.digests import digests_of, join_digests, name_of
-from stellar_hub.evaluation.left_out import LeftOut, remaining
+from stellar_hub.evaluation.left_out import LeftOut, notes_on_damage, remaining
 
 PART = "data"
 
@@ -22,6 +22,7 @@ class Sample:
         digests: SHA-256 of each image.
         num_available: Number of images that the sample was drawn from.
         left_out: Drawn images that cannot be read.
+        notes: Remarks on the data.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Sample:
     digests: Sequence[str]
     num_available: int
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -69,6 +71,7 @@ class Sample:
             [self.digests[row] for row in rows],
             self.num_available - len(reasons),
             (*self.left_out, *lost),
+            self.notes,
         )
 
 
@@ -89,4 +92,5 @@ def draw_sample(images: ImageSource, name: str, max_images: int, seed: int, run:
     """
     drawn = sample_images(images, max_images, seed)
     digests, unreadable = digests_of(drawn, run, f"hashing {name}")
-    return Sample(name, drawn, digests, len(images)).without({PART: unreadable})
+    sample = Sample(name, drawn, digests, len(images), notes=tuple(notes_on_damage(images, name)))
+    return sample.without({PART: unreadable})

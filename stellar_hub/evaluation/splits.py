@@ -14,7 +14,7 @@ from stellar_hub.data.labelled.labelled_images import shortened
 from stellar_hub.data.sources import ImageSource, SampledImages
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.digests import count_shared, digests_of, name_of, unreadable_shared
-from stellar_hub.evaluation.left_out import LeftOut, remaining
+from stellar_hub.evaluation.left_out import LeftOut, notes_on_damage, remaining
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -104,6 +104,8 @@ class Splits:
             )
             if names
         ]
+        for labelled in (self.train, self.test):
+            notes += notes_on_damage(labelled.images, labelled.name)
         if self.num_shared:
             notes.append(
                 f"{self.num_shared} of {len(self.test)} test images are in train too: the numbers are too good"

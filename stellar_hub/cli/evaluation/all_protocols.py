@@ -62,13 +62,13 @@ def all_protocols(
         diagnostics=DiagnosticsProtocol(seed=options.seed),
     )
     run = options.run_settings(TASKS)
-    learned, measured = open_train_and_test(train, test)
+    learned, measured = open_train_and_test(train, test, options.root)
     protocol.knn.resolved(len(learned))
     backbones = options.open_backbones(decoder=True)
     splits = prepare_splits(learned, measured, run, allow_shared)
     masks = None
     if segmentation_train is not None and segmentation_test is not None:
-        masks = open_masks(segmentation_train, segmentation_test, run, allow_shared)
+        masks = open_masks(segmentation_train, segmentation_test, options.root, run, allow_shared)
     reports = []
     for report in evaluate_all(backbones, splits, masks, protocol, run, networks):
         show_and_write(report, options, run, with_heading=True)

@@ -67,7 +67,7 @@ def knn(
 
     protocol = KnnProtocol(tuple(k or ()), temperature, tuple(pooling or ()), center)
     run = options.run_settings(["knn"], store)
-    learned, measured = open_train_and_test(train, test)
+    learned, measured = open_train_and_test(train, test, options.root)
     protocol.resolved(len(learned))
     backbones = options.open_backbones()
     notes = notes_on_stores(run, backbones)
@@ -115,7 +115,7 @@ def linear(
         **rates,  # type: ignore[arg-type]
     )
     run = options.run_settings(["linear"], store)
-    learned, measured = open_train_and_test(train, test)
+    learned, measured = open_train_and_test(train, test, options.root)
     backbones = options.open_backbones()
     notes = notes_on_stores(run, backbones)
     report = evaluate_linear(backbones, prepare_splits(learned, measured, run, allow_shared), protocol, run)

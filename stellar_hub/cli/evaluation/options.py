@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.cli.messages import announce_loading, warn
+from stellar_hub.cli.options import Debug, Device, ImageSize, ModelName, Overwrite, parse_image_size
 
 if TYPE_CHECKING:
     from stellar_hub.data.labelled import LabelledImages
@@ -75,6 +75,15 @@ class Options:
         ),
     ] = None
     device: Device = "auto"
+    image_size: ImageSize = None
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            help="Folder below which tables may name files, and links in folders may end. Default: tables give bytes "
+            "only, and links must end in their own folder.",
+        ),
+    ] = None
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of all random choices: draws, splits, training, and random weights.")
     ] = 0
@@ -103,6 +112,8 @@ class Options:
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
         self.check_models(decoding)
+        if self.image_size is not None:
+            parse_image_size(self.image_size)
         if self.device != "auto":
             choose_device(self.device)
         opened: tuple[Any, ...] = ()
@@ -152,7 +163,12 @@ class Options:
         """
         from stellar_hub.features.backbones import open_backbone
 
-        return [open_backbone(name, self.seed, None if decoder else False) for name in self._model_names]
+        size = None if self.image_size is None else parse_image_size(self.image_size)
+        backbones = []
+        for name in self._model_names:
+            announce_loading(name)
+            backbones.append(open_backbone(name, self.seed, None if decoder else False, size))
+        return backbones
 
     @property
     def _model_names(self) -> tuple[str, ...]:
@@ -180,40 +196,45 @@ def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
     return reports_errors(run)
 
 
-def open_images(name: str) -> "StoredSource":
+def open_images(name: str, root: Path | None) -> "StoredSource":
     """Opens the images of --data, and says what was passed over and what cannot be read to its end."""
     from stellar_hub.data.sources import open_source
 
-    source = open_source(name)
-    say_what_is_missing(name, source)
+    source = open_source(name, root)
+    _say_what_is_missing(name, source)
     return source
 
 
-def open_train_and_test(train: str, test: str) -> "tuple[LabelledImages, LabelledImages]":
+def open_train_and_test(train: str, test: str, root: Path | None) -> "tuple[LabelledImages, LabelledImages]":
     """Lists the labelled images of --train and --test; their files are not read yet."""
     from stellar_hub.data.labelled import open_labelled
 
-    opened = open_labelled(train), open_labelled(test)
+    opened = open_labelled(train, root), open_labelled(test, root)
     for labelled in opened:
-        say_what_is_missing(labelled.name, labelled.images)
+        _say_what_is_missing(labelled.name, labelled, labelled.images)
     return opened
 
 
-def say_what_is_missing(name: str, source: object) -> None:
-    """Prints what a source passed over, and its parts that cannot be read to their end."""
-    for note in getattr(source, "notes", ()):
-        warn(f"{name}: {note}")
-    for entry in getattr(source, "damaged", ()):
-        warn(f"{name}: part of it cannot be read: {entry}")
-
-
-def open_masks(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "SegmentationSplits":
+def open_masks(
+    train: str, test: str, root: Path | None, run: "RunSettings", allow_shared: bool
+) -> "SegmentationSplits":
     """Opens two folders of images with masks; the classes of the first one name those of the second."""
     from stellar_hub.data.labelled import read_segmentation_folder
     from stellar_hub.evaluation import prepare_segmentation
 
-    learned = read_segmentation_folder(train)
-    return prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
+    learned = read_segmentation_folder(train, root=root)
+    measured = read_segmentation_folder(test, learned.classes, root)
+    for images in (learned, measured):
+        _say_what_is_missing(images.name, images)
+    return prepare_segmentation(learned, measured, run, allow_shared)
+
+
+def _say_what_is_missing(name: str, *opened: object) -> None:
+    """Prints what was passed over, each sentence once, and the parts that cannot be read to their end."""
+    for note in dict.fromkeys(note for each in opened for note in getattr(each, "notes", ())):
+        warn(f"{name}: {note}")
+    for entry in (entry for each in opened for entry in getattr(each, "damaged", ())):
+        warn(f"{name}: images may be missing, because a file is damaged: {entry}")
 
 
 def notes_on_stores(run: "RunSettings", backbones: "Sequence[Backbone]") -> list[str]:
@@ -236,8 +257,3 @@ def show_and_write(report: "Report", options: Options, run: "RunSettings", with_
         warn(f"note: {note}")
     for path in write_report(report, options.output, options.update_card):
         warn(f"written: {path}")
-
-
-def warn(text: str) -> None:
-    """Prints a line on standard error; characters that steer a terminal are written out."""
-    typer.echo(one_line(text, max_length=2000), err=True)

@@ -49,7 +49,7 @@ def reconstruction(
 
     protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed)
     run = options.run_settings(["reconstruction"], decoding=True)
-    images = open_images(data)
+    images = open_images(data, options.root)
     loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing
     backbones = options.open_backbones(decoder=True)
     report = evaluate_reconstruction(backbones, images, data, protocol, loaded, run)
@@ -87,5 +87,5 @@ def diagnostics(
     run = options.run_settings(["diagnostics"])
     if prototypes is not None:
         load_prototypes(prototypes)
-    images = open_images(data)
+    images = open_images(data, options.root)
     show_and_write(evaluate_diagnostics(options.open_backbones(), images, data, protocol, run), options, run)

@@ -239,6 +239,7 @@ def measure_diagnostics(
         sample.facts(),
         backbones,
         rows,
+        notes=list(sample.notes),
         legend={each: LEGEND[each] for each in rows[0].metrics},
         images={"diagnostics-spectrum": draw_spectra(spectra)},
     )

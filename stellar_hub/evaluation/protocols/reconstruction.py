@@ -117,6 +117,7 @@ def measure_reconstruction(
         decoding,
         rows,
         backends=networks.backends,
+        notes=list(sample.notes),
         legend={COLUMNS[each]: {"good": BETTER[each]} for each in protocol.metrics},
         images=figures,
     )

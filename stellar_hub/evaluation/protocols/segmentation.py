@@ -155,8 +155,7 @@ def check_background(protocol: SegmentationProtocol, classes: Sequence[str]) -> 
     """Raises ValueError if the class of the background does not exist."""
     if protocol.background is not None and protocol.background >= len(classes):
         raise ValueError(
-            f"background must be the number of a class, 0 to {len(classes) - 1}, or None for no background, got "
-            f"{protocol.background}"
+            f"background must be the number of a class, 0 to {len(classes) - 1}, got {protocol.background}"
         )
 
 

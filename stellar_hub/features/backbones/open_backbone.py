@@ -14,7 +14,9 @@ _RANDOM = "random"
 _TIMM_PREFIX = "timm:"
 
 
-def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Backbone:
+def open_backbone(
+    spec: str, seed: int = 0, decoder: bool | None = None, image_size: int | tuple[int, int] | None = None
+) -> Backbone:
     """Opens a backbone by its name.
 
     A name is one of these:
@@ -30,6 +32,8 @@ def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Back
         spec: The name.
         seed: Seed of random weights.
         decoder: False does not read the decoder of a STELLAR model.
+        image_size: Side of a square, or height and width, of the images that a STELLAR model sees. None keeps the size
+            of its processor. Other backbones keep theirs.
 
     Raises:
         OSError: if weights do not exist or cannot be fetched.
@@ -43,12 +47,12 @@ def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Back
     if kind == "pixels":
         return PixelBackbone.load(spec)
     if kind == "stellar":
-        return StellarBackbone.load(path or plain, spec, random_seed, decoder)
+        return StellarBackbone.load(path or plain, spec, random_seed, decoder, image_size)
     if kind == "timm":
         return TimmBackbone.load(plain, spec, random_seed, path)
     local = path or (plain if Path(plain).is_dir() else None)
     if local is None and _is_stellar_repository(plain):
-        return StellarBackbone.load(plain, spec, random_seed, decoder)
+        return StellarBackbone.load(plain, spec, random_seed, decoder, image_size)
     return TransformersBackbone.load(local or plain, spec, random_seed, local=local is not None)
 
 

@@ -108,7 +108,7 @@ def test_numbers__have_the_digits_of_their_unit(pixels: PixelBackbone) -> None:
 def test_section__says_protocol_data_and_notes(report: Report) -> None:
     section = markdown_section(report)
     assert "| pixels | pixels | 81.2 |  |" in section
-    assert "Protocol: num_neighbours: 1, 3; temperature: 0.07; poolings: all; center: no; similarity: cosine" in section
+    assert "Protocol: num_neighbours 1, 3; temperature 0.07; poolings all; center no; similarity cosine" in section
     assert "train: 9 images of A" in section
     assert "Computed by torchmetrics 1." in section
     assert "Note: a thing to know." in section
@@ -118,11 +118,11 @@ def test_images_that_were_left_out__are_said_everywhere(report: Report) -> None:
     lost = [LeftOut("test", f"/photos/red/{n}.jpg", f"/photos/red/{n}.jpg cannot be read: cut") for n in range(7)]
     found = replace(report, left_out=[*lost, LeftOut("train", "a.tar/b.png", "no memory")])
     first, second = terminal_table(found).splitlines()[-2:]
-    assert first.startswith("test: 7 images are left out: /photos/red/0.jpg, /photos/red/1.jpg, ")
+    assert first.startswith("7 images of test are left out: /photos/red/0.jpg, /photos/red/1.jpg, ")
     assert "/photos/red/4.jpg and 2 more; the first error: /photos/red/0.jpg cannot be read: cut" in first
-    assert second == "train: 1 image is left out: a.tar/b.png: no memory"
+    assert second == "1 image of train is left out: a.tar/b.png: no memory"
     section = markdown_section(found)
-    assert "Left out: test: 7 images are left out: red/0.jpg, " in section
+    assert "7 images of test are left out: red/0.jpg, " in section
     assert "/photos" not in section
     fields = json.loads(found.as_json())
     assert fields["num_left_out"] == len(fields["left_out"]) == 8

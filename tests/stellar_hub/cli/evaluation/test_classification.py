@@ -92,8 +92,8 @@ def test_images_that_cannot_be_read__are_left_out_and_named(
     folders = ("--train", train, "--test", test, "--model", "pixels", "--compare", "stellar-tiny")
     result = evaluate("knn", *folders, "--output", tmp_path / "out", "--update-card", card)
     assert result.exit_code == 0, result.output
-    assert f"train: 1 image is left out: {train}/blue/bad.png cannot be read" in result.stdout
-    assert "Left out: train: 1 image is left out: blue/bad.png cannot be read" in card.read_text()
+    assert f"1 image of train is left out: {train}/blue/bad.png cannot be read" in result.stdout
+    assert "1 image of train is left out: blue/bad.png cannot be read" in card.read_text()
     fields = json.loads((tmp_path / "out" / "knn.json").read_text())
     assert (fields["num_left_out"], fields["data"]["train"]["num_images"]) == (1, 13)
     assert fields["left_out"][0]["image"] == str(train / "blue" / "bad.png")

@@ -20,6 +20,6 @@ def test_segmentation__reads_folders_with_masks(
     (masked[1] / "masks" / "2.png").unlink()
     result = evaluate("segmentation", *folders, "--epochs", 1)
     assert result.exit_code == 0
-    assert "test: 1 image is left out: " in result.stdout
+    assert "1 image of test is left out: " in result.stdout
     assert "masks/2.png" in result.stdout
     assert "background" in error_of(evaluate("segmentation", *folders, "--background", 3))

@@ -1,5 +1,7 @@
 """`stellar-hub eval reconstruction` and `diagnostics`."""
 
+import json
+import tarfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -35,6 +37,28 @@ def test_reconstruction__measures_models_that_decode(
     missing = error_of(evaluate("reconstruction", "--data", test, "--metric", "lpips", "--networks", tmp_path))
     assert "alexnet" in missing
     assert "nowhere" in error_of(evaluate("reconstruction", "--data", "nowhere", "--metric", "lpips"))
+
+
+def test_damaged_tars_and_tables_with_paths__are_said_and_need_a_root(
+    evaluate: Command, error_of: ErrorOf, test: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        tar.add(test, "test")
+    data = (tmp_path / "whole.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(data[: len(data) * 2 // 3])
+    result = evaluate("diagnostics", "--data", tmp_path / "cut.tar", "--model", "pixels", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "cut.tar: images may be missing" in result.stderr
+    (note,) = json.loads((tmp_path / "out" / "diagnostics.json").read_text())["notes"]
+    assert "1 file of" in note
+
+    datasets = pytest.importorskip("datasets")
+    cells = [{"path": str(path), "bytes": None} for path in sorted(test.rglob("*.png"))]
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    datasets.Dataset.from_dict({"image": cells}, features=features).to_parquet(tmp_path / "t.parquet")
+    arguments = ("diagnostics", "--data", tmp_path / "t.parquet", "--model", "pixels")
+    assert "none of the 7 images" in error_of(evaluate(*arguments))
+    assert evaluate(*arguments, "--root", test).exit_code == 0
 
 
 def test_diagnostics__take_any_source_of_images(
