@@ -43,9 +43,9 @@ from stellar_hub.evaluation.report import markdown_table
 from stellar_hub.evaluation.segmenters import cluster_regions
 from stellar_hub.features.backbones import Backbone, open_backbone
 from stellar_hub.features.backbones.backbone import preprocessing_of, square_processor
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.measures import argmax_regions, best_iou, best_patches_iou, threshold_regions, to_pixels
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
 from stellar_hub.progress import track
 
 FIRST_SEED = {"train": 1_000_000, "test": 2_000_000}  # `examples/draw_scenes.py` draws seeds below

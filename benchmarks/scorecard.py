@@ -34,8 +34,8 @@ from stellar_hub.evaluation import (
 )
 from stellar_hub.evaluation.report import scorecard_markdown
 from stellar_hub.features.backbones import open_backbone
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
 from stellar_hub.progress import track
 
 MODELS = ("stellar-tiny", "stellar-tiny:random", "pixels")

@@ -24,7 +24,7 @@ _MAX_REMEMBERED = 1000
 _searched: dict[str, float] = {}  # folder: when it was last searched for leftovers
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
     """Writes `data` to a temporary file beside `path` and renames it to `path`.
 
     Readers see the old file or the whole new one. If writing fails, the old file stays and the temporary one is
@@ -33,6 +33,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Args:
         path: File to write; it is replaced if it exists.
         data: Content of the file.
+        private: Whether only the user may read and write the file.
 
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
@@ -44,7 +45,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     _clear_leftovers(path.parent)
     temporary = _temporary(path)
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=_open_privately if private else None) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -54,6 +55,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             temporary.unlink()
         _name_final_path(error, temporary, path)
         raise
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _name_final_path(error: BaseException, temporary: Path, final: Path) -> None:

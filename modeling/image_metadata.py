@@ -6,6 +6,7 @@ file once more without them.
 
 import re
 import struct
+import zlib
 
 from PIL import Image
 from torch import Tensor
@@ -41,7 +42,8 @@ def orientation_of(image: Image.Image, from_file: bool = True) -> int:
     if from_file and in_file is not None:
         return in_file
     try:
-        value = image.getexif().get(ORIENTATION_TAG)
+        # Pillow's own method would load a PNG, and hide that it is damaged.
+        value = Image.Image.getexif(image).get(ORIENTATION_TAG)
     except Exception:  # broken EXIF: the tag itself may still be there
         value = in_file
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -123,13 +125,15 @@ def _bare_png(data: bytes, keep_profile: bool) -> tuple[bytes, bytes | None] | N
     kept, exif, place = [data[:8]], None, 8
     while place + 8 <= len(data):
         end = place + 12 + struct.unpack_from(">L", data, place)[0]
-        name = data[place + 4 : place + 8]
+        name, content = data[place + 4 : place + 8], data[place + 4 : end - 4]
         if name == b"eXIf":
-            exif = data[place + 8 : end - 4]
+            exif = content[4:]
         if name in names:
+            if end > len(data) or zlib.crc32(content) != struct.unpack_from(">L", data, end - 4)[0]:
+                return None  # the pixels themselves are damaged
             kept.append(data[place:end])
         place = end
-    return b"".join(kept), exif
+    return (b"".join(kept), exif) if kept[-1][4:8] == b"IEND" else None
 
 
 def _bare_webp(data: bytes, keep_profile: bool) -> tuple[bytes, bytes | None] | None:
@@ -143,6 +147,8 @@ def _bare_webp(data: bytes, keep_profile: bool) -> tuple[bytes, bytes | None] | 
         if name == b"VP8X":
             chunk = chunk[:8] + bytes([chunk[8] & ~sum(removed.values())]) + chunk[9:]
         if name not in removed:
+            if place + 8 + length > len(data):
+                return None  # the pixels themselves are cut short
             kept.append(chunk)
         place += 8 + length + length % 2
     body = b"".join(kept)

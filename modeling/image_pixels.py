@@ -1,13 +1,15 @@
 """From decoded pixels of any kind to RGB tensors: PIL images, arrays, tensors."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
+from .color_profiles import to_srgb
 from .input_checks import check_value_range
 
 MAX_16_BIT = 65535
@@ -15,7 +17,37 @@ MAX_16_BIT = 65535
 _BAND_PIXELS = 2**22  # converted at a time
 
 
-def pil_to_rgb(image: Image.Image, name: str = "the image", factor: int = 1) -> Tensor:
+@dataclass(frozen=True)
+class WideGrey:
+    """How the grey values of more than 8 bits of an image are meant.
+
+    Attributes:
+        maximum: The value of white, or of black where white is 0.
+        white_is_zero: Whether 0 is white.
+        transparent: Value of the pixels that are transparent; None if none is.
+    """
+
+    maximum: int = MAX_16_BIT
+    white_is_zero: bool = False
+    transparent: int | None = None
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "WideGrey":
+        """Reads what the header of an image, opened from a file, says."""
+        transparent = image.info.get("transparency")
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(258)
+        bits = bits[0] if isinstance(bits, tuple) and bits else bits
+        maximum = 2**bits - 1 if isinstance(bits, int) and 8 < bits < 16 else MAX_16_BIT
+        return cls(maximum, tags.get(262) == 0, transparent if isinstance(transparent, int) else None)
+
+
+def pil_to_rgb(
+    image: Image.Image,
+    name: str = "the image",
+    factor: int = 1,
+    transform: ImageCms.ImageCmsTransform | None = None,
+) -> Tensor:
     """Converts a decoded PIL image of any mode to RGB, `(3, H, W)`, uint8, or float32 for mode F.
 
     Large images are converted in bands, so that there is no second copy of them in another mode.
@@ -24,15 +56,17 @@ def pil_to_rgb(image: Image.Image, name: str = "the image", factor: int = 1) -> 
         image: The image.
         name: Name of the image in errors.
         factor: How many times smaller the result is: squares of this side are averaged.
+        transform: How its colours become sRGB; None keeps them.
     """
+    wide = WideGrey.of(image)
     rows = max(1, _BAND_PIXELS // (image.width * factor)) * factor
     if rows >= image.height and factor == 1:
-        return _band_to_rgb(image, name)
+        return _band_to_rgb(image, name, wide, transform)
     height, width = -(-image.height // factor), -(-image.width // factor)
     result: Tensor | None = None
     for top in range(0, image.height, rows):
-        band = _band_to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))), name)
-        band = _averaged(band, factor)
+        box = (0, top, image.width, min(top + rows, image.height))
+        band = _averaged(_band_to_rgb(image.crop(box), name, wide, transform), factor)
         if result is None:  # channels last in memory, as a whole image has them
             result = torch.empty(height, width, 3, dtype=band.dtype).permute(2, 0, 1)
         result[:, top // factor : top // factor + band.shape[1]] = band
@@ -48,26 +82,42 @@ def _averaged(pixels: Tensor, factor: int) -> Tensor:
     return means if pixels.is_floating_point() else means.round().to(torch.uint8)
 
 
-def _band_to_rgb(image: Image.Image, name: str) -> Tensor:
+def _band_to_rgb(image: Image.Image, name: str, wide: WideGrey, transform: ImageCms.ImageCmsTransform | None) -> Tensor:
     if image.mode.startswith("I") or image.mode == "F":
-        return wide_grey_to_rgb(np.asarray(image), name)
+        pixels = wide_grey_to_rgb(np.asarray(image), name, wide)
+        if transform is None or pixels.is_floating_point():
+            return pixels
+        image = Image.fromarray(pixels[0].numpy())
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if transform is not None:
+            alpha = image.getchannel("A")
+            image = to_srgb(image.convert("RGB"), transform)
+            image.putalpha(alpha)
         canvas = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(canvas, image)
+    elif transform is not None:
+        image = to_srgb(image, transform)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:
+def wide_grey_to_rgb(values: np.ndarray, name: str, wide: WideGrey = WideGrey()) -> Tensor:
     """Converts grey values of 16 or 32 bits, or floats, to RGB: integers are read as 16-bit, floats as [0, 1]."""
     if values.dtype.kind == "f":
-        return array_to_rgb(values, name)
+        return array_to_rgb(1 - values if wide.white_is_zero else values, name)
     if values.min(initial=0) < 0 or values.max(initial=0) > MAX_16_BIT:
         raise ValueError(
             f"{name} has integers from {values.min()} to {values.max()}, allowed are 0 to {MAX_16_BIT}: "
             "convert it to floats in [0, 1] first"
         )
-    return array_to_rgb(values.astype(np.uint16), name)
+    grey = values.astype(np.uint16)
+    if wide.maximum != MAX_16_BIT:
+        grey = (np.minimum(grey, wide.maximum).astype(np.uint32) * MAX_16_BIT // wide.maximum).astype(np.uint16)
+    if wide.white_is_zero:
+        grey = MAX_16_BIT - grey
+    if wide.transparent is not None:
+        grey[values == wide.transparent] = MAX_16_BIT
+    return array_to_rgb(grey, name)
 
 
 def array_to_rgb(values: np.ndarray | Tensor, name: str = "the image") -> Tensor:

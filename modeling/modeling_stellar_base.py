@@ -18,13 +18,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .atomic_write import write_atomically
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
-from .model_card import model_card
+from .model_card import write_card
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
 
 logger = logging.getLogger(__name__)
@@ -206,14 +205,15 @@ class StellarPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Saves weights (safetensors), configuration, image processor, code and model card.
 
-        If the folder already has a processor, it is kept. A card is kept too, unless `license` or `metrics` is given.
+        If the folder already has a processor, it is kept. A card is kept too: only the sections and the lines of its
+        head that this library wrote are renewed.
 
         Args:
             save_directory: Folder to write to; it is created if it does not exist.
             *args: Positional arguments of `transformers.PreTrainedModel.save_pretrained`.
-            license: License of the weights as the Hub spells it, such as "mit"; None says in the card that it is
-                unknown.
-            name: Name of the model in the card; None means the folder's name.
+            license: License of the weights as the Hub spells it, such as "mit"; None keeps the one in the card, or
+                says in a new card that it is unknown.
+            name: Name of the model in the card; None means the name in the card, or the folder's in a new card.
             base_model: Repository that the weights derive from, for the card.
             metrics: Names and values of measured numbers, for the card.
             **kwargs: Options of `transformers.PreTrainedModel.save_pretrained`, except `push_to_hub`.
@@ -227,11 +227,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         folder = Path(save_directory)
         if not (folder / "preprocessor_config.json").exists():
             StellarImageProcessor.from_config(self.config).save_pretrained(folder)
-        card = folder / "README.md"
-        if license or metrics or not card.exists():
-            heading = name or folder.absolute().name
-            text = model_card(self.config, heading, license=license, base_model=base_model, metrics=metrics)
-            write_atomically(card, text.encode())
+        write_card(folder, self.config, name=name, license=license, base_model=base_model, metrics=metrics)
 
     def push_to_hub(
         self,

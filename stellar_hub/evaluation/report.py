@@ -13,8 +13,8 @@ from PIL import Image
 
 from stellar_hub.evaluation.left_out import LeftOut, describe_left_out, left_out_facts
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
 from stellar_hub.modeling.safe_text import one_line
 
 FORMAT = 2  # of the JSON; format 1 had other names for features and for counts of images

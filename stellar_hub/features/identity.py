@@ -19,7 +19,7 @@ from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.registry import MODELS, published
 
 _FEATURE_PARTS = ("encoder.", "localization.")  # features do not depend on decoder and tokenizer
-_SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop")
+_SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop", "apply_icc_profile")
 
 
 def choose_device(device: str) -> str:

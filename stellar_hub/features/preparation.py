@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from stellar_hub.data.sources import EncodedImage, ImageSource, read_image
+from stellar_hub.data.sources import EncodedImage, ImageSource
+from stellar_hub.data.sources.image_source import encoded_and_name
 from stellar_hub.data.streams import DamagedShardError, ImageStream
 from stellar_hub.data.streams.reading_order import MAX_IN_SHARD
 from stellar_hub.data.views.augmented_view import AugmentedView
@@ -18,7 +19,6 @@ from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import ImageRecord, name_of, printable_line
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_fault_of_machine, is_passing_fault
-from stellar_hub.modeling.image_processing_stellar import apply_geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +154,7 @@ def prepare_image(
     try:
         if view is not None:
             return ImageRecord(row, name), view.prepare(processor, image, row)
-        loaded = read_image(image)
-        geometry = processor.geometry_of_shape(loaded.shape)
-        pixel_values = apply_geometry(loaded, geometry, processor.fill_value)
+        pixel_values, geometry = processor.fit_image(*encoded_and_name(image))
     except Exception as error:
         return ImageRecord(row, name, error=error_of_row(error, name)), None
     return ImageRecord(row, name, geometry.original_size, geometry.crop_box), pixel_values

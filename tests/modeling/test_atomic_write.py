@@ -373,3 +373,10 @@ class TestFolder:
         with pytest.raises(FileNotFoundError, match=r"model.*nowhere"), replaced_folder(tmp_path / "nowhere" / "model"):
             pass
         assert names(tmp_path) == []
+
+
+def test_private_file__is_readable_by_the_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    write_atomically(tmp_path / "a", b"new", private=True)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "a").read_bytes() == b"new"

@@ -7,8 +7,8 @@ import typer
 from stellar_hub.cli.evaluation.options import AllowShared, Options, evaluation_command, open_masks, show_and_write
 
 MASKED = (
-    "images/NAME.jpg, masks/NAME.png with the number of a class per pixel (255: unlabelled, or the second class if there "
-    "are no numbers but 0 and 255) and, to name the classes, classes.txt"
+    "images/NAME.jpg, masks/NAME.png with the number of a class per pixel (255: unlabelled, or the second class if "
+    "there are no numbers but 0 and 255) and, to name the classes, classes.txt"
 )
 
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from stellar_hub.data.sources.files import stamp_of
-from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.sources.image_source import ImageSource, stamp_of
 from stellar_hub.modeling.safe_text import one_line
 
 MAX_NAMED = 5  # names in a message

@@ -13,7 +13,9 @@ from torch import Tensor
 from stellar_hub.data.sources.files import counted, scan_images
 from stellar_hub.data.sources.open_sources import check_root
 from stellar_hub.measures import UNLABELLED
-from stellar_hub.modeling.image_loading import is_fault_of_machine, open_encoded, read_encoded, read_size, unreadable
+from stellar_hub.modeling.image_errors import is_fault_of_machine, unreadable
+from stellar_hub.modeling.image_formats import open_encoded
+from stellar_hub.modeling.image_loading import read_encoded, read_size
 from stellar_hub.modeling.safe_paths import is_below, read_bounded
 from stellar_hub.old_names import old_names
 

@@ -7,8 +7,7 @@ from itertools import accumulate
 
 import torch
 
-from stellar_hub.data.sources.files import stamp_of
-from stellar_hub.data.sources.image_source import ImageItem, ImageSource, IndexedSource, StoredSource
+from stellar_hub.data.sources.image_source import ImageItem, ImageSource, IndexedSource, StoredSource, stamp_of
 
 
 class JoinedSources(IndexedSource[ImageItem]):

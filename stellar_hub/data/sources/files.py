@@ -8,19 +8,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource
+from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource, file_stamp
+from stellar_hub.modeling.image_loading import IMAGE_SUFFIXES
 from stellar_hub.modeling.safe_paths import is_below
 from stellar_hub.modeling.safe_text import one_line
 
-IMAGE_SUFFIXES = {
-    *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
-    *(".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
-}
-HEIF_SUFFIXES = {".heic", ".heif"}
 _MAX_NAMED = 6  # suffixes in a note
 # Errors of a file that is not there or may not be looked at. Others, such as those of a network disk, are passing.
 _NO_SIZE = (FileNotFoundError, NotADirectoryError, PermissionError)
@@ -184,39 +180,12 @@ def note_on_suffixes(others: Mapping[str, int]) -> list[str]:
     Args:
         others: Number of files for each suffix, in lower case; "" is no suffix.
     """
-    notes = []
-    heif = sum(others.get(suffix, 0) for suffix in HEIF_SUFFIXES)
-    if heif:
-        notes.append(
-            f"{counted(heif, 'HEIF file was', 'HEIF files were')} passed over; install pillow-heif to read .heic and "
-            ".heif"
-        )
-    rest = Counter({suffix: count for suffix, count in others.items() if suffix not in HEIF_SUFFIXES})
-    if rest:
-        named = [one_line(suffix, 20) or "no suffix" for suffix, _ in rest.most_common(_MAX_NAMED)]
-        more = ", ..." if len(rest) > len(named) else ""
-        total = sum(rest.values())
-        notes.append(
-            f"{counted(total, 'file is not an image', 'files are not images')} by suffix ({', '.join(named)}{more})"
-        )
-    return notes
-
-
-def file_stamp(path: str | os.PathLike[str]) -> str:
-    """Returns the size and the modification time of a file as a text, or "" if they are not known."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def stamp_of(source: Any, index: int) -> str:
-    """Returns the stamp of an image of any source: its own, that of the file if it is a path, or "" if it has none."""
-    if hasattr(source, "stamp"):
-        return str(source.stamp(index))
-    image = source[index]
-    return file_stamp(image) if isinstance(image, str | os.PathLike) else ""
+    if not others:
+        return []
+    named = [one_line(suffix, 20) or "no suffix" for suffix, _ in Counter(others).most_common(_MAX_NAMED)]
+    more = ", ..." if len(others) > len(named) else ""
+    total = counted(sum(others.values()), "file is not an image", "files are not images")
+    return [f"{total} by suffix ({', '.join(named)}{more})"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from stellar_hub.data.sources.files import PackedNames, file_stamp
-from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource
+from stellar_hub.data.sources.files import PackedNames
+from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource, file_stamp
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import one_line

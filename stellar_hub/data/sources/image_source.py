@@ -27,12 +27,12 @@ class EncodedImage:
     Attributes:
         name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
         data: Bytes of the image file.
-        error: Why there are no bytes; None if there are. Reading such an image raises a ValueError that says so.
+        error: Why there are no bytes; empty if there are. Reading such an image raises a ValueError that says so.
     """
 
     name: str
     data: bytes
-    error: str | None = None
+    error: str = ""
 
     def __str__(self) -> str:
         return self.name

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import constants
 
-from stellar_hub.data.sources.files import file_stamp, known_size
-from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, ImageItem, IndexedSource
+from stellar_hub.data.sources.files import known_size
+from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, ImageItem, IndexedSource, file_stamp
 from stellar_hub.data.sources.table_files import (
     TablePart,
     check_parquet,
@@ -206,7 +206,7 @@ def image_of_cell(name: str, data: Any) -> EncodedImage:
         check_limit("image_bytes", len(data), "it")
     except ValueError as error:
         return EncodedImage(name, b"", str(error))
-    return EncodedImage(name, data if isinstance(data, bytes) else data.to_pybytes(), None if data else "it is empty")
+    return EncodedImage(name, data if isinstance(data, bytes) else data.to_pybytes(), "" if data else "it is empty")
 
 
 def file_of_cell(name: str, path: str, roots: Sequence[str]) -> Path | EncodedImage:
@@ -267,7 +267,8 @@ def select_image_column(table: Any, name: str, column: str | None = None) -> tup
         raise ValueError(f"{one_line(name)} has no column {one_line(repr(column))}; its columns are {columns}")
     if isinstance(table.features[column], image_type):
         # Undecoded: `read_image` decodes the bytes, as it does for every other image.
-        table = table.cast_column(column, image_type(decode=False))
+        with reading_table(name):
+            table = table.cast_column(column, image_type(decode=False))
     return table.select_columns([column]), column
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stellar_hub.data.sources.files import file_stamp
+from stellar_hub.data.sources.image_source import file_stamp
 from stellar_hub.extras import require
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import path_below, read_bounded, regular_file

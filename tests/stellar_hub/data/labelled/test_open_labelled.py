@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image, Value
 from stellar_hub.data.labelled import open_labelled
 from stellar_hub.data.labelled.open_labelled import read_class_folders
 from stellar_hub.data.sources import read_image
-from stellar_hub.data.sources.files import stamp_of
+from stellar_hub.data.sources.image_source import stamp_of
 from stellar_hub.data.sources.table import HubDataset
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from stellar_hub.data.sources import ImageTable, read_image
-from stellar_hub.data.sources.files import stamp_of
-from stellar_hub.data.sources.image_source import image_digest
+from stellar_hub.data.sources.image_source import image_digest, stamp_of
 from stellar_hub.data.sources.table import HubDataset, is_saved_table
 from tests.stellar_hub.data.sources.conftest import png
 

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.scenes import draw_scene
 from stellar_hub.data.sources import EncodedImage, read_image
+from stellar_hub.data.sources.image_source import encoded_and_name
 from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views
-from stellar_hub.data.views.view_maker import read_for_views, reduction_factor, to_uint8
+from stellar_hub.data.views.view_maker import reduction_factor, to_uint8
+from stellar_hub.modeling.image_loading import load_reduced
 
 VIEWS = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
 
@@ -28,6 +31,13 @@ def photo(height: int = 600, width: int = 800, kind: str = "JPEG", orientation: 
         exif[0x0112] = orientation
     image.save(buffer, format=kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
     return EncodedImage("photo", buffer.getvalue())
+
+
+def read_for_views(
+    image: EncodedImage | Path, plan: Callable[[int, int], list[View]]
+) -> tuple[Tensor, tuple[int, int]]:
+    source, name = encoded_and_name(image)
+    return load_reduced(source, lambda height, width: reduction_factor(plan(height, width)), name)
 
 
 def entire_image(height: int, width: int, size: int) -> list[View]:

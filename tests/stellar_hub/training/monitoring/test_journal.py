@@ -99,6 +99,25 @@ def test_truncate_after__forgets_later_and_torn_lines(journal: Journal, step: in
     assert steps(journal) == [*left, step + 1]
 
 
+def test_truncate_after__keeps_what_it_removes_under_another_name(journal: Journal) -> None:
+    before = journal.path.read_bytes()
+    aside = journal.truncate_after(10)
+    assert aside == journal.path.with_name("metrics-to-step-000030.jsonl")
+    assert aside.read_bytes() == before
+    for step, value in ((20, 1.0), (30, 2.0)):
+        journal.write(step, {"loss": value})
+    again = journal.truncate_after(10)
+    assert again == journal.path.with_name("metrics-to-step-000030-2.jsonl")
+    assert aside.read_bytes() == before
+
+
+def test_truncate_after__writes_no_copy_where_no_step_goes(journal: Journal) -> None:
+    with open(journal.path, "a") as file:
+        file.write('{"step": 3')
+    assert journal.truncate_after(30) is None
+    assert [path.name for path in journal.path.parent.iterdir()] == ["metrics.jsonl"]
+
+
 def test_truncate_after__keeps_lines_to_the_byte(journal: Journal) -> None:
     before = journal.path.read_bytes()
     journal.truncate_after(30)
