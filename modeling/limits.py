@@ -37,7 +37,7 @@ LIMITS = {
     "code_patches": Limit(2**16, "patches", "The number of patches of an image in a file of S and L."),
     "archive_members": Limit(2**27, "members", "The number of members of one tar file."),
     "table_expansion": Limit(
-        1000, "times its bytes", "How much larger the content of a parquet file may be than it is."
+        256, "times the bytes of its file", "How far a parquet file expands, if that is more than 256 MiB."
     ),
     "archive_ratio": Limit(
         256, "bytes for each byte of its file", "How far a compressed tar expands after its first 256 MiB."

@@ -70,6 +70,41 @@ def test_full_machine__is_no_error_of_a_row(
         prepare_row(source, 0, processor)
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_passing_fault__is_not_the_images(
+    source: JoinedSources, processor: StellarImageProcessor, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(code, "try again")
+
+    monkeypatch.setattr("builtins.open", fail)
+    record, pixels = prepare_row(source, 0, processor)
+    assert pixels is None
+    assert str(record.error).startswith("not the image's fault: ")
+    assert "0000.png" in str(record.error)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "x")])
+def test_source_that_fails__costs_one_row(processor: StellarImageProcessor, error: Exception) -> None:
+    class Failing(list[Path]):
+        def __getitem__(self, row: Any) -> Any:
+            raise error
+
+    record, pixels = prepare_row(Failing(), 7, processor)
+    assert pixels is None
+    assert record.image == "image 7"
+    assert "image 7: " in str(record.error)
+
+
+def test_memory_that_ends__ends_the_run(processor: StellarImageProcessor) -> None:
+    class Failing(list[Path]):
+        def __getitem__(self, row: Any) -> Any:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        prepare_row(Failing(), 7, processor)
+
+
 def test_float_images__make_a_float_batch() -> None:
     bytes_, floats = torch.full((3, 2, 2), 255, dtype=torch.uint8), torch.full((3, 2, 2), 0.5)
     stacked = stack_pixels([bytes_, floats])
