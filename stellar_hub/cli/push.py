@@ -41,7 +41,6 @@ def push(
     """
     from stellar_hub.features import load_model
     from stellar_hub.hub.push import push as push_model
-    from stellar_hub.modeling.safe_text import one_line
 
     network, _ = load_model(model, "cpu")
     done = push_model(network, repository, license=license, private=not public, dry_run=dry_run, replace=replace)
