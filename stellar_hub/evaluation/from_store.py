@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.feature_set import FeatureSet
+from stellar_hub.evaluation.left_out import UnreadableImagesError
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.names import make_feature, needed_for
 from stellar_hub.features.rows import printable
@@ -54,8 +55,8 @@ def features_of_labelled(store: FeatureStore, labelled: LabelledImages, names: S
         names: Names of the features.
 
     Raises:
-        ValueError: if the store lacks a feature or an image, an image could not be read when the store was made, or a
-            feature is not finite.
+        UnreadableImagesError: if images have an error in the store, because they could not be read.
+        ValueError: if the store lacks a feature or an image, or a feature is not finite.
     """
     places = _rows_by_image(store)
     images = [str(labelled.images[index]) for index in range(len(labelled))]
@@ -66,7 +67,11 @@ def features_of_labelled(store: FeatureStore, labelled: LabelledImages, names: S
             f"the store lacks {len(lost)} of the {len(images)} images of {labelled.name}, the first is "
             f"{one_line(lost[0])}"
         )
-    features = read_features(store, [places[key] for key in keys], names)
+    rows = [places[key] for key in keys]
+    failed = {index: record.error for index, record in enumerate(store.records(rows)) if record.error is not None}
+    if failed:
+        raise UnreadableImagesError(labelled.images, failed, complete=True)
+    features = read_features(store, rows, names)
     return FeatureSet(features, images, torch.tensor(labelled.labels), labelled.classes)
 
 

@@ -17,6 +17,7 @@ from stellar_hub.data.labelled import LabelledImages, open_labelled
 from stellar_hub.data.sources import open_sources
 from stellar_hub.evaluation import cached_features
 from stellar_hub.evaluation.from_store import check_stores, features_of_labelled, open_stores, stored_features
+from stellar_hub.evaluation.left_out import UnreadableImagesError
 from stellar_hub.features.backbones import open_backbone
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.store.plan import ExtractionOptions
@@ -62,8 +63,10 @@ def test_what_a_store_lacks__is_named() -> None:
         features_of_labelled(Store(NAMES), LABELLED, ["cls", "patches_mean"])
     with pytest.raises(ValueError, match=r"1 of the 3 images of mine.*c\.png"):
         features_of_labelled(Store(NAMES[:2]), LABELLED, ["pooled"])
-    with pytest.raises(ValueError, match=r"b\.png: it is broken"):
+    with pytest.raises(UnreadableImagesError) as raised:
         features_of_labelled(Store(NAMES, failed="b.png"), LABELLED, ["pooled"])
+    assert raised.value.reasons == {1: "it is broken"}
+    assert raised.value.complete
 
 
 @pytest.fixture(scope="module")
