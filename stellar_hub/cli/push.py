@@ -24,7 +24,7 @@ def push(
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public. Default: private.")] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the content of a repository that holds another model.")
+        bool, typer.Option("--replace", help="Replace all files of a repository that holds another model.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files that would be sent, with their sizes, and send nothing.")
