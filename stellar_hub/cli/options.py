@@ -27,7 +27,9 @@ def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
     match = re.fullmatch(r"([0-9]{1,6})(?:[xX]([0-9]{1,6}))?", text.strip())
     sides = [int(side) for side in match.groups() if side] if match else []
     if not sides or 0 in sides:
-        raise ValueError(f"--image-size must be a side or HEIGHTxWIDTH in pixels, such as 448 or 224x448, got {text[:40]!r}")
+        raise ValueError(
+            f"--image-size must be a side or HEIGHTxWIDTH in pixels, such as 448 or 224x448, got {text[:40]!r}"
+        )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
