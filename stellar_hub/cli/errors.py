@@ -119,10 +119,22 @@ def reports_errors(command: CommandT) -> CommandT:
             if kwargs.get("debug"):
                 raise
             if not (isinstance(error, BrokenPipeError) and nobody_reads()):
-                typer.echo(f"error: {one_line(error)}", err=True)
+                typer.echo(f"error: {one_line(_without_torchs_words(error))}", err=True)
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _without_torchs_words(error: BaseException) -> BaseException:
+    """Returns the error that says in plain words that a data worker died; other errors as they are.
+
+    torch's handler of SIGCHLD raises its own wherever the command happens to be.
+    """
+    if not isinstance(error, Exception) or not str(error).startswith("DataLoader worker"):
+        return error
+    from stellar_hub.data.workers import plain_error  # with torch, which is imported by now
+
+    return plain_error(error)
 
 
 def _ignore_dying_workers() -> None:

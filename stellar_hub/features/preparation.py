@@ -220,16 +220,28 @@ def batch_loader(
     )
 
 
+class RefusedImageError(ValueError):
+    """An image that cannot be read ends the work.
+
+    Args:
+        record: Record of the image, with its error.
+    """
+
+    def __init__(self, record: ImageRecord):
+        super().__init__(record.error)
+        self.record = record
+
+
 def refuse_errors(batches: Iterable[PreparedBatch]) -> Iterator[PreparedBatch]:
     """Yields the batches until one has an image that cannot be read.
 
     Raises:
-        ValueError: with the error of that image, which names it.
+        RefusedImageError: with the error of that image, which names it.
     """
     for batch in batches:
         failed = next((record for record in batch.records if record.error is not None), None)
         if failed is not None:
-            raise ValueError(failed.error)
+            raise RefusedImageError(failed)
         yield batch
 
 

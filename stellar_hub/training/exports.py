@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from stellar_hub.hub.push import base_model_of, carry_card, push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
+from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.modeling.safe_text import mask_secrets
 from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.monitoring.quantities import curves_of
-from stellar_hub.training.monitoring.training_card import training_section, write_training_card
+from stellar_hub.training.monitoring.training_card import SECTION, training_section, write_training_card
 from stellar_hub.training.recipes.files import to_dict, write_yaml
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 from stellar_hub.training.run import JOURNAL_FILE, Run

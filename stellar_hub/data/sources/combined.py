@@ -83,6 +83,8 @@ class SampledImages(IndexedSource[ImageItem]):
     def __init__(self, source: ImageSource, indices: Sequence[int]):
         self.source = source
         self.indices = tuple(indices)
+        self.damaged = tuple(getattr(source, "damaged", ()))
+        self.notes = tuple(getattr(source, "notes", ()))
 
     def __len__(self) -> int:
         return len(self.indices)

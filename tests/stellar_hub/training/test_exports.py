@@ -10,7 +10,7 @@ from torch import Tensor
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.training import exports as module
-from stellar_hub.training.exports import copy_training, export_model, is_exported, push_export
+from stellar_hub.training.exports import export_model, is_exported, push_export
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.recipes.sections import Recipe
 from tests.hub_server import HubServer
