@@ -16,7 +16,7 @@ from stellar_hub.old_names import hint_of_new_name
 
 # Click's classes: some versions of typer import click, and others have a copy of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-CLICK_ERRORS = (UsageError.__mro__[1], typer.Exit, typer.Abort)
+CLICK_ERRORS: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, *UsageError.__mro__[1:2])
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 # Errors that users meet. Others are faults of the library or of a library below it, and the line names their type.
