@@ -135,13 +135,13 @@ class StellarEncoding(tuple[Tensor, Tensor]):
                 for field, part in zip(cls._fields, parts, strict=True):
                     if part.get_dtype() not in _DTYPES:
                         raise ValueError(f"{name}: {field} must have floating-point numbers, got {part.get_dtype()}")
-                tensors = [file.get_tensor(field) for field in cls._fields]
+                semantics, localization = (file.get_tensor(field) for field in cls._fields)
         except SafetensorError as error:
             raise ValueError(
                 f"{name} cannot be read as safetensors (damaged or cut short?): {one_line(error)}"
             ) from error
-        _check_values(tensors, metadata.get("sha256"), name)
-        return cls(*tensors, grid_size)
+        _check_values([semantics, localization], metadata.get("sha256"), name)
+        return cls(semantics, localization, grid_size)
 
 
 @contextlib.contextmanager

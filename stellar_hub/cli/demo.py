@@ -5,9 +5,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-import typer
-
 from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.messages import say
 from stellar_hub.cli.options import Debug, Device, FitOption, Output
 
 
@@ -20,12 +19,8 @@ def demo(output: Output = Path("demo"), device: Device = "auto", debug: Debug = 
     from stellar_hub.cli.visualize import visualize
 
     photographs = Path(str(files("stellar_hub.demo_images")))
-    typer.echo(
-        "The small demonstration model stellar-tiny comes with the package. It sees 64 x 64 pixels of each photograph,"
-    )
-    typer.echo("encodes them as 16 tokens (S) and one map per token (L), and decodes both to an image.")
+    say("The small demonstration model stellar-tiny comes with the package. It sees 64 x 64 pixels of each photograph,")
+    say("encodes them as 16 tokens (S) and one map per token (L), and decodes both to an image.")
     visualize(images=[photographs], output=output, fit=FitOption.crop, device=device, overwrite=True, debug=debug)
     program = "stellar-hub" if shutil.which("stellar-hub") else sys.argv[0]
-    typer.echo(
-        f"The pages are in {output.resolve()}. For your own images, run: {program} visualize PHOTO --output {output}"
-    )
+    say(f"The pages are in {output.resolve()}. For your own images, run: {program} visualize PHOTO --output {output}")

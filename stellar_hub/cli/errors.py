@@ -16,7 +16,7 @@ from stellar_hub.old_names import hint_of_new_name
 
 # Click's classes: some versions of typer import click, and others have a copy of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-CLICK_ERRORS = (UsageError.__mro__[1], typer.Exit, typer.Abort)
+CLICK_ERRORS: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, *UsageError.__mro__[1:2])
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 # Errors that users meet. Others are faults of the library or of a library below it, and the line names their type.
@@ -64,7 +64,9 @@ def _message(error: BaseException) -> str:
         return key if isinstance(key, str) and " " in key else f"{text} is missing" if text else ""
     if code := re.search(r"os error (\d+)", text):  # of code in Rust, such as that of safetensors
         return f"{FULL_DISK[int(code[1])]}: {text}" if int(code[1]) in FULL_DISK else text
-    if isinstance(error, EXPECTED) or _is_validation(error):
+    if _is_validation(error):
+        return re.sub(r"^(Class v|V)alidation error for (validator|field) '\w*':\s+(\w+: )?", "", text)
+    if isinstance(error, EXPECTED):
         return text
     return f"{type(error).__name__}: {text} (--debug shows the traceback)"
 

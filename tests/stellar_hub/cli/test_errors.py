@@ -47,6 +47,10 @@ def raising_handler() -> Iterator[None]:
         (OSError(errno.EACCES, "Permission denied", "a.jpg"), "Permission denied: a.jpg"),
         (OSError(errno.EIO, "rename failed", b"a\xe9", None, "b"), r"rename failed: a\xe9 -> b"),
         (OSError(errno.ENOSPC, "No space left on device", "a.bin"), "No space left on device: a.bin was not written"),
+        (
+            StrictDataclassFieldValidationError("hidden_size", TypeError("Field 'hidden_size' expected int")),
+            "Field 'hidden_size' expected int",
+        ),
         (OSError("https://host is away"), "https://host is away"),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero (--debug shows the traceback)"),
         (ValueError("pass vqgan=PATH"), "pass --vqganPATH"),
