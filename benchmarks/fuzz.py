@@ -56,9 +56,20 @@ class Result:
     largest: int = 0
 
 
+def load_target(target: str) -> Any:
+    """Returns the module of a target."""
+    return importlib.import_module(f"fuzz_targets.{target}" if target in COUNTS else target)
+
+
 def peak_bytes() -> int:
-    """The largest resident size that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The largest resident size that this process has had, in bytes.
+
+    `ru_maxrss` begins with the size of the process that started this one, so Linux is asked for its own number.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def serve(target: str, connection: Connection) -> None:
@@ -66,7 +77,7 @@ def serve(target: str, connection: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
-    module = importlib.import_module(f"fuzz_targets.{target}")
+    module = load_target(target)
     silent: type[Exception] = importlib.import_module("fuzz_targets").SilentDifference
     getattr(module, "prepare", lambda: None)()
     connection.send(("ready", "", peak_bytes()))
@@ -129,7 +140,7 @@ class Runner:
 
 def run_target(target: str, count: int, seed: int, first: int = 0, keep: Path | None = None) -> Result:
     """Runs cases of a target and returns what happened."""
-    module: Any = importlib.import_module(f"fuzz_targets.{target}")
+    module = load_target(target)
     runner, result, start = Runner(target), Result(target, seed), time.perf_counter()
     try:
         for number in range(first, first + count):

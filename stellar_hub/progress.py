@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -96,7 +96,7 @@ def track(
         unit: What an item is, in the singular.
         enabled: Whether to show anything.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(total, unit, description, enabled=enabled, leave=False) as progress:
         for item in items:
