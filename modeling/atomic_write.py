@@ -1,18 +1,112 @@
 """Writing files and folders so that readers never see them half written, also after a crash."""
 
 import contextlib
+import errno
+import hashlib
 import os
+import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+MAX_NAME = 120  # bytes of a name that its unfinished file repeats, as file systems allow 255
+DAY = 86_400  # seconds
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk is full, the file too large, the quota used up
+
+_UNFINISHED = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[0-9a-f]{32}\.part", re.DOTALL)
+_OLDER = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)  # of earlier releases, which did not name the process
+_cleared: set[Path] = set()
+
+
+def unfinished_path(path: Path) -> Path:
+    """Returns a new hidden name beside `path` for what is not yet complete; it tells which process writes it."""
+    name = os.fsencode(path.name)
+    if len(name) > MAX_NAME:
+        name = name[: MAX_NAME - 20] + hashlib.sha256(name).hexdigest()[:16].encode()
+    return path.with_name(f".{os.fsdecode(name)}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.part")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what processes that no longer run left unfinished in a folder; once per folder and process.
+
+    Removed are files and folders of this machine whose process has ended, and those of earlier releases that are more
+    than a day old.
+    """
+    folder = folder.absolute()
+    if folder in _cleared:
+        return
+    _cleared.add(folder)
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.endswith(".part") and _is_leftover(entry):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+def _is_leftover(entry: "os.DirEntry[str]") -> bool:
+    match = _UNFINISHED.fullmatch(entry.name)
+    if match is None:
+        old = _OLDER.fullmatch(entry.name)
+        return old is not None and time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY
+    return match["machine"] == _machine() and not _runs(int(match["process"]))
+
+
+def _runs(process: int) -> bool:
+    """Returns whether a process of this machine runs; True where it cannot be known."""
+    if os.name != "posix":
+        return True  # on Windows, the signal 0 would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Returns eight letters for this machine, and for the container in it: process numbers mean nothing elsewhere."""
+    space = ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes the error of a disk that is full name the file or folder that could not be written.
+
+    Raises:
+        OSError: if the disk is full for the block, or for safetensors in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+    except SafetensorError as error:
+        found = re.search(r"os error (\d{1,5})", str(error))
+        number = int(found[1]) if found else 0
+        if number not in FULL:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to a temporary file beside `path` and renames it to `path`.
 
     Readers see the old file or the whole new one. If writing fails, the old file stays and the temporary one is
-    removed.
+    removed. Temporary files of processes that were killed are removed by the next process that writes here.
 
     Args:
         path: File to write; it is replaced if it exists.
@@ -25,13 +119,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    clear_leftovers(path.parent)
+    temporary = unfinished_path(path)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with errors_name(path):
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -61,18 +157,20 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
     final = Path(path).absolute()
     if not final.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
-    partial = unfinished or final.with_name(f".{final.name}.{uuid.uuid4().hex}.part")
+    clear_leftovers(final.parent)
+    partial = unfinished or unfinished_path(final)
     old = final.with_name(f".{final.name}.old")
     restore(final, old)
     partial.mkdir()
     try:
-        yield partial
-        for item in [*partial.rglob("*"), partial]:
-            sync(item)
-        if final.exists():
-            os.replace(final, old)
-        os.replace(partial, final)
-        sync(final.parent)
+        with errors_name(path):
+            yield partial
+            for item in [*partial.rglob("*"), partial]:
+                sync(item)
+            if final.exists():
+                os.replace(final, old)
+            os.replace(partial, final)
+            sync(final.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         restore(final, old)

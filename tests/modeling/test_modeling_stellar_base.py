@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, _success_line, _without_load_report
+from stellar_hub.modeling.loading import TRANSFORMERS_LOGGER, without_load_report
+from stellar_hub.modeling.modeling_stellar_base import _success_line
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ def test_success_line__says_what_was_loaded(converted: bool, decodes: bool, word
 
 def test_without_load_report__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger(TRANSFORMERS_LOGGER)
-    with _without_load_report():
+    with without_load_report():
         logger.warning("StellarModel LOAD REPORT from: x")
         logger.warning("something else")
     logger.warning("LOAD REPORT after")
