@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -82,24 +83,31 @@ def _machine() -> str:
 
 
 @contextlib.contextmanager
-def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
+def errors_name(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[None]:
     """Makes the error of a disk that is full name the file or folder that could not be written.
+
+    Args:
+        path: File or folder that is written.
+        unfinished: Its name until it is complete, which errors shall not show.
 
     Raises:
         OSError: if the disk is full for the block, or for safetensors in it.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL or error.filename is not None:
+    except (OSError, SafetensorError) as error:
+        number, name = getattr(error, "errno", None), getattr(error, "filename", None)
+        if isinstance(error, SafetensorError):
+            found = re.search(r"os error (\d{1,5})", str(error))
+            number = int(found[1]) if found else None
+        if number not in FULL or (name is not None and not _is_inside(name, unfinished)):
             raise
-        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
-    except SafetensorError as error:
-        found = re.search(r"os error (\d{1,5})", str(error))
-        number = int(found[1]) if found else 0
-        if number not in FULL:
-            raise
-        raise OSError(number, os.strerror(number), os.fspath(path)) from error
+        shown = str(path) if name is None else os.path.join(path, os.path.relpath(name, unfinished))
+        raise OSError(number, os.strerror(number), shown) from error
+
+
+def _is_inside(name: Any, folder: Path | None) -> bool:
+    return folder is not None and isinstance(name, str) and Path(name).is_relative_to(folder)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -134,6 +142,49 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+class _PatientFile:
+    """A file that keeps the error of a write, and lets the rest of the writes pass without doing them."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes bytes, unless an earlier write has failed; it always returns their number."""
+        size = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Does nothing: the file is flushed when it is closed."""
+
+
+@contextlib.contextmanager
+def patient_file(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Opens a file for torch's own writer, which ends the whole process where a write fails, as on a full disk.
+
+    Writes in the block seem to succeed; the first error is raised when the block ends.
+
+    Args:
+        path: File to create.
+
+    Yields:
+        An object with `write` and `flush`, for `torch.save` and `torch.export.save`.
+
+    Raises:
+        OSError: if the file cannot be written; it names the file.
+    """
+    with errors_name(path), open(path, "xb") as file:
+        patient = _PatientFile(file)
+        yield patient
+        if patient.error is not None:
+            raise patient.error
+
+
 @contextlib.contextmanager
 def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[Path]:
     """Gives a new, empty folder to fill, which replaces `path` when the block ends without an error.
@@ -163,7 +214,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
     restore(final, old)
     partial.mkdir()
     try:
-        with errors_name(path):
+        with errors_name(path, partial):
             yield partial
             for item in [*partial.rglob("*"), partial]:
                 sync(item)

@@ -50,7 +50,7 @@ def filled_folder(folder: Path, variant: str | None = None) -> Iterator[Path]:
     clear_leftovers(folder)
     partial = unfinished_path(folder / "model")
     try:
-        with errors_name(folder):
+        with errors_name(folder, partial):
             partial.mkdir()
             yield partial
             _move_in(partial, folder, variant)

@@ -51,6 +51,7 @@ def convert(
         num_attention_heads=num_attention_heads,
         decoder_num_attention_heads=decoder_num_attention_heads,
     )
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replaced_folder(output) as folder:
         save_and_compare(model, folder, output.name)
     config = model.config
