@@ -1,5 +1,6 @@
 """What a configuration may say: a bounded JSON file, no setting that leads out of the folder, sizes within the limits."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -77,14 +78,14 @@ def check_code_map(content: dict[str, Any]) -> None:
                 )
 
 
-def check_entries(content: dict[str, Any], cls: type) -> None:
+def check_entries(content: dict[str, Any], cls: Any) -> None:
     """Raises ValueError if an entry of a configuration leads out of the model's folder or replaces a method.
 
     Args:
         content: The configuration, by key.
         cls: Class of the configuration.
     """
-    fields = getattr(cls, "__dataclass_fields__", {})
+    fields = {field.name for field in dataclasses.fields(cls)}
     for key in content:
         shown = one_line(repr(key), 100)
         if not isinstance(key, str) or key.startswith("__"):
@@ -107,6 +108,8 @@ def check_entries(content: dict[str, Any], cls: type) -> None:
     weights = content.get("transformers_weights")
     if weights is not None:
         path_below("the model's folder", weights, "transformers_weights")
+        if not weights.endswith((".safetensors", ".safetensors.index.json")):
+            raise ValueError(f"transformers_weights must name a .safetensors file, got {one_line(repr(weights), 100)}")
 
 
 def check_sizes(config: Any) -> None:

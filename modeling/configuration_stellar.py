@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: string annotations switch the validation of `@strict` off.
 import os
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
@@ -19,6 +20,7 @@ from .config_checks import (
     read_json_object,
 )
 from .pretrained_names import published_config, resolve_pretrained
+from .safe_paths import regular_file
 from .safe_text import one_line
 
 
@@ -167,12 +169,22 @@ class StellarConfig(PreTrainedConfig):
         fields = published_config(pretrained_model_name_or_path)
         if fields is not None:
             return cls.from_dict(fields, **kwargs)
+        file = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "config.json")
+        if file.exists():
+            regular_file(file)  # transformers passes a pipe over, and would take the defaults
         # Not through super(): in transformers 5.17 its `from_pretrained` drops the token.
         config_dict, unused = cls.get_config_dict(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
         try:
             return cls.from_dict(config_dict, **unused)
         except ValueError as error:
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""
+        code_map = getattr(self, "auto_map", None)
+        if isinstance(code_map, dict):
+            self.auto_map = {name: place for name, place in code_map.items() if "--" not in str(place)}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import cached_file, is_peft_available
 
+from .safe_paths import regular_file
 from .safe_text import one_line
 from .weight_files import check_folder, check_headers, check_index, headers_of, read_headers
 
@@ -28,7 +29,7 @@ class Loading(NamedTuple):
 
     Attributes:
         name: What is loaded, as errors name it.
-        strict: Whether every tensor must fit.
+        strict: Whether every tensor must be there under its own name, in its own shape.
     """
 
     name: str
@@ -128,14 +129,15 @@ def check_before_loading(model: nn.Module, state_dict: Any, files: list[str] | N
         return
     if load_config.sharded_metadata is not None and files:
         check_index({**load_config.sharded_metadata, "metadata": {}}, Path(files[0]).parent / "its index")
+    for file in files or ():
+        regular_file(file)
     if state_dict is not None:
         headers = headers_of(state_dict)
     else:  # pickled files, for which the user must ask, have no headers
         headers = read_headers(file for file in files or () if str(file).endswith(".safetensors"))
     if headers:
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
-        strict = now.strict and not load_config.weight_mapping
-        check_headers(headers, model.state_dict(), prefix, f"the weights of {now.name}", strict)
+        check_headers(headers, model.state_dict(), prefix, f"the weights of {now.name}", now.strict)
 
 
 def remove_capturing_hooks(model: Any) -> None:

@@ -14,7 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbones import backbone_fields, backbone_weights, load_backbone
+from .backbones import backbone_fields, backbone_weights, check_fields, load_backbone
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import (
@@ -98,8 +98,11 @@ class StellarModel(StellarPreTrainedModel):
 
         Raises:
             FileNotFoundError: if the path does not exist.
-            ValueError: if timm does not know the name, or the encoder cannot represent the ViT; it says why.
+            TypeError: if the name is not a string, such as a model itself.
+            ValueError: if timm does not know the name, the encoder cannot represent the ViT, or a field is unknown; it
+                says why.
         """
+        check_fields(config_fields, StellarConfig.__dataclass_fields__)
         backbone = load_backbone(name, pretrained)
         fields = {"use_tokenizer": False, "num_sparse_tokens": num_sparse_tokens, **backbone_fields(backbone)}
         model = cls(StellarConfig(**(fields | config_fields)))

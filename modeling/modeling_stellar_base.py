@@ -196,8 +196,9 @@ class StellarPreTrainedModel(PreTrainedModel):
         check_source(name, kwargs)
         if decoder is not None:
             kwargs = cls._with_decoder(name, decoder, kwargs)
+        strict = not tolerate_shapes and kwargs.get("key_mapping") is None
         try:
-            with without_load_report(), is_set(loading, Loading(subject, not tolerate_shapes)):
+            with without_load_report(), is_set(loading, Loading(subject, strict)):
                 loaded: Any = super().from_pretrained(
                     name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
