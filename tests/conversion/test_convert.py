@@ -403,3 +403,29 @@ def test_convert_original__names_entries_that_are_no_tensors(
 def test_convert_original__says_what_to_pass_of_a_training_checkpoint(vq: StateDict, heads: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r'state_dict, epoch: .*"state_dict"'):
         convert_original({"state_dict": vq, "epoch": 3}, **heads)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8, torch.complex64])
+@pytest.mark.parametrize("name", ["encoder.layernorm.weight", "decoder_proj.bias"])
+def test_convert_original__names_a_tensor_that_is_not_of_floats(
+    name: str, dtype: torch.dtype, vq: StateDict, heads: dict[str, int]
+) -> None:
+    with pytest.raises(ValueError, match=rf"float32.*: {re.escape(name)} is {str(dtype)[6:]}$"):
+        convert_original(vq | {name: vq[name].to(dtype)}, **heads)
+
+
+def test_convert_original__names_a_tensor_of_the_tokenizer_that_is_not_of_floats(
+    vq: StateDict, vqgan: StateDict, heads: dict[str, int]
+) -> None:
+    name = "decoder.conv_out.bias"
+    with pytest.raises(ValueError, match=r"tokenizer\.decoder\.conv_out\.bias is int32$"):
+        convert_original(vq, vqgan=vqgan | {name: vqgan[name].int()}, **heads)
+
+
+def test_convert_original__many_missing_tensors_are_counted(vq: StateDict, heads: dict[str, int]) -> None:
+    kept = {name: tensor for name, tensor in vq.items() if ".layer." not in name}
+    kept["encoder.encoder.layer.1000.x"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"missing: .* and \d+ more; unexpected") as caught:
+        convert_original(kept, **heads)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 4000
