@@ -38,8 +38,8 @@ def convert_original(
         and beside it clustering heads, EMA teacher and the tokenizer's encoder if the file has them.
 
     Raises:
-        ValueError: if tensors are missing, unexpected, have the wrong shape, or are not floating-point numbers; it names
-            them.
+        ValueError: if tensors are missing, unexpected, have the wrong shape, or are no floating-point numbers; it
+            names them.
     """
     check_entries(state_dict, "the checkpoint")
     tensors = with_published_names(state_dict)

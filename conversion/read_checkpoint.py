@@ -86,7 +86,9 @@ def check_sizes(tensors: Mapping[str, Tensor], path: Path) -> None:
         if tensor.layout != torch.strided or nbytes > tensor.untyped_storage().nbytes() or nbytes > size:
             raise ValueError(f"{path} is damaged: {one_line(name, 100)} of shape {tuple(tensor.shape)} is not in it")
     if total > MAX_RATIO * size:
-        raise ValueError(f"{path} has {size:,} bytes, but its tensors have {total:,}: at most {MAX_RATIO} times is allowed")
+        raise ValueError(
+            f"{path} has {size:,} bytes, but its tensors have {total:,}: at most {MAX_RATIO} times is allowed"
+        )
 
 
 def read_pickled(path: Path) -> Any:
@@ -103,8 +105,8 @@ def read_pickled(path: Path) -> Any:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise ValueError(
-                f"{path} must have tensors only, but it also has {one_line(refused[1], 200)}, which is not unpickled because it could "
-                "run code: save the state_dict alone and convert that"
+                f"{path} must have tensors only, but it also has {one_line(refused[1], 200)}, which is not unpickled "
+                "because it could run code: save the state_dict alone and convert that"
             ) from error
         raise ValueError(f"{path} is damaged, cut short, or not a PyTorch checkpoint") from error
 
@@ -124,7 +126,8 @@ def check_zip(path: Path) -> bool:
             for part in parts:
                 if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
                     raise ValueError(
-                        f"{path} is not a PyTorch checkpoint: its part {one_line(repr(part.filename), 100)} is compressed"
+                        f"{path} is not a PyTorch checkpoint: its part {one_line(repr(part.filename), 100)} is "
+                        "compressed"
                     )
             check_limit("config_bytes", sum(_pickle_size(part) for part in parts), f"the list of tensors in {path}")
             for part in parts:
@@ -149,7 +152,9 @@ def _check_pickle(data: bytes, path: Path) -> None:
         raise ValueError(f"{path} is damaged, cut short, or not a PyTorch checkpoint") from error
     allocating = [name for name in names if ALLOCATING.match(name)]
     if allocating:
-        raise ValueError(f"{path} must have tensors only, but it also has {listed(allocating)}: save the state_dict alone")
+        raise ValueError(
+            f"{path} must have tensors only, but it also has {listed(allocating)}: save the state_dict alone"
+        )
 
 
 def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:

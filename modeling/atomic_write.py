@@ -18,7 +18,11 @@ from safetensors import SafetensorError
 
 MAX_NAME = 120  # bytes of a name that its unfinished file repeats, as file systems allow 255
 DAY = 86_400  # seconds
-FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # the disk is full, the file too large, the quota used up
+FULL = (
+    errno.ENOSPC,
+    errno.EFBIG,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+)  # the disk is full, the file too large, the quota used up
 
 _UNFINISHED = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[0-9a-f]{32}\.part", re.DOTALL)
 _OLDER = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)  # of earlier releases, which did not name the process
@@ -151,13 +155,15 @@ class _PatientFile:
 
     def write(self, data: Any) -> int:
         """Writes bytes, unless an earlier write has failed; it always returns their number."""
-        size = memoryview(data).nbytes
         if self.error is None:
             try:
-                self._file.write(data)
+                self._write(data)
             except OSError as error:
                 self.error = error
-        return size
+        return memoryview(data).nbytes
+
+    def _write(self, data: Any) -> None:
+        self._file.write(data)
 
     def flush(self) -> None:
         """Does nothing: the file is flushed when it is closed."""

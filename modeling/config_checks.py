@@ -1,4 +1,4 @@
-"""What a configuration may say: a bounded JSON file, no setting that leads out of the folder, sizes within the limits."""
+"""What a configuration may say: a bounded JSON file, no setting that leads out of its folder, sizes within limits."""
 
 import dataclasses
 import json

@@ -221,7 +221,7 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"it cannot be used: {one_line(error)}") from error
 
     def validate_positive_sizes(self) -> None:
-        """Raises ValueError unless counts, sizes, temperatures and epsilons are positive, finite and within the limits."""
+        """Raises ValueError unless counts, sizes, temperatures and epsilons are positive and within the limits."""
         for name in DIMENSIONS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

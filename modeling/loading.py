@@ -1,4 +1,4 @@
-"""Steps of transformers' `from_pretrained` that our models do in another way: quietly, safely, and for one thread alone."""
+"""Steps of transformers' `from_pretrained` that our models do in another way: quietly, safely, for one thread."""
 
 import logging
 import os

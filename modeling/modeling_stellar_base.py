@@ -112,7 +112,7 @@ class StellarPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def get_init_context(cls, dtype: torch.dtype, *args: Any, **kwargs: Any) -> list[Any]:
-        """Returns the contexts in which `from_pretrained` builds a model, without those that other threads would see."""
+        """Returns the contexts in which `from_pretrained` builds a model, without those that other threads see."""
         return local_contexts(super().get_init_context(dtype, *args, **kwargs), dtype)
 
     @staticmethod
@@ -120,9 +120,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
     ) -> Any:
         check_before_loading(model, state_dict, checkpoint_files, load_config)
-        return PreTrainedModel._load_pretrained_model(
-            model, state_dict, checkpoint_files, load_config, *args, **kwargs
-        )
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         remove_capturing_hooks(self)
@@ -256,8 +254,8 @@ class StellarPreTrainedModel(PreTrainedModel):
         """Saves weights (safetensors), configuration, image processor, code and model card.
 
         The files replace those of the folder when all of them are written; if the disk is full, the folder stays as it
-        was. Weights of an earlier model are removed. If the folder has a processor for this model's image and patch size,
-        it is kept. A card is kept too, unless `license` or `metrics` is given.
+        was. Weights of an earlier model are removed. If the folder has a processor for this model's image and patch
+        size, it is kept. A card is kept too, unless `license` or `metrics` is given.
 
         Args:
             save_directory: Folder to write to; it is created if it does not exist.

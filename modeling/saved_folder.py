@@ -43,7 +43,8 @@ def filled_folder(folder: Path, variant: str | None = None) -> Iterator[Path]:
     """
     if (folder / "adapter_config.json").exists():
         raise ValueError(
-            f"{one_line(folder)} holds an adapter, which would be loaded on top of these weights: save to another folder"
+            f"{one_line(folder)} holds an adapter, which would be loaded on top of these weights: save to another "
+            "folder"
         )
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,9 @@ def model_files() -> dict[str, bytes]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         StellarModel(config).save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in Path(folder).glob("*") if path.suffix in (".json", ".safetensors")}
+        return {
+            path.name: path.read_bytes() for path in Path(folder).glob("*") if path.suffix in (".json", ".safetensors")
+        }
 
 
 @cache
@@ -90,7 +92,9 @@ def make_folder(rng: random.Random, folder: Path) -> Path:
         return target
     shutil.move(weights, target / "model-00001-of-00001.safetensors")
     names = list(parse(model_files()["model.safetensors"])[0])
-    weight_map: Any = dict.fromkeys((name for name in names if name != "__metadata__"), "model-00001-of-00001.safetensors")
+    weight_map: Any = dict.fromkeys(
+        (name for name in names if name != "__metadata__"), "model-00001-of-00001.safetensors"
+    )
     index: Any = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     wrong = ["../../../etc/passwd", "../model.safetensors", "/etc/passwd", "a\x1b[0m", 3, None, [], "no.bin", ""]
     for _ in range(rng.randint(1, 3)):
@@ -236,10 +240,8 @@ def attempt(path: Path) -> str:
     from stellar_hub.conversion import load_original
 
     try:
-        if path.is_dir():
-            model = StellarModel.from_pretrained(path)
-        else:
-            model = load_original(path, num_attention_heads=2)
+        folder = path.is_dir()
+        model = StellarModel.from_pretrained(path) if folder else load_original(path, num_attention_heads=2)
     except (ValueError, OSError) as error:
         return refusal(error, path)
     with torch.inference_mode():
@@ -251,9 +253,10 @@ def attempt(path: Path) -> str:
 
 def prepare() -> None:
     """Imports what takes seconds, which is no part of a case, and hides the bars of transformers."""
+    from transformers.utils import logging
+
     import stellar_hub.conversion  # noqa: F401
     from stellar_hub import StellarModel
-    from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -19,7 +19,7 @@ KEYS = (
     "per_layer_config", "adapter_path", "_adapter_model_path", "base_model_name_or_path", "offload_folder", "to_dict",
     "attribute_map", "__class__", "__init__", "dtype", "torch_dtype", "attn_implementation", "_attn_implementation",
     "id2label", "label2id", "num_labels", "problem_type", "sub_configs", "model_type", "architectures", "_name_or_path",
-    "name_or_path", "layer_types", "rope_scaling", "rope_theta", "use_return_dict", "validate_encoder", "keys_to_ignore",
+    "name_or_path", "layer_types", "rope_scaling", "rope_theta", "use_return_dict", "validate_encoder",
     "image_processor_type", "processor_class", "feature_extractor_type", "backend", "size", "crop_size", "fit",
     "resample", "image_mean", "image_std", "do_normalize", "output_hidden_states", "return_dict", "surprise\x1b[0m",
 )  # fmt: skip
@@ -149,9 +149,10 @@ def attempt(path: Path) -> str:
 
 def prepare() -> None:
     """Imports what takes seconds, which is no part of a case, and hides the bars of transformers."""
+    from transformers.utils import logging
+
     import stellar_hub.conversion  # noqa: F401
     from stellar_hub import StellarModel
-    from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -58,8 +58,8 @@ def convert(
     config = model.config
     typer.echo(
         f"{escape_control(str(checkpoint))} -> {escape_control(str(output))}: "
-        f"{config.num_sparse_tokens} tokens of {config.hidden_size}, {config.num_hidden_layers} layers, patch {config.patch_size}, {config.image_size} pixels, "
-        f"{config.reconstruction_head} head"
+        f"{config.num_sparse_tokens} tokens of {config.hidden_size}, {config.num_hidden_layers} layers, "
+        f"patch {config.patch_size}, {config.image_size} pixels, {config.reconstruction_head} head"
     )
     if config.use_decoder and config.reconstruction_head == "vq" and not config.use_tokenizer:
         typer.echo("Without --vqgan the model encodes but cannot decode.")

@@ -42,4 +42,5 @@ def export(
 
     network, _ = load_model(model, "cpu")
     for graph in export_model(network.float(), output, fmt.value, height, width):
-        typer.echo(f"{escape_control(str(output / graph.file))}: largest relative difference from the model {graph.largest_difference:.1e}")
+        name = escape_control(str(output / graph.file))
+        typer.echo(f"{name}: largest relative difference from the model {graph.largest_difference:.1e}")

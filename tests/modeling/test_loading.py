@@ -79,7 +79,9 @@ class TestSizes:
 
 class TestNames:
     @pytest.mark.parametrize("name", ["../model-1.safetensors", "/etc/passwd", "a\x1b.safetensors", 3, "m.bin", ""])
-    def test_index__names_files_of_its_folder_alone(self, tmp_path: Path, pixel_model: StellarModel, name: object) -> None:
+    def test_index__names_files_of_its_folder_alone(
+        self, tmp_path: Path, pixel_model: StellarModel, name: object
+    ) -> None:
         pixel_model.save_pretrained(tmp_path, max_shard_size="100KB")
         index = tmp_path / "model.safetensors.index.json"
         content = json.loads(index.read_text())
@@ -89,7 +91,9 @@ class TestNames:
             StellarModel.from_pretrained(tmp_path)
         assert str(caught.value).isprintable()
 
-    @pytest.mark.parametrize("entries", [{"weight_map": []}, {"weight_map": {}}, {"metadata": None}, {"metadata": {"dtype": "x"}}])
+    @pytest.mark.parametrize(
+        "entries", [{"weight_map": []}, {"weight_map": {}}, {"metadata": None}, {"metadata": {"dtype": "x"}}]
+    )
     def test_index__of_another_form_is_refused(
         self, tmp_path: Path, pixel_model: StellarModel, entries: dict[str, Any]
     ) -> None:
@@ -106,7 +110,9 @@ class TestNames:
 
 
 class TestThreads:
-    def test_other_threads__keep_torchs_default_dtype(self, pixel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_threads__keep_torchs_default_dtype(
+        self, pixel_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         seen: list[torch.dtype] = []
         original = torch.nn.Linear.__init__
 
@@ -128,9 +134,7 @@ class TestThreads:
 
 
 class TestPickle:
-    def test_model__is_pickled_after_hidden_states(
-        self, pixel_model: StellarModel, images: Tensor
-    ) -> None:
+    def test_model__is_pickled_after_hidden_states(self, pixel_model: StellarModel, images: Tensor) -> None:
         expected = pixel_model(images, output_hidden_states=True).hidden_states
         again: StellarModel = pickle.loads(pickle.dumps(pixel_model))
         for model in (again, pixel_model):

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ class TestProcessor:
 
 class TestFullDisk:
     @pytest.fixture(params=["safetensors", "config"])
-    def full(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def full(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         """A disk that is full for the weights, or for the configuration."""
         from safetensors import SafetensorError
 
@@ -97,11 +96,10 @@ class TestFullDisk:
             monkeypatch.setattr("transformers.modeling_utils.safe_save_file", refuse_weights)
         else:
             monkeypatch.setattr(StellarConfig, "save_pretrained", refuse_config)
-        yield
 
     @pytest.mark.usefixtures("full")
     def test_new_folder__is_not_made(self, tmp_path: Path, pixel_model: StellarModel) -> None:
-        with pytest.raises(OSError, match="No space left on device.*new") as caught:
+        with pytest.raises(OSError, match=r"No space left on device.*new") as caught:
             pixel_model.save_pretrained(tmp_path / "new")
         assert caught.value.filename == str(tmp_path / "new")
         assert os.listdir(tmp_path) == []

@@ -39,7 +39,7 @@ def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Back
     """
     if not isinstance(spec, str):
         raise TypeError(
-            f"a model must be NAME, NAME:random or NAME:PATH, got {type(spec).__name__}: the functions that take models "
+            f"a model must be NAME, NAME:random or NAME:PATH, got {type(spec).__name__}: functions that take models "
             "accept a StellarModel itself"
         )
     name, weights = split_spec(spec)
@@ -58,8 +58,8 @@ def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Back
     local = path or (plain if Path(plain).is_dir() else None)
     if local is None and ("/" not in plain.strip("/") or plain.startswith((".", "/", "~")) or plain.count("/") > 1):
         raise ValueError(
-            f"no model {one_line(repr(plain), 200)}: it is not a folder, not a published STELLAR model and not a timm model"
-            f"{_similar_names(plain)}"
+            f"no model {one_line(repr(plain), 200)}: it is not a folder, not a published STELLAR model and not a timm "
+            f"model{_similar_names(plain)}"
         )
     if local is None and _is_stellar_repository(plain):
         return StellarBackbone.load(plain, spec, random_seed, decoder)
