@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from scene_baselines import color_histograms, cropped_masks, fit_colors
 from torch import Tensor
-from tqdm import tqdm
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.data.scenes import SCENE_CLASSES, ClassCue, draw_scene
@@ -44,9 +43,10 @@ from stellar_hub.evaluation.report import markdown_table
 from stellar_hub.evaluation.segmenters import cluster_regions
 from stellar_hub.features.backbones import Backbone, open_backbone
 from stellar_hub.features.backbones.backbone import preprocessing_of, square_processor
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.measures import argmax_regions, best_iou, best_patches_iou, threshold_regions, to_pixels
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
+from stellar_hub.progress import track
 
 FIRST_SEED = {"train": 1_000_000, "test": 2_000_000}  # `examples/draw_scenes.py` draws seeds below
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
@@ -72,7 +72,7 @@ def draw_scenes(split: str, count: int, size: int, class_cue: ClassCue) -> Scene
     """Draws the scenes of a split."""
     files, labels, pixels, masks = [], [], [], []
     first = FIRST_SEED[split]
-    for seed in tqdm(range(first, first + count), desc=f"drawing {split} scenes", unit="scene"):
+    for seed in track(range(first, first + count), f"drawing {split} scenes", unit="scene"):
         scene = draw_scene(seed, size, MAX_OBJECTS, class_cue=class_cue)
         buffer = io.BytesIO()
         Image.fromarray(scene.image).save(buffer, format="PNG")
@@ -125,7 +125,7 @@ def objects(backbones: Sequence[Backbone], pixels: Backbone, test: Scenes, run: 
         rows.append(object_row(backbone.name, "tokens", owned, high))
     patches = all_features(pixels, test.labelled.images, ("patches",), run)["patches"]  # (N, n, 3 * p * p)
     for label, values in (("mean colours", patches.unflatten(2, (3, -1)).mean(dim=-1)), ("pixels", patches)):
-        progress = tqdm(values, desc=f"k-means, {label}", unit="scene")
+        progress = track(values, f"k-means, {label}", unit="scene")
         clusters = [cluster_regions(each, pixels.grid_size(), NUM_CLUSTERS, 0) for each in progress]
         rows.append(object_row(f"k-means of the patches' {label}", "", mean_best_iou(clusters, test.masks)))
     grid = backbones[0].grid_size()

@@ -202,7 +202,7 @@ def main() -> None:
         facts = [{**vars(result), "counts": dict(result.counts)} for result in results]
         arguments.json.write_text(json.dumps(facts, indent=2) + "\n")
     if arguments.update_docs:
-        from stellar_hub.hub.card_sections import write_section
+        from stellar_hub.modeling.card_sections import write_section
 
         page = arguments.update_docs
         page.write_text(write_section(page.read_text(), "fuzz", as_table(results), page))

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.hub.card_sections import write_section
 from stellar_hub.measures import psnr
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import write_section
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 SECTION = "psnr"  # of the card

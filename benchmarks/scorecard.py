@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from stellar_hub.data.labelled import open_labelled, read_segmentation_folder
 from stellar_hub.data.scenes import SCENE_CLASSES, draw_scene
@@ -35,8 +34,9 @@ from stellar_hub.evaluation import (
 )
 from stellar_hub.evaluation.report import scorecard_markdown
 from stellar_hub.features.backbones import open_backbone
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
+from stellar_hub.progress import track
 
 MODELS = ("stellar-tiny", "stellar-tiny:random", "pixels")
 FIRST_SEED = {"train": 1_000_000, "test": 2_000_000}  # `examples/draw_scenes.py` draws seeds below
@@ -70,7 +70,7 @@ def write_scenes(root: Path, counts: dict[str, int]) -> None:
     for split, count in counts.items():
         masked = root / "masks" / split
         write_atomically(make_folder(masked) / "classes.txt", "\n".join(["background", *SCENE_CLASSES, ""]).encode())
-        for seed in tqdm(range(FIRST_SEED[split], FIRST_SEED[split] + count), desc=f"scenes, {split}", unit="scene"):
+        for seed in track(range(FIRST_SEED[split], FIRST_SEED[split] + count), f"scenes, {split}", unit="scene"):
             if (masked / "masks" / f"{seed}.png").exists():
                 continue
             scene = draw_scene(seed, SIDE, MAX_OBJECTS, class_cue="color")

@@ -1,5 +1,6 @@
 """Folders of class folders, such as `cats/1.jpg` and `dogs/2.png`, as data sets for `finetune_classification.py`."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from torchvision.transforms import v2
 
 from stellar_hub import StellarImageProcessor
 from stellar_hub.data.labelled import list_classes
+from stellar_hub.modeling.image_loading import is_fault_of_machine
+from stellar_hub.modeling.safe_text import one_line
 
 MIN_CROP_AREA = 0.35  # part of the image; smaller crops often do not show the labelled object
+UNREADABLE = -1  # label of an image that cannot be read
 
 
 @dataclass(frozen=True)
@@ -57,29 +61,40 @@ class ClassFolders:
         labelled = [(path, classes.index(name)) for name, paths in images.items() for path in paths]
         return cls([path for path, _ in labelled], [label for _, label in labelled], classes)
 
-    def num_in_majority(self, test: "ClassFolders") -> int:
-        """Returns how many images of `test` belong to the most frequent class of this folder."""
-        majority, _ = Counter(self.labels).most_common(1)[0]
-        return test.labels.count(majority)
+    def majority(self) -> int:
+        """Returns the label of the most frequent class."""
+        return Counter(self.labels).most_common(1)[0][0]
 
 
 class ClassFolderDataset(Dataset[tuple[Tensor, int]]):
     """A data set of pairs of a prepared image `(3, H, W)` and its label.
 
+    An image that cannot be read is named on standard error, and is a black image with the label `UNREADABLE`: so all
+    batches have their size, and the loss and the accuracy leave it out.
+
     Args:
         folders: Images and labels.
         prepare: Function that reads an image and prepares it for the model.
+        blank: A black image as `prepare` would return it.
     """
 
-    def __init__(self, folders: ClassFolders, prepare: Callable[[Path], Tensor]):
+    def __init__(self, folders: ClassFolders, prepare: Callable[[Path], Tensor], blank: Tensor):
         self.folders = folders
         self.prepare = prepare
+        self.blank = blank
 
     def __len__(self) -> int:
         return len(self.folders.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.prepare(self.folders.paths[index]), self.folders.labels[index]
+        path = self.folders.paths[index]
+        try:
+            return self.prepare(path), self.folders.labels[index]
+        except Exception as error:
+            if is_fault_of_machine(error):  # no other image could be read either
+                raise
+            print(f"left out {one_line(path)}: {one_line(error)}", file=sys.stderr, flush=True)
+            return self.blank, UNREADABLE
 
 
 def augmented_images(folders: ClassFolders, processor: StellarImageProcessor) -> ClassFolderDataset:
@@ -99,12 +114,16 @@ def augmented_images(folders: ClassFolders, processor: StellarImageProcessor) ->
             v2.RandomHorizontalFlip(),
         ]
     )
-    return ClassFolderDataset(folders, partial(_augment, processor, augmentation))
+    return ClassFolderDataset(folders, partial(_augment, processor, augmentation), _black(processor, torch.uint8))
 
 
 def prepared_images(folders: ClassFolders, processor: StellarImageProcessor) -> ClassFolderDataset:
     """Returns a data set of images as the processor prepares them for the classifier's users, `(3, H, W)` in [0, 1]."""
-    return ClassFolderDataset(folders, partial(_prepare, processor))
+    return ClassFolderDataset(folders, partial(_prepare, processor), _black(processor, torch.float32))
+
+
+def _black(processor: StellarImageProcessor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(3, processor.crop_size["height"], processor.crop_size["width"], dtype=dtype)
 
 
 def _augment(processor: StellarImageProcessor, augmentation: v2.Compose, path: Path) -> Tensor:

@@ -4,6 +4,8 @@
     accelerate launch examples/finetune_classification.py ...   # several GPUs
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 examples/finetune_classification.py ...   # processes on a CPU
 
+Images that cannot be read are named and left out.
+
 The classifier is a LayerNorm and a linear layer on the mean of the sparse tokens. `--mode full` trains the encoder and
 the classifier, `--mode frozen` trains the classifier alone, and `--mode lora` trains the classifier and low-rank
 updates of the attention, which are merged into the weights at the end. OUTPUT gets the encoder, which
@@ -12,6 +14,7 @@ loads both. `L` is not trained: the old projections compute it from the new toke
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,30 +24,34 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import parse_flag_from_env, set_seed
-from class_folders import ClassFolderDataset, ClassFolders, augmented_images, prepared_images
+from class_folders import UNREADABLE, ClassFolderDataset, ClassFolders, augmented_images, prepared_images
 from stellar_classifier import StellarClassifier, build_classifier, import_peft, save_classifier
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data.workers import default_num_workers
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import hint_of_new_name
+from stellar_hub.progress import Progress
+from stellar_hub.training.start import check_launcher
 
 LEARNING_RATES = {"full": 1e-4, "frozen": 1e-2, "lora": 1e-3}
 WARMUP_SHARE = 0.1
 REPORT_EVERY = 10  # steps; reading the loss waits for the device
+MAX_WAIT = 600  # seconds to wait for a batch before the disk counts as stuck
 
 
 def make_accelerator(precision: str, batch_size: int, seed: int) -> Accelerator:
     """Returns the accelerator of the launched processes, which divide each batch among them.
 
     Raises:
-        ValueError: if the batch cannot be split evenly.
+        ValueError: if the batch cannot be split evenly, or the launcher started fewer processes than it was asked for.
     """
+    check_launcher()
     use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     if precision == "auto":
         on_gpu = not use_cpu and torch.cuda.is_available()
@@ -77,11 +84,12 @@ def train(
         optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_lr_init=1e-6, warmup_prefix=True
     )
     num_images = args.epochs * len(loader.dataset)
-    progress = tqdm(total=num_images, unit=" images", desc=args.mode, disable=not accelerator.is_main_process)
+    progress = Progress(num_images, "image", args.mode, enabled=accelerator.is_main_process)
     classifier.train()
+    done, shown = 0, ""
     for step, (pixel_values, labels) in enumerate(batch for _ in range(args.epochs) for batch in loader):
         schedule.step(step)
-        loss = F.cross_entropy(classifier(pixel_values), labels)
+        loss = mean_loss(classifier(pixel_values), labels)
         optimizer.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(classifier.parameters(), args.clip_norm)
@@ -89,23 +97,37 @@ def train(
         if step % REPORT_EVERY == 0 or step == steps - 1:
             if not torch.isfinite(loss):
                 raise RuntimeError(f"the loss is {loss.item()} at step {step}: lower --learning-rate")
-            progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-        progress.update(min(len(labels) * accelerator.num_processes, num_images - progress.n))
+            shown = f"loss {loss.item():.3f}"
+        count = min(len(labels) * accelerator.num_processes, num_images - done)
+        done += count
+        progress.update(count, shown)
     progress.close()
 
 
+def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns the mean cross-entropy over the images that could be read; 0 if there are none."""
+    total = F.cross_entropy(logits, labels, ignore_index=UNREADABLE, reduction="sum")
+    return total / (labels != UNREADABLE).sum().clamp(min=1)
+
+
 @torch.no_grad()
-def num_right(accelerator: Accelerator, classifier: nn.Module, loader: Any) -> int:
-    """Returns the number of images that are classified correctly, over all processes."""
+def count_right(accelerator: Accelerator, classifier: nn.Module, loader: Any, majority: int) -> tuple[int, int, int]:
+    """Counts images over all processes.
+
+    Returns:
+        Number of images that are classified correctly, that belong to the class `majority`, and that could be read.
+    """
     classifier.eval()
-    right = seen = 0
+    right = in_majority = readable = seen = 0
     for pixel_values, labels in loader:
         # accelerate fills up a last batch that does not split evenly with images of the first, and removes them here.
         predicted, labels = accelerator.gather_for_metrics((classifier(pixel_values).argmax(dim=1), labels))
         right += int((predicted == labels).sum())
+        in_majority += int((labels == majority).sum())
+        readable += int((labels != UNREADABLE).sum())
         seen += len(labels)
     assert seen == len(loader.dataset), f"{seen} of {len(loader.dataset)} images were counted"
-    return right
+    return right, in_majority, readable
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -180,6 +202,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def load(args: argparse.Namespace, num_classes: int) -> tuple[StellarImageProcessor, StellarClassifier]:
     """Loads the processor and the classifier with a new head, in float32 for any checkpoint."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"loading {args.model}", file=sys.stderr)
     disable_progress_bar()
     processor = StellarImageProcessor.from_pretrained(args.model)
     model = StellarModel.from_pretrained(args.model, decoder=False, dtype=torch.float32)
@@ -206,6 +230,7 @@ def prepare(
         "batch_size": args.batch_size,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
+        "timeout": MAX_WAIT if num_workers else 0,
         "pin_memory": accelerator.device.type == "cuda",
     }
     loaders = [DataLoader(dataset, shuffle=not index, **options) for index, dataset in enumerate(datasets)]
@@ -230,15 +255,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         accelerator = make_accelerator(args.precision, args.batch_size, args.seed)
         processor, classifier = load(args, len(training.classes))
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(error, 2000)}")
     datasets = (augmented_images(training, processor), prepared_images(test, processor))
     prepared, optimizer, loader, test_loader = prepare(accelerator, classifier, datasets, args)
     train(accelerator, prepared, optimizer, loader, args)
-    right = num_right(accelerator, prepared, test_loader)
+    right, in_majority, readable = count_right(accelerator, prepared, test_loader, training.majority())
+    if not readable:
+        sys.exit(f"error: none of the images in {args.test} can be read")
     if accelerator.is_main_process:
-        save_classifier(classifier, processor, training.classes, right / len(test.paths), args.output)
-        rows = {f"{args.model}, {args.mode}": right, "majority class": training.num_in_majority(test)}
-        print(f"\n{table(rows, len(test.paths))}\n\nwrote {args.output}")
+        save_classifier(classifier, processor, training.classes, right / readable, args.output)
+        rows = {f"{args.model}, {args.mode}": right, "majority class": in_majority}
+        left_out = len(test.paths) - readable
+        note = f"{left_out} of the images in {args.test} could not be read and count nowhere\n\n" if left_out else ""
+        print(f"\n{table(rows, readable)}\n\n{note}wrote {args.output}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from stellar_hub import StellarImageProcessor, StellarModel
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
 from stellar_hub.training.monitoring import read_journal
 
 IMAGES = ("curves.png", "reconstructions.png")

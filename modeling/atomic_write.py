@@ -2,131 +2,45 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from safetensors import SafetensorError
 
-MAX_NAME = 120  # bytes of a name that its unfinished file repeats, as file systems allow 255
-DAY = 86_400  # seconds
-FULL = (
-    errno.ENOSPC,
-    errno.EFBIG,
-    getattr(errno, "EDQUOT", errno.ENOSPC),
-)  # the disk is full, the file too large, the quota used up
-
-_UNFINISHED = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[0-9a-f]{32}\.part", re.DOTALL)
-_OLDER = re.compile(r"\..*\.[0-9a-f]{32}\.part", re.DOTALL)  # of earlier releases, which did not name the process
-_cleared: set[Path] = set()
+# The second form is that of earlier releases, which did not name the process.
+_LEFTOVER = re.compile(
+    r"\..*\.(?:(?P<host>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{16}|[0-9a-f]{32})\.part", re.DOTALL
+)
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_SECONDS_IN_USE = 24 * 3600.0  # a file of another machine that nobody wrote to for a day is a leftover
+_SECONDS_BETWEEN_SEARCHES = 60.0
+_MAX_REMEMBERED = 1000
+_searched: dict[str, float] = {}  # folder: when it was last searched for leftovers
 
 
-def unfinished_path(path: Path) -> Path:
-    """Returns a new hidden name beside `path` for what is not yet complete; it tells which process writes it."""
-    name = os.fsencode(path.name)
-    if len(name) > MAX_NAME:
-        name = name[: MAX_NAME - 20] + hashlib.sha256(name).hexdigest()[:16].encode()
-    return path.with_name(f".{os.fsdecode(name)}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex}.part")
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Removes what processes that no longer run left unfinished in a folder; once per folder and process.
-
-    Removed are files and folders of this machine whose process has ended, and those of earlier releases that are more
-    than a day old.
-    """
-    folder = folder.absolute()
-    if folder in _cleared:
-        return
-    _cleared.add(folder)
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
-            if entry.name.endswith(".part") and _is_leftover(entry):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
-
-
-def _is_leftover(entry: "os.DirEntry[str]") -> bool:
-    match = _UNFINISHED.fullmatch(entry.name)
-    if match is None:
-        old = _OLDER.fullmatch(entry.name)
-        return old is not None and time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY
-    return match["machine"] == _machine() and not _runs(int(match["process"]))
-
-
-def _runs(process: int) -> bool:
-    """Returns whether a process of this machine runs; True where it cannot be known."""
-    if os.name != "posix":
-        return True  # on Windows, the signal 0 would end it
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
-@cache
-def _machine() -> str:
-    """Returns eight letters for this machine, and for the container in it: process numbers mean nothing elsewhere."""
-    space = ""
-    with contextlib.suppress(OSError):
-        space = os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
-
-
-@contextlib.contextmanager
-def errors_name(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[None]:
-    """Makes the error of a disk that is full name the file or folder that could not be written.
-
-    Args:
-        path: File or folder that is written.
-        unfinished: Its name until it is complete, which errors shall not show.
-
-    Raises:
-        OSError: if the disk is full for the block, or for safetensors in it.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        number, name = getattr(error, "errno", None), getattr(error, "filename", None)
-        if isinstance(error, SafetensorError):
-            found = re.search(r"os error (\d{1,5})", str(error))
-            number = int(found[1]) if found else None
-        if number not in FULL or (name is not None and not _is_inside(name, unfinished)):
-            raise
-        shown = str(path) if name is None else os.path.join(path, os.path.relpath(name, unfinished))
-        raise OSError(number, os.strerror(number), shown) from error
-
-
-def _is_inside(name: Any, folder: Path | None) -> bool:
-    return folder is not None and isinstance(name, str) and Path(name).is_relative_to(folder)
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, private: bool = False) -> None:
     """Writes `data` to a temporary file beside `path` and renames it to `path`.
 
     Readers see the old file or the whole new one. If writing fails, the old file stays and the temporary one is
-    removed. Temporary files of processes that were killed are removed by the next process that writes here.
+    removed. What processes left in the folder that were killed while they wrote is removed too.
 
     Args:
         path: File to write; it is replaced if it exists.
         data: Content of the file.
+        private: Whether only the user may read and write the file.
 
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
-        OSError: if the file cannot be written, for instance because the disk is full.
+        OSError: if the file cannot be written, for instance because the disk is full; it names `path`.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -134,15 +48,111 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     clear_leftovers(path.parent)
     temporary = unfinished_path(path)
     try:
-        with errors_name(path):
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with open(temporary, "xb", opener=_open_privately if private else None) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             temporary.unlink()
+        _name_final_path(error, temporary, path)
+        raise
+
+
+def _open_privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _name_final_path(error: BaseException, temporary: Path, final: Path) -> None:
+    """Raises an error of the disk again with the path that the user knows, not with the temporary one or none."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    if named == str(temporary) or (not named and error.errno in _DISK_ERRORS):
+        named = str(final)
+    elif named.startswith(f"{temporary}{os.sep}"):
+        named = f"{final}{named[len(str(temporary)) :]}"
+    else:
+        return
+    raise OSError(error.errno, error.strerror, named) from error
+
+
+def unfinished_path(path: Path) -> Path:
+    """Returns a new hidden name beside `path`, at most 92 bytes long, that says which process writes it.
+
+    `path` may have a name of any length; the beginning of the name is for people who look into the folder.
+    """
+    beginning = os.fsencode(path.name)[:40].decode("utf-8", "ignore")
+    return path.with_name(f".{beginning}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.part")
+
+
+@functools.cache
+def _host() -> str:
+    """Returns a short digest of this machine and, in a container, of its numbering of processes."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{platform.node()} {numbering}".encode("utf-8", "replace")).hexdigest()[:8]
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes temporary files and folders of processes that were killed, at most once a minute for each folder."""
+    key, now = os.path.abspath(folder), time.monotonic()
+    if now - _searched.get(key, -_SECONDS_BETWEEN_SEARCHES) < _SECONDS_BETWEEN_SEARCHES:
+        return
+    if len(_searched) >= _MAX_REMEMBERED:
+        _searched.clear()
+    _searched[key] = now
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _LEFTOVER.fullmatch(entry.name) if entry.name.endswith(".part") else None
+            if match and _is_abandoned(entry, match["host"], int(match["process"] or 0)):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def _is_abandoned(entry: "os.DirEntry[str]", host: str | None, process: int) -> bool:
+    """Whether the process that wrote a temporary file has ended; for one of another machine, its age decides."""
+    if os.name == "posix" and host == _host():
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except OSError:  # it belongs to another user
+            pass
+        return False
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _SECONDS_IN_USE
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def errors_name(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[None]:
+    """Makes errors of the disk name the file or folder that could not be written, also those of safetensors.
+
+    Args:
+        path: File or folder that is written.
+        unfinished: Its name until it is complete, which errors shall not show.
+
+    Raises:
+        OSError: if the disk is full for the block.
+    """
+    final = Path(path)
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d{1,5})", str(error))
+        if number is None or int(number[1]) not in _DISK_ERRORS:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(final)) from error
+    except OSError as error:
+        _name_final_path(error, unfinished or final, final)
         raise
 
 
@@ -198,6 +208,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
     While it is filled, the new folder is beside `path`, under a hidden name that ends in `.part`. Readers see the old
     folder or the whole new one. If the block fails, the new folder is removed and the old one stays. If a process was
     killed between the two renames, the next call first gives the old folder, then `.NAME.old`, its name back.
+    Unfinished folders of processes that were killed are removed.
 
     Args:
         path: Folder to write; it is replaced if it exists. Its parent folder must exist.
@@ -216,21 +227,22 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
     clear_leftovers(final.parent)
     partial = unfinished or unfinished_path(final)
-    old = final.with_name(f".{final.name}.old")
+    beginning = os.fsencode(final.name)[:240].decode("utf-8", "ignore")  # disks limit the length of names
+    old = final.with_name(f".{beginning}.old")
     restore(final, old)
     partial.mkdir()
     try:
-        with errors_name(path, partial):
-            yield partial
-            for item in [*partial.rglob("*"), partial]:
-                sync(item)
-            if final.exists():
-                os.replace(final, old)
-            os.replace(partial, final)
-            sync(final.parent)
-    except BaseException:
+        yield partial
+        for item in [*partial.rglob("*"), partial]:
+            sync(item)
+        if final.exists():
+            os.replace(final, old)
+        os.replace(partial, final)
+        sync(final.parent)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         restore(final, old)
+        _name_final_path(error, partial, final)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -39,6 +39,13 @@ class ImageGeometry:
             (left + width) * columns / resized_columns,
         )
 
+    @property
+    def reduction(self) -> int:
+        """How many times smaller the image may be read, 1, 2, 4 or 8, so that each side has two pixels for each one."""
+        sides = zip(self.original_size, self.resized_size, strict=True)
+        enough = min(side // (2 * resized) for side, resized in sides)
+        return next((factor for factor in (8, 4, 2) if factor <= enough), 1)
+
 
 def fit_geometry(
     original_size: tuple[int, int], fit: Fit, shortest_edge: int | None, output_size: tuple[int, int], patch_size: int

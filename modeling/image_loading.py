@@ -1,187 +1,306 @@
-"""Reading images of every common kind as RGB tensors: paths, PIL images, arrays, tensors."""
+"""Reading images of every common kind as RGB tensors: paths, bytes, files, PIL images, arrays, tensors.
 
+This file is the boundary to the decoders: whatever they raise becomes `UnreadableImageError`, which names the image. A
+file is read completely before it is decoded, so that what the machine does wrong is never taken for the image's fault,
+and no decoder can ask for more bytes than the file has.
+"""
+
+import contextlib
+import errno
 import os
-import struct
-import zlib
-from pathlib import Path
-from typing import Any
+import re
+import stat
+from collections.abc import Callable, Iterator
+from typing import IO
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+from transformers.utils import logging
 
-from .input_checks import check_value_range
+from .color_profiles import srgb_transform
+from .image_errors import (
+    NOT_THE_IMAGES_FAULT,
+    UnreadableImageError,
+    is_fault_of_machine,
+    is_passing_fault,
+    translated,
+    unreadable,
+)
+from .image_formats import (
+    ALLOWED_FORMATS,
+    IMAGE_SUFFIXES,
+    UNSAFE_FORMATS,
+    check_bytes,
+    check_pixels,
+    open_encoded,
+    without_size_warning,
+)
+from .image_metadata import SIDEWAYS_ORIENTATIONS, orientation_of, turn_upright, without_metadata
+from .image_pixels import array_to_rgb, pil_to_rgb
+from .limits import max_allowed
+from .safe_text import escape_control, mask_secrets, one_line
 
-ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
+logger = logging.get_logger(__name__)
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-MAX_16_BIT = 65535
-ORIENTATION_TAG = 0x0112  # EXIF
-SIDEWAYS_ORIENTATIONS = (5, 6, 7, 8)  # values of the tag for images whose height and width change places
+ImageInput = str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
+Reduction = Callable[[int, int], int]  # from the upright height and width to how many times smaller is enough
+
+HUGE_PIXELS = 2**26  # images beyond are decoded at a reduced scale where the target is small
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|data:[a-z]+/")
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_PAGED_FORMATS = ("TIFF", "GIF", "WEBP", "AVIF", "PNG")
+_said: set[str] = set()  # formats of which it was said that the first page is read
 
 
-def load_rgb(source: ImageInput) -> Tensor:
+def load_rgb(source: ImageInput, name: str | None = None, apply_icc_profile: bool = True) -> Tensor:
     """Reads any image as RGB, `(3, H, W)`, uint8 or, if the source holds floats, float32 in [0, 1].
 
-    EXIF orientation is applied. Grey, palette and CMYK images become RGB. Alpha is composited on white. 16 bits are
-    scaled to 8.
+    EXIF orientation is applied, and colours become sRGB. Grey, palette and CMYK images become RGB. Alpha is composited
+    on white. 16 bits are scaled to 8. Of several pages or frames the first is read.
 
     Args:
-        source: A path, a PIL image, an array `(H, W)` or `(H, W, C)`, or a tensor `(H, W)` or `(C, H, W)`. `C` is 1,
-            2 (grey and alpha), 3 or 4; if only the other order of dimensions fits, that order is used.
+        source: A path, bytes or an open file of an image, a PIL image, an array `(H, W)` or `(H, W, C)`, or a tensor
+            `(H, W)` or `(C, H, W)`. `C` is 1, 2 (grey and alpha), 3 or 4; if only the other order of dimensions fits,
+            that order is used.
+        name: Name of the image in errors; None takes the path.
+        apply_icc_profile: Whether a colour profile in the file is applied.
 
     Raises:
         FileNotFoundError: if the path does not exist.
+        OSError: if the machine fails to read the file.
         TypeError: if the source is of another type, or holds values of another type.
-        ValueError: if the file cannot be read as an image (it is named), or shape or values do not fit.
+        UnreadableImageError: if it cannot be read as an image. The message names it.
+        ValueError: if the source is an address, or shape or values of an array do not fit.
     """
+    return load_reduced(source, None, name, apply_icc_profile)[0]
+
+
+def load_reduced(
+    source: ImageInput, reduction: Reduction | None, name: str | None = None, apply_icc_profile: bool = True
+) -> tuple[Tensor, tuple[int, int]]:
+    """Reads any image as `load_rgb` does, at a smaller size where that is enough.
+
+    Args:
+        source: The image.
+        reduction: Function that is called once with the upright height and width, and returns how many times smaller a
+            file may be decoded: 1, 2, 4 or 8. JPEGs are then decoded at that scale; other images are averaged, if they
+            have more than `HUGE_PIXELS`. None decodes the full size.
+        name: Name of the image in errors; None takes the path.
+        apply_icc_profile: Whether a colour profile in the file is applied.
+
+    Returns:
+        `(3, h, w)`, and the height and width before it was made smaller.
+    """
+    plan = _called_once(reduction)
+    if isinstance(source, np.ndarray | Tensor | Image.Image):
+        name = name or own_name(source) or "the image"
+        if isinstance(source, Image.Image):
+            pixels = _rgb_of_image(source, name, apply_icc_profile, from_file=False)
+        else:
+            pixels = array_to_rgb(source, name)
+        size = (pixels.shape[1], pixels.shape[2])
+        plan(*size)
+        return pixels, size
+    data, name = read_encoded(source, name)
+    first: Exception | None = None
+    for bare, exif in _with_and_without_metadata(data):
+        try:
+            return _decode(bare, exif, name, plan, apply_icc_profile)
+        except UnreadableImageError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _decode(
+    data: bytes, exif: bytes | None, name: str, plan: Reduction, apply_icc_profile: bool
+) -> tuple[Tensor, tuple[int, int]]:
+    with open_encoded(data, name) as image:
+        if exif is not None:
+            image.info["exif"] = exif
+        if image.format == "JPEG":
+            size = upright_size(image)
+            factor = plan(*size)
+            if factor > 1:
+                image.draft(None, (image.width // factor, image.height // factor))
+            return _rgb_of_image(image, name, apply_icc_profile), size
+        _load(image, name)  # before the orientation is asked for, which may follow the pixels
+        size = upright_size(image)
+        factor = plan(*size) if image.width * image.height > HUGE_PIXELS else min(1, plan(*size))
+        pixels = _rgb_of_image(image, name, apply_icc_profile, factor)
+        _say_first_page(image, name)
+        return pixels, size
+
+
+def _called_once(reduction: Reduction | None) -> Reduction:
+    """Returns a function that keeps its first result: it is asked again when a file is decoded once more."""
+    factors: list[int] = []
+
+    def factor(height: int, width: int) -> int:
+        if not factors:
+            factors.append(1 if reduction is None else reduction(height, width))
+        return factors[0]
+
+    return factor
+
+
+def _with_and_without_metadata(data: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yields a file as it is, then without its metadata, then also without its colour profile; with the EXIF block."""
+    yield data, None
+    for keep_profile in (True, False):
+        bare = without_metadata(data, keep_profile)
+        if bare is not None and bare[0] != data:
+            yield bare
+
+
+def _rgb_of_image(
+    image: Image.Image, name: str, apply_icc_profile: bool, factor: int = 1, from_file: bool = True
+) -> Tensor:
+    """Decodes an image that may only have been opened, and converts it."""
+    _load(image, name)
+    try:
+        transform = srgb_transform(image) if apply_icc_profile else None
+        return turn_upright(pil_to_rgb(image, name, factor, transform), orientation_of(image, from_file))
+    except Exception as error:
+        raise translated(error, name, image.size) from (None if isinstance(error, MemoryError) else error)
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Decodes an image, if it is not; whatever its decoder raises becomes `UnreadableImageError`."""
+    if image.format in UNSAFE_FORMATS and getattr(image, "tile", None):
+        raise unreadable(name, f"the format {image.format} is not read")
+    check_pixels(image, name)
+    size = image.size
+    try:
+        with without_size_warning(image):
+            _narrow_transparency(image)
+            image.load()
+    except Exception as error:
+        raise translated(error, name, size) from (None if isinstance(error, MemoryError) else error)
+
+
+def _narrow_transparency(image: Image.Image) -> None:
+    """Gives the transparent colour of a PNG with 16 bits per channel 8 bits, as Pillow gives its pixels."""
+    color = image.info.get("transparency")
+    tiles = getattr(image, "tile", None)
+    if isinstance(color, tuple) and tiles and tiles[0][3] == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in color)
+
+
+def _say_first_page(image: Image.Image, name: str) -> None:
+    """Warns, once in a process for each format, that an image has more pages than the one that is read."""
+    with contextlib.suppress(Exception):  # the pages that follow may be damaged
+        if image.format in _PAGED_FORMATS and image.format not in _said and getattr(image, "is_animated", False):
+            _said.add(image.format)
+            logger.warning(
+                f"{escape_control(name)} has several pages or frames: the first is read, as of every {image.format}"
+            )
+
+
+def own_name(source: object) -> str | None:
+    """Returns the path of an image or of an open file; None for what has none."""
     if isinstance(source, str | os.PathLike):
-        return pil_to_rgb(open_image(source), name=str(source))
-    if isinstance(source, Image.Image):
-        name = str(getattr(source, "filename", "") or "the image")
-        return pil_to_rgb(decode_image(source, name), name)
-    if isinstance(source, np.ndarray | Tensor):
-        return array_to_rgb(source)
-    raise TypeError(f"an image must be a path, a PIL image, an array or a tensor, got {type(source).__name__}")
+        return os.fsdecode(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    return name if isinstance(name, str) and name else None
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
-    """Reads an image file completely and applies its EXIF orientation.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if it cannot be read as an image: it is damaged, cut short, too large, or of another kind.
-    """
-    if not Path(path).is_file():
-        kind = " (it is a folder)" if Path(path).is_dir() else ""
-        raise FileNotFoundError(f"no such image file: {path}{kind}")
-    try:
-        image = Image.open(path)
-    except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    with image:
-        return decode_image(image, str(path))
-
-
-def decode_image(image: Image.Image, name: str) -> Image.Image:
-    """Decodes an image that may only have been opened, and applies its EXIF orientation.
-
-    Args:
-        image: The image.
-        name: Name of the image in errors.
-
-    Raises:
-        ValueError: if it cannot be decoded.
-    """
-    try:
-        image.load()
-        return ImageOps.exif_transpose(image)
-    except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
-
-
-def upright_size(image: Image.Image, name: str = "the image") -> tuple[int, int]:
-    """Returns an image's height and width after its EXIF orientation is applied, without decoding it.
-
-    Args:
-        image: An image that was opened with `Image.open`.
-        name: Name of the image in errors.
-
-    Raises:
-        ValueError: if its header cannot be read.
-    """
-    try:
-        sideways = image.getexif().get(ORIENTATION_TAG) in SIDEWAYS_ORIENTATIONS
-    except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns the height and width that an image, opened with `open_encoded`, has after EXIF orientation is applied."""
+    sideways = orientation_of(image) in SIDEWAYS_ORIENTATIONS
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
-def pil_to_rgb(image: Image.Image, name: str = "the image") -> Tensor:
-    """Converts a decoded PIL image of any mode to RGB, `(3, H, W)`, uint8, or float32 for mode F."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return wide_grey_to_rgb(np.asarray(image), name)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(canvas, image)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def wide_grey_to_rgb(values: np.ndarray, name: str) -> Tensor:
-    """Converts grey values of 16 or 32 bits, or floats, to RGB: integers are read as 16-bit, floats as [0, 1]."""
-    if values.dtype.kind == "f":
-        return array_to_rgb(values, name)
-    if values.min(initial=0) < 0 or values.max(initial=0) > MAX_16_BIT:
-        raise ValueError(
-            f"{name} has integers from {values.min()} to {values.max()}, allowed are 0 to {MAX_16_BIT}: "
-            "convert it to floats in [0, 1] first"
-        )
-    return array_to_rgb(values.astype(np.uint16), name)
-
-
-def array_to_rgb(values: np.ndarray | Tensor, name: str = "the image") -> Tensor:
-    """Converts an array or tensor, grey or with 1 to 4 channels, to RGB, `(3, H, W)`, uint8 or float32.
-
-    Args:
-        values: The image.
-        name: Name of the image in errors.
+def read_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Returns an image file's height and width after EXIF orientation is applied; mostly from its header alone.
 
     Raises:
-        TypeError: if the values are not uint8, uint16, bool or floating point.
-        ValueError: if the shape is not that of an image, or floats are not in [0, 1].
+        FileNotFoundError: if the path does not exist.
+        UnreadableImageError: if it cannot be read as an image.
     """
-    from_numpy = isinstance(values, np.ndarray)
-    if isinstance(values, np.ndarray) and not values.dtype.isnative:
-        values = values.astype(values.dtype.newbyteorder("="))
-    channels_last_first = (-1, 0) if from_numpy else (0, -1)
-    tensor = sixteen_to_eight_bits(values) if values.dtype in (np.uint16, torch.uint16) else as_tensor(values)
-    shape = tuple(tensor.shape)
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    elif tensor.ndim == 3:
-        axis = next((axis for axis in channels_last_first if 1 <= shape[axis] <= 4), None)
-        if axis is None:
-            raise ValueError(f"an image must have 1 to 4 channels in its first or last dimension, got shape {shape}")
-        tensor = tensor.movedim(axis, 0)
-    else:
-        raise ValueError(f"an image must have 2 or 3 dimensions, got shape {shape}; pass a batch as a list")
-    if 0 in tensor.shape:
-        raise ValueError(f"the image is empty, shape {shape}")
-    if tensor.is_floating_point():
-        check_value_range(tensor, name)
-    return flatten_channels(tensor)
+    name = os.fsdecode(path)
+    with _opened(path, name) as file, open_encoded(file, name) as image:
+        if image.format == "PNG" and "exif" not in image.info:
+            _load(image, name)  # it may follow the pixels
+        return upright_size(image)
 
 
-def as_tensor(values: np.ndarray | Tensor) -> Tensor:
-    """Returns a tensor of uint8 (bool becomes 0 and 255) or float32 (all floats); other types are refused."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind not in "fbu" or (values.dtype.kind == "u" and values.dtype != np.uint8):
-            raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
-        values = torch.from_numpy(np.array(values, dtype=np.float32 if values.dtype.kind == "f" else values.dtype))
-    if values.dtype == torch.bool:
-        return values.to(torch.uint8) * 255
-    if values.is_floating_point():
-        return values.float()
-    if values.dtype != torch.uint8:
-        raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
-    return values
+def read_encoded(source: str | os.PathLike | bytes | IO[bytes], name: str | None = None) -> tuple[bytes, str]:
+    """Reads the bytes of an image file, without decoding it.
+
+    Args:
+        source: Path, bytes, or an open file.
+        name: Name of the image in errors; None takes the path.
+
+    Returns:
+        The bytes and the name.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        OSError: if the machine fails to read the file. The message names it.
+        TypeError: if the source is of another type.
+        UnreadableImageError: if it is not a regular file, or too large.
+        ValueError: if the source is an address.
+    """
+    if isinstance(source, str) and _URL.match(source):
+        address = one_line(mask_secrets(source), 100)
+        raise ValueError(f"{address} is an address, and images are not downloaded: download it, and pass the file")
+    if isinstance(source, str | os.PathLike):
+        name = name or own_name(source) or ""
+        with _opened(source, name) as file:
+            return file.read(os.fstat(file.fileno()).st_size), name
+    name = name or own_name(source) or "the image"
+    if hasattr(source, "read"):
+        source = source.read(max_allowed("image_bytes") + 1)
+    if not isinstance(source, bytes | bytearray | memoryview):
+        kind = type(source).__name__
+        raise TypeError(f"an image must be a path, bytes, a file, a PIL image, an array or a tensor, got {kind}")
+    check_bytes(len(source), name)
+    return bytes(source), name
 
 
-def sixteen_to_eight_bits(values: Any) -> Tensor:
-    """Scales 0..65535 to 0..255 and rounds."""
-    wide = torch.from_numpy(np.asarray(values).astype(np.int64))
-    return ((wide * 255 + MAX_16_BIT // 2) // MAX_16_BIT).to(torch.uint8)
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike, name: str) -> Iterator[IO[bytes]]:
+    """Opens a regular file; the errors of the machine name it."""
+    shown = escape_control(name)
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise FileNotFoundError(f"no such image file: {shown} (it is a folder)")
+        if not stat.S_ISREG(mode):  # a pipe or a device may never end
+            raise unreadable(name, "it is not a regular file")
+        with open(path, "rb") as file:
+            check_bytes(os.fstat(file.fileno()).st_size, name)
+            yield file
+    except UnreadableImageError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        if error.errno in _NO_SUCH_FILE:
+            raise FileNotFoundError(f"no such image file: {shown}") from error
+        raise OSError(error.errno, error.strerror, shown) from error
+    except ValueError as error:
+        if "null" not in str(error):  # a zero byte in the name
+            raise
+        raise FileNotFoundError(f"no such image file: {shown}") from error
 
 
-def flatten_channels(tensor: Tensor) -> Tensor:
-    """Converts 1, 2, 3 or 4 channels to RGB; the second of two and the fourth of four are alpha, put on white."""
-    channels = tensor.shape[0]
-    color = tensor[:1].expand(3, -1, -1) if channels <= 2 else tensor[:3]
-    if channels in (1, 3):
-        return color.contiguous()
-    white = 255 if tensor.dtype == torch.uint8 else 1
-    alpha = tensor[-1:].float() / white
-    blended = color.float() * alpha + white * (1 - alpha)
-    return blended.round().to(torch.uint8) if tensor.dtype == torch.uint8 else blended
+__all__ = [
+    "ALLOWED_FORMATS",
+    "HUGE_PIXELS",
+    "IMAGE_SUFFIXES",
+    "NOT_THE_IMAGES_FAULT",
+    "ImageInput",
+    "UnreadableImageError",
+    "is_fault_of_machine",
+    "is_passing_fault",
+    "load_reduced",
+    "load_rgb",
+    "own_name",
+    "read_encoded",
+    "read_size",
+    "upright_size",
+]

@@ -4,21 +4,26 @@ import os
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
 
 from .configuration_stellar import StellarConfig
-from .image_geometry import Fit, ImageGeometry, fit_geometry
-from .image_loading import ImageInput, load_rgb
+from .image_fitting import FitSettings, read_fitted
+from .image_geometry import Fit, ImageGeometry
+from .image_loading import ImageInput, load_reduced, load_rgb, own_name
+from .image_settings import KEYS_OF_FILES, OPTIONS_OF_LOADING, check_sizes, refuse_unknown, with_image_size
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import published_config, resolve_pretrained
+from .safe_text import one_line
+
+logger = logging.get_logger(__name__)
 
 
 class StellarImageProcessorKwargs(ImagesKwargs, total=False):
@@ -34,12 +39,16 @@ class StellarImageProcessorKwargs(ImagesKwargs, total=False):
         Grey value of the bars, in [0, 1].
     return_geometry (`bool`, *optional*, defaults to `False`):
         Whether to add `original_sizes` and `crop_boxes` to the output.
+    apply_icc_profile (`bool`, *optional*, defaults to `True`):
+        Whether the colour profile of a file is applied, so that the model sees sRGB. False takes the numbers as they
+        are.
     """
 
     fit: str
     patch_size: int
     fill_value: float | int
     return_geometry: bool
+    apply_icc_profile: bool
 
 
 class StellarImageProcessor(TorchvisionBackend):
@@ -71,8 +80,9 @@ class StellarImageProcessor(TorchvisionBackend):
     size: Any = {"shortest_edge": 256}
     crop_size: Any = {"height": 224, "width": 224}
     default_to_square = False
-    do_resize = True
-    do_center_crop = True
+    # Both are read by `_fit_settings`: each image is fitted as soon as it is read.
+    do_resize = True  # trf-ignore: TRF016
+    do_center_crop = True  # trf-ignore: TRF016
     do_rescale = True
     do_normalize = False
     do_convert_rgb = True
@@ -80,6 +90,21 @@ class StellarImageProcessor(TorchvisionBackend):
     patch_size = 16
     fill_value = 0.5
     return_geometry = False
+    apply_icc_profile = True
+
+    def __init__(self, **kwargs: Any):
+        """Makes a processor.
+
+        Args:
+            **kwargs: Its settings, and `image_size`, the size of the model's input in pixels, `(height, width)` or the
+                side of a square. It sets `size` and `crop_size` together.
+
+        Raises:
+            TypeError: if a setting does not exist.
+            ValueError: if sizes do not fit together.
+        """
+        refuse_unknown(kwargs, (*KEYS_OF_FILES, *_settings()))
+        super().__init__(**with_image_size(kwargs))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
@@ -90,13 +115,33 @@ class StellarImageProcessor(TorchvisionBackend):
 
         Args:
             pretrained_model_name_or_path: Name of a model, a folder, or a repository id.
-            **kwargs: Settings to change, and options of `transformers.ImageProcessingMixin.from_pretrained`.
+            **kwargs: Settings to change, such as `image_size=448`, and options of
+                `transformers.ImageProcessingMixin.from_pretrained`.
+
+        Raises:
+            OSError: if there is no such processor.
+            TypeError: if a setting does not exist.
+            ValueError: if sizes do not fit together.
         """
+        if not kwargs.get("return_unused_kwargs"):
+            refuse_unknown(kwargs, (*OPTIONS_OF_LOADING, *_settings()))
+        kwargs = with_image_size(kwargs)
         if published_config(pretrained_model_name_or_path) is not None:
             derived = cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path))
             # A dictionary drops keywords that are not settings, such as `token`; the processor must not keep them.
             return cls.from_dict(derived.to_dict(), **kwargs)
         return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a processor from the settings in a file; settings that do not exist are passed over with a warning."""
+        known = (*KEYS_OF_FILES, *_settings())
+        unknown = [key for key in image_processor_dict if key not in known]
+        if unknown:
+            logger.warning(f"the processor's file has settings that do not exist: {one_line(', '.join(unknown))}")
+        return super().from_dict(
+            {key: image_processor_dict[key] for key in image_processor_dict if key in known}, **kwargs
+        )
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Self:
@@ -106,6 +151,7 @@ class StellarImageProcessor(TorchvisionBackend):
             config: The model's configuration.
             **kwargs: Settings that differ from these.
         """
+        kwargs = with_image_size(kwargs)
         side = config.image_size
         options = {
             "size": {"shortest_edge": round(256 * side / 224)},
@@ -118,10 +164,11 @@ class StellarImageProcessor(TorchvisionBackend):
         """Prepares one image or several.
 
         Args:
-            images: A path, a PIL image, an array or a tensor; a list of these; or an array or tensor with a batch
-                dimension.
-            **kwargs: Settings of the processor for this call, and `return_tensors="pt"`, which raises an error if the
-                results have different sizes. Without it, results of different sizes are returned as a list.
+            images: A path, the bytes or the open file of an image, a PIL image, an array or a tensor; a list of these;
+                or an array or tensor with a batch dimension.
+            **kwargs: Settings of the processor for this call, `image_size` among them, and `return_tensors="pt"`, which
+                raises an error if the results have different sizes. Without it, results of different sizes are
+                returned as a list.
 
         Returns:
             A dictionary with `pixel_values`, `(B, 3, H, W)` in [0, 1]. With `return_geometry=True` also
@@ -132,19 +179,15 @@ class StellarImageProcessor(TorchvisionBackend):
             TypeError: if an item is not an image, or its values have a wrong type.
             ValueError: if an image cannot be read (it is named), values are out of range, or settings do not fit.
         """
-        return super().__call__(images, **kwargs)  # type: ignore[arg-type]  # it takes paths too
+        return super().__call__(images, **with_image_size(kwargs))  # type: ignore[arg-type]  # it takes paths too
 
     def fetch_images(self, images: Any) -> Any:
         """Returns the images unchanged, because `process_image` opens paths."""
         return images
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[ImageInput]:
-        if isinstance(images, list | tuple) or (
-            not isinstance(images, str | os.PathLike | Image.Image) and getattr(images, "ndim", 0) == 4
-        ):
-            flat = list(images)
-        else:
-            flat = [images]
+        is_batch = isinstance(images, np.ndarray | Tensor) and images.ndim == 4
+        flat: list[ImageInput] = list(images) if isinstance(images, list | tuple) or is_batch else [images]
         if not flat:
             raise ValueError("images is empty: pass at least one image")
         if any(isinstance(image, list | tuple) for image in flat):
@@ -153,32 +196,67 @@ class StellarImageProcessor(TorchvisionBackend):
 
     def process_image(self, image: ImageInput, **kwargs: Any) -> Tensor:
         """Reads one image as RGB, `(3, H, W)`, uint8 or float32; see `load_rgb`."""
-        return load_rgb(image).cpu()
+        return load_rgb(image, apply_icc_profile=kwargs.get("apply_icc_profile", self.apply_icc_profile)).cpu()
+
+    def fit_image(self, image: ImageInput, name: str | None = None) -> tuple[Tensor, ImageGeometry]:
+        """Reads one image and fits it with this processor's own settings; it is not rescaled to [0, 1].
+
+        Args:
+            image: A path, the bytes or the open file of an image, a PIL image, an array or a tensor.
+            name: Name of the image in errors; None takes the path.
+
+        Returns:
+            Its pixels, `(3, h, w)`, uint8 or float32 in [0, 1], and how it was resized and cropped.
+        """
+        return read_fitted(image, self._fit_settings(), name)
+
+    def _prepare_image_like_inputs(  # each image is fitted as soon as it is read, so that one is held in full size
+        self, images: Any, *args: Any, expected_ndims: int = 3, **kwargs: Any
+    ) -> list[tuple[Tensor, ImageGeometry]]:
+        settings = self._fit_settings(**kwargs)
+        flat = self._prepare_images_structure(images)
+        return [
+            read_fitted(
+                image, settings, own_name(image) or (f"image {number} of {len(flat)}" if len(flat) > 1 else None)
+            )
+            for number, image in enumerate(flat, 1)
+        ]
+
+    def _fit_settings(self, **changed: Any) -> FitSettings:
+        """Returns the settings that decide about pixels, those of one call before the processor's own."""
+        own = {name: getattr(self, name) for name in StellarImageProcessorKwargs.__annotations__}
+        setting = own | changed
+        crop = setting["crop_size"]
+        output = (int(crop["height"]), int(crop["width"]))
+        if setting["fit"] == "crop" and not setting["do_center_crop"]:
+            if setting["do_resize"]:
+                raise ValueError(
+                    'do_center_crop=False needs do_resize=False; to keep the whole image, use fit="aspect"'
+                )
+            output = None
+        return FitSettings(
+            fit=setting["fit"],
+            shortest_edge=int(setting["size"]["shortest_edge"]) if setting["do_resize"] else None,
+            output_size=output,
+            patch_size=setting["patch_size"],
+            fill_value=setting["fill_value"],
+            apply_icc_profile=setting["apply_icc_profile"],
+        )
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        check_sizes(kwargs)
+        return kwargs
 
     def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        size = dict(kwargs["size"])
-        if "shortest_edge" not in size:
-            raise ValueError(f'size must be {{"shortest_edge": pixels}}, got {size}; crop_size has height and width')
         if not 0 <= kwargs["fill_value"] <= 1:
             raise ValueError(f"fill_value must be in [0, 1], got {kwargs['fill_value']}")
-        crop_size, patch_size = kwargs["crop_size"], kwargs["patch_size"]
-        if crop_size.height % patch_size or crop_size.width % patch_size:
-            raise ValueError(
-                f"crop_size must be multiples of the patch size {patch_size}, got {(crop_size.height, crop_size.width)}"
-            )
         # `_preprocess` refuses normalization, but the base class would first ask for a mean.
         super()._validate_preprocess_kwargs(**(kwargs | {"do_normalize": False}))
 
     def _preprocess(
         self,
-        images: list[Tensor],
-        size: SizeDict,
-        crop_size: SizeDict,
-        fit: Fit,
-        patch_size: int,
-        fill_value: float,
-        do_resize: bool,
-        do_center_crop: bool,
+        images: list[tuple[Tensor, ImageGeometry]],
         do_rescale: bool,
         do_normalize: bool,
         return_geometry: bool,
@@ -187,10 +265,7 @@ class StellarImageProcessor(TorchvisionBackend):
     ) -> BatchFeature:
         if do_normalize:
             raise ValueError("do_normalize must be False, because the model normalizes inside")
-        plans = [
-            plan_geometry(image.shape, size, crop_size, fit, patch_size, do_resize, do_center_crop) for image in images
-        ]
-        fitted = [apply_geometry(image, plan, fill_value) for image, plan in zip(images, plans, strict=True)]
+        fitted, plans = [image.cpu() for image, _ in images], [plan for _, plan in images]
         if do_rescale:
             fitted = [image.float() / 255 if image.dtype == torch.uint8 else image for image in fitted]
         same_shape = len({(image.shape, image.dtype) for image in fitted}) == 1
@@ -207,19 +282,12 @@ class StellarImageProcessor(TorchvisionBackend):
 
     def geometry(self, image: ImageInput) -> ImageGeometry:
         """Returns how this processor, with its own settings, resizes and crops an image."""
-        return self.geometry_of_shape(load_rgb(image).shape)
+        settings = self._fit_settings()
+        return settings.plan(*load_reduced(image, settings.reduction)[1])
 
     def geometry_of_shape(self, image_shape: torch.Size) -> ImageGeometry:
         """Returns how this processor, with its own settings, resizes and crops an image of shape `(3, H, W)`."""
-        return plan_geometry(
-            image_shape,
-            self.size,
-            self.crop_size,
-            self.fit,
-            self.patch_size,
-            self.do_resize,
-            self.do_center_crop,
-        )
+        return self._fit_settings().plan(*image_shape[-2:])
 
     def post_process_localization(
         self, localization: Tensor, original_sizes: Any, crop_boxes: Any, grid_size: tuple[int, int] | None = None
@@ -271,53 +339,22 @@ class StellarImageProcessor(TorchvisionBackend):
             ValueError: if `L` does not fit this image's grid, or the token does not exist.
         """
         maps = localization[0] if localization.ndim == 3 and localization.shape[0] == 1 else localization
-        plan = self.geometry(image)
+        pixels = load_rgb(image, apply_icc_profile=self.apply_icc_profile)
+        plan = self.geometry_of_shape(pixels.shape)
         grid = (plan.output_size[0] // self.patch_size, plan.output_size[1] // self.patch_size)
         if maps.ndim != 2 or maps.shape[0] != grid[0] * grid[1]:
             raise ValueError(
                 f"localization must have shape (n, r) with n = {grid[0] * grid[1]}, for the grid {grid} of this image, "
                 f"got {tuple(localization.shape)}: encode the image with pixel_values of this processor"
             )
-        pixels = load_rgb(image)
         if token is None:
             return overlay_assignment(pixels, maps, plan.crop_box, grid)
         return overlay_token(pixels, maps, token, plan.crop_box, grid)
 
 
-def plan_geometry(
-    image_shape: torch.Size,
-    size: SizeDict,
-    crop_size: SizeDict,
-    fit: Fit,
-    patch_size: int,
-    do_resize: bool,
-    do_center_crop: bool,
-) -> ImageGeometry:
-    """Returns how an image of shape `(3, H, W)` is resized and cropped with these settings of a processor."""
-    height, width = image_shape[-2:]
-    output = (int(crop_size["height"]), int(crop_size["width"]))
-    if fit == "crop" and not do_center_crop:
-        output = (height, width)
-        if do_resize:
-            raise ValueError('do_center_crop=False needs do_resize=False; to keep the whole image, use fit="aspect"')
-    shortest_edge = int(size["shortest_edge"]) if do_resize else None
-    return fit_geometry((height, width), fit, shortest_edge, output, patch_size)
-
-
-def apply_geometry(image: Tensor, plan: ImageGeometry, fill_value: float) -> Tensor:
-    """Resizes, crops and pads an image `(3, H, W)` as planned: antialiased bicubic, floats clamped to [0, 1]."""
-    if plan.resized_size != plan.original_size:
-        image = tvF.resize(image, list(plan.resized_size), interpolation=InterpolationMode.BICUBIC, antialias=True)
-        if image.is_floating_point():
-            image = image.clamp(0, 1)
-    (top, left), (height, width) = plan.offset, plan.output_size
-    image = tvF.crop(image, max(top, 0), max(left, 0), min(height, image.shape[1]), min(width, image.shape[2]))
-    if top < 0 or left < 0 or image.shape[1:] != (height, width):
-        above, before = max(-top, 0), max(-left, 0)
-        fill = round(255 * fill_value) if image.dtype == torch.uint8 else fill_value
-        padding = [before, above, width - image.shape[2] - before, height - image.shape[1] - above]
-        image = tvF.pad(image, padding, fill=fill)
-    return image
+def _settings() -> tuple[str, ...]:
+    """The names of all settings of a processor, and `image_size`, which sets two of them."""
+    return (*StellarImageProcessorKwargs.__annotations__, "image_size")
 
 
 __all__ = ["StellarImageProcessor"]

@@ -34,7 +34,16 @@ LIMITS = {
     "config_layers": Limit(1024, "layers", "The number of layers of a model, in a configuration or a checkpoint."),
     "model_parameters": Limit(2**35, "parameters", "The number of parameters of a model that is built."),
     "tensor_elements": Limit(2**33, "elements", "The size of one tensor in a checkpoint or a file of S and L."),
+    "code_patches": Limit(2**16, "patches", "The number of patches of an image in a file of S and L."),
     "archive_members": Limit(2**27, "members", "The number of members of one tar file."),
+    "table_expansion": Limit(
+        256, "times the bytes of its file", "How far a parquet file expands, if that is more than 256 MiB."
+    ),
+    "archive_ratio": Limit(
+        256, "bytes for each byte of its file", "How far a compressed tar expands after its first 256 MiB."
+    ),
+    "header_bytes": Limit(2**20, "bytes", "A header of a tar file that holds a long name or other facts of a member."),
+    "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),
     "text_bytes": Limit(2**31, "bytes", "The size of a list of images or a CSV file."),
 }
 

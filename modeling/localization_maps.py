@@ -62,15 +62,18 @@ def overlay_token(
     token: int,
     crop_box: tuple[float, float, float, float],
     grid: tuple[int, int],
+    value_range: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Draws one token's map over an image: bright and tinted where the token is, dim elsewhere.
 
     Args:
         image: The original, `(3, H, W)`.
         localization: `L` of the image, `(n, r)`.
-        token: Number of the token. The map is dim at its own lowest value and bright at its own highest.
+        token: Number of the token.
         crop_box: `(top, left, bottom, right)` of the part that the model saw, in the original's pixels.
         grid: Rows and columns `(h, w)` of the patches.
+        value_range: Values of the map that are drawn dim and bright; the same for all tokens that are compared. None
+            takes the lowest and the highest value of the token's own map.
 
     Raises:
         ValueError: if the token does not exist.
@@ -80,9 +83,9 @@ def overlay_token(
         raise ValueError(f"token must be between 0 and {num_tokens - 1}, got {token}")
     token %= num_tokens
     chosen = localization[:, token : token + 1].detach().float()
-    low, high = chosen.min(), chosen.max()
+    low, high = value_range or (float(chosen.min()), float(chosen.max()))
     weight = resample_maps(chosen, (image.shape[1], image.shape[2]), crop_box, grid)
-    weight = ((weight - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    weight = ((weight - low) / max(high - low, 1e-6)).clamp(0, 1)
     color = token_colors(num_tokens)[token][:, None, None]
     base = as_float(image)
     shown = torch.lerp(base, color.expand_as(base), 0.5 * weight)

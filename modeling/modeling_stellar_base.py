@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .atomic_write import errors_name, write_atomically
+from .atomic_write import errors_name
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
@@ -34,7 +34,7 @@ from .loading import (
     without_load_report,
 )
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
-from .model_card import model_card
+from .model_card import write_card
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
 from .safe_text import one_line
 from .saved_folder import PROCESSOR, filled_folder, keeps_processor, sizes_in
@@ -255,14 +255,15 @@ class StellarPreTrainedModel(PreTrainedModel):
 
         The files replace those of the folder when all of them are written; if the disk is full, the folder stays as it
         was. Weights of an earlier model are removed. If the folder has a processor for this model's image and patch
-        size, it is kept. A card is kept too, unless `license` or `metrics` is given.
+        size, it is kept. A card is kept too: only the sections and the lines of its head that this library wrote are
+        renewed.
 
         Args:
             save_directory: Folder to write to; it is created if it does not exist.
             *args: Positional arguments of `transformers.PreTrainedModel.save_pretrained`.
-            license: License of the weights as the Hub spells it, such as "mit"; None says in the card that it is
-                unknown.
-            name: Name of the model in the card; None means the folder's name.
+            license: License of the weights as the Hub spells it, such as "mit"; None keeps the one in the card, or
+                says in a new card that it is unknown.
+            name: Name of the model in the card; None means the name in the card, or the folder's in a new card.
             base_model: Repository that the weights derive from, for the card.
             metrics: Names and values of measured numbers, for the card.
             **kwargs: Options of `transformers.PreTrainedModel.save_pretrained`, except `push_to_hub`.
@@ -283,11 +284,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         if not keeps_processor(folder, before, sizes_in(folder)):
             with errors_name(folder / PROCESSOR):
                 StellarImageProcessor.from_config(self.config).save_pretrained(folder)
-        card = folder / "README.md"
-        if license or metrics or not card.exists():
-            heading = name or folder.absolute().name
-            text = model_card(self.config, heading, license=license, base_model=base_model, metrics=metrics)
-            write_atomically(card, text.encode())
+        write_card(folder, self.config, name=name, license=license, base_model=base_model, metrics=metrics)
 
     def push_to_hub(
         self,

@@ -1,7 +1,10 @@
 """What the model returns: the encoding `(S, L)` and the full model output."""
 
+import contextlib
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +18,11 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from transformers.utils import ModelOutput
 
 from .atomic_write import write_atomically
+from .input_checks import resolve_grid_size
+from .limits import check_limit
+from .safe_text import one_line
+
+_DTYPES = {"F64", "F32", "F16", "BF16"}  # as safetensors spells them
 
 
 class StellarEncoding(tuple[Tensor, Tensor]):
@@ -81,7 +89,8 @@ class StellarEncoding(tuple[Tensor, Tensor]):
     def save(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
         """Writes a `.safetensors` file with the tensors `semantics` and `localization`.
 
-        The file appears under its name only when it is complete. The grid is kept in the file's metadata.
+        The file appears under its name only when it is complete. Its metadata keeps the grid and a digest of the
+        tensors, which `load` compares.
 
         Args:
             path: File to write; it is replaced if it exists.
@@ -89,44 +98,116 @@ class StellarEncoding(tuple[Tensor, Tensor]):
 
         Raises:
             FileNotFoundError: if the folder of `path` does not exist.
+            OSError: if the file cannot be written, for instance because the disk is full.
+            ValueError: if the two tensors do not belong together.
         """
+        _check_shapes([tuple(self[0].shape), tuple(self[1].shape)], self.grid_size, "this encoding")
         header = {"format": "pt"} | (metadata or {})
         if self.grid_size is not None:
             header["grid_size"] = json.dumps([int(side) for side in self.grid_size])
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._asdict().items()}
+        header["sha256"] = _digest(tensors.values())
         write_atomically(path, serialize(tensors, metadata=header))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a file that `save` wrote. Files of earlier releases have no grid; it is then None.
 
+        Shapes, types and the grid are checked before the tensors are read.
+
         Raises:
             FileNotFoundError: if the file does not exist.
-            ValueError: if it is not a safetensors file, is cut short, or lacks a tensor.
+            ValueError: if it is not a safetensors file, is cut short, was changed, lacks a tensor, or holds values that
+                are not finite or do not belong together.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
+        name = one_line(os.fspath(path))
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_safetensors(path) as file:
                 missing = set(cls._fields) - set(file.keys())
                 if missing:
-                    raise ValueError(f"{path} is not a saved encoding: it lacks {', '.join(sorted(missing))}")
-                grid_size = _grid_of_header(file.metadata() or {}, path)
-                return cls(file.get_tensor("semantics"), file.get_tensor("localization"), grid_size)
+                    raise ValueError(f"{name} is not a saved encoding: it lacks {', '.join(sorted(missing))}")
+                metadata = file.metadata() or {}
+                grid_size = _grid_of_header(metadata, name)
+                parts = [file.get_slice(field) for field in cls._fields]
+                _check_shapes([tuple(part.get_shape()) for part in parts], grid_size, name)
+                for field, part in zip(cls._fields, parts, strict=True):
+                    if part.get_dtype() not in _DTYPES:
+                        raise ValueError(f"{name}: {field} must have floating-point numbers, got {part.get_dtype()}")
+                tensors = [file.get_tensor(field) for field in cls._fields]
         except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read as safetensors (damaged or cut short?): {error}") from error
+            raise ValueError(
+                f"{name} cannot be read as safetensors (damaged or cut short?): {one_line(error)}"
+            ) from error
+        _check_values(tensors, metadata.get("sha256"), name)
+        return cls(*tensors, grid_size)
 
 
-def _grid_of_header(metadata: dict[str, str], path: str | os.PathLike[str]) -> tuple[int, int] | None:
+@contextlib.contextmanager
+def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Opens a safetensors file of any name; safetensors itself refuses names with bytes that are not UTF-8.
+
+    Args:
+        path: File to open.
+
+    Yields:
+        What `safetensors.safe_open` gives.
+    """
+    with contextlib.ExitStack() as stack:
+        if not os.fspath(path).isprintable():
+            descriptor = stack.enter_context(open(path, "rb")).fileno()
+            path = f"/dev/fd/{descriptor}" if os.path.exists("/dev/fd") else path
+        yield stack.enter_context(safe_open(path, framework="pt"))
+
+
+def _grid_of_header(metadata: dict[str, str], name: str) -> tuple[int, int] | None:
     """Returns the grid in a file's metadata, or None if it has no grid."""
     written = metadata.get("grid_size")
     if written is None:
         return None
     try:
-        height, width = (int(side) for side in json.loads(written))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f'{path} has the grid_size {written!r} in its metadata, expected "[h, w]"') from error
-    return height, width
+        sides = json.loads(written)
+        if isinstance(sides, list) and len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
+            return sides[0], sides[1]
+    except (ValueError, RecursionError):
+        pass
+    raise ValueError(f'{name} has the grid_size {one_line(written, 60)!r} in its metadata, expected "[h, w]"')
+
+
+def _check_shapes(shapes: list[tuple[int, ...]], grid_size: tuple[int, int] | None, name: str) -> None:
+    """Raises ValueError unless the shapes of `S` and `L` and the grid fit each other and the limits."""
+    semantics, localization = shapes
+    both = f"{name} has S of shape {semantics} and L of shape {localization}"
+    if len(semantics) != 3 or len(localization) != 3:
+        raise ValueError(f"{both}, expected (B, r, d) and (B, n, r)")
+    if semantics[0] != localization[0] or semantics[1] != localization[2]:
+        raise ValueError(f"{both}, expected the same batch size and number of tokens in (B, r, d) and (B, n, r)")
+    for shape in shapes:
+        check_limit("tensor_elements", shape[0] * shape[1] * shape[2], name)
+    check_limit("code_patches", localization[1], name)
+    if grid_size is not None:
+        try:
+            resolve_grid_size(localization[1], grid_size)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _check_values(tensors: list[Tensor], digest: str | None, name: str) -> None:
+    """Raises ValueError if tensors are not those that were saved, or have values that are not finite."""
+    for field, tensor in zip(StellarEncoding._fields, tensors, strict=True):
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name}: {field} has values that are NaN or infinite: encode the image again")
+    if digest is not None and digest != _digest(tensors):
+        raise ValueError(f"{name} was changed after it was saved (its SHA-256 differs): encode the image again")
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """Returns the SHA-256 of the bytes of contiguous tensors on the CPU."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _flatten(encoding: StellarEncoding) -> tuple[list[Tensor], tuple[int, int] | None]:
@@ -157,6 +238,8 @@ register_pytree_node(
     from_dumpable_context=lambda grid: None if grid is None else tuple(grid),
     flatten_with_keys_fn=_flatten_with_keys,
 )
+
+torch.serialization.add_safe_globals([StellarEncoding])  # `torch.load` reads it with weights_only=True, the default
 
 
 @dataclass

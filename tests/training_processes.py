@@ -27,7 +27,7 @@ from stellar_hub.training.monitoring.journal import read_journal
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.training.train"])
 PAUSE = 0.002  # seconds between two checks of a condition
-PATIENCE = 90.0  # seconds to wait for something that takes a few
+PATIENCE = 900.0  # seconds to wait for something that takes a few; only a hang takes them all
 # Some of the variables that `accelerate launch --use_fsdp --fsdp_version 2` sets for each process.
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 # Values in a journal that depend on the machine and not on the run.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.messages import announce_loading, say, warn
 from stellar_hub.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -19,18 +20,27 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="SOURCE",
-        help="Images: a folder, a list (.txt), tar files (shard-{000..127}.tar), tables (.parquet), or "
-        "hub:OWNER/NAME for a dataset of the Hub. Repeat the option to use several sources.",
+        help="Images to train on: a folder, a list (.txt), tar files ('shard-{000..127}.tar'), tables (.parquet), "
+        "hub:OWNER/NAME for a dataset of the Hub, or stream:ADDRESS for tars or tables that are read from their "
+        "beginning. Repeat the option to use several sources. Default: data.sources of the recipe.",
     ),
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", help="Name of a recipe (finetune, b16, l16, h16, scratch-stage1, ...), or a YAML file."),
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Recipe of a new run: finetune (your own images, one GPU), b16, l16, h16, scratch-stage1, scratch-stage2 "
+        "(as in the paper), stellar-tiny, a YAML file, or the folder of a run. A run that is resumed has its own.",
+    ),
 ]
 Init = Annotated[
     str | None,
     typer.Option(
-        "--init", help="Weights to start with: name or folder of a model, timm:NAME for a ViT of timm, or random."
+        "--init",
+        metavar="MODEL",
+        help="Weights to start with: name, folder or Hub repository of a model, timm:NAME for a ViT of timm, or "
+        "random. Default: model.init of the recipe; finetune has none.",
     ),
 ]
 Settings = Annotated[
@@ -38,15 +48,24 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a value of the recipe, such as optimization.learning_rate=1e-4. Repeat the option to change more.",
+        help="Change a value of the recipe, such as optimization.learning_rate=1e-4, or model.config.mask_ratio=0.6. "
+        "Repeat the option to change more. OUTPUT/recipe.yaml has all keys.",
     ),
 ]
 OutputFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder of the run, for checkpoints, journal, previews and the model.")
+    Path,
+    typer.Option(
+        "--output", "-o", help="Folder of the run, for checkpoints, journal, previews and the model. It is made."
+    ),
 ]
 Resume = Annotated[
     str | None,
-    typer.Option("--resume", help='Checkpoint to resume, or "auto" for the newest one in --output.'),
+    typer.Option(
+        "--resume",
+        metavar="auto|CHECKPOINT",
+        help='"auto" goes on from the newest checkpoint in --output that is whole, or begins if there is none. A path '
+        "goes on from that checkpoint. Default: begin, and refuse a folder that holds a run.",
+    ),
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")]
 
@@ -64,8 +83,10 @@ def train(
 ) -> None:
     """Train a model by a recipe.
 
-    For several GPUs use `accelerate launch -m stellar_hub train` with the same options. SIGTERM and Ctrl-C save a
-    checkpoint and stop the run; --resume auto then continues it and reaches the same weights.
+    For several GPUs use `accelerate launch -m stellar_hub train` with the same options, and for processes on a CPU
+    `accelerate launch --multi_gpu --num_processes 2 -m stellar_hub train ... --cpu`. SIGTERM and Ctrl-C save a
+    checkpoint and stop the run; --resume auto then continues it and reaches the same weights. Images that cannot be
+    read are named and left out.
 
     Example: stellar-hub train --data photos --recipe finetune --init stellar-tiny --output runs/mine
     """
@@ -81,20 +102,32 @@ def train(
     if data:
         chosen, note = with_sources(chosen, data, settings or [])
         if note and is_main:
-            typer.echo(note, err=True)
+            warn(note)
     if init is not None:
         chosen = chosen.with_values("model", init=init)
     if not chosen.data.sources:
         raise ValueError("there are no images to train on: pass --data with a folder, a list, tar files or tables")
     logging.disable_progress_bar()
+    announce_loading(start_of(chosen, resume))
     try:
         model = train_by_recipe(chosen, output, resume=resume, cpu=cpu, reference_batch_size=reference_batch_size)
     except Stopped as stopped:
         if is_main:
-            typer.echo(str(stopped), err=True)
+            warn(str(stopped))
         raise typer.Exit(128 + stopped.signal_number) from None
     if is_main:
-        typer.echo(f"{output}: the model is in {model}")
+        say(f"{output}: the model is in {model}")
+
+
+def start_of(recipe: "Recipe", resume: str | None) -> str:
+    """Returns what a run loads before its first step, in words."""
+    if resume is not None:
+        return f"the {'newest ' if resume == 'auto' else ''}checkpoint, and the list of images"
+    return (
+        "the list of images"
+        if recipe.model.init in ("random", None)
+        else f"{recipe.model.init}, and the list of images"
+    )
 
 
 def choose_recipe(

@@ -9,13 +9,26 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
+
+MAX_SHOWN = 200  # characters of a value in an error
+MAX_WHOLE_NUMBER = 2**63 - 1  # what tensors and files hold
+
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", dict: "a mapping"}
 
 
 def check_value(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raises ValueError unless `condition` holds; the message has the key, the allowed values and the value seen."""
     if not condition:
-        raise ValueError(f"{key} must be {allowed}, got {value!r}")
+        raise ValueError(f"{key} must be {allowed}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Returns a value as errors show it: on one line, cut to a length, and without passwords in addresses."""
+    try:
+        return one_line(mask_secrets(repr(value)), MAX_SHOWN)
+    except ValueError:  # Python writes out numbers of at most 4300 digits
+        return "a number of more than 4300 digits"
 
 
 def check_probability(key: str, value: float) -> None:
@@ -32,7 +45,8 @@ def fit_fields(settings: Any) -> None:
         settings: Instance of a class with both decorators, `strict` (of `huggingface_hub.dataclasses`) on top.
 
     Raises:
-        ValueError: if a value has another type or is not finite; the message begins with the field's name.
+        ValueError: if a value has another type, is not finite, or is a whole number of more than 64 bits; the message
+            begins with the field's name.
     """
     for field in dataclasses.fields(settings):
         given = getattr(settings, field.name)
@@ -45,10 +59,12 @@ def fit_fields(settings: Any) -> None:
             with contextlib.suppress(dataclasses.FrozenInstanceError):
                 setattr(settings, field.name, value)
         except StrictDataclassFieldValidationError as error:
-            raise ValueError(f"{field.name} must be {_in_words(field.type)}, got {given!r}") from error
+            raise ValueError(f"{field.name} must be {_in_words(field.type)}, got {shown(given)}") from error
         numbers = value if isinstance(value, tuple) else (value,)
         finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
         check_value(finite, field.name, given, "finite")
+        small = all(abs(number) <= MAX_WHOLE_NUMBER for number in numbers if isinstance(number, int))
+        check_value(small, field.name, given, "a whole number of at most 64 bits")
 
 
 def _converted(value: Any, annotation: Any) -> Any:

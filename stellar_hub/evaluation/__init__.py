@@ -4,6 +4,8 @@ Metrics that are functions of tensors alone and that other rooms use too are in 
 """
 
 from stellar_hub.evaluation.cached_features import RunSettings
+from stellar_hub.evaluation.left_out import LeftOut
+from stellar_hub.evaluation.mask_splits import SegmentationSplits, prepare_segmentation
 from stellar_hub.evaluation.perceptual_networks import load_metric_networks
 from stellar_hub.evaluation.protocols import (
     DiagnosticsProtocol,
@@ -22,11 +24,12 @@ from stellar_hub.evaluation.protocols import (
     knn_predict,
 )
 from stellar_hub.evaluation.report import Measurement, Report, write_report, write_scorecard
-from stellar_hub.evaluation.splits import SegmentationSplits, Splits, prepare_segmentation, prepare_splits
+from stellar_hub.evaluation.splits import Splits, prepare_splits
 
 __all__ = [
     "DiagnosticsProtocol",
     "KnnProtocol",
+    "LeftOut",
     "LinearProtocol",
     "Measurement",
     "ReconstructionProtocol",

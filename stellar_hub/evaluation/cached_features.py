@@ -1,21 +1,30 @@
 """The features of all images of a source, for the protocols: computed, or kept in a cache of feature stores."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from stellar_hub.data.sources.image_source import ImageItem, ImageSource
+from stellar_hub.data.sources.image_source import ImageItem, ImageSource, image_digest
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.evaluation.from_store import read_features
+from stellar_hub.evaluation.left_out import UnreadableImagesError
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.encoding import BatchEncoder
-from stellar_hub.features.preparation import PreparedBatches, batch_loader, check_at_least, refuse_errors, split_rows
+from stellar_hub.features.preparation import (
+    PreparedBatches,
+    RefusedImageError,
+    batch_loader,
+    check_at_least,
+    refuse_errors,
+    split_rows,
+)
 from stellar_hub.features.processes import Processes
+from stellar_hub.progress import Progress, track
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.files import pyarrow
 from stellar_hub.store.manifest import Manifest
@@ -24,6 +33,7 @@ from stellar_hub.store.to_store import fill_store
 
 SHARD_ROWS = 1024  # an interrupted run computes about this many rows of a cached store again
 _KEY_LENGTH = 32  # hexadecimal digits
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class RunSettings:
         num_workers: Number of worker processes that read images, for each process. None takes the number of cores, at
             most 8; 0 reads in the process itself.
         cache: Folder that keeps features for later runs; None keeps none.
-        show_progress: Whether to show progress bars.
+        show_progress: Whether to show progress on standard error.
         processes: This process among those that evaluate together.
         stores: Feature stores to read pooled features from, instead of computing them.
 
@@ -54,10 +64,19 @@ class RunSettings:
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("num_workers", self.num_workers or 0, 0)
 
-    def progress(self, items: Iterable[Any], description: str, total: int | None = None, unit: str = "batch") -> Any:
-        """Iterates over items with a progress bar; only the main process shows it."""
-        hidden = None if self.show_progress and self.processes.is_main else True
-        return tqdm(items, desc=description, total=total, unit=unit, disable=hidden, leave=False)
+    def progress(
+        self, items: Iterable[ItemT], description: str, total: int | None = None, unit: str = "batch"
+    ) -> Iterator[ItemT]:
+        """Yields items and shows how many are done; only the main process shows it."""
+        return track(items, description, total, unit, enabled=self._shows_progress)
+
+    def progress_of(self, total: int, description: str, unit: str) -> Progress:
+        """Returns the progress of work that is no loop over items; only the main process shows it."""
+        return Progress(total, unit, description, enabled=self._shows_progress, leave=False)
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.show_progress and self.processes.is_main
 
 
 def all_features(
@@ -72,14 +91,16 @@ def all_features(
     """Returns the features of all images, in their order, in every process.
 
     Each process computes whole batches, so that any number of processes gives the same bits. Images are prepared and
-    encoded as `extract` does it, but here an image that cannot be read ends the evaluation.
+    encoded as `extract` does it, but here an image that cannot be read raises an error: `evaluate_readable` begins
+    again without it, so that the numbers are those of a folder that never had it.
 
     Args:
         backbone: Backbone that computes the features, on its device.
         images: The images.
         names: Names of the features.
         run: How to compute.
-        data_hash: Hash of the images, which distinguishes them in the cache.
+        data_hash: Hash of the images' content, which distinguishes them in the cache. If it is empty and there is a
+            cache, the images are read once more to compute it.
         description: Text of the progress bar.
         view: Augmented view that replaces each whole image.
 
@@ -88,7 +109,7 @@ def all_features(
 
     Raises:
         OSError: if the cache is not a folder, or cannot be written.
-        ValueError: if an image cannot be read, in any process; the message names it.
+        UnreadableImagesError: if an image cannot be read, in any process; the message names it.
     """
     if run.cache is not None:
         return _cached_features(backbone, _HashedImages(images, data_hash), names, run, view)
@@ -104,11 +125,24 @@ def all_features(
         encoded = encoder.encode_all(refuse_errors(loader))
         for batch in run.progress(encoded, f"{description}, {backbone.name}", len(own)):
             computed.append(batch.features)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         failure = error
-    run.processes.raise_together(failure)
+    _raise_together(failure, images, run)
     empty = {name: torch.zeros(0, *shape) for name, shape in encoder.shapes.items()}
     return {name: run.processes.gather_rows(torch.cat([rows[name] for rows in [empty, *computed]])) for name in names}
+
+
+def _raise_together(failure: Exception | None, images: ImageSource, run: RunSettings) -> None:
+    """Raises the same kind of error in all processes if one of them failed.
+
+    Raises:
+        UnreadableImagesError: if the only errors are images that cannot be read.
+    """
+    refused = failure.record if isinstance(failure, RefusedImageError) else None
+    run.processes.raise_together(None if refused is not None else failure)
+    found = [record for record in run.processes.gather([refused]) if record is not None]
+    if found:
+        raise UnreadableImagesError(images, {record.row: str(record.error) for record in found}) from failure
 
 
 class _HashedImages:
@@ -116,7 +150,7 @@ class _HashedImages:
 
     def __init__(self, images: ImageSource, data_hash: str):
         self.images = images
-        self.data_hash = data_hash
+        self.data_hash = data_hash or _hash_content(images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -126,6 +160,20 @@ class _HashedImages:
 
     def fingerprint(self) -> str:
         return self.data_hash
+
+    def stamp(self, index: int) -> str:
+        return ""  # the hash is that of the content
+
+
+def _hash_content(images: ImageSource) -> str:
+    """Returns the SHA-256 of the content of all images; one that cannot be read counts by its error."""
+    digest = hashlib.sha256()
+    for index in range(len(images)):
+        try:
+            digest.update(f"{image_digest(images[index])}\0".encode())
+        except (OSError, ValueError) as error:
+            digest.update(f"{type(error).__name__}\0".encode())
+    return digest.hexdigest()
 
 
 def _cached_features(
@@ -152,9 +200,9 @@ def _cached_features(
                 view=view,
                 stop_at_error=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         failure = error
-    run.processes.raise_together(failure)
+    _raise_together(failure, images.images, run)
     store = store or FeatureStore(folder / "+".join(names))
     return read_features(store, range(len(store)), names, allow_errors=True)
 

@@ -1,6 +1,9 @@
 """The networks of LPIPS and rFID, from torchmetrics, with weights from their own sources or from a local folder."""
 
+import hashlib
 import importlib.metadata
+import pickle
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from typing import Any
 import torch
 
 from stellar_hub.extras import require
+from stellar_hub.modeling.safe_text import one_line
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -20,6 +24,7 @@ LPIPS_URLS = {
     "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
 CHECKPOINTS = "checkpoints"  # the folder of weights inside torch.hub's folder
+_DIGEST = re.compile(r"-([0-9a-f]{8})\.pth$")  # a published name ends with the first digits of the file's SHA-256
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def load_metric_networks(
     Raises:
         ImportError: if a library is not installed.
         OSError: if weights are missing and cannot be downloaded; all missing files are named.
+        ValueError: if a file is damaged, or is not the published one.
     """
     needed = set(metrics) - {"psnr"}
     backends = library_versions(inception="rfid" in needed) if needed else {}
@@ -107,13 +113,35 @@ def fetch_weights(urls: Sequence[str], folder: Path | None) -> list[Path]:
     return found
 
 
+def check_weights(file: Path) -> None:
+    """Checks a file of weights before libraries load it, which would run code that it holds.
+
+    Raises:
+        ValueError: if it is not the published file, is damaged, or holds more than weights.
+    """
+    published = _DIGEST.search(file.name)
+    with open(file, "rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    if published and not digest.startswith(published[1]):
+        raise ValueError(
+            f"{file} is damaged or another file: its SHA-256 begins with {digest[:8]} and must begin with "
+            f"{published[1]}, as its name says. Delete it, so that it is downloaded again"
+        )
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+        raise ValueError(f"{file} holds no weights, or more than weights: {one_line(error)}") from error
+
+
 def load_lpips(net: str, folder: Path | None = None) -> Any:
     """Loads LPIPS from torchmetrics: it maps pairs of images `(B, 3, H, W)` in [-1, 1] to distances.
 
     Raises:
         OSError: if weights are missing and cannot be downloaded.
+        ValueError: if the file is damaged, or is not the published one.
     """
-    fetch_weights([LPIPS_URLS[net]], folder)
+    (file,) = fetch_weights([LPIPS_URLS[net]], folder)
+    check_weights(file)
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     with hub_folder(folder):
@@ -125,9 +153,10 @@ def load_inception(folder: Path | None = None) -> Any:
 
     Raises:
         OSError: if weights are missing and cannot be downloaded.
+        ValueError: if the file is damaged, or is not the published one.
     """
     (file,) = fetch_weights([INCEPTION_URL], folder)
-    torch.load(file, map_location="cpu", weights_only=True)  # refuses a file that holds more than weights
+    check_weights(file)
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file))

@@ -11,9 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from stellar_hub.evaluation.left_out import LeftOut, describe_left_out, left_out_facts
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.hub.card_sections import read_section, write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import read_section, write_section
+from stellar_hub.modeling.safe_text import one_line
 
 FORMAT = 2  # of the JSON; format 1 had other names for features and for counts of images
 LIBRARIES = ("stellar_hub", "torch", "timm", "transformers")
@@ -61,6 +63,7 @@ class Report:
         notes: Remarks that a reader has to know.
         legend: Source, range and good direction of each metric, if its name does not say it.
         images: Figures by file name without suffix.
+        left_out: Images that could not be read, and that no model was evaluated with.
     """
 
     task: str
@@ -72,6 +75,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     legend: dict[str, dict[str, str]] = field(default_factory=dict)
     images: dict[str, Image.Image] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns all fields as JSON can hold them: figures by name, and numbers that are not finite as text."""
@@ -85,6 +89,8 @@ class Report:
             "backends": self.backends,
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
             "notes": self.notes,
+            "num_left_out": len(self.left_out),
+            "left_out": left_out_facts(self.left_out),
             "legend": self.legend,
             "images": [f"{name}.png" for name in self.images],
         }
@@ -148,35 +154,58 @@ def _format_value(name: str, value: float | None) -> str:
 
 
 def terminal_table(report: Report) -> str:
-    """Returns the rows of a report as text in aligned columns; a table with many metrics is transposed."""
-    lines = _table(report.measurements)
+    """Returns the rows of a report as text in aligned columns; a table with many metrics is transposed.
+
+    Below the rows it says which images were left out.
+    """
+    lines = [[one_line(cell) for cell in line] for line in _table(report.measurements)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     texts = []
     for first, *others in lines:
         cells = [first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))]
         texts.append("  ".join(cells).rstrip())
-    return "\n".join([texts[0], "-" * max(len(text) for text in texts), *texts[1:]])
+    below = ["", *describe_left_out(report.left_out)] if report.left_out else []
+    return "\n".join([texts[0], "-" * max(len(text) for text in texts), *texts[1:], *below])
 
 
 def markdown_table(report: Report) -> str:
     """Returns the rows of a report as a Markdown table; a table with many metrics is transposed."""
-    lines = _table(report.measurements)
+    lines = [[_in_markdown(cell) for cell in line] for line in _table(report.measurements)]
     texts = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]])
 
 
 def markdown_section(report: Report) -> str:
     """Returns table, protocol, data and notes in Markdown: all that a reader needs to judge the numbers."""
-    protocol = ", ".join(f"{name} {value}" for name, value in report.protocol.items())
+    protocol = "; ".join(f"{name} {_setting(name, value)}" for name, value in report.protocol.items())
     data = "; ".join(
-        f"{split}: {facts['num_images']} images of {facts['name']}"
+        f"{'' if split == 'data' else f'{split}: '}{facts['num_images']} images of {_in_markdown(facts['name'])}"
         for split, facts in report.data.items()
         if isinstance(facts, dict) and "num_images" in facts
     )
     parts = [markdown_table(report), f"Protocol: {protocol}.", f"Data: {data}."]
+    parts += [f"{_in_markdown(line)}." for line in describe_left_out(report.left_out, short=True)]
     parts += [f"Computed by {', '.join(f'{k} {v}' for k, v in report.backends.items())}."] if report.backends else []
-    parts += [f"Note: {note}." for note in report.notes]
+    parts += [f"Note: {_in_markdown(note)}." for note in report.notes]
     return "\n\n".join(parts)
+
+
+def _setting(name: str, value: Any) -> str:
+    """Returns the value of a protocol's field in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "all"
+    if value is None or value == "":
+        return "none"
+    if name == "max_images" and value == 0:
+        return "all"
+    return _in_markdown(str(value))
+
+
+def _in_markdown(text: str) -> str:
+    """Returns text from elsewhere, such as a name, for a page: on one line, without marks of tables and HTML."""
+    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def scorecard_json(reports: Sequence[Report]) -> str:

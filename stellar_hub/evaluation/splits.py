@@ -1,16 +1,20 @@
-"""Train and test images: both have the same classes, no file is in both, and hashes identify them."""
+"""Train and test images with labels: both have the same classes, no file is in both, and hashes identify them."""
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stellar_hub.data.labelled import LabelledImages, SegmentationImages
+from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.data.labelled.labelled_images import shortened
-from stellar_hub.data.sources.image_source import ImageSource, image_digest
+from stellar_hub.data.sources import ImageSource, SampledImages
 from stellar_hub.evaluation.cached_features import RunSettings
+from stellar_hub.evaluation.digests import count_shared, digests_of, name_of, unreadable_shared
+from stellar_hub.evaluation.left_out import LeftOut, notes_on_damage, remaining
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -53,41 +57,87 @@ class Splits:
     Attributes:
         train: Images to learn from.
         test: Images to measure on; their labels are indices into the classes of train.
-        train_hash: SHA-256 of the images and labels of train.
-        test_hash: SHA-256 of the images and labels of test.
+        train_digests: SHA-256 of each image of train.
+        test_digests: SHA-256 of each image of test.
         num_shared: Number of test images that are in train too.
+        left_out: Images that cannot be read; they are in neither train nor test.
     """
 
     train: LabelledImages
     test: LabelledImages
-    train_hash: str
-    test_hash: str
+    train_digests: Sequence[str]
+    test_digests: Sequence[str]
     num_shared: int
+    left_out: tuple[LeftOut, ...] = ()
+
+    @cached_property
+    def train_hash(self) -> str:
+        """SHA-256 of the images and labels of train."""
+        return data_hash(self.train, self.train_digests)
+
+    @cached_property
+    def test_hash(self) -> str:
+        """SHA-256 of the images and labels of test."""
+        return data_hash(self.test, self.test_digests)
 
     def facts(self) -> dict[str, Any]:
         """Returns names, counts and hashes of the data, for reports."""
         counts = self.train.counts()
         return {
-            **_facts_of_splits(self),
+            "classes": list(self.train.classes),
+            "train": {"name": self.train.name, "num_images": len(self.train), "sha256": self.train_hash},
+            "test": {"name": self.test.name, "num_images": len(self.test), "sha256": self.test_hash},
+            "num_shared_files": self.num_shared,
             "smallest_class": min(counts),
             "largest_class": max(counts),
         }
 
     def notes(self) -> list[str]:
         """Returns remarks on the data that make the numbers less reliable."""
-        single = [name for name, count in zip(self.train.classes, self.train.counts(), strict=True) if count == 1]
-        notes = []
-        if single:
-            notes.append(f"classes with one image in train: {shortened(single)}")
+        counts = list(zip(self.train.classes, self.train.counts(), self.test.counts(), strict=True))
+        notes = [
+            f"classes {what}: {shortened(names)}"
+            for what, names in (
+                ("with no image in train", [name for name, train, _ in counts if train == 0]),
+                ("with one image in train", [name for name, train, _ in counts if train == 1]),
+                ("with no image in test", [name for name, train, test in counts if train and test == 0]),
+            )
+            if names
+        ]
+        for labelled in (self.train, self.test):
+            notes += notes_on_damage(labelled.images, labelled.name)
         if self.num_shared:
             notes.append(
                 f"{self.num_shared} of {len(self.test)} test images are in train too: the numbers are too good"
             )
         return notes
 
+    def parts(self) -> dict[str, ImageSource]:
+        """Returns the images of train and of test."""
+        return {"train": self.train.images, "test": self.test.images}
+
+    def without(self, unreadable: Mapping[str, Mapping[int, str]]) -> "Splits":
+        """Returns the splits without some images.
+
+        Args:
+            unreadable: By "train" or "test", and by the index of an image: why it cannot be read.
+
+        Raises:
+            ValueError: if no image of test stays, or fewer than two classes of train, or none of a class of test.
+        """
+        train, train_digests, lost = _leave_out(self.train, self.train_digests, "train", unreadable.get("train", {}))
+        test, test_digests, more = _leave_out(self.test, self.test_digests, "test", unreadable.get("test", {}))
+        train = _without_emptied_classes(train, self.train)
+        _check_classes(train)
+        test = test.renumbered(train.classes)
+        num_shared = count_shared(test_digests, train_digests)
+        return Splits(train, test, train_digests, test_digests, num_shared, (*self.left_out, *lost, *more))
+
 
 def prepare_splits(train: LabelledImages, test: LabelledImages, run: RunSettings, allow_shared: bool = False) -> Splits:
     """Checks that two sets of labelled images fit together, and hashes them.
+
+    Files that cannot be read at all are left out. Images that cannot be decoded are noticed by the evaluation.
 
     Args:
         train: Images to learn from.
@@ -98,138 +148,56 @@ def prepare_splits(train: LabelledImages, test: LabelledImages, run: RunSettings
     Raises:
         ValueError: if train has fewer than two classes, test has classes that train lacks, or a file is in both.
     """
-    present = sum(count > 0 for count in train.counts())
-    if present < 2:
-        raise ValueError(f"{train.name} must have images of at least 2 classes, it has {present}")
+    _check_classes(train)
     test = test.renumbered(train.classes)
-    train_digests = digests(train.images, run, f"hashing {train.name}")
-    test_digests = digests(test.images, run, f"hashing {test.name}")
-    num_shared = _count_shared(train_digests, test_digests, train.name, test, allow_shared)
-    return Splits(train, test, data_hash(train, train_digests), data_hash(test, test_digests), num_shared)
+    digests, unreadable = {}, {}
+    for part, labelled in (("train", train), ("test", test)):
+        digests[part], unreadable[part] = digests_of(labelled.images, run, f"hashing {labelled.name}")
+    splits = Splits(train, test, digests["train"], digests["test"], count_shared(digests["test"], digests["train"]))
+    if any(unreadable.values()):
+        splits = splits.without(unreadable)
+    if splits.num_shared and not allow_shared:
+        splits = splits.without(
+            unreadable_shared(
+                (splits.train.images, splits.train_digests, train.name),
+                (splits.test.images, splits.test_digests, test.name),
+            )
+        )
+    return splits
 
 
-def hash_images(images: ImageSource, run: RunSettings, name: str) -> str:
-    """Returns the SHA-256 of the images of a source in their order.
-
-    Raises:
-        ValueError: if one of the processes cannot read an image.
-    """
-    return _join(digests(images, run, f"hashing {name}"))
-
-
-def digests(images: ImageSource, run: RunSettings, description: str) -> list[str]:
-    """Returns the SHA-256 of each image's bytes; each process reads a part of the images.
-
-    Raises:
-        ValueError: if one of the processes cannot read an image.
-    """
-    mine, failure = [], None
-    try:
-        share = run.processes.share(len(images))
-        for index in run.progress(share, description, len(share), "image"):
-            mine.append(image_digest(images[index]))
-    except OSError as error:
-        failure = error
-    run.processes.raise_together(failure)
-    return run.processes.gather(mine)
-
-
-def data_hash(labelled: LabelledImages, image_digests: list[str]) -> str:
+def data_hash(labelled: LabelledImages, image_digests: Sequence[str]) -> str:
     """Returns the SHA-256 of images and the names of their classes in their order; paths do not change it."""
     digest = hashlib.sha256()
     for image, label in zip(image_digests, labelled.labels, strict=True):
-        digest.update(f"{image} {labelled.classes[label]}\0".encode())
+        digest.update(f"{image} {labelled.classes[label]}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-class SegmentationSplits(NamedTuple):
-    """Images with masks to learn from and to measure on; `prepare_segmentation` makes it.
-
-    Attributes:
-        train: Images to learn from.
-        test: Images to measure on.
-        train_hash: SHA-256 of the images and masks of train.
-        test_hash: SHA-256 of the images and masks of test.
-        num_shared: Number of test images that are in train too.
-    """
-
-    train: SegmentationImages
-    test: SegmentationImages
-    train_hash: str
-    test_hash: str
-    num_shared: int
-
-    def facts(self) -> dict[str, Any]:
-        """Returns names, counts and hashes of the data, for reports."""
-        return _facts_of_splits(self)
+def _check_classes(train: LabelledImages) -> None:
+    """Raises ValueError unless there are images of at least two classes."""
+    present = sum(count > 0 for count in train.counts())
+    if present < 2:
+        raise ValueError(f"{train.name} must have images of at least 2 classes, it has {present}")
 
 
-def prepare_segmentation(
-    train: SegmentationImages, test: SegmentationImages, run: RunSettings, allow_shared: bool = False
-) -> SegmentationSplits:
-    """Checks that two sets of images with masks fit together, reads every mask, and hashes them.
-
-    Args:
-        train: Images to learn from.
-        test: Images to measure on.
-        run: Choices that decide how it is computed; processes share the reading.
-        allow_shared: Whether an image may be in both sets.
-
-    Raises:
-        ValueError: if the classes differ, a mask does not fit its image or has an unknown label, or an image is in
-            both sets.
-    """
-    if train.classes != test.classes:
-        raise ValueError(
-            f"train and test must have the same classes: {train.name} has {shortened(train.classes)}, "
-            f"{test.name} has {shortened(test.classes)}"
-        )
-    train_images, train_hash = _check_and_hash_masks(train, run)
-    test_images, test_hash = _check_and_hash_masks(test, run)
-    num_shared = _count_shared(train_images, test_images, train.name, test, allow_shared)
-    return SegmentationSplits(train, test, train_hash, test_hash, num_shared)
+def _leave_out(
+    labelled: LabelledImages, digests: Sequence[str], part: str, reasons: Mapping[int, str]
+) -> tuple[LabelledImages, list[str], list[LeftOut]]:
+    """Returns the images that stay, their hashes, and what is known about the others."""
+    if not reasons:
+        return labelled, list(digests), []
+    rows = remaining(labelled.name, len(labelled), reasons)
+    kept = replace(
+        labelled, images=SampledImages(labelled.images, rows), labels=tuple(labelled.labels[row] for row in rows)
+    )
+    lost = [LeftOut(part, name_of(labelled.images, row), reasons[row]) for row in sorted(reasons)]
+    return kept, [digests[row] for row in rows], lost
 
 
-def _check_and_hash_masks(images: SegmentationImages, run: RunSettings) -> tuple[list[str], str]:
-    """Reads every mask; returns the SHA-256 of each image, and that of all images and masks together."""
-    failure, mine = None, run.processes.share(len(images))
-    try:
-        for index in run.progress(mine, f"checking masks of {images.name}", len(mine), "mask"):
-            images.mask(index)
-    except ValueError as error:
-        failure = error
-    run.processes.raise_together(failure)
-    image_digests = digests(images.images, run, f"hashing {images.name}")
-    mask_digests = digests(images.masks, run, f"hashing masks of {images.name}")
-    return image_digests, _join(image_digests + mask_digests)
-
-
-def _join(digests_: list[str]) -> str:
-    return hashlib.sha256("\0".join(digests_).encode()).hexdigest()
-
-
-def _count_shared(
-    train_digests: list[str],
-    test_digests: list[str],
-    train_name: str,
-    test: LabelledImages | SegmentationImages,
-    allow_shared: bool,
-) -> int:
-    """Counts the test images that are in train too; raises ValueError for any unless `allow_shared` is True."""
-    known = set(train_digests)
-    shared = [index for index, digest in enumerate(test_digests) if digest in known]
-    if shared and not allow_shared:
-        raise ValueError(
-            f"{len(shared)} of {len(test)} images of {test.name} are in {train_name} too, the first is "
-            f"{test.images[shared[0]]}: remove them, or pass --allow-shared"
-        )
-    return len(shared)
-
-
-def _facts_of_splits(splits: Splits | SegmentationSplits) -> dict[str, Any]:
-    return {
-        "classes": list(splits.train.classes),
-        "train": {"name": splits.train.name, "num_images": len(splits.train), "sha256": splits.train_hash},
-        "test": {"name": splits.test.name, "num_images": len(splits.test), "sha256": splits.test_hash},
-        "num_shared_files": splits.num_shared,
+def _without_emptied_classes(train: LabelledImages, before: LabelledImages) -> LabelledImages:
+    """Returns images without the classes that had images before and have none now."""
+    emptied = {
+        name for name, had, has in zip(train.classes, before.counts(), train.counts(), strict=True) if had and not has
     }
+    return train.renumbered([name for name in train.classes if name not in emptied]) if emptied else train

@@ -39,7 +39,11 @@ def choose_device(device: str) -> str:
 
 
 def load_model(
-    name: str, device: str, fit: str = "crop", decoder: bool | None = None
+    name: str,
+    device: str,
+    fit: str = "crop",
+    decoder: bool | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> tuple[StellarModel, StellarImageProcessor]:
     """Loads a model in evaluation mode and the processor that belongs to it.
 
@@ -48,17 +52,20 @@ def load_model(
         device: Device of the model, or "auto".
         fit: How the processor fits images to the model's size: "crop", "aspect" or "pad".
         decoder: False does not read decoder and tokenizer.
+        image_size: Side of a square, or height and width, of the images that the model sees. None keeps the size of
+            the processor.
 
     Raises:
         OSError: if the model does not exist.
-        ValueError: if the device is not available or the weights do not fit.
+        ValueError: if the device is not available, the weights do not fit, or the patch size does not divide the size.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     target = choose_device(device)
     model = StellarModel.from_pretrained(name, decoder=decoder).to(target)
-    return model, load_processor(name, model, fit=fit)
+    size = {} if image_size is None else {"image_size": image_size}
+    return model, load_processor(name, model, fit=fit, **size)
 
 
 def load_processor(name: str, model: StellarModel, **options: Any) -> StellarImageProcessor:
@@ -114,6 +121,8 @@ def describe_model(model: StellarModel) -> dict[str, Any]:
 def describe_preprocessing(processor: StellarImageProcessor) -> dict[str, Any]:
     """Returns the settings that decide which pixels a STELLAR model sees, and their SHA-256 as "id"."""
     settings = {name: getattr(processor, name) for name in _SETTINGS}
+    if processor.apply_icc_profile:  # earlier releases did not apply them, and did not have the setting
+        settings["apply_icc_profile"] = True
     settings["shortest_edge"] = int(processor.size["shortest_edge"])
     settings["crop_size"] = [int(processor.crop_size["height"]), int(processor.crop_size["width"])]
     return {"id": sha256_of_json(settings), "settings": settings}

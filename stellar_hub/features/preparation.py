@@ -1,27 +1,24 @@
 """From a source or a stream of images to batches that a model takes; this runs in data workers."""
 
 import dataclasses
-import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from stellar_hub.data.sources import EncodedImage, ImageSource, read_image
+from stellar_hub.data.sources import EncodedImage, ImageSource
+from stellar_hub.data.sources.image_source import encoded_and_name
 from stellar_hub.data.streams import DamagedShardError, ImageStream
 from stellar_hub.data.streams.reading_order import MAX_IN_SHARD
 from stellar_hub.data.views.augmented_view import AugmentedView
-from stellar_hub.data.workers import default_num_workers, leave_interrupt_to_parent
+from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import ImageRecord, name_of, printable_line
 from stellar_hub.modeling import StellarImageProcessor
-from stellar_hub.modeling.image_processing_stellar import apply_geometry
-
-# With these errors the image is not at fault: the next images would fail as well, and would count as damaged.
-_FAULTS_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_fault_of_machine, is_passing_fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +81,7 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
     """The images of a stream in batches, each image once; processes and their workers share the shards.
 
     The row of an image is the number of its shard times 2**32, plus its place in the shard. It does not depend on who
-    reads the image. A shard whose rest cannot be read ends with a row that has the error.
+    reads the image. A shard of which a part cannot be read, or that has no images, ends with a row that has the error.
 
     Args:
         stream: The images.
@@ -120,6 +117,8 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
                 yield _Numbered(row, image)
                 row += 1
         except (DamagedShardError, OSError) as error:
+            if is_fault_of_machine(error):
+                raise
             yield _Numbered(row, None, printable_line(error))
 
     def _prepare(self, row: int, image: EncodedImage | None, error: str | None) -> tuple[ImageRecord, Tensor | None]:
@@ -134,14 +133,12 @@ def prepare_row(
     """Reads and fits one image of a source; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
-        OSError: if the machine is at fault and not the image: too many open files, or no memory.
+        OSError, MemoryError, RuntimeError: if the machine is full, and not the image at fault.
     """
     try:
         image: Any = source[row]
-    except (OSError, ValueError, TypeError) as error:  # the source itself fails
-        if _machine_is_at_fault(error):
-            raise
-        return ImageRecord(row, f"image {row}", error=printable_line(error)), None
+    except Exception as error:  # the source itself fails
+        return ImageRecord(row, f"image {row}", error=error_of_row(error, f"image {row}")), None
     return prepare_image(image, row, processor, view)
 
 
@@ -151,28 +148,32 @@ def prepare_image(
     """Reads and fits one image; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
-        OSError: if the machine is at fault and not the image: too many open files, or no memory.
+        OSError, MemoryError, RuntimeError: if the machine is full, and not the image at fault.
     """
+    name = name_of(image, row)
     try:
         if view is not None:
-            return ImageRecord(row, name_of(image, row)), view.prepare(processor, image, row)
-        loaded = read_image(image)
-        geometry = processor.geometry_of_shape(loaded.shape)
-        pixel_values = apply_geometry(loaded, geometry, processor.fill_value)
-    except (OSError, ValueError, TypeError) as error:
-        if _machine_is_at_fault(error):
-            raise
-        return ImageRecord(row, name_of(image, row), error=printable_line(error)), None
-    return ImageRecord(row, name_of(image, row), geometry.original_size, geometry.crop_box), pixel_values
+            return ImageRecord(row, name), view.prepare(processor, image, row)
+        pixel_values, geometry = processor.fit_image(*encoded_and_name(image))
+    except Exception as error:
+        return ImageRecord(row, name, error=error_of_row(error, name)), None
+    return ImageRecord(row, name, geometry.original_size, geometry.crop_box), pixel_values
 
 
-def _machine_is_at_fault(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, says nothing about the image."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_MACHINE:
-            return True
-        error = error.__cause__
-    return False
+def error_of_row(error: Exception, name: str) -> str:
+    """Returns the error of one image for its record: one line that names the image.
+
+    It begins with `NOT_THE_IMAGES_FAULT` where a disk, a network or rights are at fault.
+
+    Raises:
+        The error itself if the machine is full: the next images would fail as well, and would count as damaged.
+    """
+    if is_fault_of_machine(error):
+        raise error
+    line = printable_line(error)
+    if name not in line:
+        line = f"{name}: {line}"
+    return NOT_THE_IMAGES_FAULT + line if is_passing_fault(error) else line
 
 
 def _stack(prepared: Iterable[tuple[ImageRecord, Tensor | None]]) -> PreparedBatch:
@@ -191,8 +192,11 @@ def stack_pixels(pixels: Sequence[Tensor]) -> Tensor | None:
 
 
 def batch_loader(
-    batches: PreparedBatches | StreamedBatches, num_workers: int | None, pin_memory: bool
-) -> DataLoader[PreparedBatch]:
+    batches: PreparedBatches | StreamedBatches,
+    num_workers: int | None,
+    pin_memory: bool,
+    multiprocessing_context: str | None = None,
+) -> ImageLoader[PreparedBatch]:
     """Returns a data loader that prepares batches.
 
     Args:
@@ -200,31 +204,44 @@ def batch_loader(
         num_workers: Number of worker processes that prepare batches. None takes the number of cores, at most 8, and at
             most one for each batch or shard; 0 prepares in this process.
         pin_memory: Whether to put pixels into pinned memory.
+        multiprocessing_context: How workers start: "fork", "spawn", "forkserver". None: as torch does it.
     """
     if num_workers is None:
         parts = len(batches.shards) if isinstance(batches, StreamedBatches) else len(batches)
         cores = default_num_workers(Processes.from_environment().num_local_processes)
         num_workers = min(cores, parts) if parts > 1 else 0  # one batch is read sooner than a worker starts
-    return DataLoader(
+    return ImageLoader(
         batches,
+        num_workers,
         batch_size=None,
-        num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=leave_interrupt_to_parent,
+        multiprocessing_context=multiprocessing_context if num_workers else None,
         generator=torch.Generator(),  # else each pass would draw from the global generator
     )
+
+
+class RefusedImageError(ValueError):
+    """An image that cannot be read ends the work.
+
+    Args:
+        record: Record of the image, with its error.
+    """
+
+    def __init__(self, record: ImageRecord):
+        super().__init__(record.error)
+        self.record = record
 
 
 def refuse_errors(batches: Iterable[PreparedBatch]) -> Iterator[PreparedBatch]:
     """Yields the batches until one has an image that cannot be read.
 
     Raises:
-        ValueError: with the error of that image, which names it.
+        RefusedImageError: with the error of that image, which names it.
     """
     for batch in batches:
         failed = next((record for record in batch.records if record.error is not None), None)
         if failed is not None:
-            raise ValueError(failed.error)
+            raise RefusedImageError(failed)
         yield batch
 
 

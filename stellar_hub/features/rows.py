@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from stellar_hub.data.sources import EncodedImage
+from stellar_hub.modeling.safe_text import escape_control, one_line
 
-_ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2})")
+_ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,42 @@ def name_of(image: object, row: int) -> str:
 
 
 def printable(name: str) -> str:
-    r"""Returns a file name as text that any program can read.
+    r"""Returns a file name as text that any program can read and any terminal can show.
 
-    A byte that is not UTF-8 becomes `\xNN`, and a backslash becomes two: Python keeps such bytes as lone surrogates,
-    which cannot be written as UTF-8. `file_name` leads back.
+    A byte that is not UTF-8 becomes `\xNN`, because Python keeps such bytes as lone surrogates, which cannot be written
+    as UTF-8. A character that steers a terminal or hides text becomes `\uNNNN` or `\UNNNNNNNN`, and a backslash becomes
+    two. `file_name` leads back.
     """
-    escaped = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
-    return escaped.decode("utf-8", "backslashreplace")
+    return "".join(_escaped(character) for character in name) if _needs_escapes(name) else name
+
+
+def _needs_escapes(name: str) -> bool:
+    return "\\" in name or escape_control(name) != name
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character == "\\":
+        return "\\\\"
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if escape_control(character) == character:
+        return character
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def file_name(printed: str) -> str:
     """Returns the file name that `printable` wrote."""
 
     def unescape(match: re.Match[str]) -> str:
-        return "\\" if match[1] == "\\" else chr(0xDC00 + int(match[1][1:], 16))
+        kind, digits = match[1][0], match[1][1:]
+        if kind == "\\":
+            return kind
+        return chr(int(digits, 16) + (0xDC00 if kind == "x" else 0))
 
     return _ESCAPED.sub(unescape, printed)
 
 
 def printable_line(error: BaseException) -> str:
     """Returns the message of an error on one line, with names as `printable` writes them."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return one_line(error) or type(error).__name__

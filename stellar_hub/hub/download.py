@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.registry import HubFile
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -57,16 +58,16 @@ def unreachable_message(file: HubFile, revision: str, error: Exception) -> str:
         )
     return (
         f"could not download {file.name} ({file.megabytes} MB) of {file.repository} at {revision[:12]} from "
-        f"{constants.ENDPOINT}, and it is not in the cache: {client_message(error)} {advice}"
+        f"{mask_secrets(constants.ENDPOINT)}, and it is not in the cache: {client_message(error)} {advice}"
     )
 
 
 def client_message(error: Exception) -> str:
-    """Returns the message of an error of the Hub client, in one line with a full stop."""
+    """Returns the message of an error of the Hub client, in one line with a full stop and without secrets."""
     # The client wraps errors of the network. The first two lines of the Hub's own answers say what failed and why.
     told = error if isinstance(error, HfHubHTTPError) or error.__cause__ is None else error.__cause__
     lines = [line.strip() for line in str(told).splitlines() if line.strip()]
-    return " ".join(lines[:2]).rstrip(".") + "." if lines else f"{type(told).__name__}."
+    return one_line(mask_secrets(" ".join(lines[:2])).rstrip(".")) + "." if lines else f"{type(told).__name__}."
 
 
 def verify(path: Path, sha256: str | None) -> None:

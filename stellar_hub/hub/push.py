@@ -1,22 +1,34 @@
 """Pushing a model to the Hub: check the license, check the repository's content, upload in one commit."""
 
+import io
+import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from PIL import Image
 
 from stellar_hub.hub.download import client_message
+from stellar_hub.modeling.model_card import CARD_HEAD, is_generated, read_card
+from stellar_hub.modeling.safe_paths import path_below, read_bounded
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.registry import MODELS
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarPreTrainedModel
 
-CARD_HEAD = re.compile(r"---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 LICENSE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
+BASE_MODEL_LINE = re.compile(r"^base_model:[ \t]*[\"']?([\w.+-]+/[\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+# Images in Markdown and HTML that a card shows.
+_SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*?\ssrc\s*=\s*["']([^"']+)""", re.IGNORECASE)
+PICTURE_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 class Pushed(NamedTuple):
@@ -35,22 +47,39 @@ def license_of(name_or_path: str | None) -> str | None:
     """Returns the license of the weights that a model was loaded from, or None if it is not known."""
     if name_or_path in MODELS:
         return MODELS[name_or_path].license.lower()
-    card = Path(name_or_path or "") / "README.md"
-    if not name_or_path or not card.is_file():
-        return None
-    head = CARD_HEAD.match(card.read_text(errors="replace"))
-    line = LICENSE_LINE.search(head[1]) if head else None
+    card = card_of(name_or_path)
+    found = CARD_HEAD.match(card) if card else None
+    line = LICENSE_LINE.search(found[1]) if found else None
     return line[1] if line and line[1] != "unknown" else None
 
 
-def base_model_of(name_or_path: str | None) -> str | None:
-    """Returns the Hub repository that a model was loaded from, or None for a folder or a model in the package."""
-    if not name_or_path or Path(name_or_path).exists():
-        return None
-    if name_or_path in MODELS:
-        file = MODELS[name_or_path].file
+def card_of(name_or_path: str | os.PathLike[str] | None) -> str | None:
+    """Returns the card in the folder that a model was loaded from, or None without a folder or a card.
+
+    Raises:
+        ValueError: if it is not a regular file, or is too large.
+    """
+    return read_card(Path(name_or_path) / "README.md") if name_or_path and Path(name_or_path).is_dir() else None
+
+
+def base_model_of(name_or_path: str | os.PathLike[str] | None) -> str | None:
+    """Returns the Hub repository that weights come from, or None if it is not known.
+
+    Args:
+        name_or_path: Name that a model was loaded by: a published name, a repository, "timm:NAME", or a folder, whose
+            card may name the repository. Models in the package have none.
+    """
+    text = os.fspath(name_or_path or "")
+    if text in MODELS and not Path(text).exists():
+        file = MODELS[text].file
         return file.repository if file else None
-    return name_or_path
+    if Path(text).is_dir():
+        found = CARD_HEAD.match(card_of(text) or "")
+        line = BASE_MODEL_LINE.search(found[1]) if found else None
+        return line[1] if line else None
+    if text.startswith("timm:"):
+        return f"timm/{text.removeprefix('timm:')}"
+    return text if REPOSITORY.fullmatch(text) and not Path(text).exists() else None
 
 
 def push(
@@ -66,6 +95,7 @@ def push(
     dry_run: bool = False,
     replace: bool = False,
     finish: Callable[[Path], None] | None = None,
+    card_folder: str | os.PathLike[str] | None = None,
 ) -> Pushed:
     """Saves the model with processor, code and card, and uploads the folder in one commit.
 
@@ -82,6 +112,9 @@ def push(
         dry_run: Whether to stop before anything is created or sent. A dry run also works without a network.
         replace: Whether to overwrite a repository that has other content, and delete its other files.
         finish: Function that may change the saved folder before the upload, for instance add a section to the card.
+        card_folder: Folder whose card and its images go along. None means the folder that the model was loaded from.
+
+    A card that stands in that folder, or in the repository, is kept: only our sections and lines are renewed.
 
     Raises:
         ValueError: if no license is given or known, or the repository has other content.
@@ -95,18 +128,21 @@ def push(
             "cc-by-nc-4.0 or other"
         )
     api = HfApi(token=token)
+    source = card_folder or model.config.name_or_path
+    with _hub_errors(repo_id, api.endpoint):
+        there = _look_there(api, repo_id, revision, dry_run)
+        if not replace:
+            _refuse_other_content(api, repo_id, revision, there.names, model.config.model_type)
+        standing = None if replace or "README.md" not in there.names else _card_there(api, repo_id, revision)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(
-            folder, license=license, name=repo_id, base_model=base_model_of(model.config.name_or_path)
-        )
+        _start_card(Path(folder), source, standing)
+        model.save_pretrained(folder, license=license, name=repo_id, base_model=base_model_of(source))
         if finish is not None:
             finish(Path(folder))
-        files = {path.name: path.stat().st_size for path in sorted(Path(folder).iterdir())}
-        try:
-            if not replace:
-                _refuse_other_content(api, repo_id, revision, model.config.model_type)
-            if dry_run:
-                return Pushed(f"{api.endpoint}/{repo_id}", files)
+        files = _sizes(Path(folder))
+        if dry_run:
+            return Pushed(f"{mask_secrets(api.endpoint)}/{repo_id}{'' if there.reached else ' (not reached)'}", files)
+        with _hub_errors(repo_id, api.endpoint):
             api.create_repo(repo_id, private=private, exist_ok=True)
             done = api.upload_folder(
                 repo_id=repo_id,
@@ -116,31 +152,98 @@ def push(
                 create_pr=create_pr,
                 delete_patterns="*" if replace else None,
             )
-        except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, if an upload breaks off
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk failed, not the Hub
-            if dry_run and not isinstance(error, HfHubHTTPError):
-                # A dry run shows what would be sent, also without a network.
-                return Pushed(f"{api.endpoint}/{repo_id} (not reached)", files)
-            raise _push_error(repo_id, api.endpoint, error) from error
-    return Pushed(str(done.commit_url), files)
+    return Pushed(mask_secrets(str(done.commit_url)), files)
 
 
-def _refuse_other_content(api: HfApi, repo_id: str, revision: str | None, model_type: str) -> None:
-    """Raises ValueError if a repository has other content than a STELLAR model."""
+class _There(NamedTuple):
+    """What is in a repository: whether the Hub was reached, and the names of the files."""
+
+    reached: bool
+    names: set[str]
+
+
+@contextmanager
+def _hub_errors(repo_id: str, endpoint: str) -> Iterator[None]:
+    """Turns the errors of the Hub client into errors for the user. Those of the disk stay as they are."""
     try:
-        names = set(api.list_repo_files(repo_id, revision=revision))
+        yield
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: the client's, if an upload breaks off
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _push_error(one_line(repo_id), mask_secrets(endpoint), error) from error
+
+
+def _look_there(api: HfApi, repo_id: str, revision: str | None, dry_run: bool) -> _There:
+    """Returns what is in a repository. A dry run goes on without a network."""
+    try:
+        return _There(True, set(api.list_repo_files(repo_id, revision=revision)))
     except RepositoryNotFoundError:
-        return
+        return _There(True, set())
+    except (HTTPError, OSError) as error:
+        if not dry_run or isinstance(error, HfHubHTTPError):
+            raise
+        return _There(False, set())
+
+
+def _card_there(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+    """Returns the card of the repository."""
+    return read_card(api.hf_hub_download(repo_id, "README.md", revision=revision))
+
+
+def _start_card(folder: Path, source: str | os.PathLike[str] | None, standing: str | None) -> None:
+    """Copies the card to renew into a new folder: that of the model with its images, or that of the repository.
+
+    The repository's goes first if the model's has nothing but what the library wrote.
+    """
+    own = card_of(source)
+    if standing is not None and (own is None or is_generated(own)):
+        (folder / "README.md").write_bytes(standing.encode(errors="surrogateescape"))
+    else:
+        carry_card(source, folder)
+
+
+def carry_card(source: str | os.PathLike[str] | None, target: Path) -> None:
+    """Copies the card of a model's folder, if there is one, and the images that it shows, to a new folder."""
+    card = card_of(source)
+    if card is not None:
+        (target / "README.md").write_bytes(card.encode(errors="surrogateescape"))
+        copy_pictures(card, Path(str(source)), target)
+
+
+def copy_pictures(card: str, source: Path, target: Path) -> None:
+    """Copies the images that a card shows, if they are images and lie in the folder of the card, links resolved."""
+    for markdown, html in _SHOWN.findall(card):
+        name = unquote((markdown or html).split("?")[0].split("#")[0])
+        if not name.lower().endswith(PICTURE_SUFFIXES):
+            continue
+        try:
+            path = path_below(target, os.path.normpath(name))
+            data = read_bounded(source / name, "image_bytes", root=source)
+            with Image.open(io.BytesIO(data)) as image:
+                image.verify()
+        except Exception:  # an address, a file of another folder, or not an image: it stays where it is
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Returns the size of each file below a folder by its name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def _refuse_other_content(api: HfApi, repo_id: str, revision: str | None, names: set[str], model_type: str) -> None:
+    """Raises ValueError if a repository has other content than a STELLAR model."""
     if not names - {".gitattributes", "README.md"}:
         return
-    try:
-        config = Path(api.hf_hub_download(repo_id, "config.json", revision=revision)).read_text()
-    except EntryNotFoundError:
-        config = ""
+    config = ""
+    if "config.json" in names:
+        path = api.hf_hub_download(repo_id, "config.json", revision=revision)
+        config = read_bounded(path, "config_bytes").decode(errors="replace")
     if re.search(rf'"model_type":\s*"{model_type}"', config):
         return
-    shown = ", ".join(sorted(names)[:5])
+    shown = one_line(", ".join(sorted(names)[:5]))
     raise ValueError(
         f"the repository {repo_id} has other content ({shown}{', ...' if len(names) > 5 else ''}): "
         "push to another repository, or pass replace=True"

@@ -1,6 +1,7 @@
 """The batches of a run: the views of a recipe, and the loaders that make them."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream, Readers
@@ -19,8 +19,9 @@ from stellar_hub.data.streams.stream_batches import StreamBatches
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.multi_crop_dataset import MultiCropDataset, ResumableBatchSampler
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
-from stellar_hub.data.workers import default_num_workers
+from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.model.views import MaskStrategy, draw_kept_patches
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.stopping import leave_signals_to_parent
@@ -86,12 +87,14 @@ class TrainingBatches:
         loader: Batches that are left.
         per_step: Number of batches of one optimizer step.
         facts: Facts of the images, for checkpoints: "fingerprint" and "num_images", which is None for a stream.
+        stamps: Digest of the images' stamps, in the main process; None where it is not known.
         cursors: Position of each of a stream's readers, after the batches so far; empty for other sources.
     """
 
     loader: Any
     per_step: int
     facts: dict[str, Any]
+    stamps: str | None = None
     cursors: dict[int, Cursor] = field(default_factory=dict)
 
     def steps(self) -> Iterator[list[dict[str, Any]]]:
@@ -121,7 +124,8 @@ class SkippedImages:
 
     def add(self, batches: list[dict[str, Any]]) -> None:
         """Notes the images that this process could not read for these batches."""
-        self._unshared += [entry for batch in batches for entry in batch["skipped"]]
+        found = (entry for batch in batches for entry in batch["skipped"])
+        self._unshared += [one_line(mask_secrets(entry)) for entry in found]
 
     def share(self) -> None:
         """Counts the images that any process has noted. All processes call it, in the same steps."""
@@ -142,6 +146,23 @@ def source_facts(source: JoinedSources | ImageStream) -> dict[str, Any]:
     return {"fingerprint": source.fingerprint(), "num_images": num_images}
 
 
+def stamps_digest(source: JoinedSources | ImageStream) -> str | None:
+    """Returns a digest that changes when the file of an image changes; None for a stream, or without stamps."""
+    if not isinstance(source, JoinedSources):
+        return None
+    digest, found = hashlib.sha256(), False
+    for part in source.sources:
+        stamp = getattr(part, "stamp", None)
+        for index in range(len(part)) if stamp is not None else ():
+            try:
+                text = stamp(index)
+            except (ValueError, OSError):  # the image will be skipped
+                text = ""
+            found = found or bool(text)
+            digest.update(f"{text}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest() if found else None
+
+
 def build_batches(
     recipe: Recipe,
     source: JoinedSources | ImageStream,
@@ -150,6 +171,7 @@ def build_batches(
     num_steps: int,
     state: Mapping[str, Any],
     facts: dict[str, Any],
+    stamps: str | None = None,
 ) -> TrainingBatches:
     """Builds the batches of this process. They do not depend on the number of workers and processes.
 
@@ -161,6 +183,7 @@ def build_batches(
         num_steps: Number of optimizer steps of the whole run.
         state: State of the checkpoint: its "step", and for a stream its "cursors".
         facts: Facts of the images, from `source_facts`.
+        stamps: Digest of the images' stamps, from `stamps_digest`.
 
     Raises:
         ValueError: if the batch, or the stream's readers, cannot be divided evenly among the processes.
@@ -169,10 +192,10 @@ def build_batches(
     num_batches, start_batch = num_steps * per_step, state["step"] * per_step
     if isinstance(source, JoinedSources):
         loader: Any = build_loader(recipe, source, config, accelerator, num_batches, start_batch)
-        return TrainingBatches(loader, per_step, facts)
+        return TrainingBatches(loader, per_step, facts, stamps)
     cursors = {int(reader): Cursor(*position) for reader, position in state.get("cursors", {}).items()}
     loader = build_stream_loader(recipe, source, config, accelerator, num_batches, start_batch, cursors)
-    return TrainingBatches(loader, per_step, facts, cursors)
+    return TrainingBatches(loader, per_step, facts, stamps, cursors)
 
 
 def build_loader(
@@ -182,7 +205,7 @@ def build_loader(
     accelerator: Accelerator,
     num_batches: int,
     start_batch: int,
-) -> DataLoader[dict[str, Any]]:
+) -> ImageLoader[dict[str, Any]]:
     """Builds the loader of images that are read by their number, from batch `start_batch` on.
 
     Raises:
@@ -198,13 +221,13 @@ def build_loader(
         accelerator.num_processes,
     )
     sample_patches = kept_patch_sampler(recipe, config)
-    return DataLoader(
+    return ImageLoader(
         MultiCropDataset(source, view_settings(recipe), recipe.augmentation, recipe.run.seed, sample_patches),
+        num_data_workers(recipe, accelerator.num_processes),
+        leave_signals_to_parent,
         batch_sampler=sampler,
-        num_workers=num_data_workers(recipe, accelerator.num_processes),
         collate_fn=collate_samples,
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
     )
 
 

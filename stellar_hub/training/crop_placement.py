@@ -15,9 +15,11 @@ from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.image_loading import is_fault_of_machine
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, view_settings
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
-from stellar_hub.training.monitoring.previews import first_images, spread_images
+from stellar_hub.training.monitoring.previews import some_images
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
@@ -74,20 +76,24 @@ def time_samples(
     """Returns samples as a worker makes them, and the median number of seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
     make_views = ViewMaker(settings, recipe.augmentation, kept_patch_sampler(recipe, config))
-    images = spread_images(source) if isinstance(source, JoinedSources) else first_images(source)
+    problems: list[str] = []
     samples, seconds = [], []
-    for index, image in enumerate(itertools.islice(images, 4 * NUM_TIMED_IMAGES)):
+    for index, image in enumerate(itertools.islice(some_images(source, problems), 4 * NUM_TIMED_IMAGES)):
         start = time.perf_counter()
         try:
             sample = make_views(image, sample_generator(recipe.run.seed, 0, index))
-        except (ValueError, OSError):
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise
+            problems.append(str(error))
             continue
         seconds.append(time.perf_counter() - start)
         samples.append({**sample, "path": "", "skipped": []})
         if len(samples) == NUM_TIMED_IMAGES:
             break
     if not samples:
-        raise ValueError("none of the images tried can be read: check data.sources")
+        first = f"; the first: {one_line(mask_secrets(problems[0]))}" if problems else ""
+        raise ValueError(f"none of the images tried can be read: check data.sources{first}")
     return samples, statistics.median(seconds)
 
 

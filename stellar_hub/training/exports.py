@@ -5,16 +5,16 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from stellar_hub.hub.card_sections import read_section
-from stellar_hub.hub.push import push
+from stellar_hub.hub.push import base_model_of, carry_card, push
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import replaced_folder, write_atomically
+from stellar_hub.modeling.card_sections import read_section
+from stellar_hub.modeling.safe_text import mask_secrets
 from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.monitoring.quantities import curves_of
 from stellar_hub.training.monitoring.training_card import SECTION, training_section, write_training_card
@@ -65,7 +65,13 @@ def export_model(
     last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
     try:
         with replaced_folder(final) as part:
-            model.save_pretrained(part, name=output.absolute().name, license=recipe.run.license)
+            carry_card(final, part)  # what a person wrote into it stays
+            model.save_pretrained(
+                part,
+                name=output.absolute().name,
+                license=recipe.run.license,
+                base_model=base_model_of(recipe.model.init),
+            )
             for name, data in ((CURVES_FILE, curves.getvalue()), (PREVIEW_FILE, preview)):
                 if data:
                     write_atomically(part / name, data)
@@ -74,6 +80,16 @@ def export_model(
     except SafetensorError as error:  # raised for a full disk, but not an OSError
         raise OSError(f"the model could not be written to {final}: {error}") from error
     return final
+
+
+def is_exported(output: Path, num_steps: int) -> bool:
+    """Returns whether OUTPUT/model is the model after the last step, as its card says."""
+    card = output / MODEL_FOLDER / "README.md"
+    try:
+        section = read_section(card.read_text(encoding="utf-8"), SECTION, card)
+    except (OSError, ValueError):
+        return False
+    return section is not None and f"| steps | {num_steps} of {num_steps} |" in section
 
 
 def card_facts(run: Run, done: int) -> dict[str, object]:
@@ -94,22 +110,28 @@ def card_facts(run: Run, done: int) -> dict[str, object]:
 
 
 def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:
-    """Returns a recipe that can be published: absolute paths, which describe a machine, keep only their last part."""
+    """Returns a recipe that can be published.
+
+    Absolute paths, which describe a machine, keep only their last part, and addresses lose passwords and signatures.
+    """
     values = to_dict(recipe)
     model, data = values["model"], values["data"]
     for key in ("init", "vqgan"):
         model[key] = without_folders(model[key])
+    data["root"] = without_folders(data["root"])
     data["sources"] = [without_folders(source) for source in data["sources"]]
     return values
 
 
 def without_folders(path: str | None) -> str | None:
-    """Returns the last part of an absolute path, and anything else as it is."""
-    return os.path.basename(os.path.normpath(path)) if path is not None and os.path.isabs(path) else path
+    """Returns the last part of an absolute path, an address without its secrets, and anything else as it is."""
+    if path is None:
+        return None
+    return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else mask_secrets(path)
 
 
 def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
-    """Pushes the model to `recipe.push_to_hub`, with the images and the training section of OUTPUT/model.
+    """Pushes the model to `recipe.push_to_hub`, with the card of OUTPUT/model and its images.
 
     Raises:
         OSError: if the Hub refuses it; OUTPUT/model stays complete.
@@ -117,16 +139,6 @@ def push_export(output: Path, model: StellarModel, recipe: RunRecipe) -> None:
     assert recipe.push_to_hub is not None
     folder = output / MODEL_FOLDER
     try:
-        push(model, recipe.push_to_hub, license=recipe.license, private=True, finish=partial(copy_training, folder))
+        push(model, recipe.push_to_hub, license=recipe.license, private=True, card_folder=folder)
     except (ValueError, OSError) as error:
         raise OSError(f"{error}; the model is complete in {folder}, and --resume auto pushes it again") from error
-
-
-def copy_training(source: Path, target: Path) -> None:
-    """Copies the training section of a card, and the images that it shows, from one model's folder to another."""
-    section = read_section((source / "README.md").read_text(encoding="utf-8"), SECTION, source / "README.md")
-    if section is not None:
-        write_training_card(target, section)
-    for name in (CURVES_FILE, PREVIEW_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)

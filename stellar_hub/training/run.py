@@ -1,8 +1,10 @@
 """A run and its parts: built from a recipe, started or resumed."""
 
+import errno
 import hashlib
 import os
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from torch import Tensor
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream, open_images
 from stellar_hub.modeling.inference_optimization import compile_blocks
+from stellar_hub.modeling.safe_text import mask_secrets
+from stellar_hub.store.lock import StoreLock
 from stellar_hub.training.batches import (
     SkippedImages,
     TrainingBatches,
     build_batches,
     source_facts,
+    stamps_digest,
     view_sizes,
 )
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints, read_state
@@ -28,6 +33,7 @@ from stellar_hub.training.checkpoints.run_folder import (
     RECIPE_FILE,
     check_same_run,
     find_start,
+    holds_run,
 )
 from stellar_hub.training.checkpoints.run_state import load_run
 from stellar_hub.training.crop_placement import choose_crop_placement, restore_crop_placement
@@ -50,6 +56,7 @@ from stellar_hub.training.step import Stepper, StepResult, build_optimizer, buil
 from stellar_hub.training.stopping import check_finite
 
 JOURNAL_FILE = "metrics.jsonl"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network disks
 
 
 class RunFolder:
@@ -70,24 +77,60 @@ class RunFolder:
         self.checkpoints = Checkpoints(path / CHECKPOINTS_FOLDER, keep_checkpoints)
         self.journal = Journal(path / JOURNAL_FILE)
         self.saved_step: int | None = None
+        self._lock: StoreLock | None = None
 
-    def begin(self, recipe: Recipe, start_step: int, accelerator: Accelerator) -> None:
-        """Creates the folder with the recipe, and removes journal lines of steps that will be done again.
+    def lock(self) -> None:
+        """Keeps other runs from the folder until `release`, or the end of this process; the folder must exist.
 
         Raises:
+            BlockingIOError: if another run uses the folder.
+        """
+        if self._lock is not None:
+            return
+        rank, num_processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+        lock = StoreLock(self.path, rank, num_processes)
+        try:
+            self._lock = lock.__enter__()
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"another run uses the folder {self.path}: wait until it ends, or name another --output"
+            ) from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+
+    def release(self) -> None:
+        """Lets other runs use the folder."""
+        if self._lock is not None:
+            self._lock.__exit__(None, None, None)
+            self._lock = None
+
+    def begin(self, recipe: Recipe, start_step: int, accelerator: Accelerator) -> list[str]:
+        """Creates the folder with the recipe, and removes journal lines of steps that will be done again.
+
+        Returns:
+            A sentence on the journal if it had such lines.
+
+        Raises:
+            BlockingIOError: if another run uses the folder.
             FileNotFoundError: if this process does not see what the main one has written.
         """
+        notes = []
         if accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
             self.checkpoints.remove_unfinished()
-            save_recipe(recipe, self.path / RECIPE_FILE)
-            self.journal.truncate_after(start_step)
+            save_recipe(recipe, self.path / RECIPE_FILE, private=True)
+            aside = self.journal.truncate_after(start_step)
+            notes = [f"the journal went further than step {start_step}: {aside} keeps all of it"] if aside else []
         accelerator.wait_for_everyone()
         if not (self.path / RECIPE_FILE).is_file():
             raise FileNotFoundError(
                 f"process {accelerator.process_index} does not see {self.path / RECIPE_FILE}, which process 0 has "
                 "written: --output must be on a disk that all machines share"
             )
+        self.lock()
+        return notes
 
 
 @dataclass(frozen=True)
@@ -127,6 +170,11 @@ class Run:
     def num_steps(self) -> int:
         """The number of steps of the whole run."""
         return self.stepper.num_steps
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps were done before."""
+        return self.start_step >= self.num_steps
 
     @property
     def is_main(self) -> bool:
@@ -172,8 +220,25 @@ def build_run(
         ImportError: if a tracker is not installed.
     """
     folder = RunFolder(Path(output), recipe.run.keep_checkpoints)
-    start = find_start(folder.path, resume, folder.checkpoints)
-    source = open_images(recipe.data.sources, recipe.data.repeats)
+    try:
+        return _build_in(folder, recipe, resume, cpu, reference_batch_size)
+    except BaseException:
+        folder.release()
+        raise
+
+
+def _build_in(
+    folder: RunFolder,
+    recipe: Recipe,
+    resume: str | os.PathLike[str] | None,
+    cpu: bool,
+    reference_batch_size: int | None,
+) -> Run:
+    """Builds a run in a folder; see `build_run`."""
+    if holds_run(folder.path, folder.checkpoints):  # a folder of something else stays as it is until the run begins
+        folder.lock()
+    start, start_notes = find_start(folder.path, resume, folder.checkpoints)
+    source = open_images(recipe.data.sources, recipe.data.repeats, recipe.data.root)
     accelerator = build_accelerator(recipe.run, folder.path, cpu)
     set_seed(recipe.run.seed)
     # A checkpoint has its own weights: what the run was initialized from may be gone by now.
@@ -185,8 +250,9 @@ def build_run(
     stepper = build_stepper(recipe, accelerator, model, facts["num_images"])
     state: dict[str, Any] = {"step": 0} if start is None else read_state(start)
     check_same_step(accelerator, folder.path, state["step"])
+    stamps = stamps_digest(source) if accelerator.is_main_process else None
     recipe, crop_notes = choose_crop_placement(recipe, source, stepper)
-    batches = build_batches(recipe, source, model.config, accelerator, stepper.num_steps, state, facts)
+    batches = build_batches(recipe, source, model.config, accelerator, stepper.num_steps, state, facts, stamps)
     if start is not None:
         load_run(start, model, stepper.optimizer.optimizer, accelerator.scaler, accelerator.process_index)
     run = Run(
@@ -200,8 +266,9 @@ def build_run(
         fixed_images=fixed_images(source, model.config),
         notes=[],
     )
-    run.notes.extend([*notes_at_start(run, reference_batch_size), *crop_notes, *damage_notes(source)])
-    folder.begin(recipe, run.start_step, accelerator)
+    notes = [*start_notes, *change_notes(state.get("stamps"), stamps), *source_notes(source)]
+    run.notes.extend([*notes_at_start(run, reference_batch_size), *crop_notes])
+    run.notes.extend(f"note: {note}" for note in [*notes, *folder.begin(recipe, run.start_step, accelerator)])
     if recipe.run.trackers:
         init_trackers(run)
     return run
@@ -225,7 +292,9 @@ def build_stepper(
         wrapped = accelerator.prepare_model(model, evaluation_mode=True)
         prepared = accelerator.prepare_optimizer(optimizer)
     else:
-        wrapped, prepared = accelerator.prepare(model, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)  # of new torch
+            wrapped, prepared = accelerator.prepare(model, optimizer)
     return Stepper(
         accelerator,
         wrapped,
@@ -251,15 +320,26 @@ def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     return [first, *(f"note: {sentence}" for sentence in [*warnings, *([space] if space else [])])]
 
 
-def damage_notes(source: JoinedSources | ImageStream) -> list[str]:
-    """Returns a line for each archive of images that is damaged."""
-    return [f"note: images may be missing: {entry}" for entry in getattr(source, "damaged", ())]
+def source_notes(source: JoinedSources | ImageStream) -> list[str]:
+    """Returns a sentence for each thing that a source passed over, and for each archive that is damaged."""
+    damaged = [f"images may be missing: {entry}" for entry in getattr(source, "damaged", ())]
+    return [*getattr(source, "notes", ()), *damaged]
+
+
+def change_notes(before: object, now: str | None) -> list[str]:
+    """Returns a sentence if files of images have changed since the checkpoint, judged by their size and time."""
+    if not before or now is None or before == now:
+        return []
+    return [
+        "files of images have another size or time than in the run so far: if images were exchanged, the run goes on "
+        "with the new ones"
+    ]
 
 
 def init_trackers(run: Run) -> None:
     """Starts the recipe's trackers, with the recipe as their configuration."""
     sections = to_dict(run.recipe).items()
-    flat = {f"{section}.{key}": str(value) for section, keys in sections for key, value in keys.items()}
+    flat = {f"{section}.{key}": mask_secrets(str(value)) for section, keys in sections for key, value in keys.items()}
     options = {"wandb": wandb_options(run.folder.path)}
     run.accelerator.init_trackers("stellar_hub", config=flat, init_kwargs=options)
 

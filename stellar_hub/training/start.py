@@ -20,6 +20,8 @@ from stellar_hub.training.recipes.sections import Recipe, RunRecipe, config_fiel
 from stellar_hub.training.sharding import USE_FSDP2, fsdp_plugin
 
 PUBLISHED_VIEW_SIZES = (224, 96)  # sides of a global and a local view in pixels
+# Variables by which launchers tell each process how many there are.
+NUMBERS_OF_LAUNCHERS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_RANK")
 SUPPORTED_LAUNCHES = (
     *("NO", "FSDP", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU"),
     *("MULTI_SDAA", "MULTI_MUSA", "MULTI_HPU"),
@@ -34,6 +36,7 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
         ValueError: if a launcher started several processes that accelerate does not bring together, or it is set to a
             kind of training that this trainer does not support.
     """
+    check_launcher()
     for tracker in recipe.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise ImportError(f"run.trackers has {tracker}, which is not installed: pip install {tracker}")
@@ -54,6 +57,23 @@ def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Acc
     )
     check_launch(accelerator, int(os.environ.get("WORLD_SIZE", "1")))
     return accelerator
+
+
+def check_launcher() -> None:
+    """Checks that `accelerate launch` has started as many processes as it was asked for.
+
+    On a machine without a GPU it silently starts one, with the address at which several would meet.
+
+    Raises:
+        ValueError: if it was asked for several and started one.
+    """
+    simple = "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ  # what it sets for such a process
+    if simple and not any(name in os.environ for name in NUMBERS_OF_LAUNCHERS):
+        raise ValueError(
+            "`accelerate launch` was asked for several processes, but started one: it does so on CPUs. Write "
+            "`accelerate launch --multi_gpu --num_processes 2 -m stellar_hub train ... --cpu`, where --cpu after "
+            "train makes both train on the CPU, or launch 1 process"
+        )
 
 
 def check_launch(accelerator: Accelerator, num_launched: int) -> None:

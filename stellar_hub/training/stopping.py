@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.step import StepResult
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -94,7 +95,7 @@ def check_finite(step: int, result: StepResult, last_checkpoint: Path | None, *,
         return
     terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(values, stacked.tolist(), strict=True))
     kept = f"the last good checkpoint is {last_checkpoint}" if last_checkpoint else "the run has no checkpoint yet"
-    images = "\n  ".join(result.paths)
+    images = "\n  ".join(one_line(mask_secrets(path)) for path in result.paths)
     raise NonFiniteLossError(
         f"the loss is not finite at step {step} ({terms}); {kept}. Lower the learning rate, or check the images of "
         f"this step:\n  {images}"

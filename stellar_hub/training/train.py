@@ -4,6 +4,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER
 from stellar_hub.training.checkpoints.run_state import write_random_state, write_run
-from stellar_hub.training.exports import MODEL_FOLDER, card_facts, export_model, push_export
+from stellar_hub.training.exports import MODEL_FOLDER, card_facts, export_model, is_exported, push_export
 from stellar_hub.training.monitoring.collapse_meters import collapse_meters
 from stellar_hub.training.monitoring.previews import draw_preview
 from stellar_hub.training.monitoring.progress import RunProgress
@@ -66,16 +67,40 @@ def train(
     """
     run = build_run(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference_batch_size)
     try:
-        run_steps(run)
-        run.accelerator.wait_for_everyone()
-        model = export(run, run.num_steps)
+        with memory_errors(run):
+            run_steps(run)
+            run.accelerator.wait_for_everyone()
+            model = export_last(run)
         # No process waits for the first one from here on: an upload may take longer than a collective is allowed to.
         if model is not None and run.recipe.run.push_to_hub is not None:
             push_export(run.folder.path, model, run.recipe.run)
     finally:
+        run.folder.release()
         if run.recipe.run.trackers:
             run.accelerator.end_training()
     return Path(output) / MODEL_FOLDER
+
+
+@contextmanager
+def memory_errors(run: Run) -> Iterator[None]:
+    """Says in one sentence that the memory is used up, and what to do, in place of the allocator's own words."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "the memory"
+        kept = run.folder.checkpoints.latest()
+        raise RuntimeError(
+            f"{where} is used up: lower optimization.batch_size or data.num_workers, or set "
+            f"run.gradient_checkpointing=true; {f'the last checkpoint is {kept}' if kept else 'there is no checkpoint'}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that no memory is left, on the device or in the machine."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def run_steps(run: Run) -> None:
@@ -90,6 +115,8 @@ def run_steps(run: Run) -> None:
     with progress, StopRequest() as request:
         for note in run.notes:
             progress.note(note)
+        if run.is_finished:
+            progress.note(f"the run is finished: all {run.num_steps} steps were done before")
         previous: StepResult | None = None
         for step, (batches, waited, started) in enumerate(timed(run.batches.steps()), start=run.start_step):
             # The numbers of a step are checked when the next one starts: by then the device has computed them.
@@ -132,10 +159,10 @@ def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, w
         run.folder.journal.write(done, values | facts)
         if settings.trackers:
             run.accelerator.log(values | facts, step=done)
+    if done % settings.save_every == 0 and done < run.num_steps:  # first, so that a disk that fills up costs no steps
+        save(run, done, result)
     if settings.preview_every and done % settings.preview_every == 0:
         write_preview(run, done)
-    if done % settings.save_every == 0 and done < run.num_steps:
-        save(run, done, result)
     if settings.export_every and done % settings.export_every == 0 and done < run.num_steps:
         run.check(done, result)
         export(run, done)
@@ -170,7 +197,8 @@ def save(run: Run, done: int, result: StepResult) -> None:
         return
     run.skipped.share()
     images = run.batches.facts
-    facts = {**images, "step": done, "config": run.model.config.to_dict(), "skipped": list(run.skipped.numbers)}
+    facts = {**images, "step": done, "stamps": run.batches.stamps, "config": run.model.config.to_dict()}
+    facts["skipped"] = list(run.skipped.numbers)
     if images["num_images"] is None:
         facts["cursors"] = dict(sorted(gather_object(list(run.batches.cursors.items()))))
     write = partial(write_checkpoint, run, facts)
@@ -189,7 +217,7 @@ def write_preview(run: Run, done: int) -> None:
     model = inference_model(run.model, run.is_main)
     if model is not None:
         path = run.folder.path / PREVIEWS_FOLDER / f"step-{done:06d}.png"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, preview_png(model, run, done))
 
 
@@ -198,6 +226,16 @@ def preview_png(model: StellarModel, run: Run, done: int) -> bytes:
     buffer = io.BytesIO()
     draw_preview(model, run.fixed_images, f"step {done}").save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def export_last(run: Run) -> StellarModel | None:
+    """Exports the model after the last step, unless an earlier start of the run has done that.
+
+    All processes call it; the main one returns the model.
+    """
+    if run.is_finished and is_exported(run.folder.path, run.num_steps):
+        return inference_model(run.model, run.is_main)
+    return export(run, run.num_steps)
 
 
 def export(run: Run, done: int) -> StellarModel | None:

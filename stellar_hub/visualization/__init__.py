@@ -8,13 +8,15 @@ from stellar_hub.visualization.canvas import (
     Canvas,
     draw_assignment,
     draw_token,
+    is_used,
     resize_panel,
+    size_in_box,
     size_in_square,
 )
 from stellar_hub.visualization.figures import Curve, draw_confusion, draw_curves, draw_spectra
 from stellar_hub.visualization.page import PageFacts, draw_page
 from stellar_hub.visualization.search_page import Region, draw_regions
-from stellar_hub.visualization.sheets import SegmentExample, draw_segments, draw_worst
+from stellar_hub.visualization.sheets import SegmentExample, choose_spread, draw_segments, draw_worst
 
 __all__ = [
     "FAINT",
@@ -23,6 +25,7 @@ __all__ = [
     "PageFacts",
     "Region",
     "SegmentExample",
+    "choose_spread",
     "draw_assignment",
     "draw_confusion",
     "draw_curves",
@@ -32,6 +35,8 @@ __all__ = [
     "draw_spectra",
     "draw_token",
     "draw_worst",
+    "is_used",
     "resize_panel",
+    "size_in_box",
     "size_in_square",
 ]

@@ -19,9 +19,9 @@ from stellar_hub.visualization.canvas import (
     Canvas,
     draw_assignment,
     draw_token,
+    is_used,
     resize_panel,
-    shorten,
-    size_in_square,
+    size_in_box,
 )
 
 MARGIN = 28
@@ -31,6 +31,9 @@ COLUMNS = 8
 HEADING = 66
 CAPTION = 34
 SMALL_CAPTION = 44
+SMALL_TEXT = 14
+MAX_TOKENS = 256  # that a page shows
+UNUSED = (200, 203, 208)  # the colour of a token that the image does not use
 PADDING = (128, 128, 128)  # the colour that the processor pads with
 
 
@@ -93,8 +96,10 @@ def _seen_region(image: Tensor, geometry: ImageGeometry) -> Image.Image:
     """Cuts the part that the model saw out of the original image, in the original's own resolution."""
     top, left, bottom, right = geometry.crop_box
     box = (round(left), round(top), round(right), round(bottom))
+    left_inside, top_inside = max(box[0], 0), max(box[1], 0)
+    inside = image[:, top_inside : box[3], left_inside : box[2]]  # before floats are made of it, which take memory
     region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), PADDING)
-    region.paste(to_pil(as_float(image)), (-box[0], -box[1]))
+    region.paste(to_pil(as_float(inside)), (left_inside - box[0], top_inside - box[1]))
     return region
 
 
@@ -103,11 +108,11 @@ def _compose(content: _Content) -> Image.Image:
     aspect = content.pixel_values.shape[3] / content.pixel_values.shape[2]
     page_width = 2 * MARGIN + 3 * LARGE + 2 * GAP
     small_side = (page_width - 2 * MARGIN - (COLUMNS - 1) * GAP) // COLUMNS
-    large, small = size_in_square(aspect, LARGE), size_in_square(aspect, small_side)
-    num_rows = math.ceil(content.localization.shape[1] / COLUMNS)
+    large, small = size_in_box(aspect, LARGE, 2 * LARGE), size_in_box(aspect, small_side, 2 * small_side)
+    num_rows = math.ceil(min(content.localization.shape[1], MAX_TOKENS) / COLUMNS)
     tokens_top = HEADING + CAPTION + large[1] + GAP + CAPTION
     canvas = Canvas(page_width, tokens_top + num_rows * (small[1] + SMALL_CAPTION + GAP) + MARGIN - GAP)
-    canvas.text(MARGIN, MARGIN - 8, shorten(content.title, 60), 26)
+    canvas.text(MARGIN, MARGIN - 8, canvas.fit(content.title, 26, page_width - 2 * MARGIN), 26)
     for index, (label, panel) in enumerate(_large_panels(content, large)):
         left = MARGIN + index * (LARGE + GAP)
         canvas.text(left, HEADING, label, 17)
@@ -122,36 +127,48 @@ def _large_panels(content: _Content, size: tuple[int, int]) -> list[tuple[str, I
     height, width = content.pixel_values.shape[-2:]
     panels = [(f"input, {width} x {height} pixels", resize_panel(to_pil(content.pixel_values[0]), size))]
     if content.reconstruction is not None:
-        label = f"decoded from {content.localization.shape[1]} tokens: PSNR {content.facts.psnr:.1f} dB"
+        num_tokens = content.localization.shape[1]
+        noun = "token" if num_tokens == 1 else "tokens"
+        label = f"decoded from {num_tokens} {noun}: PSNR {content.facts.psnr:.1f} dB"
         panels.append((label, resize_panel(to_pil(content.reconstruction[0]), size)))
     assignment = draw_assignment(resize_panel(content.seen, size), content.localization, content.grid_size)
     panels.append(("the token each place belongs to most", assignment))
     return panels
 
 
+def _bright_value(localization: Tensor) -> float:
+    """Returns the value of `L` that is drawn bright: half of the used tokens reach it."""
+    return float(localization.max(dim=0).values[is_used(localization)].median())
+
+
 def _explanation(localization: Tensor) -> str:
-    """Explains the small panels. The height of the peaks tells how sharp the maps are."""
-    peaks = localization.max(dim=0).values
-    return (
-        f"each token's map L, dim where it is lowest, bright at its peak (peaks: {peaks.min():.2f} to "
-        f"{peaks.max():.2f}); below, its share of the area: the mean of its map"
+    """Explains the small panels; the value that is drawn bright tells how sharp the maps are."""
+    text = (
+        f"each token's map L on one scale: dim at 0, bright from {_bright_value(localization):.2f} on; below, its "
+        "share of the area: the mean of its map"
     )
+    num_tokens = localization.shape[1]
+    return text if num_tokens <= MAX_TOKENS else f"{text}; {MAX_TOKENS} of {num_tokens} tokens"
 
 
 def _draw_tokens(canvas: Canvas, content: _Content, panel: Image.Image, top: int, side: int) -> None:
-    """Draws a small panel per token, with its number, colour and share of the area, the largest share first."""
-    width, height = panel.size
-    shares = content.facts.shares
-    colors = (token_colors(content.localization.shape[1]) * 255).round().int().tolist()
-    largest = float(shares.max())
-    for place, token in enumerate(shares.argsort(descending=True).tolist()):
+    """Draws a small panel per token, with its number, colour and share of the area, the largest share first.
+
+    The brightness has one scale for all tokens, so that a token that the image does not use stays dark.
+    """
+    localization, shares = content.localization, content.facts.shares
+    colors = (token_colors(localization.shape[1]) * 255).round().int().tolist()
+    used, value_range = is_used(localization).tolist(), (0.0, _bright_value(localization))
+    for place, token in enumerate(shares.argsort(descending=True)[:MAX_TOKENS].tolist()):
         row, column = divmod(place, COLUMNS)
-        left, y = MARGIN + column * (side + GAP), top + row * (height + SMALL_CAPTION + GAP)
-        canvas.paste(left, y, draw_token(panel, content.localization, token, content.grid_size))
-        color = tuple(colors[token])
-        share = float(shares[token])
-        canvas.swatch(left, y + height + 9, 13, color)
-        canvas.text(left + 19, y + height + 6, f"token {token}", 15)
-        label = f"{share:.1%}"
-        canvas.text(left + width - canvas.text_width(label, 15), y + height + 6, label, 15, FAINT)
-        canvas.bar(left, y + height + 30, width, 5, share / largest, color)
+        left, y = MARGIN + column * (side + GAP), top + row * (panel.height + SMALL_CAPTION + GAP)
+        canvas.paste(left, y, draw_token(panel, localization, token, content.grid_size, value_range))
+        y += panel.height
+        color = tuple(colors[token]) if used[token] else UNUSED
+        label = f"{shares[token]:.1%}" if used[token] else "unused"
+        free = side - 25 - canvas.text_width(label, SMALL_TEXT)
+        name = f"token {token}" if canvas.text_width(f"token {token}", SMALL_TEXT) <= free else str(token)
+        canvas.swatch(left, y + 9, 13, color)
+        canvas.text(left + 19, y + 6, name, SMALL_TEXT)
+        canvas.text(left + side - canvas.text_width(label, SMALL_TEXT), y + 6, label, SMALL_TEXT, FAINT)
+        canvas.bar(left, y + 30, side, 5, float(shares[token] / shares.max()), color)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stellar_hub.modeling.image_loading import load_rgb
 from stellar_hub.modeling.localization_maps import as_float, resample_maps, to_pil
-from stellar_hub.visualization.canvas import FAINT, Canvas, resize_panel, shorten, size_in_square
+from stellar_hub.visualization.canvas import FAINT, Canvas, resize_panel, size_in_square
 
 MARGIN = 28
 GAP = 18
@@ -84,8 +84,9 @@ def draw_regions(query: Region, hits: Sequence[Region], title: str) -> Image.Ima
     num_rows = max(1, math.ceil(len(hits) / COLUMNS))
     left_of_hits = MARGIN + QUERY_SIDE + 2 * GAP
     height = max(QUERY_SIDE + CAPTION, num_rows * (SIDE + CAPTION + GAP) - GAP)
-    canvas = Canvas(left_of_hits + COLUMNS * (SIDE + GAP) - GAP + MARGIN, HEADING + height + MARGIN)
-    canvas.text(MARGIN, MARGIN - 8, shorten(title, 90), 26)
+    width = left_of_hits + COLUMNS * (SIDE + GAP) - GAP + MARGIN
+    canvas = Canvas(width, HEADING + height + MARGIN)
+    canvas.text(MARGIN, MARGIN - 8, canvas.fit(title, 26, width - 2 * MARGIN), 26)
     _place(canvas, query, MARGIN, HEADING, QUERY_SIDE)
     for index, hit in enumerate(hits):
         row, column = divmod(index, COLUMNS)
@@ -103,5 +104,4 @@ def _place(canvas: Canvas, region: Region, left: int, top: int, side: int) -> No
     """Places a region at the top left of its square, with its caption below."""
     drawn = region.draw(side)
     canvas.paste(left, top, drawn)
-    max_letters = max(8, side * 2 // TEXT)  # a letter is about half as wide as high
-    canvas.text(left, top + drawn.height + 6, shorten(region.caption, max_letters), TEXT, FAINT)
+    canvas.text(left, top + drawn.height + 6, canvas.fit(region.caption, TEXT, side), TEXT, FAINT)

@@ -1,6 +1,6 @@
 """Sheets that show images beside the output of a model: segmentations, and the worst reconstructions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling.localization_maps import to_pil, token_colors
-from stellar_hub.visualization.canvas import FAINT, Canvas, shorten
+from stellar_hub.visualization.canvas import FAINT, Canvas, size_in_square
 
 MARGIN, HEAD = 24, 70
 TEXT, SMALL = 17, 13
 SEGMENT_SIDE, SEGMENT_GAP = 150, 8
 COLUMNS = ("image", "true mask", "linear probe", "segments")
 SWATCHES_PER_ROW = 5
+SWATCH_WIDTH = 124
 GREY = (150, 150, 150)
 PAINT = 0.6  # weight of a class's colour over the image
 WORST_SIDE, WORST_GAP, WORST_FOOT, WORST_SMALL = 190, 10, 24, 12
@@ -38,6 +39,29 @@ class SegmentExample(NamedTuple):
     segment: Tensor
 
 
+def choose_spread(classes_of_images: Sequence[Collection[int]], count: int) -> list[int]:
+    """Chooses images that show as many different classes as possible; data sets are often sorted by class.
+
+    Args:
+        classes_of_images: The classes in each image.
+        count: Number of images to choose; fewer if there are not as many.
+
+    Returns:
+        Indices of the images in ascending order.
+    """
+    chosen: list[int] = []
+    shown: set[int] = set()
+    left = dict(enumerate(map(frozenset, classes_of_images)))
+    while left and len(chosen) < count:
+        best = max(left, key=lambda index: (len(left[index] - shown), -index))
+        if not left[best] - shown:  # every class has been shown: the next round begins
+            shown.clear()
+            best = max(left, key=lambda index: (len(left[index]), -index))
+        chosen.append(best)
+        shown |= left.pop(best)
+    return sorted(chosen)
+
+
 def draw_segments(
     examples: Sequence[SegmentExample], classes: Sequence[str], title: str, background: int | None = None
 ) -> Image.Image:
@@ -54,23 +78,24 @@ def draw_segments(
     """
     num_key_rows = (len(classes) + SWATCHES_PER_ROW - 1) // SWATCHES_PER_ROW
     width = 2 * MARGIN + len(COLUMNS) * (SEGMENT_SIDE + SEGMENT_GAP) - SEGMENT_GAP
-    top_of_key = HEAD + len(examples) * (SEGMENT_SIDE + SEGMENT_GAP)
+    step = max(_size_of(example.image, SEGMENT_SIDE)[1] for example in examples) + SEGMENT_GAP
+    top_of_key = HEAD + len(examples) * step
     canvas = Canvas(width, top_of_key + 22 * num_key_rows + MARGIN)
-    canvas.text(MARGIN, 14, shorten(title, 72), TEXT)
+    canvas.text(MARGIN, 14, canvas.fit(title, TEXT, width - 2 * MARGIN), TEXT)
     for column, name in enumerate(COLUMNS):
         canvas.text(MARGIN + column * (SEGMENT_SIDE + SEGMENT_GAP), 44, name, SMALL, FAINT)
     colors = token_colors(len(classes))
     for row, example in enumerate(examples):
         for column, cell in enumerate(_segment_cells(example, colors, background)):
-            panel = to_pil(cell).resize((SEGMENT_SIDE, SEGMENT_SIDE), Image.Resampling.NEAREST)
+            panel = _enlarge(cell, SEGMENT_SIDE)
             left = MARGIN + column * (SEGMENT_SIDE + SEGMENT_GAP)
-            canvas.paste(left, HEAD + row * (SEGMENT_SIDE + SEGMENT_GAP), panel)
+            canvas.paste(left, HEAD + row * step, panel)
     for number, name in enumerate(classes):
         row, column = divmod(number, SWATCHES_PER_ROW)
-        left, top = MARGIN + column * 124, top_of_key + 8 + 22 * row
+        left, top = MARGIN + column * SWATCH_WIDTH, top_of_key + 8 + 22 * row
         color = GREY if number == background else tuple((255 * colors[number]).round().int().tolist())
         canvas.swatch(left, top + 2, 12, color)
-        canvas.text(left + 18, top, shorten(name, 14), SMALL)
+        canvas.text(left + 18, top, canvas.fit(name, SMALL, SWATCH_WIDTH - 24), SMALL)
     return canvas.image
 
 
@@ -105,6 +130,15 @@ def paint_labels(image: Tensor, labels: Tensor, colors: Tensor, background: int 
     return torch.where(known, shown, 0.5 * grey)
 
 
+def _enlarge(image: Tensor, side: int) -> Image.Image:
+    """Returns an image `(3, H, W)` with pixels that can be seen, in its own aspect within a square."""
+    return to_pil(image).resize(_size_of(image, side), Image.Resampling.NEAREST)
+
+
+def _size_of(image: Tensor, side: int) -> tuple[int, int]:
+    return size_in_square(image.shape[2] / image.shape[1], side)
+
+
 def draw_worst(originals: Tensor, decoded: Tensor, captions: Sequence[str], title: str) -> Image.Image:
     """Draws a column per image: above, the image as the model saw it; below, its reconstruction.
 
@@ -118,14 +152,16 @@ def draw_worst(originals: Tensor, decoded: Tensor, captions: Sequence[str], titl
         An RGB image.
     """
     step = WORST_SIDE + WORST_GAP
-    width = 2 * MARGIN + len(originals) * step - WORST_GAP
-    canvas = Canvas(max(width, 460), HEAD + 2 * step + WORST_FOOT + MARGIN)
-    canvas.text(MARGIN, 14, shorten(title, 60), TEXT)
+    width = max(2 * MARGIN + len(originals) * step - WORST_GAP, 460)
+    row_step = _size_of(originals[0], WORST_SIDE)[1] + WORST_GAP if len(originals) else 0
+    canvas = Canvas(width, HEAD + 2 * row_step + WORST_FOOT + MARGIN)
+    canvas.text(MARGIN, 14, canvas.fit(title, TEXT, width - 2 * MARGIN), TEXT)
     canvas.text(MARGIN, 42, "above: as the model saw it; below: reconstructed", WORST_SMALL, FAINT)
     for column, caption in enumerate(captions):
         left = MARGIN + column * step
         for row, images in enumerate((originals, decoded)):
-            panel = to_pil(images[column]).resize((WORST_SIDE, WORST_SIDE), Image.Resampling.NEAREST)
-            canvas.paste(left, HEAD + row * step, panel)
-        canvas.text(left, HEAD + 2 * step, shorten(caption, 30), WORST_SMALL, FAINT)
+            panel = _enlarge(images[column], WORST_SIDE)
+            canvas.paste(left, HEAD + row * row_step, panel)
+        label = canvas.fit(caption, WORST_SMALL, WORST_SIDE)
+        canvas.text(left, HEAD + 2 * row_step, label, WORST_SMALL, FAINT)
     return canvas.image

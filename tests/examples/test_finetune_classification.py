@@ -273,6 +273,42 @@ def test_prepared_images__are_the_processors(
     assert label == 0
 
 
+def test_images_that_cannot_be_read__are_left_out_and_counted(finetune: Callable[..., str], tmp_path: Path) -> None:
+    train = draw_squares(tmp_path / "train", {"blue": 8, "red": 8})
+    test = draw_squares(tmp_path / "test", {"blue": 3, "red": 3})
+    for folder in (train, test):
+        (folder / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no image")
+    printed = finetune(tmp_path / "out", train=train, test=test)
+    assert [line.split(" of ")[1] for line in num_right(printed)] == ["6", "6"]
+    assert "1 of the images in" in printed
+    assert torch.isfinite(load_file(tmp_path / "out" / "head.safetensors")["linear.weight"]).all()
+
+
+@pytest.mark.parametrize("kind", ["augmented_images", "prepared_images"])
+def test_image_that_cannot_be_read__is_named_and_black(
+    class_folders: ModuleType, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    folder = draw_squares(tmp_path / "train", {"blue": 1, "red": 1})
+    (folder / "blue" / "empty\x1b[31m.jpg").write_bytes(b"")
+    read = class_folders.ClassFolders.read(folder)
+    images = getattr(class_folders, kind)(read, StellarImageProcessor.from_pretrained(model_folder))
+    good, bad = images[0], images[1]
+    assert bad[1] == -1
+    assert (bad[0].shape, bad[0].dtype) == (good[0].shape, good[0].dtype)
+    assert not bad[0].any()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("left out ")
+    assert line.isprintable()
+
+
+def test_batch_without_a_readable_image__has_no_loss(script: ModuleType) -> None:
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = script.mean_loss(logits, torch.tensor([-1, -1]))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
 def test_class_folders__finds_images_at_any_depth_and_skips_hidden_ones(
     class_folders: ModuleType, tmp_path: Path
 ) -> None:

@@ -1,6 +1,9 @@
 import errno
 import io
 import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,6 +133,120 @@ class TestFailure:
         assert names(tmp_path) == []
 
 
+class TestNames:
+    @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "日" * 85], ids=["ascii", "two-bytes", "three-bytes"])
+    def test_longest_name__can_be_written(self, tmp_path: Path, name: str) -> None:
+        write_atomically(tmp_path / name, NEW)
+        assert names(tmp_path) == [name]
+        write_atomically(tmp_path / name, OLD)
+        assert (tmp_path / name).read_bytes() == OLD
+
+    def test_longest_name_of_a_folder__can_be_written(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            with replaced_folder(tmp_path / ("x" * 255)) as folder:
+                fill(folder)
+        assert names(tmp_path) == ["x" * 255]
+
+    def test_name_that_is_not_utf8__can_be_written(self, tmp_path: Path) -> None:
+        write_atomically(tmp_path / "caf\udce9.bin", NEW)
+        assert (tmp_path / "caf\udce9.bin").read_bytes() == NEW
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+    @pytest.mark.parametrize("function", ["fsync", "replace"])
+    def test_error_of_the_disk__names_the_file_that_was_meant(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, function: str
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(code, "full")
+
+        monkeypatch.setattr(os, function, fail)
+        with pytest.raises(OSError, match="full") as caught:
+            write_atomically(tmp_path / "a.bin", NEW)
+        assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "a.bin"))
+
+    def test_error_in_a_folder__names_the_file_that_was_meant(self, tmp_path: Path) -> None:
+        with pytest.raises(IsADirectoryError) as caught, replaced_folder(tmp_path / "model") as folder:  # noqa: PT012
+            (folder / "part").mkdir()
+            (folder / "part").write_bytes(NEW)
+        assert caught.value.filename == str(tmp_path / "model" / "part")
+
+    def test_error_about_another_file__keeps_its_name(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError) as caught, replaced_folder(tmp_path / "model"):
+            (tmp_path / "nothing").read_bytes()
+        assert caught.value.filename == str(tmp_path / "nothing")
+
+
+class TestLeftovers:
+    @pytest.fixture(autouse=True)
+    def _nothing_searched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(atomic_write, "_searched", {})
+
+    @pytest.fixture
+    def dead(self) -> int:
+        """The number of a process that has ended."""
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        return process.pid
+
+    @staticmethod
+    def leave(folder: Path, process: int, monkeypatch: pytest.MonkeyPatch, name: str = "a.bin") -> Path:
+        """Makes the file that a process left when it was killed."""
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: process)
+            leftover = atomic_write.unfinished_path(folder / name)
+        leftover.write_bytes(OLD)
+        return leftover
+
+    def test_file_of_an_ended_process__is_removed_by_the_next_write(
+        self, tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.leave(tmp_path, dead, monkeypatch)
+        write_atomically(tmp_path / "a.bin", NEW)
+        assert names(tmp_path) == ["a.bin"]
+
+    def test_folder_of_an_ended_process__is_removed_by_the_next_write(
+        self, tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        leftover = self.leave(tmp_path, dead, monkeypatch, "model")
+        leftover.unlink()
+        fill_into = leftover / "part"
+        fill_into.mkdir(parents=True)
+        with replaced_folder(tmp_path / "model") as folder:
+            assert names(tmp_path) == [folder.name]
+        assert names(tmp_path) == ["model"]
+
+    def test_file_of_a_living_process__stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        leftover = self.leave(tmp_path, os.getppid(), monkeypatch)
+        write_atomically(tmp_path / "a.bin", NEW)
+        assert names(tmp_path) == sorted(["a.bin", leftover.name])
+
+    @pytest.mark.parametrize(("hours", "stays"), [(1, True), (48, False)])
+    def test_file_of_another_machine__is_removed_when_it_is_old(
+        self, tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch, hours: int, stays: bool
+    ) -> None:
+        leftover = self.leave(tmp_path, dead, monkeypatch)
+        written = time.time() - 3600 * hours
+        os.utime(leftover, (written, written))
+        monkeypatch.setattr(atomic_write, "_host", lambda: "0" * 8)
+        write_atomically(tmp_path / "a.bin", NEW)
+        assert leftover.exists() == stays
+
+    def test_files_of_others__stay(self, tmp_path: Path) -> None:
+        others = [".step-000001.part", "movie.part", ".a.bin.part"]
+        for name in others:
+            (tmp_path / name).write_bytes(OLD)
+        write_atomically(tmp_path / "a.bin", NEW)
+        assert names(tmp_path) == sorted([*others, "a.bin"])
+
+    def test_folder__is_searched_once_for_many_writes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        searched: list[object] = []
+        scan = os.scandir
+        monkeypatch.setattr(os, "scandir", lambda path: searched.append(path) or scan(path))
+        for index in range(5):
+            write_atomically(tmp_path / f"{index}.bin", NEW)
+        assert searched == [tmp_path]
+
+
 def content(folder: Path) -> dict[str, bytes]:
     """Files below a folder and their bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -256,3 +373,10 @@ class TestFolder:
         with pytest.raises(FileNotFoundError, match=r"model.*nowhere"), replaced_folder(tmp_path / "nowhere" / "model"):
             pass
         assert names(tmp_path) == []
+
+
+def test_private_file__is_readable_by_the_user_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    write_atomically(tmp_path / "a", b"new", private=True)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "a").read_bytes() == b"new"

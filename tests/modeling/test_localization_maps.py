@@ -125,6 +125,14 @@ class TestOverlay:
         assert centre.sum() > 1.5 * away[0].sum()
         assert np.ptp(centre) > 20
 
+    def test_value_range__is_the_scale_of_the_brightness(self, photo: Tensor, grid_of_four: Tensor) -> None:
+        box = (0.0, 0.0, float(photo.shape[1]), float(photo.shape[2]))
+        low, high = float(grid_of_four[:, 1].min()), float(grid_of_four[:, 1].max())
+        own = overlay_token(photo, grid_of_four, 1, box, (4, 4))
+        assert own == overlay_token(photo, grid_of_four, 1, box, (4, 4), (low, high))
+        weak = overlay_token(photo, grid_of_four, 1, box, (4, 4), (low, 10 * high))
+        assert weak.convert("L").getextrema()[1] < own.convert("L").getextrema()[1]
+
     def test_negative_token__counts_from_the_end(self, photo: Tensor, grid_of_four: Tensor) -> None:
         last = np.array(overlay_token(photo, grid_of_four.flip(1), -1, SQUARE, (4, 4)))
         assert (last == np.array(overlay_token(photo, grid_of_four.flip(1), 3, SQUARE, (4, 4)))).all()

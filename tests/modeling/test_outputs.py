@@ -1,5 +1,6 @@
 import copy
 import errno
+import io
 import os
 import pickle
 from collections.abc import Callable
@@ -26,6 +27,13 @@ def assert_same(actual: StellarEncoding, expected: StellarEncoding) -> None:
     assert isinstance(actual, StellarEncoding)
     torch.testing.assert_close(actual.semantics, expected.semantics, rtol=0, atol=0)
     torch.testing.assert_close(actual.localization, expected.localization, rtol=0, atol=0)
+
+
+def _through_torch_save(encoding: StellarEncoding) -> StellarEncoding:
+    buffer = io.BytesIO()
+    torch.save(encoding, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
 
 
 class TestTuple:
@@ -55,12 +63,13 @@ class TestGrid:
             lambda encoding: encoding.to(torch.float64),
             lambda encoding: encoding._replace(localization=encoding.localization.flip(-1)),
             lambda encoding: pickle.loads(pickle.dumps(encoding)),
+            _through_torch_save,
             copy.copy,
             copy.deepcopy,
             lambda encoding: tree_map(torch.clone, encoding),
             lambda encoding: send_to_device({"code": [encoding]}, "cpu", non_blocking=True)["code"][0],
         ],
-        ids=["select", "to", "replace", "pickle", "copy", "deepcopy", "pytree", "accelerate"],
+        ids=["select", "to", "replace", "pickle", "torch_save", "copy", "deepcopy", "pytree", "accelerate"],
     )
     def test_grid__is_kept(self, wide: StellarEncoding, change: Callable[[StellarEncoding], StellarEncoding]) -> None:
         changed = change(wide)
@@ -86,7 +95,9 @@ class TestGrid:
         wide.save(tmp_path / "code.safetensors", metadata={"grid_size": "[1, 1]", "source": "cat.jpg"})
         assert StellarEncoding.load(tmp_path / "code.safetensors").grid_size == (2, 6)
         with safe_open(tmp_path / "code.safetensors", framework="pt") as file:
-            assert file.metadata() == {"format": "pt", "source": "cat.jpg", "grid_size": "[2, 6]"}
+            metadata = file.metadata()
+        assert len(metadata.pop("sha256")) == 64
+        assert metadata == {"format": "pt", "source": "cat.jpg", "grid_size": "[2, 6]"}
 
     def test_file_of_an_earlier_release__is_taken_to_be_square(
         self, tmp_path: Path, pixel_model: StellarModel, images: Tensor
@@ -97,7 +108,26 @@ class TestGrid:
         assert loaded.grid_size is None
         torch.testing.assert_close(pixel_model.decode(loaded), pixel_model.decode(encoding), rtol=0, atol=0)
 
-    @pytest.mark.parametrize("written", ["2x6", "[2]", "7", '["a", "b"]'])
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "2x6",
+            "[2]",
+            "7",
+            '["a", "b"]',
+            "[1e999, 2]",
+            "[Infinity, 0]",
+            "[NaN, 1]",
+            "[4.0, 4]",
+            "[true, 16]",
+            "[-4, -4]",
+            "[4, 4, 1]",
+            "[" * 100_000,
+            "[" + "9" * 5000 + ", 1]",
+            "null",
+            "[0, 16]",
+        ],
+    )
     def test_damaged_header__is_named(self, tmp_path: Path, encoding: StellarEncoding, written: str) -> None:
         encoding.save(tmp_path / "code.safetensors", metadata={"grid_size": written})
         with pytest.raises(ValueError, match=r"code\.safetensors .*grid_size"):
@@ -156,7 +186,7 @@ class TestSaveLoad:
         assert [path.name for path in tmp_path.iterdir()] == ["code.safetensors"]
 
     def test_views__are_saved_as_what_they_show(self, tmp_path: Path, encoding: StellarEncoding) -> None:
-        turned = StellarEncoding(encoding.semantics.transpose(1, 2), encoding.localization[1:, ::2])
+        turned = StellarEncoding(encoding.semantics[1:, :, ::2], encoding.localization[1:, ::2])
         turned.save(tmp_path / "code.safetensors")
         assert_same(StellarEncoding.load(tmp_path / "code.safetensors"), turned)
 
@@ -171,7 +201,7 @@ class TestSaveLoad:
     def test_metadata__is_in_the_header(self, tmp_path: Path, encoding: StellarEncoding) -> None:
         encoding.save(tmp_path / "code.safetensors", metadata={"source": "cat.jpg"})
         with safe_open(tmp_path / "code.safetensors", framework="pt") as file:
-            assert file.metadata() == {"format": "pt", "source": "cat.jpg"}
+            assert set(file.metadata()) == {"format", "source", "sha256"}
             assert set(file.keys()) == {"semantics", "localization"}
 
     def test_save_over_an_old_file__replaces_it(self, tmp_path: Path, encoding: StellarEncoding) -> None:
@@ -243,6 +273,78 @@ class TestLoadBadFile:
         path = tmp_path / "code.safetensors"
         save_file(encoding._asdict() | {"extra": torch.zeros(1)}, path)
         assert_same(StellarEncoding.load(path), encoding)
+
+    @pytest.mark.parametrize(
+        ("semantics", "localization", "match"),
+        [
+            (torch.ones(1, 4, 8), torch.ones(2, 16, 4), "same batch size"),
+            (torch.ones(1, 4, 8), torch.ones(1, 16, 3), "number of tokens"),
+            (torch.ones(4, 8), torch.ones(16, 4), "expected"),
+            (torch.ones(1, 4, 8), torch.full((1, 16, 4), torch.nan), "localization has values"),
+            (torch.full((1, 4, 8), torch.inf), torch.ones(1, 16, 4), "semantics has values"),
+            (torch.ones(1, 4, 8, dtype=torch.int8), torch.ones(1, 16, 4), "I8"),
+            (torch.ones(1, 4, 8), torch.ones(1, 16, 4, dtype=torch.bool), "BOOL"),
+        ],
+        ids=["batch", "tokens", "dimensions", "nan", "inf", "integers", "booleans"],
+    )
+    def test_tensors_that_are_no_code__are_named(
+        self, tmp_path: Path, semantics: Tensor, localization: Tensor, match: str
+    ) -> None:
+        path = tmp_path / "code.safetensors"
+        save_file({"semantics": semantics, "localization": localization}, path)
+        with pytest.raises(ValueError, match=rf"code\.safetensors.*{match}"):
+            StellarEncoding.load(path)
+
+    def test_grid_of_another_size__is_named(self, tmp_path: Path, encoding: StellarEncoding) -> None:
+        encoding.save(tmp_path / "code.safetensors", metadata={"grid_size": "[5, 4]"})
+        with pytest.raises(ValueError, match=r"code\.safetensors.*\(5, 4\)"):
+            StellarEncoding.load(tmp_path / "code.safetensors")
+
+    @pytest.mark.parametrize("variable", ["CODE_PATCHES", "TENSOR_ELEMENTS"])
+    def test_limit__is_checked(
+        self, tmp_path: Path, encoding: StellarEncoding, variable: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoding.save(tmp_path / "code.safetensors")
+        monkeypatch.setenv(f"STELLAR_HUB_MAX_{variable}", "15")
+        with pytest.raises(ValueError, match=rf"code\.safetensors.*STELLAR_HUB_MAX_{variable}"):
+            StellarEncoding.load(tmp_path / "code.safetensors")
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            '{"__metadata__":{"grid_size":7}}',
+            '{"__metadata__":[]}',
+            '{"semantics":{"dtype":"F32","shape":[99999999999,4,8],"data_offsets":[0,8]}}',
+            '{"semantics":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}',
+            '{"semantics":{"dtype":"F99","shape":[1],"data_offsets":[0,8]}}',
+        ],
+    )
+    def test_damaged_header__is_one_value_error(self, tmp_path: Path, header: str) -> None:
+        path = tmp_path / "code.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+        with pytest.raises(ValueError, match=r"code\.safetensors cannot be read"):
+            StellarEncoding.load(path)
+
+    def test_changed_byte__is_noticed(self, tmp_path: Path, encoding: StellarEncoding) -> None:
+        path = tmp_path / "code.safetensors"
+        encoding.save(path)
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"code\.safetensors was changed"):
+            StellarEncoding.load(path)
+
+    def test_name_with_control_characters__is_written_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "a\x1b[31m\n.safetensors"
+        path.write_bytes(b"")
+        with pytest.raises(ValueError, match=r"a\\x1b\[31m") as caught:
+            StellarEncoding.load(path)
+        assert str(caught.value).isprintable()
+
+    def test_save_of_tensors_that_do_not_fit__is_refused(self, tmp_path: Path, encoding: StellarEncoding) -> None:
+        with pytest.raises(ValueError, match="number of tokens"):
+            StellarEncoding(encoding.semantics, encoding.localization[..., :2]).save(tmp_path / "code.safetensors")
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestModelOutput:

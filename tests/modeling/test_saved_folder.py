@@ -11,7 +11,6 @@ import torch
 from transformers import ViTConfig, ViTImageProcessor
 
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
-from stellar_hub.modeling.atomic_write import clear_leftovers, unfinished_path
 from stellar_hub.modeling.saved_folder import filled_folder
 
 FORMS: list[dict[str, Any]] = [{}, {"max_shard_size": "100KB"}, {"max_shard_size": "200KB"}]
@@ -119,28 +118,3 @@ def test_filled_folder__a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
     with pytest.raises(FileExistsError), filled_folder(tmp_path / "model"):
         pass
-
-
-class TestLeftovers:
-    def test_of_dead_processes__are_removed_and_others_stay(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        living, elsewhere = unfinished_path(tmp_path / "a"), ".a.00000000-1-" + "0" * 32 + ".part"
-        dead = living.name.replace(f"-{os.getpid()}-", "-999999-")
-        for name in (living.name, elsewhere, dead, ".a.part", "b.part"):
-            (tmp_path / name).write_bytes(b"x")
-        (tmp_path / dead.replace(".a.", ".folder.")).mkdir()
-        monkeypatch.setattr(os, "kill", lambda process, _: dead_process(process))
-        clear_leftovers(tmp_path)
-        assert set(os.listdir(tmp_path)) == {living.name, elsewhere, ".a.part", "b.part"}
-
-    def test_names__are_short_enough_for_any_name(self, tmp_path: Path) -> None:
-        path = unfinished_path(tmp_path / ("\u00e9" * 120 + ".bin"))
-        path.write_bytes(b"x")
-        assert len(os.fsencode(path.name)) <= 255
-
-
-def dead_process(process: int) -> None:
-    """What `os.kill` does for a process that has ended; other processes run."""
-    if process == 999_999:
-        raise ProcessLookupError

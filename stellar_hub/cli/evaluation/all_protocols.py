@@ -11,7 +11,7 @@ from stellar_hub.cli.evaluation.options import (
     Train,
     evaluation_command,
     open_masks,
-    open_splits,
+    open_train_and_test,
     show_and_write,
 )
 from stellar_hub.cli.evaluation.unlabelled import LpipsNet, Metrics, Networks
@@ -49,6 +49,7 @@ def all_protocols(
         ScorecardProtocol,
         SegmentationProtocol,
         evaluate_all,
+        prepare_splits,
         write_scorecard,
     )
 
@@ -61,11 +62,13 @@ def all_protocols(
         diagnostics=DiagnosticsProtocol(seed=options.seed),
     )
     run = options.run_settings(TASKS)
+    learned, measured = open_train_and_test(train, test, options.root)
+    protocol.knn.resolved(len(learned))
     backbones = options.open_backbones(decoder=True)
-    splits = open_splits(train, test, run, allow_shared)
+    splits = prepare_splits(learned, measured, run, allow_shared)
     masks = None
     if segmentation_train is not None and segmentation_test is not None:
-        masks = open_masks(segmentation_train, segmentation_test, run, allow_shared)
+        masks = open_masks(segmentation_train, segmentation_test, options.root, run, allow_shared)
     reports = []
     for report in evaluate_all(backbones, splits, masks, protocol, run, networks):
         show_and_write(report, options, run, with_heading=True)

@@ -12,7 +12,7 @@ from stellar_hub.cli.evaluation.options import (
     Train,
     evaluation_command,
     notes_on_stores,
-    open_splits,
+    open_train_and_test,
     show_and_write,
 )
 
@@ -63,13 +63,15 @@ def knn(
 
     Example: stellar-hub eval knn --train photos/train --test photos/test --compare vit_tiny_patch16_224:random
     """
-    from stellar_hub.evaluation import KnnProtocol, evaluate_knn
+    from stellar_hub.evaluation import KnnProtocol, evaluate_knn, prepare_splits
 
     protocol = KnnProtocol(tuple(k or ()), temperature, tuple(pooling or ()), center)
     run = options.run_settings(["knn"], store)
+    learned, measured = open_train_and_test(train, test, options.root)
+    protocol.resolved(len(learned))
     backbones = options.open_backbones()
     notes = notes_on_stores(run, backbones)
-    report = evaluate_knn(backbones, open_splits(train, test, run, allow_shared), protocol, run)
+    report = evaluate_knn(backbones, prepare_splits(learned, measured, run, allow_shared), protocol, run)
     report.notes[:0] = notes
     show_and_write(report, options, run)
 
@@ -102,7 +104,7 @@ def linear(
 
     Example: stellar-hub eval linear --train photos/train --test photos/test --compare stellar-tiny:random
     """
-    from stellar_hub.evaluation import LinearProtocol, evaluate_linear
+    from stellar_hub.evaluation import LinearProtocol, evaluate_linear, prepare_splits
 
     rates = {"learning_rates": tuple(learning_rate)} if learning_rate else {}
     protocol = LinearProtocol(
@@ -113,8 +115,9 @@ def linear(
         **rates,  # type: ignore[arg-type]
     )
     run = options.run_settings(["linear"], store)
+    learned, measured = open_train_and_test(train, test, options.root)
     backbones = options.open_backbones()
     notes = notes_on_stores(run, backbones)
-    report = evaluate_linear(backbones, open_splits(train, test, run, allow_shared), protocol, run)
+    report = evaluate_linear(backbones, prepare_splits(learned, measured, run, allow_shared), protocol, run)
     report.notes[:0] = notes
     show_and_write(report, options, run)

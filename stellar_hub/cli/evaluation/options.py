@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug, Device, ModelName, Overwrite
+from stellar_hub.cli.messages import announce_loading, warn
+from stellar_hub.cli.options import Debug, Device, ImageSize, ModelName, Overwrite, parse_image_size
 
 if TYPE_CHECKING:
-    from stellar_hub.evaluation import Report, RunSettings, SegmentationSplits, Splits
+    from stellar_hub.data.labelled import LabelledImages
+    from stellar_hub.data.sources import StoredSource
+    from stellar_hub.evaluation import Report, RunSettings, SegmentationSplits
     from stellar_hub.features.backbones import Backbone
 
 LABELLED = (
@@ -45,8 +48,9 @@ class Options:
         typer.Option(
             "--compare",
             metavar="NAME[:random|:PATH]",
-            help="Another model for the table: a STELLAR, timm or transformers model, or `pixels`. NAME:random has "
-            "random weights, NAME:PATH weights from a file or folder. Repeat the option for several models.",
+            help="Another model for the table: a STELLAR, timm or transformers model, or `pixels`; `reconstruction` "
+            "takes STELLAR models alone. NAME:random has random weights, NAME:PATH weights from a file or folder. "
+            "Repeat the option for several models.",
         ),
     ] = None
     output: Annotated[
@@ -71,17 +75,33 @@ class Options:
         ),
     ] = None
     device: Device = "auto"
+    image_size: ImageSize = None
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            help="Folder below which tables may name files, and links in folders may end. Default: tables give bytes "
+            "only, and links must end in their own folder.",
+        ),
+    ] = None
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of all random choices: draws, splits, training, and random weights.")
     ] = 0
     debug: Debug = False
 
-    def run_settings(self, tasks: Sequence[str], stores: Sequence[Path] | None = None) -> "RunSettings":
-        """Checks that the reports can be written, and returns how to compute.
+    def run_settings(
+        self, tasks: Sequence[str], stores: Sequence[Path] | None = None, decoding: bool = False
+    ) -> "RunSettings":
+        """Checks the names of the models and that the reports can be written, and returns how to compute.
+
+        Args:
+            tasks: Names of the reports that will be written.
+            stores: Folders of feature stores.
+            decoding: Whether only models that decode are allowed.
 
         Raises:
             OSError: if a report exists and must not be replaced, or the card cannot be read.
-            ValueError: if the device is not available, or a number is out of range.
+            ValueError: if the device is not available, a number is out of range, or `check_models` raises it.
         """
         from transformers.utils import logging
 
@@ -91,6 +111,9 @@ class Options:
 
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
+        self.check_models(decoding)
+        if self.image_size is not None:
+            parse_image_size(self.image_size)
         if self.device != "auto":
             choose_device(self.device)
         opened: tuple[Any, ...] = ()
@@ -106,6 +129,28 @@ class Options:
             stores=opened,
         )
 
+    def check_models(self, decoding: bool = False) -> None:
+        """Checks the names of the models, before anything is loaded.
+
+        Args:
+            decoding: Whether only models that decode are allowed.
+
+        Raises:
+            ValueError: if a name is given twice, is not a name of a model, or names a model that cannot decode.
+        """
+        from stellar_hub.features.backbones import check_spec
+
+        names = self._model_names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each model must be named once, {twice[0]} is named twice")
+        for name in names:
+            kind = check_spec(name)
+            if decoding and kind not in ("stellar", None):
+                raise ValueError(
+                    f"{name} cannot decode: reconstruction takes STELLAR models with a decoder, leave it out"
+                )
+
     def open_backbones(self, decoder: bool = False) -> "list[Backbone]":
         """Loads all models before any work, so that a missing one is reported at once.
 
@@ -114,15 +159,20 @@ class Options:
 
         Raises:
             OSError: if weights do not exist or cannot be downloaded.
-            ValueError: if a name is unknown or given twice.
+            ValueError: if weights do not fit.
         """
         from stellar_hub.features.backbones import open_backbone
 
-        names = (self.model, *(self.compare or ()))
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"each model must be named once, {twice[0]} is named twice")
-        return [open_backbone(name, self.seed, None if decoder else False) for name in names]
+        size = None if self.image_size is None else parse_image_size(self.image_size)
+        backbones = []
+        for name in self._model_names:
+            announce_loading(name)
+            backbones.append(open_backbone(name, self.seed, None if decoder else False, size))
+        return backbones
+
+    @property
+    def _model_names(self) -> tuple[str, ...]:
+        return (self.model, *(self.compare or ()))
 
 
 def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
@@ -146,21 +196,45 @@ def evaluation_command(command: Callable[..., None]) -> Callable[..., None]:
     return reports_errors(run)
 
 
-def open_splits(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "Splits":
-    """Opens the labelled images of --train and --test."""
+def open_images(name: str, root: Path | None) -> "StoredSource":
+    """Opens the images of --data, and says what was passed over and what cannot be read to its end."""
+    from stellar_hub.data.sources import open_source
+
+    source = open_source(name, root)
+    _say_what_is_missing(name, source)
+    return source
+
+
+def open_train_and_test(train: str, test: str, root: Path | None) -> "tuple[LabelledImages, LabelledImages]":
+    """Lists the labelled images of --train and --test; their files are not read yet."""
     from stellar_hub.data.labelled import open_labelled
-    from stellar_hub.evaluation import prepare_splits
 
-    return prepare_splits(open_labelled(train), open_labelled(test), run, allow_shared)
+    opened = open_labelled(train, root), open_labelled(test, root)
+    for labelled in opened:
+        _say_what_is_missing(labelled.name, labelled, labelled.images)
+    return opened
 
 
-def open_masks(train: str, test: str, run: "RunSettings", allow_shared: bool) -> "SegmentationSplits":
+def open_masks(
+    train: str, test: str, root: Path | None, run: "RunSettings", allow_shared: bool
+) -> "SegmentationSplits":
     """Opens two folders of images with masks; the classes of the first one name those of the second."""
     from stellar_hub.data.labelled import read_segmentation_folder
     from stellar_hub.evaluation import prepare_segmentation
 
-    learned = read_segmentation_folder(train)
-    return prepare_segmentation(learned, read_segmentation_folder(test, learned.classes), run, allow_shared)
+    learned = read_segmentation_folder(train, root=root)
+    measured = read_segmentation_folder(test, learned.classes, root)
+    for images in (learned, measured):
+        _say_what_is_missing(images.name, images)
+    return prepare_segmentation(learned, measured, run, allow_shared)
+
+
+def _say_what_is_missing(name: str, *opened: object) -> None:
+    """Prints what was passed over, each sentence once, and the parts that cannot be read to their end."""
+    for note in dict.fromkeys(note for each in opened for note in getattr(each, "notes", ())):
+        warn(f"{name}: {note}")
+    for entry in (entry for each in opened for entry in getattr(each, "damaged", ())):
+        warn(f"{name}: images may be missing, because a file is damaged: {entry}")
 
 
 def notes_on_stores(run: "RunSettings", backbones: "Sequence[Backbone]") -> list[str]:
@@ -180,6 +254,6 @@ def show_and_write(report: "Report", options: Options, run: "RunSettings", with_
         return
     typer.echo((f"\n{report.task}\n\n" if with_heading else "") + terminal_table(report))
     for note in report.notes:
-        typer.echo(f"note: {note}", err=True)
+        warn(f"note: {note}")
     for path in write_report(report, options.output, options.update_card):
-        typer.echo(f"written: {path}", err=True)
+        warn(f"written: {path}")

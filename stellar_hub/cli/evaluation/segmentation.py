@@ -7,8 +7,8 @@ import typer
 from stellar_hub.cli.evaluation.options import AllowShared, Options, evaluation_command, open_masks, show_and_write
 
 MASKED = (
-    "images/NAME.jpg, masks/NAME.png with the number of a class per pixel (255: unlabelled) and, to name the classes, "
-    "classes.txt"
+    "images/NAME.jpg, masks/NAME.png with the number of a class per pixel (255: unlabelled, or the second class if "
+    "there are no numbers but 0 and 255) and, to name the classes, classes.txt"
 )
 
 
@@ -40,6 +40,7 @@ def segmentation(
     Example: stellar-hub eval segmentation --train scenes/train --test scenes/test --features patches --features L
     """
     from stellar_hub.evaluation import SegmentationProtocol, evaluate_segmentation
+    from stellar_hub.evaluation.protocols.segmentation import check_background
 
     protocol = SegmentationProtocol(
         tuple(features or ("patches",)),
@@ -48,6 +49,7 @@ def segmentation(
         seed=options.seed,
     )
     run = options.run_settings(["segmentation"])
-    backbones = options.open_backbones()
-    report = evaluate_segmentation(backbones, open_masks(train, test, run, allow_shared), protocol, run)
+    splits = open_masks(train, test, options.root, run, allow_shared)
+    check_background(protocol, splits.train.classes)
+    report = evaluate_segmentation(options.open_backbones(), splits, protocol, run)
     show_and_write(report, options, run)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.evaluation.options import Options, evaluation_command, show_and_write
+from stellar_hub.cli.evaluation.options import Options, evaluation_command, open_images, show_and_write
 
 Data = Annotated[
     str,
@@ -45,14 +45,14 @@ def reconstruction(
 
     Example: stellar-hub eval reconstruction --data photos --metric psnr --metric ssim --metric lpips
     """
-    from stellar_hub.data.sources import open_source
     from stellar_hub.evaluation import ReconstructionProtocol, evaluate_reconstruction, load_metric_networks
 
     protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed)
-    run = options.run_settings(["reconstruction"])
+    run = options.run_settings(["reconstruction"], decoding=True)
+    images = open_images(data, options.root)
     loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing
     backbones = options.open_backbones(decoder=True)
-    report = evaluate_reconstruction(backbones, open_source(data), data, protocol, loaded, run)
+    report = evaluate_reconstruction(backbones, images, data, protocol, loaded, run)
     show_and_write(report, options, run)
 
 
@@ -79,11 +79,13 @@ def diagnostics(
 
     Example: stellar-hub eval diagnostics --data photos --compare stellar-tiny:random
     """
-    from stellar_hub.data.sources import open_source
     from stellar_hub.evaluation import DiagnosticsProtocol, evaluate_diagnostics
+    from stellar_hub.evaluation.protocols.diagnostics import load_prototypes
 
     checkpoint = None if prototypes is None else str(prototypes)
     protocol = DiagnosticsProtocol(max_images, prototypes=checkpoint, seed=options.seed)
     run = options.run_settings(["diagnostics"])
-    backbones = options.open_backbones()
-    show_and_write(evaluate_diagnostics(backbones, open_source(data), data, protocol, run), options, run)
+    if prototypes is not None:
+        load_prototypes(prototypes)
+    images = open_images(data, options.root)
+    show_and_write(evaluate_diagnostics(options.open_backbones(), images, data, protocol, run), options, run)

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from stellar_hub.data.sources.image_source import ImageSource
+from stellar_hub.data.sources.image_source import ImageSource, stamp_of
+from stellar_hub.modeling.safe_text import one_line
 
 MAX_NAMED = 5  # names in a message
 
@@ -18,6 +19,7 @@ class LabelledImages:
         images: Source of the images.
         labels: Index into `classes` for each image.
         classes: Names of the classes.
+        notes: What was passed over, counted, one sentence each.
 
     Raises:
         ValueError: if the list is empty, the numbers of images and labels differ, or a label is out of range.
@@ -27,6 +29,7 @@ class LabelledImages:
     images: ImageSource
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -40,20 +43,25 @@ class LabelledImages:
             )
 
     @classmethod
-    def from_names(cls, name: str, images: ImageSource, class_names: Sequence[str]) -> Self:
+    def from_names(cls, name: str, images: ImageSource, class_names: Sequence[str], notes: Sequence[str] = ()) -> Self:
         """Makes labelled images from the name of each image's class. Classes are numbered in the order of their names.
 
         Args:
             name: Name for messages and reports.
             images: Source of the images.
             class_names: Name of the class of each image.
+            notes: What was passed over, counted.
         """
         classes = tuple(sorted(set(class_names)))
         number = {each: index for index, each in enumerate(classes)}
-        return cls(name, images, tuple(number[each] for each in class_names), classes)
+        return cls(name, images, tuple(number[each] for each in class_names), classes, tuple(notes))
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def stamp(self, index: int) -> str:
+        """Returns a text that changes when the file of an image changes; "" where that is not known."""
+        return stamp_of(self.images, index)
 
     def counts(self) -> list[int]:
         """Returns the number of images of each class."""
@@ -83,4 +91,4 @@ def shortened(names: Iterable[str]) -> str:
     """Returns the first five names for a message, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    return one_line(", ".join(names[:MAX_NAMED])) + more

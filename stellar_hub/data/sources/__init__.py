@@ -4,7 +4,8 @@ A new kind of source belongs here if it can return any image by its index; other
 """
 
 from stellar_hub.data.sources.combined import JoinedSources, SampledImages, sample_images
-from stellar_hub.data.sources.files import IMAGE_SUFFIXES, ImageFolder, ImageList, find_images
+from stellar_hub.data.sources.files import IMAGE_SUFFIXES, ImageFolder, find_images, scan_images
+from stellar_hub.data.sources.image_list import ImageList
 from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, ImageSource, StoredSource, read_image
 from stellar_hub.data.sources.open_sources import open_source, open_sources
 from stellar_hub.data.sources.table import ImageTable
@@ -27,4 +28,5 @@ __all__ = [
     "open_sources",
     "read_image",
     "sample_images",
+    "scan_images",
 ]

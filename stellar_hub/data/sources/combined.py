@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import torch
 
-from stellar_hub.data.sources.image_source import ImageItem, ImageSource, IndexedSource, StoredSource
+from stellar_hub.data.sources.image_source import ImageItem, ImageSource, IndexedSource, StoredSource, stamp_of
 
 
 class JoinedSources(IndexedSource[ImageItem]):
@@ -19,6 +19,7 @@ class JoinedSources(IndexedSource[ImageItem]):
 
     Attributes:
         damaged: Files that could not be read to their end, each as "path: reason".
+        notes: What the sources passed over.
 
     Raises:
         ValueError: if no source is given, a source is empty, or `repeats` does not fit.
@@ -37,6 +38,7 @@ class JoinedSources(IndexedSource[ImageItem]):
         self.sources = tuple(sources)
         self.repeats = tuple(int(repeat) for repeat in repeats) or (1,) * len(sources)
         self.damaged = tuple(entry for source in self.sources for entry in getattr(source, "damaged", ()))
+        self.notes = tuple(note for source in self.sources for note in getattr(source, "notes", ()))
         self._ends = list(
             accumulate(len(source) * repeat for source, repeat in zip(self.sources, self.repeats, strict=True))
         )
@@ -45,15 +47,24 @@ class JoinedSources(IndexedSource[ImageItem]):
         return self._ends[-1]
 
     def _image(self, index: int) -> ImageItem:
+        source, place = self._place(index)
+        return source[place]
+
+    def stamp(self, index: int) -> str:
+        """Returns the stamp of an image; "" if its source has none."""
+        return stamp_of(*self._place(index))
+
+    def _place(self, index: int) -> tuple[StoredSource, int]:
+        """Returns the source of an image and the image's index in it."""
         number = bisect_right(self._ends, index)
         source = self.sources[number]
-        return source[(index - (self._ends[number - 1] if number else 0)) % len(source)]
+        return source, (index - (self._ends[number - 1] if number else 0)) % len(source)
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the sources' fingerprints and repeats.
 
         Raises:
-            OSError: if an image no longer exists.
+            OSError: if the file system fails.
         """
         digest = hashlib.sha256()
         for source, repeat in zip(self.sources, self.repeats, strict=True):
@@ -72,12 +83,18 @@ class SampledImages(IndexedSource[ImageItem]):
     def __init__(self, source: ImageSource, indices: Sequence[int]):
         self.source = source
         self.indices = tuple(indices)
+        self.damaged = tuple(getattr(source, "damaged", ()))
+        self.notes = tuple(getattr(source, "notes", ()))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def _image(self, index: int) -> ImageItem:
         return self.source[self.indices[index]]
+
+    def stamp(self, index: int) -> str:
+        """Returns the stamp of an image; "" if its source has none."""
+        return stamp_of(self.source, self.indices[index])
 
 
 def sample_images(source: ImageSource, max_images: int, seed: int) -> SampledImages:

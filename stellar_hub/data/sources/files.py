@@ -1,68 +1,191 @@
-"""Images that are files: which files count as images, folders of them, and lists of their paths."""
+"""Images that are files: which files count as images, and folders of them."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource
+from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource, file_stamp
+from stellar_hub.modeling.image_loading import IMAGE_SUFFIXES
+from stellar_hub.modeling.safe_paths import is_below
+from stellar_hub.modeling.safe_text import one_line
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_MAX_NAMED = 6  # suffixes in a note
+# Errors of a file that is not there or may not be looked at. Others, such as those of a network disk, are passing.
+_NO_SIZE = (FileNotFoundError, NotADirectoryError, PermissionError)
+_NEVER_THERE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
 
-def find_images(folder: str | os.PathLike[str], suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[str]:
-    """Returns the names of all images below a folder, relative to it, with forward slashes, sorted part by part.
+class FoundImages(NamedTuple):
+    """The images below a folder.
+
+    Attributes:
+        names: Names relative to the folder, with forward slashes, sorted part by part.
+        notes: What was passed over, counted, one sentence each.
+    """
+
+    names: list[str]
+    notes: tuple[str, ...]
+
+
+def find_images(
+    folder: str | os.PathLike[str],
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    root: str | os.PathLike[str] | None = None,
+) -> list[str]:
+    """Returns the names of all images below a folder; see `scan_images`, which also returns what was passed over."""
+    return scan_images(folder, suffixes, root).names
+
+
+def scan_images(
+    folder: str | os.PathLike[str],
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    root: str | os.PathLike[str] | None = None,
+) -> FoundImages:
+    """Finds all images below a folder.
 
     A file is an image if its suffix, in lower case, is in `suffixes`. Files and folders whose name starts with "." are
-    skipped. Links are followed, but each folder is read once, even if links form a circle.
+    skipped. Links are followed if they end below the folder or below `root`; each folder is read once, even if links
+    form a circle.
 
     Args:
         folder: Folder to search.
         suffixes: Suffixes to look for, in lower case and with the dot.
+        root: Another folder below which links may end.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
         NotADirectoryError: if it is a file.
-        ValueError: if no image is below it.
+        ValueError: if no image is below it. The message says what was passed over.
         OSError: if the folder, or one below it, may not be read.
     """
     if not Path(folder).exists():
-        raise FileNotFoundError(f"no such folder: {folder}")
-    names: list[str] = []
-    pending = [""]
-    seen: set[str] = set()
-    while pending:
-        subfolder = pending.pop()
-        real = os.path.realpath(os.path.join(folder, subfolder))
-        if real not in seen:
-            seen.add(real)
-            files, folders = _list_folder(folder, subfolder, suffixes)
-            names += files
-            pending += reversed(folders)
+        raise FileNotFoundError(f"no such folder: {one_line(folder)}")
+    walk = FolderWalk(folder, suffixes, root)
+    names = walk.images()
     if not names:
-        raise ValueError(f"no images in the folder {folder}; looked for {', '.join(sorted(suffixes))}")
-    return sorted(names, key=lambda name: name.split("/"))
+        raise ValueError(f"no images in the folder {one_line(folder)}; {walk.what_was_sought()}")
+    return FoundImages(names, walk.notes())
 
 
-def _list_folder(
-    root: str | os.PathLike[str], subfolder: str, suffixes: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """Returns the images and the folders directly in `root`/`subfolder`, relative to `root`; folders are sorted."""
-    files, folders = [], []
-    prefix = f"{subfolder}/" if subfolder else ""
-    with os.scandir(os.path.join(root, subfolder)) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            # A link to nothing or to itself is neither a file nor a folder; `DirEntry` would raise for some of them.
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                folders.append(prefix + entry.name)
-            elif Path(entry.name).suffix.lower() in suffixes and os.path.isfile(entry.path):
-                files.append(prefix + entry.name)
-    return files, sorted(folders)
+class FolderWalk:
+    """The one search for images in folders; it counts what it passes over. `scan_images` says what it finds.
+
+    Args:
+        folder: Folder to search.
+        suffixes: Suffixes to look for, in lower case and with the dot.
+        root: Another folder below which links may end.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        suffixes: Collection[str] = IMAGE_SUFFIXES,
+        root: str | os.PathLike[str] | None = None,
+    ):
+        self.folder = os.fspath(folder)
+        self.suffixes = suffixes
+        self.allowed = [os.path.realpath(each) for each in (folder, root) if each is not None]
+        self.others: Counter[str] = Counter()  # files by their suffix
+        self.links_out = 0
+        self.special = 0
+
+    def images(self, subfolder: str = "") -> list[str]:
+        """Returns the names of all images below a subfolder, relative to the folder, sorted part by part.
+
+        Raises:
+            OSError: if a folder may not be read.
+        """
+        names: list[str] = []
+        pending, seen = [subfolder], set()
+        while pending:
+            current = pending.pop()
+            real = os.path.realpath(os.path.join(self.folder, current))
+            if real not in seen:
+                seen.add(real)
+                files, folders = self.entries(current)
+                names += files
+                pending += reversed(folders)
+        return sorted(names, key=lambda name: name.split("/"))
+
+    def entries(self, subfolder: str) -> tuple[list[str], list[str]]:
+        """Returns the images and the folders directly in a subfolder, relative to the folder; folders are sorted."""
+        files, folders = [], []
+        prefix = f"{subfolder}/" if subfolder else ""
+        with os.scandir(os.path.join(self.folder, subfolder)) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not self._may_follow(entry):
+                    continue
+                # A link to nothing or to itself is neither a file nor a folder; `DirEntry` would raise for some.
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    folders.append(prefix + entry.name)
+                elif self._is_image(entry):
+                    files.append(prefix + entry.name)
+        return files, sorted(folders)
+
+    def _may_follow(self, entry: os.DirEntry[str]) -> bool:
+        """Returns whether an entry is no link or a link that ends in an allowed folder; others are counted."""
+        if not entry.is_symlink():
+            return True
+        target = os.path.realpath(entry.path)
+        allowed = any(is_below(target, folder) for folder in self.allowed)
+        self.links_out += not allowed
+        return allowed
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        """Returns whether a file is an image by its name; others are counted."""
+        suffix = Path(entry.name).suffix.lower()
+        if suffix not in self.suffixes:
+            self.others[suffix] += 1
+            return False
+        is_file = os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+        self.special += not is_file
+        return is_file
+
+    def what_was_sought(self) -> str:
+        """Returns the suffixes and the notes, for the error of a folder without images."""
+        return "; ".join([f"looked for {', '.join(sorted(self.suffixes))}", *self.notes()])
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns what was passed over, one sentence each."""
+        notes = [*note_on_suffixes(self.others)]
+        if self.links_out:
+            notes.append(
+                f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)} and "
+                "were not followed; name a folder above their targets as root (--root) to follow them"
+            )
+        if self.special:
+            notes.append(
+                f"{counted(self.special, 'entry is', 'entries are')} named like images in {one_line(self.folder)}, but "
+                "are pipes, devices, sockets or links to nothing"
+            )
+        return tuple(notes)
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Returns "1 file is" or "3 files are"."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def note_on_suffixes(others: Mapping[str, int]) -> list[str]:
+    """Returns what to say about files that were passed over because of their suffix.
+
+    Args:
+        others: Number of files for each suffix, in lower case; "" is no suffix.
+    """
+    if not others:
+        return []
+    named = [one_line(suffix, 20) or "no suffix" for suffix, _ in Counter(others).most_common(_MAX_NAMED)]
+    more = ", ..." if len(others) > len(named) else ""
+    total = counted(sum(others.values()), "file is not an image", "files are not images")
+    return [f"{total} by suffix ({', '.join(named)}{more})"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +206,16 @@ class PackedNames:
     @classmethod
     def pack(cls, names: Sequence[str]) -> "PackedNames":
         """Packs names."""
-        encoded = [os.fsencode(name) for name in names]
-        return cls(b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64))
+        return cls.pack_bytes(os.fsencode(name) for name in names)
+
+    @classmethod
+    def pack_bytes(cls, names: Iterable[bytes]) -> "PackedNames":
+        """Packs names that are encoded as the file system does; only one of them is in memory at a time."""
+        text, ends = bytearray(), array("q")
+        for name in names:
+            text += name
+            ends.append(len(text))
+        return cls(bytes(text), np.array(ends, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -106,21 +237,28 @@ class ImageFolder(IndexedSource[Path]):
     Attributes:
         folder: Absolute path of the folder.
         names: Names of the images, relative to the folder.
+        notes: What was passed over, counted.
     """
 
     folder: Path
     names: PackedNames
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def scan(cls, folder: str | os.PathLike[str]) -> "ImageFolder":
-        """Lists the images below a folder in sorted order. `find_images` says which files are images.
+    def scan(cls, folder: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> "ImageFolder":
+        """Lists the images below a folder in sorted order. `scan_images` says which files are images.
+
+        Args:
+            folder: Folder of the images.
+            root: Another folder below which links in it may end.
 
         Raises:
             FileNotFoundError: if the folder does not exist.
             NotADirectoryError: if it is a file.
             ValueError: if it has no images.
         """
-        return cls(Path(folder).absolute(), PackedNames.pack(find_images(folder)))
+        found = scan_images(folder, root=root)
+        return cls(Path(folder).absolute(), PackedNames.pack(found.names), found.notes)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -131,57 +269,33 @@ class ImageFolder(IndexedSource[Path]):
     def fingerprint(self) -> str:
         """Returns the SHA-256 of relative names and file sizes: neither the folder's path nor dates change it.
 
+        The size of an image that no longer exists is "?".
+
         Raises:
-            OSError: if an image no longer exists.
+            OSError: if the file system fails.
         """
         digest = hashlib.sha256(f"folder of {len(self)} {HASHED_WORD}\0".encode())
         for name in self.names:
-            size = os.stat(os.path.join(self.folder, name)).st_size
+            size = known_size(os.path.join(self.folder, name))
             digest.update(os.fsencode(name) + f"\0{size}\0".encode())
         return digest.hexdigest()
 
+    def stamp(self, index: int) -> str:
+        """Returns the size and the modification time of an image's file; "" if it does not exist."""
+        return file_stamp(self[index])
 
-@dataclass(frozen=True, eq=False)
-class ImageList(IndexedSource[Path]):
-    """The images of a list file as a sequence of paths, in the list's order; make it with `ImageList.read`.
 
-    Attributes:
-        folder: Folder of the list; relative paths start there.
-        names: Paths as the list has them.
+def known_size(path: str | os.PathLike[str]) -> str:
+    """Returns the size of a file in bytes as a text, or "?" if it does not exist or may not be looked at.
+
+    Raises:
+        OSError: if the file system fails.
     """
-
-    folder: Path
-    names: PackedNames
-
-    @classmethod
-    def read(cls, file: str | os.PathLike[str]) -> "ImageList":
-        """Reads a list: one path per line, absolute or relative to the list's folder. Empty lines are skipped.
-
-        The images are not opened; a missing one is noticed when it is read.
-
-        Raises:
-            FileNotFoundError: if the list does not exist.
-            ValueError: if it names no image or is not a text file.
-        """
-        path = Path(file).absolute()
-        if not path.is_file():
-            raise FileNotFoundError(f"no such list of images: {file}")
-        data = path.read_bytes()
-        if b"\0" in data:
-            raise ValueError(f"{file} is not a list of images, because it is not text; write one path per line")
-        names = [os.fsdecode(line) for line in (line.rstrip(b"\r") for line in data.split(b"\n")) if line.strip()]
-        if not names:
-            raise ValueError(f"the list {file} names no image; write one path per line")
-        return cls(path.parent, PackedNames.pack(names))
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def _image(self, index: int) -> Path:
-        return self.folder / self.names[index]
-
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of the paths as the list has them, wherever the list and its images are stored."""
-        digest = hashlib.sha256(f"list of {len(self)} {HASHED_WORD}\0".encode())
-        digest.update(self.names.text + b"\0" + self.names.ends.tobytes())
-        return digest.hexdigest()
+    try:
+        return str(os.stat(path).st_size)
+    except (*_NO_SIZE, ValueError):  # ValueError: a null byte
+        return "?"
+    except OSError as error:
+        if error.errno in _NEVER_THERE:
+            return "?"
+        raise

@@ -1,17 +1,19 @@
 """What a source of images is, and how the images that it returns are read."""
 
 import hashlib
-import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from stellar_hub.modeling.image_loading import UNREADABLE, decode_image, load_rgb, pil_to_rgb
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb
+from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.safe_paths import regular_file
+from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.old_names import old_names
 
 # The word for images that fingerprints hash. It stays as it was: checkpoints and stores hold fingerprints.
@@ -25,10 +27,12 @@ class EncodedImage:
     Attributes:
         name: Name for messages and logs, such as "shard-000.tar/n01440764_10026.jpg".
         data: Bytes of the image file.
+        error: Why there are no bytes; empty if there are. Reading such an image raises a ValueError that says so.
     """
 
     name: str
     data: bytes
+    error: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -51,15 +55,35 @@ class ImageSource(Protocol):
 
 
 class StoredSource(ImageSource, Protocol):
-    """A source that can tell whether it has changed."""
+    """A source that can tell whether it has changed.
+
+    A source may also have `notes`, sentences on what was passed over, and `damaged`, the files that could not be read
+    to their end.
+    """
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of what identifies the images in their order, wherever they are stored."""
         ...
 
+    def stamp(self, index: int) -> str:
+        """Returns a short text that changes when the file that holds an image changes; "" where that is unknown."""
+        ...
+
 
 class IndexedSource(ABC, Generic[ImageItemT]):
-    """A base class of sources: it checks indices and iterates over all images."""
+    """A base class of sources: it checks indices and iterates over all images.
+
+    Attributes:
+        notes: What was passed over and why, such as "7 files are not images by their suffix (.xyz)".
+        damaged: Parts that could not be read to their end, each as "path: reason".
+    """
+
+    notes: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    def stamp(self, index: int) -> str:
+        """Returns a short text that changes when the file that holds an image changes; "" where that is unknown."""
+        return ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -77,22 +101,55 @@ class IndexedSource(ABC, Generic[ImageItemT]):
         return (self[index] for index in range(len(self)))
 
 
-def open_undecoded(image: ImageItem) -> Image.Image:
-    """Opens an image and reads its header only.
+def file_stamp(path: str | os.PathLike[str]) -> str:
+    """Returns the stamp of a file: its size in bytes and the time of its last change; "" if it does not exist."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def stamp_of(source: ImageSource, index: int) -> str:
+    """Returns the stamp of an image of any source; that of a path in a list is `file_stamp`."""
+    if hasattr(source, "stamp"):
+        return str(source.stamp(index))
+    image = source[index]
+    return file_stamp(image) if isinstance(image, str | os.PathLike) else ""
+
+
+def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:
+    """Returns what `load_rgb` takes for an image of a source, a path or bytes, and the name for errors.
 
     Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if it cannot be read as an image. The message names the image and is the same at every try.
+        OSError: as in `check_file`.
+        ValueError: as in `check_file`.
     """
-    try:
-        return Image.open(io.BytesIO(image.data) if isinstance(image, EncodedImage) else image)
-    except FileNotFoundError:
-        raise
-    except UnidentifiedImageError as error:
-        # Pillow names bytes by their address in memory: a run would count the same image as a new one at every try.
-        raise ValueError(f"{image} cannot be read as an image: it is of no known format") from error
-    except UNREADABLE as error:
-        raise ValueError(f"{image} cannot be read as an image: {error}") from error
+    check_file(image)
+    return (image.data, image.name) if isinstance(image, EncodedImage) else (image, str(image))
+
+
+def check_file(image: ImageItem) -> None:
+    """Raises an error if an image cannot be read because of its file: nothing is decoded.
+
+    Raises:
+        OSError: if the path does not exist or cannot be looked at.
+        ValueError: if the path is a pipe, a device, a socket or a folder, the file is larger than the limit, or a row
+            of a table has no image. The message names it.
+    """
+    name = one_line(image)
+    if isinstance(image, EncodedImage):
+        if image.error:
+            raise ValueError(
+                image.error if name in image.error else f"{name} cannot be read as an image: {image.error}"
+            )
+        size = len(image.data)
+    else:
+        try:
+            size = regular_file(image).stat().st_size
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such image file: {name}") from None
+    check_limit("image_bytes", size, name)
 
 
 def read_image(image: ImageItem) -> Tensor:
@@ -103,12 +160,10 @@ def read_image(image: ImageItem) -> Tensor:
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if it cannot be read as an image. The message names it.
+        OSError: if the machine fails to read the file.
+        UnreadableImageError: if it cannot be read as an image. The message names it and is the same at every try.
     """
-    if not isinstance(image, EncodedImage):
-        return load_rgb(image)
-    with open_undecoded(image) as opened:
-        return pil_to_rgb(decode_image(opened, image.name), image.name)
+    return load_rgb(*encoded_and_name(image))
 
 
 def image_digest(image: ImageItem) -> str:
@@ -116,12 +171,15 @@ def image_digest(image: ImageItem) -> str:
 
     Raises:
         OSError: if the path cannot be read.
+        ValueError: as in `check_file`.
     """
+    check_file(image)
     data = image.data if isinstance(image, EncodedImage) else Path(image).read_bytes()
     return hashlib.sha256(data).hexdigest()
 
 
-def skipped_entry(image: ImageItem, error: Exception) -> str:
-    """Returns "path: error" for an image that cannot be read, naming the path once."""
-    path = str(image)
-    return f"{path}: {str(error).removeprefix(path).strip(' :')}"
+def skipped_entry(image: object, error: Exception) -> str:
+    """Returns "path: error" on one line for an image that cannot be read, naming the path once."""
+    path = escape_control(str(image))
+    reason = one_line(str(error).removeprefix(path).strip(" :")) or type(error).__name__
+    return f"{path}: {NOT_THE_IMAGES_FAULT if is_passing_fault(error) else ''}{reason}"

@@ -7,21 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stellar_hub.data.sources.combined import JoinedSources
-from stellar_hub.data.sources.files import ImageFolder, ImageList
+from stellar_hub.data.sources.files import ImageFolder
+from stellar_hub.data.sources.image_list import ImageList
 from stellar_hub.data.sources.image_source import StoredSource
 from stellar_hub.data.sources.table import TABLE_PREFIX, ImageTable, is_saved_table
 from stellar_hub.data.sources.tar_shards import TarShards
+from stellar_hub.modeling.safe_text import one_line
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS = 1_000_000
 
 
-def open_sources(names: Sequence[str | os.PathLike[str]], repeats: Sequence[int] = ()) -> JoinedSources:
+def open_sources(
+    names: Sequence[str | os.PathLike[str]],
+    repeats: Sequence[int] = (),
+    root: str | os.PathLike[str] | None = None,
+) -> JoinedSources:
     """Opens sources of images and joins them.
 
     Args:
         names: Names of the sources, at least one. `open_source` says how they are written.
         repeats: Number of times that each source occurs, at least 1 each. Empty: once each.
+        root: Folder below which tables may name files, and links in folders may end; see `open_source`.
 
     Raises:
         OSError: if something does not exist or cannot be read.
@@ -30,10 +37,10 @@ def open_sources(names: Sequence[str | os.PathLike[str]], repeats: Sequence[int]
     """
     if isinstance(names, str | os.PathLike):
         raise ValueError(f"sources must be a list, got {str(names)!r}; write [{str(names)!r}]")
-    return JoinedSources([open_source(name) for name in names], repeats)
+    return JoinedSources([open_source(name, root) for name in names], repeats)
 
 
-def open_source(name: str | os.PathLike[str]) -> StoredSource:
+def open_source(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> StoredSource:
     """Opens a source of images.
 
     - a folder: all images below it; a folder that `datasets` saved is a table;
@@ -42,29 +49,46 @@ def open_source(name: str | os.PathLike[str]) -> StoredSource:
     - `NAME.parquet`, `part-*.parquet`: tables with a column of images;
     - `hub:OWNER/NAME`, `hub:OWNER/NAME:SPLIT`: a data set of the Hub; the default split is "train".
 
+    A table gives the bytes in it: somebody else wrote it, so it may not name files of this machine unless `root` allows
+    it. A list is the user's own, and may name any file.
+
+    Args:
+        name: Name of the source.
+        root: Folder below which a table may name files, and links in a folder may end. Relative paths in a table start
+            there. None: a table gives bytes alone, and links are followed only to places in the folder itself.
+
     Raises:
         OSError: if it does not exist or cannot be read.
-        ValueError: if it has no images or is of another kind.
+        ValueError: if it has no images or is of another kind, or `root` is not a folder.
         ImportError: if it is a table and `datasets` is not installed.
     """
     text = os.fspath(name)
+    check_root(root)
     if text.startswith(TABLE_PREFIX):
-        return ImageTable.from_hub(text.removeprefix(TABLE_PREFIX))
+        return ImageTable.from_hub(text.removeprefix(TABLE_PREFIX), root=root)
     if Path(text).is_dir():
-        return ImageTable.from_disk(text) if is_saved_table(text) else ImageFolder.scan(text)
+        if is_saved_table(text):
+            return ImageTable.from_disk(text, root=root)
+        return ImageFolder.scan(text, root)
     suffix = Path(text).suffix.lower()
     if suffix == ".txt":
         return ImageList.read(text)
     if suffix == ".tar":
         return TarShards.scan(expand_pattern(text))
     if suffix == ".parquet":
-        return ImageTable.from_parquet(expand_pattern(text))
+        return ImageTable.from_parquet(expand_pattern(text), root=root)
     if not Path(text).exists():
-        raise FileNotFoundError(f"no such folder: {text}")
+        raise FileNotFoundError(f"no such folder: {one_line(text)}")
     raise ValueError(
-        f"{text} is not a source of images; name a folder, a list (.txt), tar files (.tar), tables (.parquet), "
-        f"or {TABLE_PREFIX}OWNER/NAME"
+        f"{one_line(text)} is not a source of images; name a folder, a list (.txt), tar files (.tar), "
+        f"tables (.parquet), or {TABLE_PREFIX}OWNER/NAME"
     )
+
+
+def check_root(root: str | os.PathLike[str] | None) -> None:
+    """Raises ValueError if a root is given and is not a folder."""
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"root must be a folder that exists, got {one_line(root)}")
 
 
 def expand_pattern(pattern: str) -> list[str]:

@@ -6,8 +6,8 @@ image on. No sample is lost or repeated when the tars are of unequal size.
 
 import hashlib
 import os
-import tarfile
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -15,89 +15,97 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stellar_hub.data.sources.files import IMAGE_SUFFIXES, PackedNames
+from stellar_hub.data.sources.files import PackedNames
 from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, IndexedSource
+from stellar_hub.data.sources.tar_images import (
+    Links,
+    PassedOver,
+    choose_by_key,
+    is_image_file,
+    linked_images,
+    refusal_of_size,
+)
+from stellar_hub.data.sources.tar_members import BLOCK, Damage, ForwardReader, Member, looks_like_tar, walk_members
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
+
+MAX_OPEN_FILES = 64  # of one source in one process; systems often allow 1024 in all
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
 
 
 class TarIndex(NamedTuple):
-    """The images of one tar file, in the file's order.
+    """The images of one tar file: in the file's order, and after them those that are links.
 
     Attributes:
         names: Names of the images in the tar.
         offsets: First byte of each image in the tar, `(num_images,)` int64.
         sizes: Number of bytes of each image, `(num_images,)` int64.
-        damage: Why the tar could not be read to its end; None if it could.
+        damage: What of the tar could not be read; None if it is whole.
+        passed_over: What is not taken for an image.
+        file_size: Number of bytes of the file.
+        stamp: Size and modification time of the file, in words.
     """
 
     names: PackedNames
     offsets: np.ndarray
     sizes: np.ndarray
     damage: str | None
+    passed_over: PassedOver
+    file_size: int
+    stamp: str
 
 
 def index_tar(path: str | os.PathLike[str]) -> TarIndex:
     """Finds the images of an uncompressed tar by reading its headers only.
 
-    A member is an image if it is a regular file and `is_image` accepts its name. If a tar is cut short or damaged, the
-    index holds the images before that place.
+    A member is an image if it is a regular file and `is_image` accepts its name. A link to a member with the name of an
+    image is one more image. Beside "photo.jpg", "photo.seg.png" is none. If a tar is cut short or damaged, the index
+    holds the images outside the damage.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is not a tar, or is a compressed one.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no such tar file: {path}")
-    size = os.path.getsize(path)
-    names, offsets, sizes, damage = [], [], [], None
-    try:
-        archive = tarfile.open(path, "r:", errors="surrogateescape")  # noqa: SIM115  # closed below
-    except (tarfile.TarError, EOFError) as error:
-        detail = f"{error}"
-        if _is_compressed(path):
-            detail = 'it is compressed, so images in it cannot be reached by index; unpack it, or read it as "stream:"'
-        raise ValueError(f"{path} is not an uncompressed tar file: {detail}") from error
-    with archive:
-        while True:
-            try:
-                member = archive.next()
-            except (tarfile.TarError, OSError, EOFError) as error:
-                damage = str(error) or type(error).__name__
-                break
-            if member is None:
-                damage = _damage_at_end(path, archive.offset)
-                break
-            archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all
-            if member.isreg() and is_image(member.name):
-                if member.offset_data + member.size > size:
-                    damage = f"{member.name} is cut short"
-                    break
-                names.append(member.name)
-                offsets.append(member.offset_data)
-                sizes.append(member.size)
-    packed = PackedNames.pack(names)
-    return TarIndex(packed, np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64), damage)
-
-
-def _damage_at_end(path: str | os.PathLike[str], offset: int) -> str | None:
-    """Returns what is wrong at the place that `tarfile` took for the end: it takes a damaged header for the end."""
+        raise FileNotFoundError(f"no such tar file: {one_line(path)}")
     with open(path, "rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
-    if not block:
-        return "it has no end mark, so images may be missing"
-    return f"it is damaged at byte {offset}" if any(block) else None
+        status = os.fstat(file.fileno())
+        _refuse_other_files(one_line(path), file.read(BLOCK))
+        file.seek(0)
+        damage, passed_over, links = Damage(), PassedOver(), Links()
+        images: list[Member] = []
+
+        def members() -> Any:
+            file.seek(0)
+            return walk_members(ForwardReader(file.read, file.seek, status.st_size), damage)
+
+        def files() -> Any:
+            for member in members():
+                links.add(member)
+                if is_image_file(member, passed_over):
+                    yield member
+
+        images += choose_by_key(files(), passed_over)
+        if wanted := links.of_files():
+            damage, of_first_pass = Damage(), damage
+            for member, names in linked_images(members(), wanted, passed_over):
+                images += [member._replace(name=name) for name in names]
+            damage = of_first_pass
+    packed = PackedNames.pack([image.name for image in images])
+    offsets = np.array([image.offset for image in images], dtype=np.int64)
+    sizes = np.array([image.size for image in images], dtype=np.int64)
+    stamp = f"{status.st_size} {status.st_mtime_ns}"
+    return TarIndex(packed, offsets, sizes, str(damage) or None, passed_over, status.st_size, stamp)
 
 
-def is_image(member: str) -> bool:
-    """Returns whether a member's name ends like an image's and does not start with "."; "photo.left.jpg" does."""
-    name = member.rpartition("/")[2]
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-def _is_compressed(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file starts as gzip, bzip2, xz or zstandard files do."""
-    with open(path, "rb") as file:
-        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
+def _refuse_other_files(name: str, block: bytes) -> None:
+    """Raises ValueError if a file begins as no tar does. An empty file is a damaged tar."""
+    if block.startswith(_COMPRESSED):
+        raise ValueError(
+            f"{name} is not an uncompressed tar file: it is compressed, so images in it cannot be reached by index; "
+            'unpack it, or read it as "stream:"'
+        )
+    if any(block) and not looks_like_tar(block):
+        raise ValueError(f"{name} is not an uncompressed tar file: it begins with no header")
 
 
 class TarShards(IndexedSource[EncodedImage]):
@@ -108,17 +116,19 @@ class TarShards(IndexedSource[EncodedImage]):
     Attributes:
         paths: Absolute paths of the tar files.
         indices: Index of each file.
-        damaged: Files that could not be read to their end, each as "path: reason".
+        damaged: Files of which a part could not be read, each as "path: reason".
+        notes: What was passed over, counted, in words.
     """
 
     def __init__(self, paths: Sequence[Path], indices: Sequence[TarIndex]):
         self.paths = tuple(paths)
         self.indices = tuple(indices)
         self.damaged = tuple(
-            f"{path}: {index.damage}" for path, index in zip(paths, indices, strict=True) if index.damage
+            f"{one_line(path)}: {index.damage}" for path, index in zip(paths, indices, strict=True) if index.damage
         )
+        self.notes = _notes(self.paths, self.indices)
         self._ends = list(accumulate(len(index.names) for index in indices))
-        self._files: dict[int, int] = {}  # descriptors of this process, by shard
+        self._files: OrderedDict[int, int] = OrderedDict()  # descriptors of this process, by shard; the last used last
         self._process = os.getpid()
 
     @classmethod
@@ -131,13 +141,21 @@ class TarShards(IndexedSource[EncodedImage]):
         """
         if not paths:
             raise ValueError("no tar file was given; name at least one")
+        address = next((str(path) for path in paths if "://" in str(path)), None)
+        if address is not None:
+            raise ValueError(
+                f'{mask_secrets(address)} is an address, which is read as a stream: write "stream:ADDRESS"'
+            )
         found = [Path(path).absolute() for path in paths]
         doubled = sorted({str(path) for path in found if found.count(path) > 1}) if len(set(found)) < len(found) else []
         if doubled:
             raise ValueError(f"tar files are given twice: {', '.join(doubled)}")
         indices = [index_tar(path) for path in found]
         if not any(len(index.names) for index in indices):
-            raise ValueError(f"no images in {', '.join(map(str, paths[:3]))}{' ...' if len(paths) > 3 else ''}")
+            names = ", ".join(one_line(path) for path in paths[:3]) + (" ..." if len(paths) > 3 else "")
+            raise ValueError(
+                "; ".join([f"no images in {names}", *(index.damage for index in indices[:3] if index.damage)])
+            )
         return cls(found, indices)
 
     def __len__(self) -> int:
@@ -147,9 +165,24 @@ class TarShards(IndexedSource[EncodedImage]):
         shard = bisect_right(self._ends, index)
         number = index - (self._ends[shard - 1] if shard else 0)  # within the shard
         images = self.indices[shard]
-        # `pread` has no position that processes with the same descriptor could disturb.
-        data = os.pread(self._file(shard), int(images.sizes[number]), int(images.offsets[number]))
-        return EncodedImage(f"{self.paths[shard].name}/{images.names[number]}", data)
+        name, size = f"{self.paths[shard].name}/{images.names[number]}", int(images.sizes[number])
+        if error := refusal_of_size(size, name):
+            return EncodedImage(name, b"", error)
+        data = _read_at(self._file(shard), size, int(images.offsets[number]))
+        error = "" if len(data) == size else f"{name} cannot be read: {self.paths[shard]} is shorter than before"
+        return EncodedImage(name, data, error)
+
+    def stamp(self, index: int) -> str:
+        """Returns a text that changes when the tar of an image changes: its size, its time, the image's place in it.
+
+        Raises:
+            IndexError: if the index is out of range.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is out of range for a source of {len(self)} images")
+        shard = bisect_right(self._ends, index)
+        images = self.indices[shard]
+        return f"{images.stamp} {images.offsets[index - (self._ends[shard - 1] if shard else 0)]}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths, "indices": self.indices}
@@ -173,7 +206,44 @@ class TarShards(IndexedSource[EncodedImage]):
     def _file(self, shard: int) -> int:
         """Returns this process's descriptor of a tar file, which it opens on first use."""
         if self._process != os.getpid():  # the parent closes its own
-            self._files, self._process = {}, os.getpid()
+            self._files, self._process = OrderedDict(), os.getpid()
         if shard not in self._files:
-            self._files[shard] = os.open(self.paths[shard], os.O_RDONLY)
+            while len(self._files) >= MAX_OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[shard] = _open_unchanged(self.paths[shard], self.indices[shard].file_size)
+        self._files.move_to_end(shard)
         return self._files[shard]
+
+
+def _notes(paths: Sequence[Path], indices: Sequence[TarIndex]) -> tuple[str, ...]:
+    """Returns what was passed over in all tars, and the tars without images."""
+    total = PassedOver()
+    for index in indices:
+        total.add_all(index.passed_over)
+    empty = [path for path, index in zip(paths, indices, strict=True) if not len(index.names) and not index.damage]
+    if empty:
+        total.add("tar files without images", str(empty[0]), len(empty))
+    return (*total.counted_notes().values(), *total.suffix_notes())
+
+
+def _open_unchanged(path: Path, size: int) -> int:
+    """Opens a tar and returns its descriptor.
+
+    Raises:
+        ValueError: if its size is another one than when it was indexed, so that its images are elsewhere.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    seen = os.fstat(descriptor).st_size
+    if seen != size:
+        os.close(descriptor)
+        raise ValueError(f"{one_line(path)} had {size} bytes when it was opened, and has {seen} now: open it again")
+    return descriptor
+
+
+def _read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Returns bytes of a file, fewer only at its end."""
+    # `pread` has no position that processes with the same descriptor could disturb.
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+        data += more  # a call reads 2 GiB at most
+    return data

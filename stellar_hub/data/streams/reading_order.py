@@ -15,10 +15,12 @@ import torch
 from stellar_hub.data.random_numbers import block_generator, epoch_permutation
 from stellar_hub.data.sources.image_source import EncodedImage
 from stellar_hub.data.streams.image_streams import DamagedShardError, ImageStream
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 
 READER_COUNTS = (96, 48, 24, 12, 8, 6, 4, 3, 2, 1)  # many numbers of workers and processes share each of them evenly
 SHUFFLE_BUFFER_SIZE = 2048  # images that are shuffled together, over all readers of a stream
 MIN_BLOCK_SIZE = 16
+MAX_EMPTY_SHARDS = 100  # in a row
 MAX_IN_SHARD = 2**32  # bound of the images in a shard, for the images' numbers
 
 
@@ -99,15 +101,16 @@ class Readers:
     def read(self, reader: int, cursor: Cursor = Cursor()) -> Iterator[StreamedImage]:  # noqa: B008  # immutable
         """Reads the images of a reader from a cursor on, without end.
 
+        Shards without images are passed over, and said among the damaged ones.
+
         Raises:
-            ValueError: if a whole epoch of the reader has no image.
+            ValueError: if no shard of the stream has an image, or 100 shards in a row have none.
         """
         damaged: list[str] = []
+        empty: dict[int, None] = {}  # shards without images since the last image
         epoch, position, offset, num_returned = cursor
         while True:
-            has_images = False
-            for block in self._blocks(reader, epoch, position, offset, damaged):
-                has_images = True
+            for block in self._blocks(reader, epoch, position, offset, damaged, empty):
                 generator = block_generator(self.seed, epoch, reader, *block.start)
                 order = torch.randperm(len(block.images), generator=generator).tolist()
                 for count, number in enumerate(order[num_returned:], start=num_returned + 1):
@@ -117,15 +120,18 @@ class Readers:
                     yield StreamedImage(image, epoch, index, after, tuple(damaged))
                     damaged.clear()
                 num_returned = 0
-            if not has_images and (position, offset) == (0, 0):
-                names = ", ".join(self.stream.shards[shard] for shard in self.shards(reader, epoch)[:3])
-                raise ValueError(f"no images in {names}{''.join(f'; {entry}' for entry in damaged)}")
+            if len(empty) >= min(len(self.stream.shards), MAX_EMPTY_SHARDS):
+                names = ", ".join(self.stream.shards[shard] for shard in list(empty)[:3])
+                raise ValueError("; ".join([f"no images in {names}", *damaged[:3]]))
             epoch, position, offset = epoch + 1, 0, 0
 
-    def _blocks(self, reader: int, epoch: int, position: int, offset: int, damaged: list[str]) -> Iterator["_Block"]:
-        """Reads the blocks of a reader in one epoch from a place on and appends damaged shards to `damaged`.
+    def _blocks(
+        self, reader: int, epoch: int, position: int, offset: int, damaged: list[str], empty: dict[int, None]
+    ) -> Iterator["_Block"]:
+        """Reads the blocks of a reader in one epoch from a place on.
 
-        A block may extend over several shards.
+        A block may extend over several shards. Damaged shards are appended to `damaged`. `empty` gets the shards
+        without images, and loses all of them at the next image.
         """
         shards = self.shards(reader, epoch)
         start = (position, offset)
@@ -141,7 +147,13 @@ class Readers:
                         yield _Block(images, start, (current, count))
                         images, start = [], (current, count)
             except (DamagedShardError, OSError) as error:
+                if is_fault_of_machine(error):
+                    raise
                 damaged.append(str(error))
+            if count:
+                empty.clear()
+            else:
+                empty[shard] = None
         if images:
             yield _Block(images, start, (len(shards), 0))
 

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from stellar_hub.data.random_numbers import sample_generator
-from stellar_hub.data.sources.image_source import ImageItem, read_image
-from stellar_hub.data.views.crops import ViewSettings, draw_views
+from stellar_hub.data.sources.image_source import ImageItem
+from stellar_hub.data.views.crops import ViewSettings, render_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric, draw_photometric
-from stellar_hub.data.views.view_maker import to_uint8
+from stellar_hub.data.views.view_maker import read_planned
 from stellar_hub.modeling import StellarImageProcessor
 
 
@@ -45,9 +45,9 @@ class AugmentedView:
         height, width = processor.crop_size["height"], processor.crop_size["width"]
         if height != width:
             raise ValueError(f"views are square, but the network takes {height} x {width} pixels")
-        pixels = to_uint8(read_image(image))
         generator = sample_generator(self.seed, self.number, index)
-        views, _ = draw_views(pixels, self._view_settings(height), generator)
+        pixels, plans = read_planned(image, self._view_settings(height), generator)
+        views = render_views(pixels, plans["global"])
         parameters = draw_photometric(1, self._photometric_settings(), generator)
         return apply_photometric(views.float() / 255, parameters)[0]
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 _MAX_TRIES = 10  # as in torchvision
 _CUBIC_COEFFICIENT = -0.5  # of the kernel (Keys 1981), as torchvision and Pillow antialias
 _KERNEL_RADIUS = 2.0
+_MOST_WEIGHTS = 2**26  # of the resampling of one image's views, on the device
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,26 @@ def cut_views(image: Tensor, boxes: Tensor, size: int) -> Tensor:
     Returns:
         `(num_views, 3, size, size)` uint8.
     """
+    if len(boxes) * size * (image.shape[1] + image.shape[2]) > _MOST_WEIGHTS:  # a huge image, or a long one
+        return torch.cat([_cut_alone(image, box, size) for box in boxes])
     top, left, height, width, mirrored = boxes.unbind(dim=1)
     rows = resampling_weights(top, height, size, image.shape[1])
     columns = resampling_weights(left, width, size, image.shape[2])
     columns = torch.where(mirrored[:, None, None] != 0, columns.flip(1), columns)
     # (V, 1, size, H) @ (3, H, W) @ (V, 1, W, size)
     views = rows[:, None] @ image.float() @ columns[:, None].transpose(-1, -2)
+    return views.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _cut_alone(image: Tensor, box: Tensor, size: int) -> Tensor:
+    """Cuts one view out of its part of an image; the weights of the whole image would not fit into memory."""
+    top, left, height, width, mirrored = box.tolist()
+    part = image[:, top : top + height, left : left + width]
+    at_origin = torch.tensor([[0, 0, height, width, mirrored]], device=image.device)
+    rows = resampling_weights(at_origin[:, 0], at_origin[:, 2], size, height)
+    columns = resampling_weights(at_origin[:, 1], at_origin[:, 3], size, width)
+    columns = columns.flip(1) if mirrored else columns
+    views = rows[:, None] @ part.float() @ columns[:, None].transpose(-1, -2)
     return views.round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -12,6 +12,7 @@ from stellar_hub.data.sources.image_source import ImageSource, skipped_entry
 from stellar_hub.data.views.crops import ViewSettings
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.data.views.view_maker import ViewMaker
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 
 SampleKey = tuple[int, int]  # epoch, index
 
@@ -138,10 +139,14 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         skipped: list[str] = []
         tries = [index]
         while tries:
-            image = self.source[tries.pop(0)]
+            current = tries.pop(0)
+            image: object = f"image {current}"
             try:
+                image = self.source[current]
                 sample = self.view_maker(image, sample_generator(self.seed, epoch, index))
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if is_fault_of_machine(error):
+                    raise
                 skipped.append(skipped_entry(image, error))
             else:
                 return {**sample, "path": str(image), "skipped": skipped}

@@ -16,6 +16,7 @@ from stellar_hub.data.strict_settings import check_probability, check_value, fit
 
 IDENTITY = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0)  # parameters that change nothing
 NUM_PARAMETERS = len(IDENTITY)
+MAX_KERNEL_SIZE = 1023  # pixels
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # for red, green and blue, as in torchvision
 
 
@@ -66,8 +67,9 @@ class PhotometricSettings:
 
 
 def check_kernel_size(kernel_size: int, name: str = "kernel_size") -> None:
-    """Raises ValueError unless the size is odd and at least 1."""
-    check_value(kernel_size >= 1 and kernel_size % 2 == 1, name, kernel_size, "odd and at least 1")
+    """Raises ValueError unless the size is odd and within [1, 1023]."""
+    fits = 1 <= kernel_size <= MAX_KERNEL_SIZE and kernel_size % 2 == 1
+    check_value(fits, name, kernel_size, f"odd and within [1, {MAX_KERNEL_SIZE}]")
 
 
 def identity_parameters(num_views: int) -> Tensor:

@@ -1,6 +1,5 @@
 """From one image to a sample of pretraining, and from samples to a batch."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,42 +7,47 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from stellar_hub.data.sources.image_source import EncodedImage, ImageItem, open_undecoded, read_image
+from stellar_hub.data.sources.image_source import ImageItem, encoded_and_name
 from stellar_hub.data.views.crops import View, ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import PhotometricSettings, draw_photometric, identity_parameters
-from stellar_hub.modeling.image_loading import decode_image, pil_to_rgb, upright_size
+from stellar_hub.modeling.image_loading import HUGE_PIXELS, load_reduced
 
 REDUCTIONS = (8, 4, 2)
 
-PlanFunction = Callable[[int, int], Sequence[View]]  # from an image's height and width to its views
 
+def read_planned(
+    image: ImageItem, settings: ViewSettings, generator: torch.Generator
+) -> tuple[Tensor, dict[str, list[View]]]:
+    """Draws the views of an image, and reads it at a size that is enough for them.
 
-def read_for_views(image: ImageItem, plan: PlanFunction) -> tuple[Tensor, tuple[int, int]]:
-    """Reads an image at a size that is enough for its views.
-
-    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if no view is enlarged by that. Other images are read at their
-    full size.
+    With `reduced_decoding`, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if no view is enlarged by that. So are
+    all images of more than `HUGE_PIXELS`, JPEGs or not.
 
     Args:
         image: Image of a source.
-        plan: Function that is called once with the image's height and width, EXIF orientation applied.
+        settings: Number, size and range of the views.
+        generator: Generator of all draws.
 
     Returns:
-        The image, `(3, H, W)`, and its height and width in the file, EXIF orientation applied.
+        The image, `(3, H, W)` uint8, and its "global" and "local" views within it.
 
     Raises:
         FileNotFoundError: if the path does not exist.
-        ValueError: if it cannot be read as an image. The message names it.
+        UnreadableImageError: if it cannot be read as an image. The message names it.
     """
-    name = str(image)
-    if not isinstance(image, EncodedImage) and not os.path.isfile(image):
-        read_image(image)  # raises
-    with open_undecoded(image) as opened:
-        height, width = upright_size(opened, name)
-        factor = reduction_factor(plan(height, width))
-        if opened.format == "JPEG" and factor > 1:
-            opened.draft(None, (opened.width // factor, opened.height // factor))
-        return pil_to_rgb(decode_image(opened, name), name), (height, width)
+    plans: list[list[View]] = []
+
+    def reduction(height: int, width: int) -> int:
+        plans.extend(plan_views(height, width, settings, generator))
+        is_reduced = settings.reduced_decoding or height * width > HUGE_PIXELS
+        return reduction_factor([*plans[0], *plans[1]]) if is_reduced else 1
+
+    source, name = encoded_and_name(image)
+    pixels, (height, width) = load_reduced(source, reduction, name)
+    if pixels.shape[1:] != (height, width):
+        down, right = pixels.shape[1] / height, pixels.shape[2] / width
+        plans[:] = [[view.scaled(down, right, *pixels.shape[1:]) for view in views] for views in plans]
+    return to_uint8(pixels), {"global": plans[0], "local": plans[1]}
 
 
 def reduction_factor(views: Sequence[View]) -> int:
@@ -89,7 +93,7 @@ class ViewMaker:
             ValueError: if the image cannot be read.
         """
         sample: dict[str, Any]
-        pixels, plans = self._planned(image, generator)
+        pixels, plans = read_planned(image, self.views, generator)
         if self.views.device_crops:
             sample = {"image": pixels}
             sample |= {f"{kind}_boxes": boxes_of_views(views) for kind, views in plans.items() if views}
@@ -112,28 +116,30 @@ class ViewMaker:
             parameters[:num_global] = identity_parameters(num_global)
         return parameters
 
-    def _planned(self, image: ImageItem, generator: torch.Generator) -> tuple[Tensor, dict[str, list[View]]]:
-        """Reads an image as uint8 and draws its "global" and "local" views."""
-        plans: list[list[View]] = []
-
-        def plan(height: int, width: int) -> list[View]:
-            plans.extend(plan_views(height, width, self.views, generator))
-            return [*plans[0], *plans[1]]
-
-        if not self.views.reduced_decoding:
-            pixels = to_uint8(read_image(image))
-            plan(*pixels.shape[1:])
-        else:
-            pixels, (height, width) = read_for_views(image, plan)
-            pixels = to_uint8(pixels)
-            down, right = pixels.shape[1] / height, pixels.shape[2] / width
-            plans[:] = [[view.scaled(down, right, *pixels.shape[1:]) for view in views] for views in plans]
-        return pixels, {"global": plans[0], "local": plans[1]}
-
 
 def to_uint8(image: Tensor) -> Tensor:
     """Converts floats in [0, 1] to uint8 by rounding; returns uint8 unchanged."""
     return image if image.dtype == torch.uint8 else image.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+class ImagesOfManySizes(list[Tensor]):
+    """A list of tensors of one dtype that travels between processes as one tensor.
+
+    Each tensor on its way holds a file descriptor until it is freed, and a process may have about 1000.
+    """
+
+    def __reduce__(self) -> Any:
+        if not self:
+            return ImagesOfManySizes, ()
+        return _unpack_images, (torch.cat([image.flatten() for image in self]), [image.shape for image in self])
+
+    def __copy__(self) -> "ImagesOfManySizes":
+        return ImagesOfManySizes(self)
+
+
+def _unpack_images(packed: Tensor, shapes: Sequence[torch.Size]) -> ImagesOfManySizes:
+    parts = packed.split([shape.numel() for shape in shapes])
+    return ImagesOfManySizes(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def collate_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if "kept_patches" in batch:
         batch["kept_patches"] = batch["kept_patches"].flatten(0, 1)
     if "image" in samples[0]:  # of different sizes
-        batch["images"] = [sample["image"] for sample in samples]
+        batch["images"] = ImagesOfManySizes(sample["image"] for sample in samples)
     batch["paths"] = [sample["path"] for sample in samples]
     batch["skipped"] = [entry for sample in samples for entry in sample["skipped"]]
     return batch

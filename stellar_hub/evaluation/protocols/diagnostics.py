@@ -8,12 +8,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stellar_hub.data.sources import ImageSource, SampledImages, sample_images
+from stellar_hub.data.sources import ImageSource
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
+from stellar_hub.evaluation.digests import name_of
 from stellar_hub.evaluation.feature_set import check_finite
+from stellar_hub.evaluation.protocols.checks import check_seed
+from stellar_hub.evaluation.readable import evaluate_readable
 from stellar_hub.evaluation.report import Measurement, Report, make_report
-from stellar_hub.evaluation.splits import hash_images
+from stellar_hub.evaluation.sample import Sample, draw_sample
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.measures import (
     ClusteringHead,
@@ -163,6 +166,7 @@ class DiagnosticsProtocol:
     def __post_init__(self) -> None:
         if self.max_images < MIN_IMAGES:
             raise ValueError(f"max_images must be at least {MIN_IMAGES}, got {self.max_images}")
+        check_seed(self.seed)
         if not (self.alpha > 0 and self.t > 0 and self.diffusion_steps >= 1):
             raise ValueError(
                 "alpha and t must be above 0 and diffusion_steps at least 1, "
@@ -191,17 +195,32 @@ def evaluate_diagnostics(
 
     Raises:
         OSError: if the checkpoint with prototypes does not exist.
-        ValueError: if there are fewer than 3 images, one cannot be read, or a feature is not finite.
+        ValueError: if fewer than 3 images can be read, or a feature is not finite.
     """
     if len(images) < MIN_IMAGES:
         raise ValueError(f"diagnostics need at least {MIN_IMAGES} images, {name} has {len(images)}")
+    if protocol.prototypes is not None:
+        load_prototypes(Path(protocol.prototypes))  # a wrong file is reported before any work
+    sample = draw_sample(images, name, protocol.max_images, protocol.seed, run)
+    report, _ = evaluate_readable(
+        sample, backbones, run, lambda data: measure_diagnostics(backbones, data, protocol, run)
+    )
+    return report
+
+
+def measure_diagnostics(
+    backbones: Sequence[Backbone], sample: Sample, protocol: DiagnosticsProtocol, run: RunSettings
+) -> Report:
+    """Evaluates models as `evaluate_diagnostics` does, but raises UnreadableImagesError for an unreadable image."""
+    if len(sample) < MIN_IMAGES:
+        raise ValueError(
+            f"diagnostics need at least {MIN_IMAGES} images, {sample.name} has {len(sample)} that can be used"
+        )
     head = None if protocol.prototypes is None else load_prototypes(Path(protocol.prototypes))
-    drawn = sample_images(images, protocol.max_images, protocol.seed)
-    data_hash = hash_images(drawn, run, name)
     rows: list[Measurement] = []
     spectra: dict[str, Tensor] = {}
     for backbone in backbones:
-        features, views = _encode_images_and_views(backbone, drawn, data_hash, protocol, run)
+        features, views = _encode_images_and_views(backbone, sample, protocol, run)
         pooled = backbone.poolings[0]
         metrics = _measure_pooled(features[pooled], views[0][pooled], views[1][pooled], protocol)
         if TOKENS in features:
@@ -217,26 +236,27 @@ def evaluate_diagnostics(
     return make_report(
         "diagnostics",
         protocol,
-        {"data": {"name": name, "num_images": len(drawn), "sha256": data_hash}, "num_available": len(images)},
+        sample.facts(),
         backbones,
         rows,
+        notes=list(sample.notes),
         legend={each: LEGEND[each] for each in rows[0].metrics},
         images={"diagnostics-spectrum": draw_spectra(spectra)},
     )
 
 
 def _encode_images_and_views(
-    backbone: Backbone, images: SampledImages, data_hash: str, protocol: DiagnosticsProtocol, run: RunSettings
+    backbone: Backbone, sample: Sample, protocol: DiagnosticsProtocol, run: RunSettings
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """Returns the features of whole images, and those of two views of each image."""
     backbone.to(run.processes.device)
     tokens = tuple(name for name in (TOKENS,) if name in backbone.poolings)
     maps = tuple(name for name in (MAPS,) if name in backbone.dense)
     names = (backbone.poolings[0], *tokens)
-    image_names = [str(images[index]) for index in range(len(images))]
+    image_names = [name_of(sample.images, index) for index in range(len(sample))]
 
     def encode(wanted: tuple[str, ...], description: str, view: AugmentedView | None = None) -> dict[str, Tensor]:
-        features = all_features(backbone, images, wanted, run, data_hash, description, view)
+        features = all_features(backbone, sample.images, wanted, run, sample.sha256, description, view)
         for name, feature in features.items():
             check_finite(name, feature, image_names)
         return features

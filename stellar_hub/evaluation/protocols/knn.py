@@ -4,7 +4,7 @@ The protocol is that of Wu et al. 2018 (arXiv 1805.01978) and DINO (arXiv 2104.1
 the `k` nearest training images votes for its class with weight `exp(similarity / temperature)`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,7 @@ from stellar_hub.evaluation.protocols.classification import (
     most_frequent_class,
     pooled_features,
 )
+from stellar_hub.evaluation.readable import evaluate_readable
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import Backbone
@@ -31,6 +32,7 @@ from stellar_hub.measures import set_similarity
 USUAL_NEIGHBOURS = (10, 20, 100, 200)
 QUERIES_AT_A_TIME = 1024
 SETS_AT_A_TIME = 16
+CROWDED_AT_A_TIME = 64  # queries with more equally near features than places
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,14 @@ def evaluate_knn(backbones: Sequence[Backbone], splits: Splits, protocol: KnnPro
         A report with one row per model and pooling; the columns are accuracies in percent for each `k`.
 
     Raises:
-        ValueError: if `k` does not fit the data, an image cannot be read, or a feature is not finite.
+        ValueError: if `k` does not fit the data, too few images can be read, or a feature is not finite.
     """
+    report, _ = evaluate_readable(splits, backbones, run, lambda data: measure_knn(backbones, data, protocol, run))
+    return report
+
+
+def measure_knn(backbones: Sequence[Backbone], splits: Splits, protocol: KnnProtocol, run: RunSettings) -> Report:
+    """Evaluates models as `evaluate_knn` does, but raises UnreadableImagesError for an image that cannot be read."""
     resolved = protocol.resolved(len(splits.train))
     notes = splits.notes()
     left_out = [k for k in USUAL_NEIGHBOURS if not protocol.num_neighbours and k not in resolved.num_neighbours]
@@ -133,28 +141,14 @@ def _predict(train: Tensor, test: Tensor, splits: Splits, protocol: KnnProtocol,
     if protocol.center:
         center = bank.flatten(0, -2).mean(dim=0)
         bank, queries = bank - center, queries - center
-    most = max(protocol.num_neighbours)
+    labels = torch.tensor(splits.train.labels, device=device)
+    chunks = similarities(queries, bank)
     if bank.ndim == 3:
-        chunks = run.progress(queries.split(SETS_AT_A_TIME), f"matching sets, {SET}")
-        nearest, index = _most_similar_sets(chunks, bank, most, protocol)
-    else:
-        nearest, index = nearest_neighbours(queries, bank, most)
-    labels = torch.tensor(splits.train.labels, device=device)[index]  # (Q, most)
-    return {
-        k: vote(nearest[:, :k], labels[:, :k], len(splits.train.classes), protocol.temperature).cpu()
-        for k in protocol.num_neighbours
-    }
-
-
-def _most_similar_sets(
-    chunks: Iterable[Tensor], bank: Tensor, count: int, protocol: KnnProtocol
-) -> tuple[Tensor, Tensor]:
-    """Returns similarities and indices of the `count` sets of the bank that are nearest to each query, `(Q, count)`."""
-    found = [
-        set_similarity(chunk, bank, protocol.set_epsilon, protocol.set_num_iters).topk(count, dim=-1)
-        for chunk in chunks
-    ]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+        sets = run.progress(queries.split(SETS_AT_A_TIME), f"matching sets, {SET}")
+        chunks = (set_similarity(each, bank, protocol.set_epsilon, protocol.set_num_iters) for each in sets)
+    counts = protocol.num_neighbours
+    votes = [vote(each, labels, counts, len(splits.train.classes), protocol.temperature).cpu() for each in chunks]
+    return dict(zip(counts, torch.cat(votes, dim=1), strict=True))
 
 
 def _row(name: str, pooling: str, predictions: dict[int, Tensor], splits: Splits) -> Measurement:
@@ -190,44 +184,58 @@ def knn_predict(
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
     labels = bank_labels.long()
-    nearest, index = nearest_neighbours(queries, bank, num_neighbours)
-    return vote(nearest, labels[index], int(labels.max()) + 1, temperature)
+    num_classes = int(labels.max()) + 1
+    votes = [vote(each, labels, (num_neighbours,), num_classes, temperature)[0] for each in similarities(queries, bank)]
+    return torch.cat(votes) if votes else labels.new_zeros(0)
 
 
-def nearest_neighbours(queries: Tensor, bank: Tensor, num_neighbours: int) -> tuple[Tensor, Tensor]:
-    """Finds the features of a bank that are nearest to each query by cosine, the nearest first.
+def similarities(queries: Tensor, bank: Tensor) -> Iterator[Tensor]:
+    """Yields the cosines of some queries after the other with all features of a bank.
 
     Args:
         queries: Features to look for, `(Q, d)`.
         bank: Features to look among, `(N, d)`.
-        num_neighbours: Number `k` of neighbours per query, between 1 and `N`.
 
-    Returns:
-        Cosines in [-1, 1] and indices into the bank, both `(Q, k)`.
+    Yields:
+        Cosines in [-1, 1], `(q, N)`.
     """
     normed_bank = F.normalize(bank.float(), dim=-1)
-    found = [
-        (F.normalize(chunk, dim=-1) @ normed_bank.T).topk(num_neighbours, dim=-1)  # of (q, N)
-        for chunk in queries.float().split(QUERIES_AT_A_TIME)
-    ]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+    for chunk in queries.float().split(QUERIES_AT_A_TIME):
+        yield F.normalize(chunk, dim=-1) @ normed_bank.T
 
 
-def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
-    """Returns the classes that neighbours vote for, each with weight `exp(similarity / temperature)`.
+def vote(similarity: Tensor, labels: Tensor, counts: Sequence[int], num_classes: int, temperature: float) -> Tensor:
+    """Returns the classes that nearest neighbours vote for, each with weight `exp(similarity / temperature)`.
+
+    If several features are exactly as near as the `k`-th neighbour, and there are places for some of them only, they
+    share these places equally. Therefore the order of the bank does not matter.
 
     Args:
-        similarity: Similarities of each query's neighbours, `(Q, k)`.
-        labels: Classes of these neighbours, `(Q, k)` int64 in [0, num_classes).
+        similarity: Similarities of each query with the whole bank, `(Q, N)`.
+        labels: Classes of the bank, `(N,)` int64 in [0, num_classes).
+        counts: Numbers `k` of neighbours that vote, each between 1 and `N`.
         num_classes: Number of classes.
         temperature: Temperature of the votes, above 0.
 
     Returns:
-        Classes, `(Q,)` int64. Among classes with equal votes it is the smallest.
+        Classes for each `k`, `(len(counts), Q)` int64. Among classes with equal votes it is the smallest.
     """
-    weights = (similarity / temperature).softmax(dim=-1)  # exp up to a factor per query, which changes no vote
-    votes = weights.new_zeros(len(similarity), num_classes).scatter_add(1, labels, weights)
-    return votes.argmax(dim=-1)
+    nearest, index = similarity.topk(max(counts), dim=-1)
+    found = []
+    for k in counts:
+        weights = (nearest[:, :k] / temperature).softmax(dim=-1)  # exp up to a factor per query, which changes no vote
+        votes = weights.new_zeros(len(similarity), num_classes).scatter_add(1, labels[index[:, :k]], weights)
+        last = nearest[:, k - 1 : k]
+        inside = nearest[:, :k] == last
+        crowded = ((similarity == last).sum(dim=1) > inside.sum(dim=1)).nonzero().flatten()
+        for rows in crowded.split(CROWDED_AT_A_TIME):
+            before = torch.where(inside[rows], 0, weights[rows])
+            equal = (similarity[rows] == last[rows]).to(weights.dtype)
+            places = (weights[rows] - before).sum(dim=1, keepdim=True) / equal.sum(dim=1, keepdim=True)
+            shared = votes.new_zeros(len(rows), num_classes).scatter_add(1, labels[index[rows, :k]], before)
+            votes[rows] = shared.scatter_add(1, labels.expand(len(rows), -1), places * equal)
+        found.append(votes.argmax(dim=-1))
+    return torch.stack(found)
 
 
 def knn_accuracy(

@@ -17,6 +17,7 @@ from stellar_hub.evaluation.linear_classifiers import (
     scikit_learn_version,
     train_heads,
 )
+from stellar_hub.evaluation.protocols.checks import check_positive, check_seed
 from stellar_hub.evaluation.protocols.classification import (
     SET,
     accuracy,
@@ -27,6 +28,7 @@ from stellar_hub.evaluation.protocols.classification import (
     most_frequent_class,
     pooled_features,
 )
+from stellar_hub.evaluation.readable import evaluate_readable
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.splits import Splits, hold_out
 from stellar_hub.features.backbones.backbone import Backbone
@@ -75,15 +77,14 @@ class LinearProtocol:
 
     def __post_init__(self) -> None:
         for name in ("learning_rates", "inverse_penalties"):
-            values = getattr(self, name)
-            if not values or not all(value > 0 for value in values):
-                raise ValueError(f"{name} must be one or more numbers above 0, got {values}")
+            check_positive(name, getattr(self, name))
         if self.num_epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"num_epochs and batch_size must be at least 1, got {self.num_epochs} and {self.batch_size}"
             )
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be within (0, 1), got {self.held_out}")
+        check_seed(self.seed)
         check_poolings(self.poolings)
         if SET in self.poolings:
             raise ValueError(f"pooling {SET} is a set of vectors, and a linear layer takes one vector: leave it out")
@@ -105,8 +106,14 @@ def evaluate_linear(
 
     Raises:
         ImportError: if logistic regression is wanted and scikit-learn is not installed.
-        ValueError: if no class of train has two images, an image cannot be read, or a feature is not finite.
+        ValueError: if no class of train has two images, too few images can be read, or a feature is not finite.
     """
+    report, _ = evaluate_readable(splits, backbones, run, lambda data: measure_linear(backbones, data, protocol, run))
+    return report
+
+
+def measure_linear(backbones: Sequence[Backbone], splits: Splits, protocol: LinearProtocol, run: RunSettings) -> Report:
+    """Evaluates models as `evaluate_linear` does, but raises UnreadableImagesError for an unreadable image."""
     with_logistic = protocol.logistic and len(splits.train) <= protocol.max_images_for_logistic
     backends = {"scikit-learn": scikit_learn_version()} if with_logistic else {}
     labels = torch.tensor(splits.train.labels)
@@ -176,7 +183,7 @@ def _fit_by_adamw(
     fitted, held = (part.to(device) for part in parts)
 
     def heads(index: Tensor, rates: Sequence[float], what: str) -> Any:
-        with run.progress(range(protocol.num_epochs), f"linear, {what}", unit="epoch") as bar:
+        with run.progress_of(protocol.num_epochs, f"linear, {what}", "epoch") as progress:
             return train_heads(
                 train[index],
                 labels_there[index],
@@ -186,7 +193,7 @@ def _fit_by_adamw(
                 protocol.batch_size,
                 protocol.weight_decay,
                 protocol.seed,
-                bar.update,
+                progress.update,
             )
 
     tried = heads(fitted, protocol.learning_rates, "choosing the learning rate")

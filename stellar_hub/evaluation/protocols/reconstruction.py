@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.data.sources import ImageSource, sample_images
+from stellar_hub.data.sources import ImageSource
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.perceptual_networks import LPIPS_URLS, MetricNetworks
+from stellar_hub.evaluation.protocols.checks import check_seed
+from stellar_hub.evaluation.readable import evaluate_readable
 from stellar_hub.evaluation.reconstruction_meter import MeanColor, ReconstructionMeter, reconstruct
 from stellar_hub.evaluation.report import Measurement, Report, make_report
-from stellar_hub.evaluation.splits import hash_images
+from stellar_hub.evaluation.sample import Sample, draw_sample
 from stellar_hub.features.backbones.backbone import Backbone, pixel_values_of
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import frechet_distance
@@ -52,6 +54,7 @@ class ReconstructionProtocol:
             raise ValueError(f"lpips_net must be one of {', '.join(LPIPS_URLS)}, got {self.lpips_net!r}")
         if self.max_images < 0:
             raise ValueError(f"max_images must be at least 0, got {self.max_images}")
+        check_seed(self.seed)
 
 
 def evaluate_reconstruction(
@@ -76,32 +79,45 @@ def evaluate_reconstruction(
         A report with one row per model, and one row for images that have their mean colour everywhere.
 
     Raises:
-        ValueError: if a model has no decoder, an image cannot be read, or rFID gets fewer than two images.
+        ValueError: if a model has no decoder, no image can be read, or rFID gets fewer than two images.
     """
     decoding = [check_decodes(backbone) for backbone in backbones]
-    if "rfid" in protocol.metrics and len(images) < 2:
-        raise ValueError(f"rFID needs at least 2 images, {name} has {len(images)}")
-    drawn = sample_images(images, protocol.max_images or len(images), protocol.seed)
-    data_hash = hash_images(drawn, run, name)
+    sample = draw_sample(images, name, protocol.max_images or len(images), protocol.seed, run)
+    report, _ = evaluate_readable(
+        sample, backbones, run, lambda data: measure_reconstruction(decoding, data, protocol, networks, run)
+    )
+    return report
+
+
+def measure_reconstruction(
+    decoding: Sequence[StellarBackbone],
+    sample: Sample,
+    protocol: ReconstructionProtocol,
+    networks: MetricNetworks,
+    run: RunSettings,
+) -> Report:
+    """Evaluates models as `evaluate_reconstruction` does, but raises UnreadableImagesError for an unreadable image."""
+    if "rfid" in protocol.metrics and len(sample) < 2:
+        raise ValueError(f"rFID needs at least 2 images, {sample.name} has {len(sample)} that can be used")
     rows: list[Measurement] = []
     figures: dict[str, Image.Image] = {}
     reconstructors: list[StellarBackbone | MeanColor] = [*decoding, MeanColor(decoding[0])]
     for backbone in reconstructors:
         meter = ReconstructionMeter(backbone, protocol, networks)
         meter.to(run.processes.device)
-        measured = all_features(meter, drawn, meter.names(), run, data_hash, "reconstructing")
+        measured = all_features(meter, sample.images, meter.names(), run, sample.sha256, "reconstructing")
         rows.append(_row(backbone.name, measured, protocol))
         if not figures and run.processes.is_main:
             worst = measured["psnr"].argsort()[:NUM_WORST].tolist()
-            figures["reconstruction-worst"] = _draw_images(decoding[0], drawn, worst, measured["psnr"])
-    data = {"data": {"name": name, "num_images": len(drawn), "sha256": data_hash}, "num_available": len(images)}
+            figures["reconstruction-worst"] = _draw_images(decoding[0], sample.images, worst, measured["psnr"])
     return make_report(
         "reconstruction",
         protocol,
-        data,
-        backbones,
+        sample.facts(),
+        decoding,
         rows,
         backends=networks.backends,
+        notes=list(sample.notes),
         legend={COLUMNS[each]: {"good": BETTER[each]} for each in protocol.metrics},
         images=figures,
     )

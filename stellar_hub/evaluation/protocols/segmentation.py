@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.feature_set import check_finite, fit_masks
+from stellar_hub.evaluation.mask_splits import SegmentationSplits
+from stellar_hub.evaluation.protocols.checks import check_positive, check_seed
+from stellar_hub.evaluation.readable import evaluate_readable
 from stellar_hub.evaluation.report import Measurement, Report, make_report
 from stellar_hub.evaluation.segmenters import (
     cluster_regions,
@@ -18,10 +21,10 @@ from stellar_hub.evaluation.segmenters import (
     predict_masks,
     train_probes,
 )
-from stellar_hub.evaluation.splits import SegmentationSplits, hold_out
+from stellar_hub.evaluation.splits import hold_out
 from stellar_hub.features.backbones.backbone import Backbone, pixel_values_of
 from stellar_hub.features.names import DENSE
-from stellar_hub.measures import argmax_regions, class_iou, mean_iou, pixel_accuracy
+from stellar_hub.measures import UNLABELLED, argmax_regions, class_iou, mean_iou, pixel_accuracy
 from stellar_hub.visualization import SegmentExample, draw_segments
 
 MIOU, PIXELS, BEST, MATCHED = "mIoU, %", "pixels right, %", "best IoU, %", "one-to-one IoU, %"
@@ -68,13 +71,17 @@ class SegmentationProtocol:
         unknown = [name for name in self.features if name not in DENSE]
         if unknown or not self.features:
             raise ValueError(f"features must be one or more of {', '.join(DENSE)}, got {', '.join(unknown) or 'none'}")
-        if not self.learning_rates or not all(rate > 0 for rate in self.learning_rates):
-            raise ValueError(f"learning_rates must be one or more numbers above 0, got {self.learning_rates}")
+        check_positive("learning_rates", self.learning_rates)
         if min(self.num_epochs, self.batch_size, self.num_clusters) < 1:
             raise ValueError(
                 "num_epochs, batch_size and num_clusters must be at least 1, "
                 f"got {self.num_epochs}, {self.batch_size} and {self.num_clusters}"
             )
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be within (0, 1), got {self.held_out}")
+        if self.background is not None and not 0 <= self.background < UNLABELLED:
+            raise ValueError(f"background must be the number of a class, from 0, or None, got {self.background}")
+        check_seed(self.seed)
 
 
 def evaluate_segmentation(
@@ -93,8 +100,19 @@ def evaluate_segmentation(
 
     Raises:
         ImportError: if scikit-learn or scipy is not installed.
-        ValueError: if train has fewer than two images, one cannot be read, or a feature is not finite.
+        ValueError: if train has fewer than two images, `background` is not a class, or a feature is not finite.
     """
+    report, _ = evaluate_readable(
+        splits, backbones, run, lambda data: measure_segmentation(backbones, data, protocol, run)
+    )
+    return report
+
+
+def measure_segmentation(
+    backbones: Sequence[Backbone], splits: SegmentationSplits, protocol: SegmentationProtocol, run: RunSettings
+) -> Report:
+    """Evaluates models as `evaluate_segmentation` does, but raises UnreadableImagesError for an unreadable image."""
+    check_background(protocol, splits.train.classes)
     backends = library_versions()
     parts = hold_out(torch.zeros(len(splits.train), dtype=torch.long), protocol.held_out, protocol.seed)
     rows: list[Measurement] = []
@@ -108,21 +126,37 @@ def evaluate_segmentation(
         train_masks = fit_masks(backbone, splits.train, range(len(splits.train)))
         test_masks = fit_masks(backbone, splits.test, range(len(splits.test)))
         predicted = None
+        shown = choose_shown(test_masks, NUM_SHOWN)
         for name in names:
             maps = [_to_map(each[name], backbone) for each in (train, test)]
-            row, found = _probe_row(backbone, name, maps, (train_masks, test_masks), parts, splits, protocol, run)
+            masks = (train_masks, test_masks)
+            row, found = _probe_row(backbone, name, maps, masks, parts, shown, splits, protocol, run)
             rows.append(row)
             predicted = found if predicted is None else predicted
         regions = _find_regions(backbone, region_feature, test[region_feature], protocol, run)
         rows.append(_region_row(backbone, region_feature, regions, test_masks, protocol))
         if not images and predicted is not None:
             title = f"{backbone.name}: {names[0]}, {rows[-1].features}"
-            examples = _make_examples(backbone, splits, test_masks, predicted, regions)
+            examples = _make_examples(backbone, splits, shown, test_masks, predicted, regions)
             images["segmentation-overlays"] = draw_segments(examples, splits.test.classes, title, protocol.background)
-    notes = [f"{splits.num_shared} test images are in train too: the numbers are too good"] if splits.num_shared else []
     return make_report(
-        "segmentation", protocol, splits.facts(), backbones, rows, backends=backends, notes=notes, images=images
+        "segmentation",
+        protocol,
+        splits.facts(),
+        backbones,
+        rows,
+        backends=backends,
+        notes=splits.notes(),
+        images=images,
     )
+
+
+def check_background(protocol: SegmentationProtocol, classes: Sequence[str]) -> None:
+    """Raises ValueError if the class of the background does not exist."""
+    if protocol.background is not None and protocol.background >= len(classes):
+        raise ValueError(
+            f"background must be the number of a class, 0 to {len(classes) - 1}, got {protocol.background}"
+        )
 
 
 def _dense_features(
@@ -153,17 +187,18 @@ def _probe_row(
     maps: Sequence[Tensor],
     masks: tuple[Tensor, Tensor],
     parts: tuple[Tensor, Tensor],
+    shown: Sequence[int],
     splits: SegmentationSplits,
     protocol: SegmentationProtocol,
     run: RunSettings,
 ) -> tuple[Measurement, Tensor]:
-    """Trains and measures a linear probe of one feature; returns the row, and masks of the first test images."""
+    """Trains and measures a linear probe of one feature; returns the row, and masks of the test images to show."""
     device, number = run.processes.device, len(splits.train.classes)
     train, test = (each.to(device) for each in maps)
     train_masks, test_masks = (each.to(device) for each in masks)
 
     def train_on(index: Tensor, rates: Sequence[float], what: str) -> nn.ModuleList:
-        with run.progress(range(protocol.num_epochs), f"probe of {name}, {what}", unit="epoch") as bar:
+        with run.progress_of(protocol.num_epochs, f"probe of {name}, {what}", "epoch") as progress:
             return train_probes(
                 train[index],
                 train_masks[index],
@@ -173,7 +208,7 @@ def _probe_row(
                 protocol.batch_size,
                 protocol.weight_decay,
                 protocol.seed,
-                bar.update,
+                progress.update,
             )
 
     fitted, held = (part.to(device) for part in parts)
@@ -192,8 +227,8 @@ def _probe_row(
         "class_iou": dict(by_class),
     }
     metrics: dict[str, float | None] = {MIOU: 100 * mean_iou(counts), PIXELS: 100 * pixel_accuracy(counts)}
-    shown = predict_masks(probe, test[:NUM_SHOWN], test_masks[:NUM_SHOWN]).cpu()
-    return Measurement(backbone.name, name, metrics, details), shown
+    predicted = predict_masks(probe, test[list(shown)], test_masks[list(shown)]).cpu()
+    return Measurement(backbone.name, name, metrics, details), predicted
 
 
 def _find_regions(
@@ -203,8 +238,8 @@ def _find_regions(
     grid = backbone.grid_size()
     if feature == "L":
         return [argmax_regions(each, grid) for each in features]
-    progress = run.progress(features, f"clustering patches, {backbone.name}", len(features), "image")
-    return [cluster_regions(each, grid, protocol.num_clusters, protocol.seed) for each in progress]
+    images = run.progress(features, f"clustering patches, {backbone.name}", len(features), "image")
+    return [cluster_regions(each, grid, protocol.num_clusters, protocol.seed) for each in images]
 
 
 def _region_row(
@@ -219,16 +254,42 @@ def _region_row(
     return Measurement(backbone.name, label, metrics, {"num_objects": len(best)})
 
 
+def choose_shown(masks: Tensor, count: int) -> list[int]:
+    """Chooses test images that together show as many classes as possible; the rest are spread over all images.
+
+    Args:
+        masks: True classes, `(N, H, W)` uint8; 255 is no class.
+        count: Largest number of images.
+
+    Returns:
+        Indices in ascending order.
+    """
+    classes = [set(mask.unique().tolist()) - {UNLABELLED} for mask in masks]
+    chosen: list[int] = []
+    missing = set().union(*classes)
+    while missing and len(chosen) < count:
+        best = max(range(len(classes)), key=lambda index: len(classes[index] & missing))
+        chosen.append(best)
+        missing -= classes[best]
+    spread = [place * len(classes) // count for place in range(count)]
+    return sorted([*chosen, *(index for index in dict.fromkeys(spread) if index not in chosen)][:count])
+
+
 def _make_examples(
-    backbone: Backbone, splits: SegmentationSplits, masks: Tensor, predicted: Tensor, regions: list[Tensor]
+    backbone: Backbone,
+    splits: SegmentationSplits,
+    shown: Sequence[int],
+    masks: Tensor,
+    predicted: Tensor,
+    regions: list[Tensor],
 ) -> list[SegmentExample]:
-    """Returns the first test images with their true masks, predicted masks and regions."""
+    """Returns some test images with their true masks, predicted masks and regions."""
     return [
         SegmentExample(
             pixel_values_of(backbone.processor, splits.test.images[index]),
             masks[index],
-            predicted[index],
+            labels,
             regions[index].long().argmax(dim=0),
         )
-        for index in range(len(predicted))
+        for index, labels in zip(shown, predicted, strict=True)
     ]

@@ -1,7 +1,7 @@
 """Backbones: STELLAR models, models of timm and of transformers, and raw pixels, all with the same methods."""
 
 from stellar_hub.features.backbones.backbone import Backbone, BackboneFacts, PixelBackbone
-from stellar_hub.features.backbones.open_backbone import open_backbone
+from stellar_hub.features.backbones.open_backbone import check_spec, open_backbone
 from stellar_hub.features.backbones.other_libraries import TimmBackbone, TransformersBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 
@@ -12,5 +12,6 @@ __all__ = [
     "StellarBackbone",
     "TimmBackbone",
     "TransformersBackbone",
+    "check_spec",
     "open_backbone",
 ]

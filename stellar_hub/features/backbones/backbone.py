@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stellar_hub.data.sources.image_source import ImageItem, read_image
+from stellar_hub.data.sources.image_source import ImageItem, encoded_and_name
 from stellar_hub.features.identity import sha256_of_json, weights_hash
 from stellar_hub.features.names import in_table_order
 from stellar_hub.features.preparation import check_fixed_size
@@ -170,7 +170,8 @@ class PixelBackbone(Backbone):
 
 def pixel_values_of(processor: StellarImageProcessor, image: ImageItem) -> Tensor:
     """Returns one image as a network's input, `(3, H, W)` in [0, 1]."""
-    return processor(read_image(image))["pixel_values"][0]
+    pixels, _ = processor.fit_image(*encoded_and_name(image))
+    return pixels if pixels.is_floating_point() else pixels.float() / 255
 
 
 def square_processor(shortest_edge: int, side: int, patch_size: int = 1) -> StellarImageProcessor:
@@ -197,6 +198,7 @@ def preprocessing_of(
         "resize_shortest_edge": int(processor.size["shortest_edge"]),
         "crop": [int(processor.crop_size["height"]), int(processor.crop_size["width"])],
         "fit": processor.fit,
+        "apply_icc_profile": processor.apply_icc_profile,
         "interpolation": "bicubic, antialiased, uint8",
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],

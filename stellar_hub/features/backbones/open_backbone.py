@@ -15,7 +15,9 @@ _RANDOM = "random"
 _TIMM_PREFIX = "timm:"
 
 
-def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Backbone:
+def open_backbone(
+    spec: str, seed: int = 0, decoder: bool | None = None, image_size: int | tuple[int, int] | None = None
+) -> Backbone:
     """Opens a backbone by its name.
 
     A name is one of these:
@@ -31,6 +33,8 @@ def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Back
         spec: The name.
         seed: Seed of random weights.
         decoder: False does not read the decoder of a STELLAR model.
+        image_size: Side of a square, or height and width, of the images that a STELLAR model sees. None keeps the size
+            of its processor. Other backbones keep theirs.
 
     Raises:
         OSError: if weights do not exist or cannot be fetched.
@@ -42,28 +46,50 @@ def open_backbone(spec: str, seed: int = 0, decoder: bool | None = None) -> Back
             f"a model must be NAME, NAME:random or NAME:PATH, got {type(spec).__name__}: functions that take models "
             "accept a StellarModel itself"
         )
+    kind = check_spec(spec)
     name, weights = split_spec(spec)
     random_seed = seed if weights == _RANDOM else None
     path = None if weights in (None, _RANDOM) else weights
     plain = name.removeprefix(_TIMM_PREFIX)
-    if plain == "pixels":
+    if kind == "pixels":
         return PixelBackbone.load(spec)
+    if kind == "stellar":
+        return StellarBackbone.load(path or plain, spec, random_seed, decoder, image_size)
+    if kind == "timm":
+        return TimmBackbone.load(plain, spec, random_seed, path)
+    local = path or (plain if Path(plain).is_dir() else None)
+    if local is None and _is_stellar_repository(plain):
+        return StellarBackbone.load(plain, spec, random_seed, decoder, image_size)
+    return TransformersBackbone.load(local or plain, spec, random_seed, local=local is not None)
+
+
+def check_spec(spec: str) -> str | None:
+    """Checks the name of a backbone without loading anything.
+
+    Returns:
+        Its kind: "stellar", "timm", "transformers" or "pixels"; None for a Hub repository, whose kind is not known yet.
+
+    Raises:
+        ValueError: if no model has this name.
+    """
+    name, weights = split_spec(spec)
+    plain = name.removeprefix(_TIMM_PREFIX)
+    if plain == "pixels":
+        return "pixels"
     if _is_stellar(plain):
-        return StellarBackbone.load(path or plain, spec, random_seed, decoder)
+        return "stellar"
     if name.startswith(_TIMM_PREFIX) or _is_timm(plain):
         if not _is_timm(plain):
             raise ValueError(f"timm has no model {plain!r}{_similar_names(plain)}")
         _check_tag(plain)
-        return TimmBackbone.load(plain, spec, random_seed, path)
-    local = path or (plain if Path(plain).is_dir() else None)
-    if local is None and ("/" not in plain.strip("/") or plain.startswith((".", "/", "~")) or plain.count("/") > 1):
+        return "timm"
+    has_folder = Path(plain).is_dir() or weights not in (None, _RANDOM)
+    if not has_folder and ("/" not in plain.strip("/") or plain.startswith((".", "/", "~")) or plain.count("/") > 1):
         raise ValueError(
             f"no model {one_line(repr(plain), 200)}: it is not a folder, not a published STELLAR model and not a timm "
             f"model{_similar_names(plain)}"
         )
-    if local is None and _is_stellar_repository(plain):
-        return StellarBackbone.load(plain, spec, random_seed, decoder)
-    return TransformersBackbone.load(local or plain, spec, random_seed, local=local is not None)
+    return "transformers" if has_folder else None
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:

@@ -23,7 +23,12 @@ class StellarBackbone(Backbone):
 
     @classmethod
     def load(
-        cls, name: str, display_name: str, seed: int | None = None, decoder: bool | None = None
+        cls,
+        name: str,
+        display_name: str,
+        seed: int | None = None,
+        decoder: bool | None = None,
+        image_size: int | tuple[int, int] | None = None,
     ) -> "StellarBackbone":
         """Loads a model.
 
@@ -32,6 +37,8 @@ class StellarBackbone(Backbone):
             display_name: Name of the backbone in reports.
             seed: Seed of random weights in the same architecture; None loads the weights.
             decoder: False does not read decoder and tokenizer.
+            image_size: Side of a square, or height and width, of the images that the model sees. None keeps the size
+                of its processor.
 
         Raises:
             OSError: if the model does not exist.
@@ -43,7 +50,8 @@ class StellarBackbone(Backbone):
             config = StellarConfig.from_pretrained(name)
             with seeded(seed):
                 network = StellarModel(config).eval()
-        processor = load_processor(name, network)
+        size = {} if image_size is None else {"image_size": image_size}
+        processor = load_processor(name, network, **size)
         facts = BackboneFacts(
             name=display_name,
             kind="stellar",

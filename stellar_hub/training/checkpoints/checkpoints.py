@@ -12,10 +12,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from stellar_hub.modeling.atomic_write import replaced_folder, restore
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
+from stellar_hub.training.checkpoints.digests import check_digests, write_digests
 
 STEP_FOLDER = re.compile(r"step-(\d+)")
 STATE_FILE = "run_state.json"
+WEIGHTS_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
 # On a full disk, torch.save raises a RuntimeError that names its source file. Other RuntimeErrors have other causes: a
 # data worker that dies raises one in the main thread, at whatever it does.
 TORCH_SAVE = "inline_container"
@@ -38,16 +42,45 @@ class Checkpoints:
         return self.folder / f"step-{step:06d}"
 
     def steps(self) -> list[int]:
-        """Returns the steps of the whole checkpoints, ascending."""
+        """Returns the steps of the checkpoints that have a `run_state.json`, ascending."""
+        return [step for step in self.all_steps() if (self.path(step) / STATE_FILE).is_file()]
+
+    def all_steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, also of those that lack files, ascending."""
         if not self.folder.is_dir():
             return []
-        names = [STEP_FOLDER.fullmatch(path.name) for path in self.folder.iterdir()]
-        return sorted(int(match[1]) for match in names if match and (self.folder / match[0] / STATE_FILE).is_file())
+        folders = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        matches = [match for match in map(STEP_FOLDER.fullmatch, folders) if match]
+        return sorted(int(match[1]) for match in matches if match[0] == self.path(int(match[1])).name)
 
     def latest(self) -> Path | None:
         """Returns the folder of the newest checkpoint, or None."""
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
+
+    def newest_whole(self) -> tuple[Path | None, list[str]]:
+        """Finds the newest checkpoint whose files are all there and as they were saved.
+
+        Returns:
+            Its folder, or None if the run has no checkpoint at all; and a sentence for each newer one that is damaged.
+
+        Raises:
+            ValueError: if there are checkpoints, and all of them are damaged.
+        """
+        damaged: list[str] = []
+        for step in reversed(self.all_steps()):
+            try:
+                check_whole(self.path(step))
+            except (ValueError, OSError) as error:
+                damaged.append(one_line(error))
+            else:
+                return self.path(step), damaged
+        if damaged:
+            raise ValueError(
+                f"the run has no checkpoint that is whole ({'; '.join(damaged)}): begin a new run with another "
+                "--output, or remove the checkpoints to begin this one again"
+            )
+        return None, []
 
     def save(
         self,
@@ -82,6 +115,7 @@ class Checkpoints:
                 barrier()
                 write(folder)
                 barrier()
+                write_digests(folder)
             self._remove_old(step)
         else:
             barrier()
@@ -119,11 +153,27 @@ class Checkpoints:
         """Removes the checkpoints that are later than `step`, and of the others all but the newest."""
         earlier = [other for other in self.steps() if other <= step]
         kept = earlier[-self.keep :]
-        for other in self.steps():
+        for other in self.all_steps():
             if other not in kept:
                 # Under a hidden name first: half a folder would look like a whole checkpoint.
                 os.replace(self.path(other), self._unfinished(other))
                 shutil.rmtree(self._unfinished(other))
+
+
+def check_whole(folder: Path) -> None:
+    """Checks that a folder is a checkpoint of a run whose files are all there and as they were saved.
+
+    Raises:
+        FileNotFoundError: if it is not a checkpoint, or a file is missing; the message names it.
+        ValueError: if a file is damaged; the message names it.
+    """
+    read_state(folder)
+    check_digests(folder, required=(STATE_FILE, WEIGHTS_FILE, OPTIMIZER_FILE, "config.json", random_state_file(0)))
+
+
+def random_state_file(process_index: int) -> str:
+    """Returns the name of the file with the random states of a process."""
+    return f"random_state_{process_index}.pt"
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -141,9 +191,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
+    if not isinstance(state, dict) or type(state.get("step")) is not int or state["step"] < 0:
         raise ValueError(f"{path} is damaged: it does not name its step")
     new_names = old_names("run_state")
     return {new_names.get(str(key), str(key)): value for key, value in state.items()}

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.training.checkpoints.checkpoints import Checkpoints, read_state
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints, check_whole, read_state
 from stellar_hub.training.recipes.differences import differences, refuse_other_recipe
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe, config_fields
@@ -15,34 +15,43 @@ CHECKPOINTS_FOLDER = "checkpoints"
 PREVIEWS_FOLDER = "previews"
 
 
-def find_start(output: Path, resume: str | os.PathLike[str] | None, checkpoints: Checkpoints) -> Path | None:
-    """Returns the checkpoint that a run resumes from, or None for a run that begins.
+def find_start(
+    output: Path, resume: str | os.PathLike[str] | None, checkpoints: Checkpoints
+) -> tuple[Path | None, list[str]]:
+    """Returns the checkpoint that a run resumes from, or None for a run that begins; and what the user should know.
 
     Args:
         output: Folder of the run.
-        resume: None for a run that begins, "auto" for the newest checkpoint of the folder if there is one, or the path
-            of a checkpoint. Where the folder is new, the checkpoint may be of another run.
+        resume: None for a run that begins, "auto" for the newest checkpoint of the folder that is whole if there is
+            one, or the path of a checkpoint. Where the folder is new, the checkpoint may be of another run.
         checkpoints: Checkpoints of the folder.
 
     Raises:
         FileExistsError: if the folder holds a run that `resume` does not name, or is a file.
-        FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if the checkpoint is damaged.
+        FileNotFoundError: if the checkpoint does not exist, or lacks a file.
+        ValueError: if the checkpoint is damaged, or all of them are.
     """
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"--output {output} is a file; name a folder")
     if str(resume) == "auto":
-        return checkpoints.latest()
+        newest, damaged = checkpoints.newest_whole()
+        goes_on = f"the run goes on from {newest.name}" if newest else ""
+        return newest, [f"a checkpoint cannot be used, so {goes_on}: {sentence}" for sentence in damaged]
     start = None if resume is None else Path(resume)
     if start is not None:
-        read_state(start)
+        check_whole(start)
     inside = start is not None and start.resolve().parent == checkpoints.folder.resolve()
-    if not inside and ((output / RECIPE_FILE).exists() or checkpoints.steps()):
+    if not inside and holds_run(output, checkpoints):
         raise FileExistsError(
             f"{output} already holds {'a' if start is None else 'another'} run; "
             "resume it with --resume auto, or name another --output"
         )
-    return start
+    return start, []
+
+
+def holds_run(output: Path, checkpoints: Checkpoints) -> bool:
+    """Returns whether a folder holds a run, whole or not."""
+    return (output / RECIPE_FILE).exists() or bool(checkpoints.all_steps())
 
 
 def recipe_of_run(output: Path) -> Recipe:

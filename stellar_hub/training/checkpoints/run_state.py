@@ -15,20 +15,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
-from stellar_hub.training.checkpoints.checkpoints import STATE_FILE
+from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.training.checkpoints.checkpoints import (
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    random_state_file,
+)
 from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.sharding import gather_optimizer, gather_weights, load_optimizer, load_weights
 from stellar_hub.version import __version__
 
-WEIGHTS_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.pt"
 # Errors of reading a file that was cut short or overwritten, or that has other contents.
 DAMAGED = (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError)
-
-
-def random_state_file(process_index: int) -> str:
-    """Returns the name of the file with the random states of a process."""
-    return f"random_state_{process_index}.pt"
 
 
 def random_state() -> dict[str, Any]:
@@ -122,7 +121,8 @@ def _load_file(file: Path, read: Callable[[Path], Any], take: Callable[[Any], ob
         take(read(file))
     except DAMAGED as error:
         raise ValueError(
-            f"{file} is damaged or does not fit the model: {error}; --resume takes the path of another checkpoint, too"
+            f"{file} is damaged or does not fit the model: {one_line(error)}; --resume takes the path of another "
+            "checkpoint, too"
         ) from error
 
 

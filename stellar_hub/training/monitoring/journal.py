@@ -1,5 +1,6 @@
 """The journal `metrics.jsonl` of a run: one line of JSON for each step that is measured."""
 
+import itertools
 import json
 import math
 import os
@@ -35,7 +36,7 @@ class Journal:
             values: Numbers by name; a number may be a tensor of one element.
 
         Raises:
-            FileNotFoundError: if the folder does not exist.
+            OSError: if the line cannot be written; the error names the file.
             ValueError: if a number has the name "step".
         """
         if "step" in values:
@@ -44,23 +45,46 @@ class Journal:
         strict = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
         line = json.dumps({"step": int(step)} | strict, allow_nan=False).encode() + b"\n"
         self._drop_torn_line()
-        with open(self.path, "ab") as file:
-            file.write(line)
+        try:
+            with open(self.path, "ab") as file:
+                file.write(line)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error  # that of a full disk names no file
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> Path | None:
         """Removes the lines of later steps and a last line that was cut short; a run that resumes writes them again.
 
         The file is replaced as a whole. If it does not exist, nothing happens.
+
+        Returns:
+            The copy that has all lines, "metrics-to-step-000100.jsonl" beside the journal; None if no step was removed.
 
         Raises:
             ValueError: if a line other than the last is damaged.
         """
         if not self.path.exists():
-            return
+            return None
         data = self.path.read_bytes()
-        kept = b"".join(line + b"\n" for line, record in _parsed_lines(data, self.path) if record["step"] <= step)
+        lines = _parsed_lines(data, self.path)
+        kept = b"".join(line + b"\n" for line, record in lines if record["step"] <= step)
+        last = max((int(record["step"]) for _, record in lines), default=0)
+        aside = self._keep_aside(data, last) if last > step else None
         if kept != data:
             write_atomically(self.path, kept)
+        return aside
+
+    def _keep_aside(self, data: bytes, last: int) -> Path:
+        """Writes the journal until its last step under a name of its own, and returns the path."""
+        for number in itertools.count(1):
+            suffix = f"-{number}" if number > 1 else ""
+            path = self.path.with_name(f"{self.path.stem}-to-step-{last:06d}{suffix}{self.path.suffix}")
+            if not path.exists():
+                write_atomically(path, data)
+            if path.read_bytes() == data:
+                return path
+        raise AssertionError("count never ends")
 
     def _drop_torn_line(self) -> None:
         if not self.path.exists():

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,9 @@ from stellar_hub.data.sources.image_source import ImageItem
 from stellar_hub.data.streams import DamagedShardError, ImageStream
 from stellar_hub.measures import psnr
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.localization_maps import as_float, to_pil, token_colors
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.visualization import FAINT, Canvas, draw_assignment, draw_token, resize_panel, size_in_square
 
 logger = logging.getLogger(__name__)
@@ -45,41 +47,64 @@ def fixed_images(source: JoinedSources | ImageStream, config: StellarConfig) -> 
 
     Raises:
         ValueError: if none of the images that were tried can be read.
+        OSError: if the machine is full: too many files are open, or no memory is left; or MemoryError.
     """
     processor = StellarImageProcessor.from_config(config)
     images: dict[str, Tensor] = {}
-    problems = []
-    for image in spread_images(source) if isinstance(source, JoinedSources) else first_images(source):
+    problems: list[str] = []
+    for image in some_images(source, problems):
         try:
             images[str(image)] = processor(read_image(image), return_tensors="pt")["pixel_values"]
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise
             problems.append(str(error))
         if len(images) == NUM_FIXED_IMAGES:
             break
     if not images:
-        first = f"; the first: {problems[0]}" if problems else ""
+        first = f"; the first: {one_line(mask_secrets(problems[0]))}" if problems else ""
         raise ValueError(f"none of {len(problems)} images can be read{first}")
     return torch.cat(list(images.values()))
 
 
-def spread_images(source: ImageSource) -> Iterable[ImageItem]:
-    """Returns up to 60 images spread over a source, in an order in which the first few are spread, too."""
+def some_images(source: JoinedSources | ImageStream, problems: list[str]) -> Iterator[ImageItem]:
+    """Yields up to 60 images of a source or stream; why others cannot be had is appended to `problems`."""
+    if isinstance(source, JoinedSources):
+        return spread_images(source, problems)
+    return first_images(source, problems)
+
+
+def spread_images(source: ImageSource, problems: list[str]) -> Iterator[ImageItem]:
+    """Yields up to 60 images spread over a source, in an order in which the first few are spread, too."""
     step = (len(source) - 1) / (FIXED_IMAGE_TRIES - 1)
     tries = dict.fromkeys(round(index * step) for index in range(FIXED_IMAGE_TRIES))
-    spread = [*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]
-    return dict.fromkeys(source[index] for index in spread)
+    seen: set[ImageItem] = set()
+    for index in dict.fromkeys([*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]):
+        try:
+            image = source[index]
+        except Exception as error:
+            if is_fault_of_machine(error):
+                raise
+            problems.append(str(error))
+            continue
+        if image not in seen:
+            seen.add(image)
+            yield image
 
 
-def first_images(stream: ImageStream) -> Iterator[ImageItem]:
+def first_images(stream: ImageStream, problems: list[str]) -> Iterator[ImageItem]:
     """Yields up to 60 images of the first shard of a stream that has images."""
-    for shard in range(len(stream.shards)):
+    for shard in range(min(len(stream.shards), FIXED_IMAGE_TRIES)):
         found = False
         try:
             for image in itertools.islice(stream.read(shard), FIXED_IMAGE_TRIES):
                 found = True
                 yield image
-        except DamagedShardError as error:
-            logger.warning("the rest of a shard cannot be read: %s", error)
+        except (DamagedShardError, OSError) as error:
+            if is_fault_of_machine(error):
+                raise
+            problems.append(str(error))
+            logger.warning("a shard cannot be read: %s", one_line(mask_secrets(str(error))))
         if found:
             return
 

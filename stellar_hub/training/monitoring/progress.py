@@ -1,28 +1,36 @@
 """The progress that a run shows on the terminal."""
 
-import os
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from tqdm import tqdm
 
+from stellar_hub.modeling.safe_text import escape_control, mask_secrets
+from stellar_hub.progress import SECONDS_BETWEEN_LINES, shows_a_bar
+
 WINDOW = 20  # number of steps that speed and waiting are averaged over
+MAX_SILENCE = 55.0  # seconds after which a step that is not done yet gets a line
 
 
 class RunProgress:
     """A progress bar on a terminal, and plain lines elsewhere, such as in a log file; both go to stderr.
+
+    Elsewhere there is a line at least once a minute, also while a step takes longer than that.
 
     Args:
         total_steps: Number of optimizer steps of the whole run.
         start_step: Number of steps that a resumed run has done before.
         batch_size: Number of images per optimizer step, over all processes and accumulated batches.
         enabled: Whether to show anything; False on all processes but the first. `update` returns its numbers anyway.
-        log_every: Number of steps between two plain lines; the first and the last step get one too.
+        log_every: Largest number of steps between two plain lines; the first and the last step get one too, and a step
+            after 30 seconds without one.
     """
 
     def __init__(
@@ -36,8 +44,10 @@ class RunProgress:
         self._step_seconds: deque[float] = deque(maxlen=WINDOW)
         self._waiting_seconds: deque[float] = deque(maxlen=WINDOW)
         self._process = psutil.Process()
+        self._step, self._last_line = start_step, time.monotonic()
+        self._closed = threading.Event()
         self._bar = None
-        if enabled and _shows_a_bar(sys.stderr):
+        if enabled and shows_a_bar():
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def update(
@@ -58,16 +68,25 @@ class RunProgress:
         self._step_seconds.append(step_seconds)
         self._waiting_seconds.append(waiting_seconds)
         self._shown |= values
+        self._step = step
         facts = self._throughput()
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(self._figures(facts)), refresh=False)
             self._bar.update(step - self._bar.n)
-        elif self.enabled and (step % self.log_every == 0 or step in (1, self.total_steps)):
+        elif self.enabled and (
+            step % self.log_every == 0 or step in (1, self.total_steps) or self.silence() >= SECONDS_BETWEEN_LINES
+        ):
             self.note(self._line(step, facts))
         return facts
 
+    def silence(self) -> float:
+        """Returns the number of seconds since the last plain line."""
+        return time.monotonic() - self._last_line
+
     def note(self, text: str) -> None:
-        """Writes a line of its own, above the bar where there is one."""
+        """Writes a line of its own, above the bar where there is one; without passwords and control characters."""
+        text = escape_control(mask_secrets(text))
+        self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         elif self.enabled:
@@ -76,16 +95,25 @@ class RunProgress:
 
     def close(self) -> None:
         """Ends the bar; it stays on the screen as it is."""
+        self._closed.set()
         if self._bar is not None:
             self._bar.close()
 
     def __enter__(self) -> Self:
+        if self.enabled and self._bar is None:
+            threading.Thread(target=self._break_silences, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _break_silences(self) -> None:
+        """Writes a line whenever there was none for a minute, until the end."""
+        while not self._closed.wait(max(0.01, MAX_SILENCE - self.silence())):
+            if self.silence() >= MAX_SILENCE:
+                self.note(f"step {self._step + 1}/{self.total_steps} is not done after {self.silence():.0f} s")
 
     def _throughput(self) -> dict[str, float]:
         seconds = max(sum(self._step_seconds), 1e-9)
@@ -118,11 +146,3 @@ def _memory_bytes(process: psutil.Process) -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return process.memory_info().rss
-
-
-def _shows_a_bar(stream: TextIO) -> bool:
-    """Returns whether the stream is a terminal with a size; the terminals of containers may have none."""
-    try:
-        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
-    except OSError:
-        return False

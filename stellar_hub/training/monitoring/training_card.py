@@ -5,8 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stellar_hub.hub.card_sections import write_section
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.card_sections import write_section
+from stellar_hub.modeling.model_card import markdown_text, read_card
+from stellar_hub.modeling.safe_text import escape_control, mask_secrets
 from stellar_hub.training.monitoring.quantities import good, in_order, label
 
 SECTION = "training"  # the name in the section's marks
@@ -57,10 +59,10 @@ def write_training_card(folder: str | os.PathLike[str], section: str) -> None:
         ValueError: if the marks of an earlier section do not form a pair.
     """
     path = Path(folder) / "README.md"
-    if not path.is_file():
+    card = read_card(path)
+    if card is None:
         raise FileNotFoundError(f"{folder} has no README.md to write the training into; save_pretrained makes one")
-    card = path.read_text(encoding="utf-8")
-    write_atomically(path, write_section(card, SECTION, section, path).encode())
+    write_atomically(path, write_section(card, SECTION, section, path).encode(errors="surrogateescape"))
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
@@ -72,11 +74,16 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return markdown_text(mask_secrets(str(value))).replace("|", "\\|")
 
 
 def _folded_recipe(recipe_yaml: str) -> str:
-    """Returns the recipe in a block that a reader unfolds; its fence is longer than any inside."""
+    """Returns the recipe in a block that a reader unfolds; its fence is longer than any inside.
+
+    Addresses in it show no user, password or query. A text like a mark of a section is taken apart.
+    """
+    recipe_yaml = "\n".join(escape_control(mask_secrets(line)) for line in recipe_yaml.splitlines())
+    recipe_yaml = recipe_yaml.replace("<!--", "< !--")
     longest = max((len(run) for run in re.findall(r"`{3,}", recipe_yaml)), default=2)
     fence = "`" * (longest + 1)
     return (

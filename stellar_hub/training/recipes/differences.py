@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stellar_hub.modeling.safe_text import escape_control, mask_secrets
 from stellar_hub.training.recipes.files import to_dict
 from stellar_hub.training.recipes.sections import Recipe
 
@@ -21,6 +22,7 @@ MAY_CHANGE = frozenset(
         "run.license",
         "data.num_workers",
         "data.sources",
+        "data.root",
     }
 )
 
@@ -70,9 +72,14 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> I
 def _same(old: Any, new: Any) -> bool:
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         return len(old) == len(new) and all(map(_same, old, new))
-    return (old == new and isinstance(old, bool) == isinstance(new, bool)) or _shown(old) == _shown(new)
+    return (old == new and isinstance(old, bool) == isinstance(new, bool)) or _spelled(old) == _spelled(new)
 
 
 def _shown(value: Any) -> str:
+    """Returns a value as errors show it: on one line, and without passwords."""
+    return escape_control(mask_secrets(_spelled(value)))
+
+
+def _spelled(value: Any) -> str:
     """Returns a value as it stands in a recipe; JSON is YAML too."""
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -14,22 +14,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, SafeRepresenter, YAMLError
+from ruamel.yaml import YAML, SafeRepresenter
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.resolver import VersionedResolver
 
-from stellar_hub.data.strict_settings import check_value
+from stellar_hub.data.strict_settings import check_value, shown
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.old_names import old_names
+from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.old_names import did_you_mean, old_names
 from stellar_hub.training.recipes.overrides import replace_values
-from stellar_hub.training.recipes.sections import SECTIONS, Recipe, did_you_mean, refuse_unknown, section_keys
+from stellar_hub.training.recipes.sections import SECTIONS, Recipe, refuse_unknown, section_keys
 
 SUFFIXES = (".yaml", ".yml")
 RUN_FILE = "recipe.yaml"  # the recipe's name in the folder of a run
+# Keys that came with a later release, with the value that earlier recipes stand for.
+LATER_KEYS: dict[str, dict[str, Any]] = {"data": {"root": None}}
 MAX_DEPTH = 50  # levels of lists and mappings
+MAX_MESSAGE = 2000  # characters of an error
 
 
 def recipe_names() -> list[str]:
@@ -57,7 +62,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
     try:
         return from_dict(apply_overrides(_with_new_names(values, source), overrides))
     except ValueError as error:
-        raise ValueError(f"recipe {source}: {error}") from error
+        raise ValueError(one_line(f"recipe {source}: {error}", MAX_MESSAGE)) from error
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -78,17 +83,23 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         name, equals, text = override.partition("=")
         check_value(bool(equals and name.strip()), "an override", override, 'written "section.key=value"')
-        replaced.append((name.strip(), read_yaml(text, f"override {override!r}")))
+        check_limit("config_bytes", len(text), "an override")
+        replaced.append((name.strip(), read_yaml(text, f"override {shown(override)}")))
     return replace_values(values, replaced)
 
 
-def save_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
+def save_recipe(recipe: Recipe, path: str | os.PathLike[str], *, private: bool = False) -> None:
     """Writes a recipe as YAML, so that `load_recipe(path) == recipe`; keys have the order of the sections.
+
+    Args:
+        recipe: The recipe.
+        path: File to write; it is replaced if it exists.
+        private: Whether only the user may read the file, as addresses of images may hold passwords.
 
     Raises:
         OSError: if it cannot be written; then nothing is left behind.
     """
-    write_atomically(path, write_yaml(to_dict(recipe)).encode())
+    write_atomically(path, write_yaml(to_dict(recipe)).encode(), private=private)
 
 
 def to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -110,9 +121,10 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     sections = {}
     for name, section in SECTIONS.items():
         check_value(isinstance(values[name], Mapping), name, values[name], "a mapping of keys to values")
-        _check_keys(values[name], section_keys(section), f"{name}.")
+        stated = {**LATER_KEYS.get(name, {}), **values[name]}
+        _check_keys(stated, section_keys(section), f"{name}.")
         try:
-            sections[name] = section(**copy.deepcopy(values[name]))
+            sections[name] = section(**copy.deepcopy(stated))
         except ValueError as error:
             raise ValueError(f"{name}.{error}") from error
     return Recipe(**sections)
@@ -132,15 +144,19 @@ def read_yaml(text: str, source: str) -> Any:
     try:
         _refuse_unneeded(text)
         return _yaml().load(text)
-    except MarkedYAMLError as error:
+    except Exception as error:  # ruamel.yaml raises others than its own, such as for a number of 5000 digits
+        line, reason = _place_and_reason(error, text)
+        raise ValueError(one_line(f"{source}{line}: not valid YAML: {reason}", MAX_MESSAGE)) from error
+
+
+def _place_and_reason(error: Exception, text: str) -> tuple[str, object]:
+    """Returns ", line N" or "" for an error of the YAML reader, and what is wrong there."""
+    if isinstance(error, MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from error
-    except ReaderError as error:
-        number = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"{source}, line {number}: not valid YAML: {error.reason}") from error
-    except (YAMLError, ValueError, TypeError) as error:  # such as a number of 5000 digits
-        raise ValueError(f"{source}: not valid YAML: {error}") from error
+        return f", line {mark.line + 1}" if mark else "", error.problem or error.context
+    if isinstance(error, ReaderError):
+        return f", line {text.count(chr(10), 0, error.position) + 1}", error.reason
+    return "", error
 
 
 def _refuse_unneeded(text: str) -> None:
@@ -252,8 +268,9 @@ def _read(name_or_path: str | os.PathLike[str]) -> tuple[str, str]:
     path = path / RUN_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"the recipe {path} does not exist; shipped recipes: {', '.join(recipe_names())}")
+    check_limit("config_bytes", path.stat().st_size, f"the recipe {path}")
     try:
-        return str(path), path.read_text(encoding="utf-8")
+        return str(path), path.read_text(encoding="utf-8-sig")  # some editors begin files with a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"recipe {path} is not text in UTF-8: {error}") from error
 

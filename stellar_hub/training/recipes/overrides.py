@@ -4,9 +4,11 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stellar_hub.data.strict_settings import check_value
+from stellar_hub.data.strict_settings import MAX_SHOWN, check_value, shown
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import hint_of_new_name, old_names
-from stellar_hub.training.recipes.sections import SECTIONS, config_fields, did_you_mean, section_keys
+from stellar_hub.training.recipes.sections import SECTIONS, config_fields, section_keys
+from stellar_hub.training.recipes.suggestions import suggestion
 
 Key = tuple[str, ...]  # the way through the nested mappings: ("model", "config", "mask_ratio")
 
@@ -49,13 +51,13 @@ def _resolve(name: str) -> Key:
     if len(candidates) == 1:
         return tuple(candidates[0].split("."))
     if candidates:
-        raise ValueError(f"the override of {name!r} could mean {' or '.join(candidates)}; write which")
+        raise ValueError(f"the override of {shown(name)} could mean {' or '.join(candidates)}; write which")
     old = _with_ending(name, list(old_names("recipe_keys")))
     same_key = _with_ending(name.rpartition(".")[2], known)
     hint = hint_of_new_name("recipe_keys", old[0]) if old else ""
-    hint = hint or (f"; did you mean {' or '.join(map(repr, same_key))}?" if same_key else did_you_mean(name, known))
+    hint = hint or (f"; did you mean {' or '.join(map(repr, same_key))}?" if same_key else suggestion(name, known))
     hint = hint or f"; write section.key, where the sections are {', '.join(SECTIONS)}"
-    raise ValueError(f"unknown key {name} in an override{hint}")
+    raise ValueError(f"unknown key {one_line(name, MAX_SHOWN)} in an override{hint}")
 
 
 def _with_ending(name: str, keys: list[str]) -> list[str]:

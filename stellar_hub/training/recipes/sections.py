@@ -16,12 +16,20 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from timm.optim import get_optimizer_info, list_optimizers
 
-from stellar_hub.data.strict_settings import check_probability, check_value, fit_fields
+from stellar_hub.data.strict_settings import MAX_SHOWN, check_probability, check_value, fit_fields, shown
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import did_you_mean, hint_of_new_name
+from stellar_hub.training.recipes.suggestions import suggestion
 
 MAX_SEED = 2**32 - 1
+# Far above what anyone uses; beyond, a run would fill the memory before it says anything.
+MAX_SIDE = 2**14  # pixels
+MAX_COUNT = 1024  # views of an image, workers
+MAX_BATCH_SIZE = 2**20
+ANY_COUNT, SOME_COUNT = f"at least 0 and at most {MAX_COUNT}", f"at least 1 and at most {MAX_COUNT}"
 
 
 @strict
@@ -73,6 +81,7 @@ class DataRecipe:
             workers on a CPU; on a GPU it measures at the start whether the workers keep up. Views differ by rounding.
         num_workers: Number of processes that read images, per training process; 0 reads in the training process. None
             takes the process's share of the cores, at most 8. The number does not change the result.
+        root: Folder from which tables may read files that their cells name by a path; None refuses such cells.
     """
 
     sources: tuple[str, ...]
@@ -87,6 +96,7 @@ class DataRecipe:
     reduced_decoding: bool
     device_crops: bool | None
     num_workers: int | None
+    root: str | None
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -97,15 +107,18 @@ class DataRecipe:
         check_value(fits, "repeats", list(self.repeats), allowed)
         for name in ("image_size", "local_size"):
             size = getattr(self, name)
-            check_value(size is None or size >= 1, name, size, "at least 1, or null")
-        check_value(self.num_global_views >= 1, "num_global_views", self.num_global_views, "at least 1")
-        check_value(self.num_local_views >= 0, "num_local_views", self.num_local_views, "at least 0")
+            check_value(
+                size is None or 1 <= size <= MAX_SIDE, name, size, f"at least 1 and at most {MAX_SIDE}, or null"
+            )
+        check_value(1 <= self.num_global_views <= MAX_COUNT, "num_global_views", self.num_global_views, SOME_COUNT)
+        check_value(0 <= self.num_local_views <= MAX_COUNT, "num_local_views", self.num_local_views, ANY_COUNT)
         for name in ("global_area", "local_area"):
             low, high = getattr(self, name)
             check_value(0 < low <= high <= 1, name, [low, high], "two ascending shares within (0, 1]")
         check_probability("flip_probability", self.flip_probability)
         workers = self.num_workers
-        check_value(workers is None or workers >= 0, "num_workers", workers, "at least 0, or null")
+        check_value(workers is None or 0 <= workers <= MAX_COUNT, "num_workers", workers, f"{ANY_COUNT}, or null")
+        check_value(self.root != "", "root", self.root, "a folder, or null")
 
 
 @strict
@@ -146,7 +159,8 @@ class OptimizationRecipe:
         self._check_optimizer()
         self._check_length()
         for name in ("batch_size", "gradient_accumulation_steps"):
-            check_value(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+            size = getattr(self, name)
+            check_value(1 <= size <= MAX_BATCH_SIZE, name, size, f"at least 1 and at most {MAX_BATCH_SIZE}")
         check_value(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         final, highest = self.final_learning_rate, f"within [0, {self.learning_rate:g}], which is learning_rate"
         check_value(0 <= final <= self.learning_rate, "final_learning_rate", final, highest)
@@ -160,7 +174,7 @@ class OptimizationRecipe:
     def _check_optimizer(self) -> None:
         if self.optimizer not in optimizers():
             hint = did_you_mean(self.optimizer.lower(), optimizers()) or f"; known: {', '.join(optimizers())}"
-            raise ValueError(f"optimizer must be one of timm's, got {self.optimizer!r}{hint}")
+            raise ValueError(f"optimizer must be one of timm's, got {shown(self.optimizer)}{hint}")
 
     def _check_length(self) -> None:
         for name in ("epochs", "steps"):
@@ -169,7 +183,7 @@ class OptimizationRecipe:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
                 "epochs or steps must be a number and the other one null, "
-                f"got epochs {self.epochs!r} and steps {self.steps!r}"
+                f"got epochs {shown(self.epochs)} and steps {shown(self.steps)}"
             )
 
 
@@ -214,7 +228,9 @@ class RunRecipe:
         for name in ("preview_every", "export_every"):
             check_value(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("push_to_hub", "license"):
-            check_value(getattr(self, name) != "", name, "", "a name, or null")
+            value = getattr(self, name)  # both go into the card
+            readable = value is None or (bool(value) and value.isprintable())
+            check_value(readable, name, value, "a name of printable characters on one line, or null")
         licensed = self.push_to_hub is None or bool((self.license or "").strip())
         allowed = "given with push_to_hub, as the Hub spells it (mit, apache-2.0, cc-by-nc-4.0, other, ...)"
         check_value(licensed, "license", self.license, allowed)
@@ -278,9 +294,16 @@ def refuse_unknown(names: Iterable[object], allowed: Iterable[str], prefix: str)
     allowed = list(allowed)
     for name in names:
         if name not in allowed:
-            hint = hint_of_new_name("recipe_keys", f"{prefix}{name}") or did_you_mean(str(name), allowed)
+            hint = hint_of_new_name("recipe_keys", f"{prefix}{name}") or suggestion(str(name), allowed)
             hint = hint or f"; known: {', '.join(allowed)}"
-            raise ValueError(f"{prefix}{name} is not a known key{hint}")
+            raise ValueError(f"{prefix}{one_line(name, MAX_SHOWN)} is not a known key{hint}")
+
+
+def _check_sizes(name: str, value: object) -> None:
+    """Raises ValueError for a field of the configuration that would make a model of an absurd size."""
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, int):
+            check_limit("config_layers" if name.endswith("_layers") else "config_dimension", number, f"config.{name}")
 
 
 def _check_config(config: dict[str, Any], *, whole: bool) -> None:
@@ -288,6 +311,7 @@ def _check_config(config: dict[str, Any], *, whole: bool) -> None:
     refuse_unknown(config, config_fields(), "config.")
     for name, value in config.items():
         check_value(not isinstance(value, float) or math.isfinite(value), f"config.{name}", value, "finite")
+        _check_sizes(name, value)
         try:
             StellarConfig(**{name: value})
         except StrictDataclassFieldValidationError:

@@ -17,7 +17,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def record(model: object, repo_id: str, **options: Any) -> push_module.Pushed:
         recorded.append({"repo_id": repo_id, **options})
-        return push_module.Pushed("https://hub/user/name", {"model.safetensors": 2_000_000})
+        return push_module.Pushed("https://hub/user/name", {"config.json": 317, "model.safetensors": 2_000_000})
 
     monkeypatch.setattr(push_module, "push", record)
     return recorded
@@ -33,8 +33,10 @@ def test_push__is_private_unless_told(command: Command, model_folder: Path, call
 def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, calls: list[dict[str, Any]]) -> None:
     result = command("push", model_folder, "user/name", "--license", "mit", "--dry-run")
     assert calls[0]["dry_run"]
-    assert "2.00 MB  model.safetensors" in result.stdout
-    assert "would be pushed to https://hub/user/name" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["config.json", "317", "B"] in lines
+    assert ["model.safetensors", "2.0", "MB"] in lines
+    assert result.stdout.splitlines()[-1] == "2 files, 2.0 MB, would be pushed to https://hub/user/name"
 
 
 def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) -> None:

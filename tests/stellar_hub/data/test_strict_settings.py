@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from huggingface_hub.dataclasses import strict
 
-from stellar_hub.data.strict_settings import check_probability, check_value, fit_fields
+from stellar_hub.data.strict_settings import check_probability, check_value, fit_fields, shown
 
 
 @strict
@@ -74,7 +74,7 @@ def test_settings__cannot_be_changed() -> None:
 def test_fit__names_field_value_and_what_is_allowed(key: str, value: Any, allowed: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key} must be .*{allowed}") as caught:
         Settings(**{key: value})
-    assert repr(value) in str(caught.value)
+    assert shown(value) in str(caught.value)
 
 
 def test_require__says_key_value_and_what_is_allowed() -> None:
@@ -88,3 +88,34 @@ def test_require_probability__refuses_what_is_outside(value: float) -> None:
     check_probability("p", 0.5)
     with pytest.raises(ValueError, match=rf"^p must .*{value}"):
         check_probability("p", value)
+
+
+@pytest.mark.parametrize("key", ["count", "numbers"])
+def test_whole_numbers__have_at_most_64_bits(key: str) -> None:
+    @strict
+    @dataclass(frozen=True)
+    class Numbers:
+        count: int = 1
+        numbers: tuple[int, ...] = ()
+
+        def __post_init__(self) -> None:
+            fit_fields(self)
+
+    given: Any = {"count": 2**63, "numbers": [1, -(2**70)]}
+    with pytest.raises(ValueError, match=rf"^{key} must be a whole number of at most 64 bits, got "):
+        Numbers(**{key: given[key]})
+    assert Numbers(count=2**63 - 1).count == 2**63 - 1
+
+
+class TestShown:
+    def test_value__is_cut_and_on_one_line(self) -> None:
+        assert len(shown("x" * 5000)) <= 200
+        assert shown("a\x1b[31m\nb").isprintable()
+
+    def test_password__is_not_shown(self) -> None:
+        with pytest.raises(ValueError, match=r"\*\*\*@host/a\.tar") as caught:
+            check_value(False, "sources", ["https://me:secret@host/a.tar?signature=secret"], "paths")
+        assert "secret" not in str(caught.value)
+
+    def test_number__of_more_digits_than_python_writes_is_described(self) -> None:
+        assert shown(10**5000) == "a number of more than 4300 digits"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
@@ -129,6 +130,19 @@ def test_cache__tells_other_images_views_features_and_batches(
     assert batches_of(cached, train, data_hash="data") == 4
     assert batches_of(replace(cached, **changed), train, **options) > 0
     assert batches_of(cached, train, data_hash="data") == 0
+
+
+def test_exchanged_images_of_equal_size__are_not_taken_from_the_cache(cached: RunSettings, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.bmp" for number in range(3)]
+    found = []
+    for color in (10, 200):
+        for path in paths:
+            times = path.stat() if path.exists() else None
+            Image.new("RGB", (40, 40), (color, color, color)).save(path)
+            if times is not None:
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        found.append(all_features(PixelBackbone.load(), paths, ("pixels",), cached)["pixels"])
+    assert not torch.allclose(found[0], found[1])
 
 
 @pytest.mark.parametrize("name", ["000001.safetensors", "index.parquet", "manifest.json"])

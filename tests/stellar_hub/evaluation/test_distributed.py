@@ -67,8 +67,13 @@ def test_more_processes_than_batches__wait_for_those_that_work(options: list[obj
     assert alone == together
 
 
-def test_an_image_that_one_process_cannot_read__ends_all(options: list[object], tmp_path: Path) -> None:
-    (tmp_path / "test" / "red" / "z.png").write_bytes(b"no image")
-    log = tmp_path / "log.txt"
-    assert run_processes(2, ["knn", *options, "--k", 3], log) == [1, 1]
-    assert "z.png cannot be read as an image" in log.read_text()
+def test_images_that_one_process_cannot_read__are_left_out_by_all(options: list[object], tmp_path: Path) -> None:
+    for count in (1, 2):
+        for name in ("test/red/z.png", "train/blue/0.png")[2 - 2 * count :]:
+            (tmp_path / name).write_bytes(b"no image")
+        log = tmp_path / f"log-{count}.txt"
+        arguments = ["knn", *options, "--k", 3, "--output", tmp_path / f"by-{count}"]
+        assert run_processes(count, arguments, log) == [0] * count, log.read_text()
+    alone, together = (json.loads((tmp_path / name / "knn.json").read_text()) for name in ("by-1", "by-2"))
+    assert together["measurements"] == alone["measurements"]
+    assert [Path(each["image"]).name for each in together["left_out"]] == ["0.png", "z.png"]

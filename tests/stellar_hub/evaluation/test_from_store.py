@@ -1,6 +1,8 @@
 """Features out of a store."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from stellar_hub.data.labelled import LabelledImages, open_labelled
 from stellar_hub.data.sources import open_sources
 from stellar_hub.evaluation import cached_features
 from stellar_hub.evaluation.from_store import check_stores, features_of_labelled, open_stores, stored_features
+from stellar_hub.evaluation.left_out import UnreadableImagesError
 from stellar_hub.features.backbones import open_backbone
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.store.plan import ExtractionOptions
@@ -60,8 +63,10 @@ def test_what_a_store_lacks__is_named() -> None:
         features_of_labelled(Store(NAMES), LABELLED, ["cls", "patches_mean"])
     with pytest.raises(ValueError, match=r"1 of the 3 images of mine.*c\.png"):
         features_of_labelled(Store(NAMES[:2]), LABELLED, ["pooled"])
-    with pytest.raises(ValueError, match=r"b\.png: it is broken"):
+    with pytest.raises(UnreadableImagesError) as raised:
         features_of_labelled(Store(NAMES, failed="b.png"), LABELLED, ["pooled"])
+    assert raised.value.reasons == {1: "it is broken"}
+    assert raised.value.complete
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +123,28 @@ def test_store_without_the_images__is_named(base: Path) -> None:
     backbone = open_backbone(str(base / "model"))
     with pytest.raises(ValueError, match="6 of the 6 images"):
         stored_features(open_stores([base / "train-store"]), backbone, open_labelled(base / "test"), ["cls"])
+
+
+def test_store_of_exchanged_or_damaged_files__is_refused(base: Path, tmp_path: Path) -> None:
+    backbone = open_backbone(str(base / "model"))
+    shutil.copytree(base / "test", tmp_path / "test")
+    options = ExtractionOptions(outputs=("cls",), dtype="float32")
+    model = StellarModel.from_pretrained(base / "model")
+    extract_to_store(model, open_sources([tmp_path / "test"]), tmp_path / "store", options, show_progress=False)
+    labelled = open_labelled(tmp_path / "test")
+    assert stored_features(open_stores([tmp_path / "store"]), backbone, labelled, ["cls"]) is not None
+    image = tmp_path / "test" / "dark" / "0.png"
+    times = image.stat()
+    os.utime(image, (1, 1))
+    with pytest.raises(ValueError, match=r"rows 0 to 5 .*changed since"):
+        stored_features(open_stores([tmp_path / "store"]), backbone, labelled, ["cls"])
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shard = tmp_path / "store" / "shards" / "000000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-500] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match="rows 0 to 5 cannot be trusted"):
+        stored_features(open_stores([tmp_path / "store"]), backbone, labelled, ["cls"])
 
 
 def test_other_models__are_computed(base: Path) -> None:

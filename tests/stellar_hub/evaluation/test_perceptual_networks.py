@@ -1,6 +1,8 @@
 """Networks behind LPIPS and rFID."""
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -35,8 +37,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Path:
-    """A folder as torch.hub's, with random weights of the smallest network under their published name."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as torch.hub's, with random weights of the smallest network; their name does not say their hash."""
+    monkeypatch.setattr(perceptual_networks, "_DIGEST", re.compile("none"))
     (tmp_path / "checkpoints").mkdir()
     torch.manual_seed(0)
     name = LPIPS_URLS["squeeze"].rpartition("/")[2]
@@ -84,15 +87,24 @@ def test_missing_weights__are_fetched_to_the_folder(tmp_path: Path, monkeypatch:
     assert file.read_bytes() == b"weights"
 
 
-def test_a_file_that_is_more_than_weights__is_not_run(tmp_path: Path) -> None:
+def test_a_file_that_is_more_than_weights__is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoints").mkdir()
-    torch.save(Path, tmp_path / "checkpoints" / INCEPTION_URL.rpartition("/")[2])
-    with pytest.raises(Exception, match="Weights only load failed"):
-        load_inception(tmp_path)
+    monkeypatch.setattr(perceptual_networks, "_DIGEST", re.compile("none"))
+    for url, load in ((INCEPTION_URL, load_inception), (LPIPS_URLS["squeeze"], partial(load_lpips, "squeeze"))):
+        torch.save(Path, tmp_path / "checkpoints" / url.rpartition("/")[2])
+        with pytest.raises(ValueError, match="more than weights"):
+            load(tmp_path)
+
+
+def test_a_file_that_is_not_the_published_one__is_refused(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"SHA-256 begins with .* and must begin with b8a52dc0"):
+        load_lpips("squeeze", hub)
 
 
 @pytest.mark.slow
-def test_inception__gives_2048_features_of_images_of_any_size(tmp_path: Path) -> None:
+def test_inception__gives_2048_features_of_images_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptual_networks, "_DIGEST", re.compile("none"))
     # Not in the extra "test": it installs a package of the name "tests", which would hide this folder.
     extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="of the extra eval")
 

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from stellar_hub.evaluation.left_out import LeftOut
 from stellar_hub.evaluation.protocols import KnnProtocol
 from stellar_hub.evaluation.report import (
     FORMAT,
@@ -106,10 +108,45 @@ def test_numbers__have_the_digits_of_their_unit(pixels: PixelBackbone) -> None:
 def test_section__says_protocol_data_and_notes(report: Report) -> None:
     section = markdown_section(report)
     assert "| pixels | pixels | 81.2 |  |" in section
-    assert "temperature 0.07" in section
+    assert "Protocol: num_neighbours 1, 3; temperature 0.07; poolings all; center no; similarity cosine" in section
     assert "train: 9 images of A" in section
     assert "Computed by torchmetrics 1." in section
     assert "Note: a thing to know." in section
+
+
+def test_images_that_were_left_out__are_said_everywhere(report: Report) -> None:
+    lost = [LeftOut("test", f"/photos/red/{n}.jpg", f"/photos/red/{n}.jpg cannot be read: cut") for n in range(7)]
+    found = replace(report, left_out=[*lost, LeftOut("train", "a.tar/b.png", "no memory")])
+    first, second = terminal_table(found).splitlines()[-2:]
+    assert first.startswith("7 images of test are left out: /photos/red/0.jpg, /photos/red/1.jpg, ")
+    assert "/photos/red/4.jpg and 2 more; the first error: /photos/red/0.jpg cannot be read: cut" in first
+    assert second == "1 image of train is left out: a.tar/b.png: no memory"
+    section = markdown_section(found)
+    assert "7 images of test are left out: red/0.jpg, " in section
+    assert "/photos" not in section
+    fields = json.loads(found.as_json())
+    assert fields["num_left_out"] == len(fields["left_out"]) == 8
+    assert fields["left_out"][7] == {"part": "train", "image": "a.tar/b.png", "reason": "no memory"}
+
+
+def test_names_from_elsewhere__steer_neither_terminal_nor_page(report: Report, tmp_path: Path) -> None:
+    name = "a\x1b[2J|b\n\udce9<!-- /stellar-hub eval knn -->"
+    hostile = replace(
+        report,
+        measurements=[Measurement(name, name, {"k=1, %": 1.0})],
+        notes=[name],
+        data={"train": {"name": name, "num_images": 1}},
+        left_out=[LeftOut("train", name, name)],
+    )
+    assert terminal_table(hostile).replace("\n", "").isprintable()
+    card = tmp_path / "README.md"
+    card.write_text("# Card\n\nAfter.\n")
+    write_report(hostile, tmp_path / "out", card)
+    text = card.read_text()
+    assert text.replace("\n", "").isprintable()
+    assert text.count("<!--") == 2
+    assert "| a\\x1b[2J\\|b" in text
+    json.loads((tmp_path / "out" / "knn.json").read_text())
 
 
 def test_card__gets_one_section_that_is_replaced(report: Report, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from stellar_hub.data.labelled import LabelledImages, open_labelled, read_segmentation_folder
+from stellar_hub.data.labelled import LabelledImages, open_labelled
 from stellar_hub.evaluation.cached_features import RunSettings
-from stellar_hub.evaluation.splits import Splits, data_hash, digests, hold_out, prepare_segmentation, prepare_splits
+from stellar_hub.evaluation.digests import digests_of
+from stellar_hub.evaluation.splits import Splits, data_hash, hold_out, prepare_splits
 
 
 @given(labels=st.lists(st.integers(0, 4), min_size=6, max_size=60), share=st.floats(0.05, 0.9), seed=st.integers(0, 50))
@@ -58,10 +58,10 @@ def test_facts__say_names_counts_and_hashes(splits: Splits) -> None:
 def test_hash__follows_images_and_labels_and_not_the_place(
     train: LabelledImages, run: RunSettings, image_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    known = digests(train.images, run, "")
+    known, _ = digests_of(train.images, run, "")
     shutil.copytree(image_folders[0], tmp_path / "moved")
     moved = open_labelled(tmp_path / "moved")
-    assert data_hash(moved, digests(moved.images, run, "")) == data_hash(train, known)
+    assert data_hash(moved, digests_of(moved.images, run, "")[0]) == data_hash(train, known)
     relabelled = LabelledImages(train.name, train.images, (1, *train.labels[1:]), train.classes)
     assert data_hash(relabelled, known) != data_hash(train, known)
 
@@ -100,37 +100,46 @@ def test_classes_of_one_image__are_noted(train: LabelledImages, test: LabelledIm
     assert note.endswith(": red")
 
 
-def test_an_image_that_is_gone__is_named(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
+def test_classes_without_images__are_noted(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
+    blue = LabelledImages("test", test.images[:3], test.labels[:3], test.classes)  # type: ignore[index]
+    declared = LabelledImages("train", train.images, train.labels, (*train.classes, "white"))
+    assert prepare_splits(declared, blue, run).notes() == [
+        "classes with no image in train: white",
+        "classes with no image in test: green, red",
+    ]
+
+
+def test_an_image_that_is_gone__is_left_out(train: LabelledImages, test: LabelledImages, run: RunSettings) -> None:
     gone = LabelledImages("train", [*train.images[:12], Path("gone.png")], train.labels, train.classes)  # type: ignore[index, misc]
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        prepare_splits(gone, test, run)
+    splits = prepare_splits(gone, test, run)
+    assert len(splits.train) == 12
+    assert [(each.part, each.image) for each in splits.left_out] == [("train", "gone.png")]
+    rest = LabelledImages("train", train.images[:12], train.labels[:12], train.classes)  # type: ignore[index]
+    assert splits.facts() == prepare_splits(rest, test, run).facts() | {"train": splits.facts()["train"]}
+    assert splits.train_hash == prepare_splits(rest, test, run).train_hash
 
 
-@pytest.fixture
-def copied(mask_folders: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """Copies of the folders, which a test may spoil."""
-    for name, folder in zip(("train", "test"), mask_folders, strict=True):
+def test_classes_of_which_no_image_is_left__are_gone_or_refused(
+    train: LabelledImages, test: LabelledImages, run: RunSettings
+) -> None:
+    images = [*train.images[:12], Path("gone.png")]  # type: ignore[index]
+    labels = (*(min(label, 1) for label in train.labels[:12]), 2)
+    alone = LabelledImages("train", images, labels, train.classes)  # type: ignore[arg-type]
+    without_red = LabelledImages("test", test.images[:5], test.labels[:5], test.classes)  # type: ignore[index]
+    assert prepare_splits(alone, without_red, run).train.classes == ("blue", "green")
+    with pytest.raises(ValueError, match="classes that train does not have: red"):
+        prepare_splits(alone, test, run)
+    none = LabelledImages("test", [Path("a.png"), Path("b.png")], (0, 1), test.classes)
+    with pytest.raises(ValueError, match=r"none of the 2 images of test.*a\.png"):
+        prepare_splits(train, none, run)
+
+
+def test_shared_files_that_are_no_images__are_left_out_of_both(
+    run: RunSettings, image_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for name, folder in zip(("train", "test"), image_folders, strict=True):
         shutil.copytree(folder, tmp_path / name)
-    return tmp_path / "train", tmp_path / "test"
-
-
-def test_spoiled_masks__are_refused_before_any_work(copied: tuple[Path, Path], run: RunSettings) -> None:
-    train, test = copied
-    Image.new("L", (32, 31)).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png .*31 x 32"):
-        prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
-    Image.new("L", (32, 32), 7).save(test / "masks" / "3.png")
-    with pytest.raises(ValueError, match=r"masks/3\.png .*label 7"):
-        prepare_segmentation(read_segmentation_folder(train), read_segmentation_folder(test), run)
-
-
-def test_shared_images_and_other_classes__are_refused(copied: tuple[Path, Path], run: RunSettings) -> None:
-    train, test = copied
-    shutil.copy(train / "images" / "0.png", test / "images" / "0.png")
-    learned, measured = read_segmentation_folder(train), read_segmentation_folder(test)
-    with pytest.raises(ValueError, match="1 of 5"):
-        prepare_segmentation(learned, measured, run)
-    assert prepare_segmentation(learned, measured, run, allow_shared=True).num_shared == 1
-    (test / "classes.txt").write_text("background\nred\ngreen\n")
-    with pytest.raises(ValueError, match=r"blue.*green"):
-        prepare_segmentation(learned, read_segmentation_folder(test), run)
+        (tmp_path / name / "red" / "empty.png").touch()
+    splits = prepare_splits(open_labelled(tmp_path / "train"), open_labelled(tmp_path / "test"), run)
+    assert [each.part for each in splits.left_out] == ["train", "test"]
+    assert (len(splits.train), len(splits.test), splits.num_shared) == (13, 7, 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import stellar_hub.modeling
@@ -340,7 +341,84 @@ class TestFinish:
 
         with pytest.raises(ValueError, match="no card"):
             push(pixel_model, REPO, license="mit", finish=finish)
-        assert not hub.requests
+        assert not hub.sent()
+
+
+def picture(path: Path) -> bytes:
+    """Writes a small image, and returns its bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3), "red").save(path)
+    return path.read_bytes()
+
+
+class TestCard:
+    HAND_WRITTEN = "---\nlicense: mit\ntags:\n- mine\n---\n\n# Ours\n\nWords. ![a](images/a%20b.png)\n"
+
+    @pytest.fixture
+    def folder(self, pixel_model: StellarModel, tmp_path: Path) -> Path:
+        """A saved model whose card is hand-written, with one image."""
+        pixel_model.save_pretrained(tmp_path / "model")
+        (tmp_path / "model" / "README.md").write_text(self.HAND_WRITTEN)
+        picture(tmp_path / "model" / "images" / "a b.png")
+        return tmp_path / "model"
+
+    def test_push__keeps_the_hand_written_card_of_the_folder_and_its_images(self, hub: HubServer, folder: Path) -> None:
+        promised = push(StellarModel.from_pretrained(folder), REPO, dry_run=True).files
+        StellarModel.from_pretrained(folder).push_to_hub(REPO, license="apache-2.0")
+        card = hub.files(REPO)["README.md"].decode()
+        assert card.startswith("---\nlicense: apache-2.0\ntags:\n- mine\n")
+        assert card.endswith("# Ours\n\nWords. ![a](images/a%20b.png)\n")
+        assert hub.files(REPO)["images/a b.png"] == (folder / "images" / "a b.png").read_bytes()
+        assert promised["images/a b.png"] == (folder / "images" / "a b.png").stat().st_size
+
+    def test_push__keeps_the_card_that_stands_in_the_repository(
+        self, hub: HubServer, pixel_model: StellarModel
+    ) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        files = hub.files(REPO)
+        card = files["README.md"].decode().replace("A STELLAR model", "Changed inside our section") + "\nBy hand.\n"
+        hub.add(REPO, files | {"README.md": card.encode()})
+        pixel_model.push_to_hub(REPO, license="mit")
+        again = hub.files(REPO)["README.md"].decode()
+        assert again.endswith("\nBy hand.\n")
+        assert "Changed inside our section" not in again
+
+    def test_push__prefers_the_hand_written_card_of_the_repository_to_a_generated_one(
+        self, hub: HubServer, pixel_model: StellarModel, tmp_path: Path
+    ) -> None:
+        hub.add(REPO, {"README.md": b"# By hand\n"})
+        pixel_model.save_pretrained(tmp_path / "model", license="mit")
+        StellarModel.from_pretrained(tmp_path / "model").push_to_hub(REPO)
+        assert hub.files(REPO)["README.md"].endswith(b"# By hand\n")
+
+    def test_push__with_replace_keeps_no_card_of_another_model(self, hub: HubServer, pixel_model: StellarModel) -> None:
+        hub.add(REPO, {"config.json": b'{"model_type": "vit"}', "README.md": b"# Another\n"})
+        pixel_model.push_to_hub(REPO, license="mit", replace=True)
+        assert b"Another" not in hub.files(REPO)["README.md"]
+
+    def test_push__sends_neither_secrets_nor_what_links_lead_to(
+        self, hub: HubServer, folder: Path, tmp_path: Path
+    ) -> None:
+        picture(tmp_path / "private.png")
+        (folder / "link.png").symlink_to(tmp_path / "private.png")
+        (folder / "token.png").write_text("hf_secret")
+        (folder / ".env").write_text("hf_secret")
+        (folder / "README.md").write_text(
+            "![](link.png) ![](../private.png) ![](token.png) ![](.env) "
+            f'<img src="{tmp_path}/private.png"> ![](https://host/a.png) ![](images/a%20b.png)'
+        )
+        StellarModel.from_pretrained(folder).push_to_hub(REPO, license="mit")
+        own = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", ".gitattributes"}
+        assert set(hub.files(REPO)) - CODE == own | {"images/a b.png"}
+
+    def test_push__names_the_base_model(self, hub: HubServer, pixel_model: StellarModel, tmp_path: Path) -> None:
+        pixel_model.push_to_hub(REPO, license="mit")
+        StellarModel.from_pretrained(REPO).push_to_hub("user/next", license="mit")
+        assert f"\nbase_model: {REPO}\n" in hub.files("user/next")["README.md"].decode()
+        pixel_model.save_pretrained(tmp_path / "model", license="mit", base_model="some/base")
+        StellarModel.from_pretrained(tmp_path / "model").push_to_hub("user/more")
+        assert "\nbase_model: some/base\n" in hub.files("user/more")["README.md"].decode()
+        assert base_model_of(tmp_path / "model") == "some/base"
 
 
 class TestModel:
@@ -361,6 +439,8 @@ class TestBaseModel:
         [
             ("stellar-b16", "microsoft/STELLAR"),
             ("user/fine-tuned", "user/fine-tuned"),
+            ("timm:vit_base_patch16_224.mae", "timm/vit_base_patch16_224.mae"),
+            ("random", None),
             ("stellar-tiny", None),
             ("", None),
             (None, None),

@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from stellar_hub.hub.card_sections import read_section
 from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.training import exports as module
-from stellar_hub.training.exports import copy_training, export_model, push_export
+from stellar_hub.training.exports import export_model, is_exported, push_export
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.recipes.sections import Recipe
 from tests.hub_server import HubServer
+from tests.stellar_hub.data.sources.conftest import png
 from tests.stellar_hub.training.conftest import changed, files_up_to, recipe_for
 
-PNG = b"\x89PNG\r\n\x1a\n image"
+PNG = png(7)
 FACTS = {"steps": "4 of 4", "device": "1 x cpu", "images that could not be read": None}
 
 
@@ -55,6 +56,17 @@ class TestExport:
             expected = pixel_model.encode(images).semantics
             torch.testing.assert_close(loaded.encode(images).semantics, expected, rtol=0, atol=0)
 
+    def test_export__again_keeps_what_a_person_wrote_into_the_card(
+        self, output: Path, pixel_model: StellarModel, recipe: Recipe
+    ) -> None:
+        card = export(output, pixel_model, recipe) / "README.md"
+        (card.parent / "mine.png").write_bytes(PNG)
+        card.write_text(card.read_text().replace("# my-run\n", "# my-run\n\nBy hand. ![](mine.png)\n"))
+        again = export(output, pixel_model, recipe) / "README.md"
+        assert "\n\nBy hand. ![](mine.png)\n" in again.read_text()
+        assert again.read_text().count("## Training") == 1
+        assert (again.parent / "mine.png").read_bytes() == PNG
+
     def test_card__tells_no_absolute_path(
         self, output: Path, pixel_model: StellarModel, recipe: Recipe, tmp_path: Path
     ) -> None:
@@ -63,6 +75,20 @@ class TestExport:
         assert str(tmp_path) not in card
         assert "sources: [mine, photos/b]" in card
         assert "init: start\n" in card
+
+    def test_card__tells_no_secret_of_an_address(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        source = "stream:https://alice:S3CRET@host/a.tar?X-Amz-Signature=S3CRET"
+        card = export(output, pixel_model, changed(recipe, f"data.sources=['{source}']", "data.root=/home/alice/x"))
+        text = (card / "README.md").read_text()
+        assert "S3CRET" not in text
+        assert "stream:https://***@host/a.tar?***" in text
+        assert "/home/alice" not in text
+
+    def test_exported__is_what_the_card_says(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
+        assert not is_exported(output, 4)
+        export(output, pixel_model, recipe)
+        assert is_exported(output, 4)
+        assert not is_exported(output, 8)
 
     def test_card__says_how_the_model_was_made(self, output: Path, pixel_model: StellarModel, recipe: Recipe) -> None:
         card = (export(output, pixel_model, recipe) / "README.md").read_text()
@@ -189,11 +215,3 @@ class TestPush:
         with pytest.raises(OSError, match=message):
             push_export(output, pixel_model, changed(recipe, "run.push_to_hub=user/mine").run)
         assert not hub.sent()
-
-    def test_copy_training__leaves_a_card_without_one_alone(self, pixel_model: StellarModel, tmp_path: Path) -> None:
-        pixel_model.save_pretrained(tmp_path / "plain")
-        pixel_model.save_pretrained(tmp_path / "target")
-        before = (tmp_path / "target" / "README.md").read_text()
-        copy_training(tmp_path / "plain", tmp_path / "target")
-        assert (tmp_path / "target" / "README.md").read_text() == before
-        assert not list((tmp_path / "target").glob("*.png"))

@@ -2,9 +2,11 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 from stellar_hub.modeling import StellarModel
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
 from stellar_hub.training.recipes.files import load_recipe, save_recipe
+from stellar_hub.training.run import RunFolder
 from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import (
     STEP_2,
@@ -25,7 +28,16 @@ from tests.stellar_hub.training.conftest import (
     recipe_for,
     weights_of,
 )
-from tests.training_processes import Training, different, final_weights, images_read, last_step, measured
+from tests.training_processes import (
+    FORKS,
+    PATIENCE,
+    Training,
+    different,
+    final_weights,
+    images_read,
+    last_step,
+    measured,
+)
 
 STEPS = 16
 SEED = 0
@@ -134,7 +146,7 @@ def test_data_worker_that_dies__ends_the_run_with_an_error_to_resume_from(
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
         assert training.wait() == [1], training.log()
-        assert "error: DataLoader worker" in training.log()
+        assert re.search(r"^error: .*worker.*(killed|ended|exited)", training.log(), re.MULTILINE)
         assert "Traceback" not in training.log()
         training_survivors = training.survivors()
     assert training_survivors == []
@@ -144,6 +156,15 @@ def test_data_worker_that_dies__ends_the_run_with_an_error_to_resume_from(
     with Training(output, "--resume", "auto") as training:
         assert training.wait() == [0], training.log()
     check_same(output, undisturbed)
+
+
+def hold_lock(output: Path, ready: Any, done: Any) -> None:
+    """Uses the folder of a run, as another training does, until `done`."""
+    folder = RunFolder(output, keep_checkpoints=1)
+    folder.lock()
+    ready.set()
+    done.wait(PATIENCE)
+    folder.release()
 
 
 @pytest.fixture
@@ -179,6 +200,52 @@ class TestAuto:
         assert (copied / "metrics.jsonl").read_text() == (finished.output / "metrics.jsonl").read_text()
         assert "from step 4 to 4" in capsys.readouterr().err
 
+    def test_finished_run__that_has_its_model_says_so_and_ends(
+        self, copied: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with open(copied / "model" / "README.md", "a") as file:
+            file.write("My own words.\n")
+        before = (copied / "model" / "README.md").read_bytes()
+        assert train(finished.recipe, copied, resume="auto", cpu=True) == copied / "model"
+        assert "all 4 steps were done" in capsys.readouterr().err
+        assert (copied / "model" / "README.md").read_bytes() == before
+
+    def test_damaged_checkpoint__makes_it_go_on_from_the_one_before(
+        self, copied: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        journal = (copied / "metrics.jsonl").read_bytes()
+        data = bytearray((copied / STEP_4 / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (copied / STEP_4 / "model.safetensors").write_bytes(data)
+        train(finished.recipe, copied, resume="auto", cpu=True)
+        assert_same_weights(copied, finished.output)
+        assert (copied / "metrics-to-step-000004.jsonl").read_bytes() == journal
+        said = capsys.readouterr().err
+        for words in ("step-000004/model.safetensors", "goes on from step-000002", "metrics-to-step-000004.jsonl"):
+            assert words in said
+
+    def test_run_without_a_whole_checkpoint__is_left_as_it_is(self, copied: Path, finished: Finished) -> None:
+        for step in (STEP_2, STEP_4):
+            (copied / step / "run_state.json").unlink()
+        before = (copied / "metrics.jsonl").read_bytes()
+        with pytest.raises(ValueError, match=r"no checkpoint that is whole.*step-000002"):
+            train(finished.recipe, copied, resume="auto", cpu=True)
+        assert (copied / "metrics.jsonl").read_bytes() == before
+
+    def test_run_that_another_process_uses__is_refused(self, copied: Path, finished: Finished) -> None:
+        holder = FORKS.Process(target=hold_lock, args=(copied, ready := FORKS.Event(), done := FORKS.Event()))
+        holder.start()
+        try:
+            assert ready.wait(PATIENCE)
+            before = (copied / "metrics.jsonl").read_bytes()
+            with pytest.raises(BlockingIOError, match=rf"another run uses the folder {copied}"):
+                train(finished.recipe, copied, resume="auto", cpu=True)
+            assert (copied / "metrics.jsonl").read_bytes() == before
+        finally:
+            done.set()
+            holder.join()
+        train(finished.recipe, copied, resume="auto", cpu=True)
+
     def test_weights_that_the_run_started_with__may_be_gone(self, finished: Finished, tmp_path: Path) -> None:
         source = Path(shutil.copytree(finished.output / STEP_2, tmp_path / "start"))
         started = changed(finished.recipe, f"init={source}", "model.config={}")
@@ -211,9 +278,15 @@ class TestPath:
     def test_earlier_checkpoint__writes_the_later_ones_again(self, copied: Path, finished: Finished) -> None:
         (copied / STEP_4 / "optimizer.pt").write_bytes(b"damaged")
         with pytest.raises(ValueError, match=str(copied / STEP_4 / "optimizer.pt")):
-            train(finished.recipe, copied, resume="auto", cpu=True)
+            train(finished.recipe, copied, resume=copied / STEP_4, cpu=True)
         train(finished.recipe, copied, resume=copied / STEP_2, cpu=True)
         assert_same_weights(copied, finished.output)
+
+    @pytest.mark.parametrize("name", ["optimizer.pt", "random_state_0.pt", "config.json", "run_state.json"])
+    def test_file_that_is_missing__is_named(self, copied: Path, finished: Finished, name: str) -> None:
+        (copied / STEP_4 / name).unlink()
+        with pytest.raises(FileNotFoundError, match=name):
+            train(finished.recipe, copied, resume=copied / STEP_4, cpu=True)
 
     def test_checkpoint_of_another_run__starts_a_branch(
         self, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from stellar_hub.data.sources import ImageFolder
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.inference_optimization import compile_blocks
 from stellar_hub.training import StellarForPreTraining, start
 from stellar_hub.training.exports import card_facts
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe, config_fields
-from stellar_hub.training.run import Run, build_run, wandb_options
+from stellar_hub.training.run import Run, build_run, change_notes, init_trackers, source_notes, wandb_options
 from stellar_hub.training.sharding import transformer_blocks
+from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import changed, recipe_for, tiny_recipe_values
 
 
@@ -83,6 +85,42 @@ class TestBuild:
         with pytest.raises((ValueError, OSError)):
             build_run(changed(tiny_recipe, override), tmp_path / "run", cpu=True)
         assert not (tmp_path / "run").exists()
+
+
+class TestChangedImages:
+    def resumed(self, recipe: Recipe, output: Path) -> list[str]:
+        """The notes of a run that is resumed, on its images."""
+        notes = build_run(recipe, output, resume="auto", cpu=True).notes
+        return [note for note in notes if "another size or time" in note]
+
+    def test_images_with_another_time__are_said_once_and_go_on(
+        self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stamps = ["a"]
+        monkeypatch.setattr(ImageFolder, "stamp", lambda source, index: stamps[0], raising=False)
+        one_step = changed(tiny_recipe, "steps=1")
+        train(one_step, tmp_path / "run", cpu=True)
+        assert self.resumed(one_step, tmp_path / "run") == []
+        stamps[0] = "b"
+        assert len(self.resumed(one_step, tmp_path / "run")) == 1
+
+    def test_checkpoint_without_stamps__says_nothing(self) -> None:
+        assert change_notes(None, "a") == change_notes("a", None) == change_notes("a", "a") == []
+
+
+class TestNotes:
+    def test_source__says_what_it_passed_over_and_what_is_damaged(self) -> None:
+        source: Any = SimpleNamespace(notes=("7 files are no images",), damaged=("a.tar: cut short",))
+        assert source_notes(source) == ["7 files are no images", "images may be missing: a.tar: cut short"]
+
+    def test_trackers__get_no_secrets(self, run: Run) -> None:
+        given: dict[str, str] = {}
+        address = "stream:https://me:SECRET@host/a.tar?sig=SECRET"
+        secret = run.recipe.with_values("data", sources=(address,), repeats=())
+        accelerator: Any = SimpleNamespace(init_trackers=lambda name, config, init_kwargs: given.update(config))
+        init_trackers(dataclasses.replace(run, recipe=secret, accelerator=accelerator))
+        assert "SECRET" not in str(given)
+        assert given["run.seed"] == "0"
 
 
 class TestAgree:

@@ -16,6 +16,7 @@ from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.start import (
     build_accelerator,
     check_launch,
+    check_launcher,
     check_same_step,
     resolve_sizes,
     warnings_at_start,
@@ -82,6 +83,20 @@ class TestLaunch:
     def test_others__are_refused(self, accelerator: tuple[Any, ...], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             check_launch(self.launched(*accelerator), 2)
+
+    def test_launcher__that_starts_one_process_for_several_is_refused_with_what_to_write(
+        self, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in {"ACCELERATE_USE_CPU": "False", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match="accelerate launch --multi_gpu --num_processes 2"):
+            build_accelerator(recipe.run, tmp_path, cpu=True)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        check_launcher()
+
+    def test_launcher__of_one_process_is_fine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+        check_launcher()
 
     def test_processes__that_see_other_checkpoints_are_refused(self, tmp_path: Path) -> None:
         accelerator: Any = SimpleNamespace(device=torch.device("cpu"), gather=lambda step: torch.tensor([200, 0]))

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stellar_hub.hub.card_sections import read_section
+from stellar_hub.data.sources import ImageFolder
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.modeling.card_sections import read_section
 from stellar_hub.training import train as module
 from stellar_hub.training.checkpoints import run_state
 from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER
@@ -100,7 +101,8 @@ class TestJournal:
 class TestFolder:
     def test_folder__has_these_files_and_no_others(self, finished: Finished) -> None:
         names = {path.name for path in finished.output.iterdir()}
-        assert names == {"checkpoints", "curves.png", "metrics.jsonl", "model", PREVIEWS_FOLDER, "recipe.yaml"}
+        assert names == {".lock", "checkpoints", "curves.png", "metrics.jsonl", "model", PREVIEWS_FOLDER, "recipe.yaml"}
+        assert (finished.output / "recipe.yaml").stat().st_mode & 0o777 == 0o600
         previews = sorted((finished.output / PREVIEWS_FOLDER).iterdir())
         assert [path.name for path in previews] == ["step-000002.png", "step-000004.png"]
         assert Image.open(previews[0]).convert("RGB").size[0] > 500
@@ -198,6 +200,41 @@ class TestData:
         assert [line.split(":")[0] for line in lines] == ["skipped image 1", "skipped image 2"]
         for name in ("damaged-a.png", "damaged-b.jpg"):
             assert sum(str(image_folder / name) in line for line in lines) == 1
+
+    def test_table_with_a_row_that_has_no_image__costs_that_row(
+        self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image_of = ImageFolder._image
+
+        def image_or_error(self: ImageFolder, index: int) -> Path:
+            if index == 0:
+                raise FileNotFoundError("row 0 names \x1b[31mnothing")
+            return image_of(self, index)
+
+        monkeypatch.setattr(ImageFolder, "_image", image_or_error)
+        folder = train(tiny_recipe, tmp_path / "run", cpu=True)
+        assert "| images that could not be read | 1 |" in (folder / "README.md").read_text()
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped image")]
+        assert line.isprintable()
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (MemoryError(), "the memory is used up"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes\nframe #1"), "the memory is used up"),
+            (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "the GPU's memory is used up"),
+        ],
+    )
+    def test_memory_that_is_used_up__is_one_sentence_with_what_to_lower(
+        self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    ) -> None:
+        def fail(stepper: Stepper, now: int) -> None:
+            if now == 2:
+                raise error
+
+        patch_step(monkeypatch, fail)
+        with pytest.raises(RuntimeError, match=rf"^{said}.*batch_size.*step-000002$"):
+            train(tiny_recipe, tmp_path / "run", cpu=True)
 
 
 class TestNotFinite:

@@ -1,9 +1,18 @@
 """Pages and panels."""
 
+import pytest
 import torch
 from PIL import Image
 
-from stellar_hub.visualization import Canvas, draw_assignment, draw_token, resize_panel, size_in_square
+from stellar_hub.visualization import (
+    Canvas,
+    draw_assignment,
+    draw_token,
+    is_used,
+    resize_panel,
+    size_in_box,
+    size_in_square,
+)
 from stellar_hub.visualization.canvas import EMPTY_BAR, shorten
 
 RED = (200, 30, 30)
@@ -34,3 +43,37 @@ def test_overlays__show_the_maps_over_their_panel() -> None:
         assert drawn.size == panel.size
         assert drawn.getpixel((20, 1)) != drawn.getpixel((20, 18))
     assert drawn.convert("L").getpixel((20, 1)) > drawn.convert("L").getpixel((20, 18))
+
+
+def test_size_in_box__fills_one_side() -> None:
+    assert [size_in_box(aspect, 100, 200) for aspect in (2.0, 0.5, 0.25)] == [(100, 50), (100, 200), (50, 200)]
+
+
+@pytest.mark.parametrize("text", ["a.jpg", "x" * 5000, "\x1b[31m" * 40, "\ud8ff" * 90, "日本" * 90])
+def test_fit__is_not_wider_than_asked(text: str) -> None:
+    canvas = Canvas(300, 20)
+    fitted = canvas.fit(text, 15, 120)
+    assert canvas.text_width(fitted, 15) <= 120
+    assert fitted.isprintable()
+
+
+def test_text__writes_control_characters_out() -> None:
+    drawn = []
+    for text in ("a\nb", r"a\x0ab"):
+        canvas = Canvas(200, 60)
+        canvas.text(5, 5, text, 15)
+        drawn.append(canvas.image.tobytes())
+    assert drawn[0] == drawn[1]
+
+
+def test_draw_token__of_one_scale_keeps_a_weak_map_dark() -> None:
+    panel = Image.new("RGB", (20, 20), "white")
+    localization = torch.tensor([[0.99, 0.01]] * 2 + [[1.0, 0.0]] * 2)
+    own, shared = (draw_token(panel, localization, 1, (2, 2), scale).convert("L") for scale in (None, (0.0, 1.0)))
+    assert own.getextrema()[1] > 1.5 * shared.getextrema()[1]
+
+
+def test_is_used__needs_a_tenth_of_an_equal_share_somewhere() -> None:
+    assert is_used(torch.tensor([[0.95, 0.05], [0.97, 0.03]])).tolist() == [True, True]
+    assert is_used(torch.tensor([[0.96, 0.04], [0.97, 0.03]])).tolist() == [True, False]
+    assert is_used(torch.ones(4, 1)).tolist() == [True]

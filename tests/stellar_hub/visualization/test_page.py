@@ -1,6 +1,7 @@
 """The page about one image."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from PIL import Image
 
 from stellar_hub.measures import psnr
-from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.visualization import draw_page
+from stellar_hub.modeling import StellarEncoding, StellarImageProcessor, StellarModel
+from stellar_hub.visualization import Canvas, draw_page
 
 
 @pytest.fixture
@@ -47,3 +48,55 @@ def test_draw_page__grows_with_the_number_of_tokens(
         model = build_model(num_sparse_tokens=num_tokens, reconstruction_head="pixel")
         heights.append(draw_page(model, StellarImageProcessor.from_config(model.config), photo)[0].height)
     assert heights[1] > heights[0]
+
+
+def written(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], object]) -> list[tuple[int, int, int, str]]:
+    """Returns left, top, right and text of each line that is written on a page."""
+    lines = []
+    write = Canvas.text
+
+    def record(canvas: Canvas, left: int, top: int, text: str, size: int, *color: tuple[int, int, int]) -> None:
+        lines.append((left, top, left + canvas.text_width(text, size), text))
+        write(canvas, left, top, text, size, *color)
+
+    monkeypatch.setattr(Canvas, "text", record)
+    draw()
+    return lines
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 160), (160, 40), (20, 240), (5, 4)])
+@pytest.mark.parametrize("num_tokens", [1, 16])
+def test_draw_page__writes_no_text_over_text(
+    build_model: Callable[..., StellarModel],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    height: int,
+    num_tokens: int,
+) -> None:
+    model = build_model(num_sparse_tokens=num_tokens, reconstruction_head="pixel")
+    processor = StellarImageProcessor.from_config(model.config, fit="aspect")
+    photo = Image.effect_noise((width, height), 90).convert("RGB")
+    pages = []
+    lines = written(monkeypatch, lambda: pages.append(draw_page(model, processor, photo, "title " * 60)[0]))
+    assert len(lines) == 5 + 2 * num_tokens
+    assert max(right for _, _, right, _ in lines) <= pages[0].width
+    for top in {line[1] for line in lines}:
+        row = sorted(line for line in lines if line[1] == top)
+        assert all(before[2] < after[0] for before, after in pairwise(row))
+
+
+def test_draw_page__marks_tokens_that_are_not_used(
+    build_model: Callable[..., StellarModel], photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_model(num_sparse_tokens=4, reconstruction_head="pixel")
+    encode = model.encode
+
+    def without_token_2(pixel_values: torch.Tensor) -> StellarEncoding:
+        encoding = encode(pixel_values)
+        encoding.localization[..., 2] = 0
+        return encoding
+
+    monkeypatch.setattr(model, "encode", without_token_2)
+    lines = written(monkeypatch, lambda: draw_page(model, StellarImageProcessor.from_config(model.config), photo))
+    assert [text for *_, text in lines][-2:] == ["token 2", "unused"]
+    assert [text for *_, text in lines].count("unused") == 1

@@ -78,8 +78,25 @@ def test_wrong_data__are_reported_in_one_line(
     shutil.rmtree(test / "pink")
     shutil.copy(next((train / "red").iterdir()), test / "red" / "copy.png")
     assert "--allow-shared" in error(train, test)
-    (test / "red" / "copy.png").write_bytes(b"no image")
-    assert "copy.png" in error(train, test)
+    for path in test.rglob("*.png"):
+        path.write_bytes(f"no image {path}".encode())
+    assert "none of the 8 images" in error(train, test)
+
+
+def test_images_that_cannot_be_read__are_left_out_and_named(
+    evaluate: Command, train: Path, test: Path, tmp_path: Path
+) -> None:
+    (train / "blue" / "bad.png").write_bytes(b"no image")
+    card = tmp_path / "README.md"
+    card.write_text("# A model\n")
+    folders = ("--train", train, "--test", test, "--model", "pixels", "--compare", "stellar-tiny")
+    result = evaluate("knn", *folders, "--output", tmp_path / "out", "--update-card", card)
+    assert result.exit_code == 0, result.output
+    assert f"1 image of train is left out: {train}/blue/bad.png cannot be read" in result.stdout
+    assert "1 image of train is left out: blue/bad.png cannot be read" in card.read_text()
+    fields = json.loads((tmp_path / "out" / "knn.json").read_text())
+    assert (fields["num_left_out"], fields["data"]["train"]["num_images"]) == (1, 13)
+    assert fields["left_out"][0]["image"] == str(train / "blue" / "bad.png")
 
 
 def test_features_that_are_not_finite__are_reported_in_one_line(

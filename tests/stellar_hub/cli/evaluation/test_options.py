@@ -60,11 +60,19 @@ def test_reports__are_not_replaced_unless_the_user_says_so(
     assert evaluate(*arguments, "--overwrite").exit_code == 0
 
 
+def test_weights_that_are_missing__are_reported_with_what_to_do(
+    evaluate: Command, error_of: ErrorOf, train: Path, test: Path
+) -> None:
+    given = ["--train", train, "--test", test, "--model", "pixels", "--compare", "vit_tiny_patch16_224"]
+    assert "vit_tiny_patch16_224:random" in error_of(evaluate("knn", *given))
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--compare", "vit_tiny_patch16_224"], "vit_tiny_patch16_224:random"),
         (["--compare", "pixels"], "pixels"),
+        (["--compare", "vit_tiny_patch61"], "vit_tiny_patch16"),
+        (["--compare", ":random"], "NAME:random"),
         (["--device", "nonsense"], "'nonsense'"),
         (["--batch-size", "0"], "batch_size must be at least 1"),
         (["--update-card", "nowhere.md"], "--update-card nowhere.md"),

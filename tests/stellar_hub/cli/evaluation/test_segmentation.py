@@ -18,4 +18,8 @@ def test_segmentation__reads_folders_with_masks(
     assert fields["protocol"]["background"] is None
     assert (tmp_path / "out" / "segmentation-overlays.png").is_file()
     (masked[1] / "masks" / "2.png").unlink()
-    assert "masks/2.png" in error_of(evaluate("segmentation", *folders))
+    result = evaluate("segmentation", *folders, "--epochs", 1)
+    assert result.exit_code == 0
+    assert "1 image of test is left out: " in result.stdout
+    assert "masks/2.png" in result.stdout
+    assert "background" in error_of(evaluate("segmentation", *folders, "--background", 3))

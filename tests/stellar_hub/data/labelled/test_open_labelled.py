@@ -8,6 +8,7 @@ from datasets import Dataset, Features, Image, Value
 from stellar_hub.data.labelled import open_labelled
 from stellar_hub.data.labelled.open_labelled import read_class_folders
 from stellar_hub.data.sources import read_image
+from stellar_hub.data.sources.image_source import stamp_of
 from stellar_hub.data.sources.table import HubDataset
 
 
@@ -33,7 +34,7 @@ def test_every_kind__has_the_same_images_and_classes(
     monkeypatch.setattr(HubDataset, "load", lambda self: {("owner/name", "train"): table}[self])
     tables = ("hub:owner/name", tmp_path / "saved", f"{tmp_path}/part-*.parquet")
     for name in (class_folders, f"{tmp_path}/split.csv:a", *tables):
-        labelled = open_labelled(name)
+        labelled = open_labelled(name, root=tmp_path)
         assert labelled.classes == ("cats", "dogs")
         assert labelled.labels == (0, 0, 1)
         for index, image in enumerate(expected):
@@ -75,3 +76,27 @@ def test_other_folders__are_refused(class_folders: Path, tmp_path: Path) -> None
     (tmp_path / "empty" / "birds").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"no images in .*empty.*\.bmp"):
         read_class_folders(tmp_path / "empty")
+
+
+def test_class_folders__say_what_they_pass_over(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "dogs" / "notes.txt").touch()
+    (class_folders / "beside.png").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "4.png").touch()
+    (class_folders / "far").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (class_folders / "cats" / "dog.png").symlink_to(class_folders / "dogs" / "1.png")
+    labelled = open_labelled(class_folders)
+    assert labelled.classes == ("cats", "dogs")
+    assert labelled.counts() == [3, 1]
+    assert [note.split()[:2] for note in labelled.notes] == [["1", "file"], ["1", "link"], ["1", "image"]]
+    assert open_labelled(class_folders, root=tmp_path).classes == ("cats", "dogs", "far")
+
+
+def test_stamp__is_that_of_the_file(class_folders: Path) -> None:
+    labelled = open_labelled(class_folders)
+    assert labelled.stamp(2) == stamp_of([class_folders / "dogs" / "1.png"], 0) != ""
+
+
+def test_root__must_be_a_folder(class_folders: Path) -> None:
+    with pytest.raises(ValueError, match="root must be a folder"):
+        open_labelled(class_folders, root=class_folders / "dogs" / "1.png")

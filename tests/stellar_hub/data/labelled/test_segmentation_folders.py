@@ -1,5 +1,6 @@
 """Images with masks."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +64,12 @@ def test_names__are_those_of_the_file_or_given(folder: Path) -> None:
     (folder / "classes.txt").write_text("sky\nsea\nsand\nstone\n")
     assert read_segmentation_folder(folder).classes == ("sky", "sea", "sand", "stone")
     assert read_segmentation_folder(folder, ("a", "b", "c")).classes == ("a", "b", "c")
-    for text in ("", "sky\n\nsand\n", "sky\nsky\n"):
+    (folder / "classes.txt").write_bytes("sky\nsea\nsand\n".encode("utf-8-sig"))
+    assert read_segmentation_folder(folder).classes == ("sky", "sea", "sand")
+    (folder / "classes.txt").write_bytes("sky\nsea\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"classes\.txt must be text in UTF-8"):
+        read_segmentation_folder(folder)
+    for text in ("", "sky\n\nsand\n", "sky\nsky\n", "\n".join(map(str, range(256)))):
         (folder / "classes.txt").write_text(text)
         with pytest.raises(ValueError, match=r"classes\.txt"):
             read_segmentation_folder(folder)
@@ -94,9 +100,9 @@ def test_label_without_a_class__is_refused(folder: Path) -> None:
     ("spoil", "error", "message"),
     [
         (
-            lambda root: (root / "masks" / "a.png").unlink(),
+            lambda root: [path.unlink() for path in (root / "masks").rglob("*.png")],
             FileNotFoundError,
-            r"1 images .*masks/a\.png",
+            r"none of the 2 images .*masks/a\.png",
         ),
         (lambda root: (root / "masks").rename(root / "other"), FileNotFoundError, "masks"),
         (
@@ -104,8 +110,7 @@ def test_label_without_a_class__is_refused(folder: Path) -> None:
             ValueError,
             "suffix",
         ),
-        (lambda root: (root / "masks" / "a.png").write_bytes(b"x"), ValueError, r"a\.png"),
-        (lambda root: Image.new("RGB", (4, 6)).save(root / "masks" / "a.png"), ValueError, "RGB"),
+        (lambda root: [path.write_bytes(b"x") for path in (root / "masks").rglob("*.png")], ValueError, r"a\.png"),
     ],
 )
 def test_other_folders__are_refused(
@@ -114,6 +119,43 @@ def test_other_folders__are_refused(
     spoil(folder)
     with pytest.raises(error, match=message):
         read_segmentation_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b"x"), r"a\.png"),
+        (lambda path: path.write_bytes(path.read_bytes()[:45]), r"a\.png"),
+        (lambda path: Image.new("RGB", (4, 6)).save(path), "RGB"),
+        (lambda path: Image.new("LA", (4, 6)).save(path), "LA"),
+        (lambda path: Image.new("L", (4, 6)).save(path, format="JPEG"), "JPEG"),
+        (lambda path: path.unlink(), "has no mask"),
+    ],
+)
+def test_mask_that_cannot_be_used__is_named_and_the_others_go_on(
+    folder: Path, spoil: Callable[[Path], object], message: str
+) -> None:
+    spoil(folder / "masks" / "a.png")
+    found = read_segmentation_folder(folder)
+    assert found.classes == ("0", "1", "2")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        found.mask(0)
+    assert found.mask(1).shape == (6, 4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits__is_read_as_numbers(tmp_path: Path, bits: int) -> None:
+    largest = 2**bits - 1
+    values = bytes([0b10110001]) if bits == 1 else bytes([0, largest]) if bits == 4 else bytes([0b00011011])
+    width = 8 // bits * len(values)
+    header = width.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + values)), (b"IEND", b"")]
+    parts = [
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
+    ]
+    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    expected = {1: [1, 0, 1, 1, 0, 0, 0, 1], 2: [0, 1, 2, 3], 4: [0, 0, 0, 15]}[bits]
+    assert read_mask(tmp_path / "m.png").tolist() == [expected]
 
 
 def test_palettes_and_wide_numbers__are_read_as_numbers(tmp_path: Path) -> None:

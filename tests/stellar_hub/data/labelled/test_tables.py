@@ -1,5 +1,6 @@
 """Tables with images and labels."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from stellar_hub.data.labelled.tables import read_labelled_table, read_split_file
+from stellar_hub.data.sources import read_image
 
 
 def table(class_folders: Path, labels: list[Any], feature: Any, column: str = "label") -> Dataset:
@@ -88,3 +90,57 @@ def test_missing_files__are_named(split_file: Path) -> None:
     split_file.write_text("path,label\ngone.png,cat\n")
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read_split_file(split_file)
+
+
+def test_missing_files__cost_their_rows_alone(split_file: Path) -> None:
+    split_file.write_text("path,label\ngone.png,cat\nanimals/dogs/1.png,dog\n")
+    labelled = read_split_file(split_file)
+    assert labelled.labels == (0, 1)
+    assert "1 image of" in labelled.notes[0]
+    assert "gone.png" in labelled.notes[0]
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        read_image(labelled.images[0])
+
+
+def test_byte_order_mark__is_skipped(split_file: Path) -> None:
+    split_file.write_bytes(b"\xef\xbb\xbfpath, label\r\n animals/dogs/1.png,dog\r\n\r\n")
+    assert read_split_file(split_file).classes == ("dog",)
+    split_file.write_bytes("path,label\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="UTF-16"):
+        read_split_file(split_file)
+
+
+def test_names__that_are_not_unicode_lead_to_their_file(split_file: Path) -> None:
+    name = os.path.join(os.fsencode(split_file.parent), b"\xe9.png")
+    with open(name, "wb") as file:
+        file.write(b"x")
+    split_file.write_bytes(b"path,label\n\xe9.png,dog\n")
+    assert os.fsencode(read_split_file(split_file).images[0]) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\n" + "a" * 200_000 + ",dog\n", "line 2 "),
+        ("path,label" + ",x" * 600_000 + "\n", "a row of "),
+        ('path,label\n"' + "a\n" * 100_000, "line "),
+        ("path,label\n" + '"a\nb",dog,' * 300_000, "a row of "),
+    ],
+)
+def test_rows__have_an_end(split_file: Path, text: str, message: str) -> None:
+    split_file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_split_file(split_file)
+    assert "split.csv" in str(caught.value)
+
+
+def test_split_file__beyond_the_limit_is_refused(split_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STELLAR_HUB_MAX_TEXT_BYTES", "10")
+    with pytest.raises(ValueError, match="STELLAR_HUB_MAX_TEXT_BYTES"):
+        read_split_file(split_file)
+
+
+def test_split_file__that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="pipe"):
+        read_split_file(tmp_path / "a.csv")

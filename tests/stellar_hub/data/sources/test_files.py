@@ -1,5 +1,7 @@
+import errno
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import IMAGE_SUFFIXES, ImageFolder, ImageList
-from stellar_hub.data.sources.files import PackedNames, find_images
+from stellar_hub.data.sources.files import PackedNames, find_images, scan_images
+from stellar_hub.data.sources.image_source import stamp_of
 
 # Checkpoints and stores hold fingerprints, so they stay as they are.
 FOLDER_FINGERPRINT = "1ca9931c33073e3ff006b8fe672842d815292ba1dd5c7efc3cda9c3aa153b236"
@@ -55,13 +58,47 @@ def test_find_images__links_in_a_circle_end(tmp_path: Path) -> None:
     assert find_images(tmp_path) == ["one/seen.png", "one/two/seen.png"]
 
 
-def test_find_images__follows_links_to_images_and_folders(tmp_path: Path) -> None:
-    touch(tmp_path / "far" / "a.png")
-    near = tmp_path / "near"
-    near.mkdir()
-    (near / "folder").symlink_to(tmp_path / "far", target_is_directory=True)
-    (near / "image.png").symlink_to(tmp_path / "far" / "a.png")
-    assert find_images(near) == ["folder/a.png", "image.png"]
+def test_find_images__follows_links_that_end_below_the_folder_or_the_root(tmp_path: Path) -> None:
+    near, far = tmp_path / "near", tmp_path / "far"
+    touch(far / "a.png", near / "own" / "b.png")
+    (near / "far").symlink_to(far, target_is_directory=True)
+    (near / "far.png").symlink_to(far / "a.png")
+    (near / "again.png").symlink_to(near / "own" / "b.png")
+    found = scan_images(near)
+    assert found.names == ["again.png", "own/b.png"]
+    assert re.search(r"^2 links .*\(--root\)", found.notes[0])
+    assert scan_images(near, root=tmp_path) == (["again.png", "far/a.png", "far.png", "own/b.png"], ())
+    (tmp_path / "nearby").symlink_to(near, target_is_directory=True)
+    assert find_images(tmp_path / "nearby") == ["again.png", "own/b.png"]
+
+
+def test_scan_images__counts_what_is_passed_over(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a.png", "b.txt", "sub/c.TXT", "d", ".hidden", "._a.png")))
+    os.mkfifo(tmp_path / "pipe.png")
+    others, special = scan_images(tmp_path).notes
+    assert re.search(r"^3 files .*\(\.txt, no suffix\)", others)
+    assert special.startswith("1 entry")
+    assert scan_images(tmp_path).names == ["a.png"]
+
+
+def test_scan_images__an_empty_folder_says_what_is_there(tmp_path: Path) -> None:
+    touch(tmp_path / "a.xyz", tmp_path / "\x1b[31m.txt")
+    with pytest.raises(ValueError, match=r"2 files .*\.xyz") as caught:
+        scan_images(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_stamp__changes_with_the_file_alone(folder: Path) -> None:
+    (folder / "l.txt").write_text("a.png\nsub/b.png\ngone.png")
+    for source in (ImageFolder.scan(folder), ImageList.read(folder / "l.txt")):
+        before = [source.stamp(index) for index in range(2)]
+        assert [source.stamp(index) for index in range(2)] == before
+        time = os.stat(source[0]).st_mtime_ns
+        os.utime(source[0], ns=(time, time + 10))
+        assert source.stamp(0) != before[0]
+        assert source.stamp(1) == before[1]
+    assert source.stamp(2) == ""
+    assert stamp_of([folder / "a.png"], 0) == source.stamp(0)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +193,22 @@ class TestFingerprint:
         seen.append(ImageFolder.scan(folder).fingerprint())
         assert len(set(seen)) == len(seen)
 
-    def test_fingerprint__an_image_that_is_gone_is_named(self, folder: Path) -> None:
+    def test_fingerprint__an_image_that_is_gone_has_no_size(self, folder: Path) -> None:
         source = ImageFolder.scan(folder)
+        before = source.fingerprint()
         source[1].unlink()
-        with pytest.raises(FileNotFoundError, match=r"b\.png"):
+        assert len(source.fingerprint()) == 64
+        assert source.fingerprint() != before
+
+    def test_fingerprint__a_disk_that_fails_is_no_other_folder(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(path: object) -> None:
+            raise OSError(errno.EIO, "Input/output error", path)
+
+        source = ImageFolder.scan(folder)
+        monkeypatch.setattr(os, "stat", fail)
+        with pytest.raises(OSError, match="Input/output"):
             source.fingerprint()
 
 
@@ -167,32 +216,3 @@ def write(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-def test_read__is_relative_to_the_list_and_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "lists" / "train.txt", b"sub/b.png\r\n\na.png\n/elsewhere/c d.jpg")
-    source = ImageList.read("lists/train.txt")
-    expected = [tmp_path / "lists/sub/b.png", tmp_path / "lists/a.png", Path("/elsewhere/c d.jpg")]
-    assert len(source) == 3
-    assert [source[index] for index in range(3)] == list(source) == expected
-
-
-def test_read__takes_names_that_are_not_unicode(tmp_path: Path) -> None:
-    source = ImageList.read(write(tmp_path / "train.txt", b"\xff\xfe.png\n"))
-    assert os.fsencode(source[0].name) == b"\xff\xfe.png"
-
-
-def test_fingerprint__is_of_the_names_in_order(tmp_path: Path) -> None:
-    lists = [b"a.png\nb.png", b"a.png\r\nb.png\n", b"b.png\na.png", b"a.png", b"a.pngb.png"]
-    found = [ImageList.read(write(tmp_path / f"{i}.txt", data)).fingerprint() for i, data in enumerate(lists)]
-    assert found[0] == found[1]
-    assert len(set(found)) == 4
-
-
-@pytest.mark.parametrize(("data", "message"), [(b"\n \n", "names no image"), (b"a\0b", "not text")])
-def test_read__refuses_what_is_not_a_list(tmp_path: Path, data: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"a\.txt .*{message}"):
-        ImageList.read(write(tmp_path / "a.txt", data))
-    with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
-        ImageList.read(tmp_path / "gone.txt")

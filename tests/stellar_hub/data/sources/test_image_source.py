@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from stellar_hub.data.sources import EncodedImage, ImageItem, read_image
-from stellar_hub.data.sources.image_source import image_digest, open_undecoded, skipped_entry
+from stellar_hub.data.sources.image_source import file_stamp, image_digest, skipped_entry, stamp_of
 from tests.stellar_hub.data.sources.conftest import png
 
 
@@ -42,7 +43,7 @@ def test_damaged__is_named_in_the_same_words_each_time(data: bytes) -> None:
     assert " at 0x" not in messages.pop()
 
 
-@pytest.mark.parametrize("read", [read_image, open_undecoded, image_digest])
+@pytest.mark.parametrize("read", [read_image, image_digest])
 def test_missing_file__is_named(tmp_path: Path, read: object) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read(tmp_path / "gone.png")  # type: ignore[operator]
@@ -58,3 +59,17 @@ def test_digest__is_of_the_bytes_wherever_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("message", ["a/b.png: damaged", "a/b.png damaged", "damaged"])
 def test_skipped_entry__names_the_image_once(image: ImageItem, message: str) -> None:
     assert skipped_entry(image, ValueError(message)) == "a/b.png: damaged"
+
+
+def test_stamp__changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(1))
+    before = file_stamp(path)
+    os.utime(path, ns=(10, 10))
+    assert file_stamp(path) != before
+    assert file_stamp(path) == stamp_of([path], 0) == f"{len(png(1))} 10"
+
+
+def test_stamp__is_empty_where_it_is_unknown(tmp_path: Path) -> None:
+    assert file_stamp(tmp_path / "gone.png") == ""
+    assert stamp_of([EncodedImage("a", b"")], 0) == ""

@@ -65,7 +65,7 @@ class TestExpandPattern:
 
 
 def test_hub_name__goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageTable, "from_hub", classmethod(lambda cls, name: name))
+    monkeypatch.setattr(ImageTable, "from_hub", classmethod(lambda cls, name, root: name))
     assert open_source("hub:owner/name:test") == "owner/name:test"
 
 

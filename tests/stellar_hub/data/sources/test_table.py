@@ -1,14 +1,20 @@
+import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stellar_hub.data.sources import ImageTable, read_image
+from stellar_hub.data.sources import ImageTable, read_image, table_files
+from stellar_hub.data.sources.image_source import image_digest, stamp_of
 from stellar_hub.data.sources.table import HubDataset, is_saved_table
+from stellar_hub.data.sources.table_files import check_parquet
 from tests.stellar_hub.data.sources.conftest import png
 
 datasets = pytest.importorskip("datasets", reason="needs the extra: pip install '.[datasets]'")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 
 # Fingerprint of one image of 3 bytes. Checkpoints and stores hold fingerprints, so they stay as they are.
@@ -56,7 +62,156 @@ def test_parquet__is_read_file_by_file(table: Any, tmp_path: Path, monkeypatch: 
     for part in (0, 1):
         table.select([2 * part, 2 * part + 1]).to_parquet(tmp_path / f"part-{part}.parquet")
     files = [tmp_path / "part-0.parquet", tmp_path / "part-1.parquet"]
-    check(ImageTable.from_parquet(files), f"{files[0]} and 1 more")
+    source = ImageTable.from_parquet(files, root=tmp_path)
+    check(source, f"{files[0]} and 1 more")
+    stamps = [source.stamp(index) for index in range(4)]
+    assert len(set(stamps)) == 4
+    time = os.stat(files[1]).st_mtime_ns
+    os.utime(files[1], ns=(time, time + 10))
+    again = ImageTable.from_parquet(files, root=tmp_path)
+    assert [again.stamp(index) == stamp for index, stamp in enumerate(stamps)] == [True, True, True, False]
+
+
+IMAGE_CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def write_parquet(path: Path, cells: list[Any], kind: Any = IMAGE_CELL) -> Path:
+    """A table as somebody without `datasets` writes it."""
+    pq.write_table(pa.table({"image": pa.array(cells, type=kind)}), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+class TestCellsWithPaths:
+    @pytest.fixture
+    def table_of_paths(self, tmp_path: Path) -> Path:
+        """One row with bytes, and six that name files: inside, twice outside, a pipe, a device, one that is gone."""
+        (tmp_path / "root").mkdir()
+        (tmp_path / "root" / "in.png").write_bytes(png(1))
+        (tmp_path / "private.png").write_bytes(png(2))
+        (tmp_path / "root" / "link.png").symlink_to(tmp_path / "private.png")
+        os.mkfifo(tmp_path / "root" / "pipe.png")
+        names = ["in.png", str(tmp_path / "private.png"), "link.png", "pipe.png", "/dev/zero", "gone.png"]
+        cells = [{"bytes": png(0), "path": "/etc/passwd"}, *({"bytes": None, "path": name} for name in names)]
+        return write_parquet(tmp_path / "t.parquet", cells)
+
+    def test_cells__give_bytes_alone_without_a_root(self, table_of_paths: Path) -> None:
+        source = ImageTable.from_parquet([table_of_paths])
+        assert read_image(source[0])[0, 0, 0] == 0
+        for index in range(1, 7):
+            with pytest.raises(ValueError, match=rf"row {index} .*root= .*--root .*data\.root"):
+                read_image(source[index])
+            with pytest.raises(ValueError, match="no bytes"):
+                image_digest(source[index])
+
+    def test_cells__name_regular_files_below_the_root(self, table_of_paths: Path, tmp_path: Path) -> None:
+        source = ImageTable.from_parquet([table_of_paths], root=tmp_path / "root")
+        assert read_image(source[1])[0, 0, 0] == 1
+        for index, message in enumerate(("--root", "--root", "pipe", "--root", "no such file"), start=2):
+            with pytest.raises(ValueError, match=message):
+                read_image(source[index])
+
+    def test_fingerprint__does_not_fail_because_of_a_missing_file(self, table_of_paths: Path, tmp_path: Path) -> None:
+        found = ImageTable.from_parquet([table_of_paths], root=tmp_path / "root").fingerprint()
+        (tmp_path / "root" / "in.png").unlink()
+        changed = ImageTable.from_parquet([table_of_paths], root=tmp_path / "root").fingerprint()
+        assert len(changed) == 64
+        assert changed != found
+
+    def test_stamp__is_that_of_the_file_that_a_cell_names(self, table_of_paths: Path, tmp_path: Path) -> None:
+        source = ImageTable.from_parquet([table_of_paths], root=tmp_path / "root")
+        assert source.stamp(1) == stamp_of([tmp_path / "root" / "in.png"], 0)
+        assert source.stamp(6) == ""
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.binary())])])
+def test_bytes__alone_are_images(tmp_path: Path, kind: Any) -> None:
+    cells: list[Any] = [png(3), None, b""]
+    if pa.types.is_struct(kind):
+        cells = [cell and {"bytes": cell} for cell in cells[:2]] + [{"bytes": b""}]
+    source = ImageTable.from_parquet([write_parquet(tmp_path / "t.parquet", cells, kind)])
+    assert read_image(source[0])[0, 0, 0] == 3
+    for index in (1, 2):
+        with pytest.raises(ValueError, match=f"row {index} .*empty"):
+            read_image(source[index])
+
+
+def test_cell__beyond_the_limit_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STELLAR_HUB_MAX_IMAGE_BYTES", str(len(png(0))))
+    source = ImageTable.from_parquet([write_parquet(tmp_path / "t.parquet", [png(0), png(0) + b"x"], pa.binary())])
+    read_image(source[0])
+    with pytest.raises(ValueError, match=r"row 1 .*STELLAR_HUB_MAX_IMAGE_BYTES"):
+        read_image(source[1])
+
+
+class TestDamagedTables:
+    def test_parquet__that_declares_more_rows_than_bytes_is_refused(self, tmp_path: Path) -> None:
+        path = write_parquet(tmp_path / "t.parquet", [None] * 100_000, pa.binary())
+        with pytest.raises(ValueError, match=r"t\.parquet declares 100,000 rows"):
+            ImageTable.from_parquet([path])
+
+    @pytest.mark.parametrize("as_structure", [True, False])
+    @pytest.mark.parametrize("repeated", [True, False])
+    def test_parquet__that_expands_beyond_the_limit_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: bool, as_structure: bool
+    ) -> None:
+        monkeypatch.setattr(table_files, "FREE_BYTES", 1_000_000)
+        monkeypatch.setenv("STELLAR_HUB_MAX_TABLE_EXPANSION", "50")
+        path = tmp_path / "t.parquet"
+        cells: list[Any] = [os.urandom(20_000)] * 100 if repeated else [bytes(20_000) + bytes([n]) for n in range(100)]
+        if as_structure:
+            cells = [{"bytes": cell, "path": None} for cell in cells]
+        column = pa.array(cells, type=IMAGE_CELL if as_structure else pa.binary())
+        pq.write_table(pa.table({"image": column}), path, compression="zstd", write_statistics=False)
+        with pytest.raises(ValueError, match=r"t\.parquet .*STELLAR_HUB_MAX_TABLE_EXPANSION"):
+            ImageTable.from_parquet([path])
+        monkeypatch.setenv("STELLAR_HUB_MAX_TABLE_EXPANSION", "10000")
+        assert len(ImageTable.from_parquet([path])) == 100
+
+    def test_parquet__with_thousands_of_columns_is_refused(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({str(n): pa.array([b"x"]) for n in range(4097)}), tmp_path / "t.parquet")
+        with pytest.raises(ValueError, match=r"at most 4,096 columns, got 4,097"):
+            ImageTable.from_parquet([tmp_path / "t.parquet"])
+
+    def test_parquet__is_read_in_smaller_batches_where_rows_are_large(self, tmp_path: Path) -> None:
+        path = write_parquet(tmp_path / "t.parquet", [os.urandom(2**20)] * 100, pa.binary())
+        assert check_parquet(path).batch_rows == 64
+        assert check_parquet(write_parquet(path, [png(0)] * 10, pa.binary())).batch_rows == 1000
+
+    @pytest.mark.parametrize("cut", [0, 3, 100, -8])
+    def test_parquet__that_is_damaged_is_named_in_one_line(self, tmp_path: Path, cut: int) -> None:
+        path = write_parquet(tmp_path / "t.parquet", [png(0)], pa.binary())
+        path.write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(ValueError, match=r"t\.parquet") as caught:
+            ImageTable.from_parquet([path])
+        assert str(caught.value).isprintable()
+
+    def test_parquet__that_is_a_pipe_is_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "t.parquet")
+        with pytest.raises(ValueError, match="pipe"):
+            ImageTable.from_parquet([tmp_path / "t.parquet"])
+
+    @pytest.mark.parametrize("name", ["../elsewhere.arrow", "/elsewhere.arrow", 3])
+    def test_saved_table__that_names_files_of_other_folders_is_refused(
+        self, table: Any, tmp_path: Path, name: object
+    ) -> None:
+        table.save_to_disk(tmp_path / "saved")
+        state = json.loads((tmp_path / "saved" / "state.json").read_text())
+        state["_data_files"] = [{"filename": name}]
+        (tmp_path / "saved" / "state.json").write_text(json.dumps(state))
+        with pytest.raises(ValueError, match=r"state\.json names"):
+            ImageTable.from_disk(tmp_path / "saved")
+
+    def test_saved_table__that_is_damaged_is_named(self, table: Any, tmp_path: Path) -> None:
+        table.save_to_disk(tmp_path / "saved")
+        file = next((tmp_path / "saved").glob("*.arrow"))
+        file.write_bytes(file.read_bytes()[:200])
+        with pytest.raises(ValueError, match="saved"):
+            ImageTable.from_disk(tmp_path / "saved")
 
 
 def test_fingerprint__is_of_the_images_alone_and_never_changes(table: Any) -> None:

@@ -21,10 +21,28 @@ def test_pattern__is_expanded(shards: list[Path]) -> None:
 def test_addresses__are_not_looked_for_here() -> None:
     stream = open_stream(["stream:https://example.org/s-{0..1}.tar.gz?key=1", "stream:s3://bucket/a.tar"])
     assert stream.shards == (
-        "https://example.org/s-0.tar.gz?key=1",
-        "https://example.org/s-1.tar.gz?key=1",
+        "https://example.org/s-0.tar.gz?***",
+        "https://example.org/s-1.tar.gz?***",
         "s3://bucket/a.tar",
     )
+
+
+def test_pattern_with_a_question_mark__is_expanded(shards: list[Path]) -> None:
+    assert len(open_stream([f"stream:{shards[0].parent}/shard-00?.tar"]).shards) == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["stream:https://me:SECRET@h/a.txt?SECRET"],
+        ["stream:https://me:SECRET@h/a.tar", "b.tar"],
+        ["stream:https://me:SECRET@h/{9..1}.tar?SECRET"],
+    ],
+)
+def test_errors__have_no_secrets(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="h/") as error:
+        open_stream(names)
+    assert "SECRET" not in str(error.value)
 
 
 def test_parquet__is_a_table(tmp_path: Path) -> None:
@@ -33,7 +51,7 @@ def test_parquet__is_a_table(tmp_path: Path) -> None:
 
 
 def test_hub_name__goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TableStream, "from_hub", classmethod(lambda cls, name: name))
+    monkeypatch.setattr(TableStream, "from_hub", classmethod(lambda cls, name, root: name))
     assert open_stream(["stream:hub:owner/name:test"]) == "owner/name:test"
 
 

@@ -41,7 +41,7 @@ def test_view__without_changes_is_the_image(processor: StellarImageProcessor) ->
 
 
 def test_view__of_an_oblong_network_is_refused() -> None:
-    processor = StellarImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 16, "width": 24})
+    processor = StellarImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 16, "width": 24}, patch_size=8)
     with pytest.raises(ValueError, match="16 x 24"):
         AugmentedView(1).prepare(processor, encoded(draw_scene(1, 40).image, "PNG"), 0)
 

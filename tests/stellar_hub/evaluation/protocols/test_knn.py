@@ -16,7 +16,8 @@ from stellar_hub.evaluation.protocols.knn import (
     evaluate_knn,
     knn_accuracy,
     knn_predict,
-    nearest_neighbours,
+    similarities,
+    vote,
 )
 from stellar_hub.evaluation.splits import Splits, prepare_splits
 from stellar_hub.features.backbones import PixelBackbone
@@ -201,10 +202,34 @@ class TestKnnAccuracy:
             knn_accuracy(draw(3, 4), torch.zeros(2, dtype=torch.long), torch.eye(4), torch.arange(4), 1)
 
 
-def test_neighbours__are_the_nearest_first_by_cosine() -> None:
+def test_similarities__are_cosines() -> None:
     queries, bank = draw(3, 4), draw(9, 4, seed=1)
     cosine = torch.nn.functional.cosine_similarity(queries.double()[:, None], bank.double()[None], dim=-1)
-    similarity, index = nearest_neighbours(queries, bank, 4)
-    expected = cosine.topk(4, dim=-1)
-    assert torch.equal(index, expected.indices)
-    torch.testing.assert_close(similarity.double(), expected.values, rtol=0, atol=1e-5)
+    (found,) = similarities(queries, bank)
+    torch.testing.assert_close(found.double(), cosine, rtol=0, atol=1e-5)
+
+
+class TestTies:
+    """Features of the bank that are exactly as near as the last one that votes."""
+
+    def test_vote__shares_the_last_places_among_equals(self) -> None:
+        similarity = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.1]])
+        labels = torch.tensor([0, 1, 1, 1, 2])
+        # With temperature 1 the second place weighs 0.67 of the first, and so do four places among three equals.
+        assert vote(similarity, labels, (1, 2, 3, 4), 3, temperature=1.0)[:, 0].tolist() == [0, 0, 1, 1]
+        assert vote(similarity, torch.tensor([0, 1, 2, 2, 0]), (2,), 3, temperature=1e4).item() == 0
+
+    @pytest.mark.parametrize("num_neighbours", [1, 5, 20])
+    def test_predictions__do_not_depend_on_the_order_of_the_bank(self, num_neighbours: int) -> None:
+        few = draw(5, 32, seed=2)
+        bank = few[torch.arange(203) % 5]  # each feature about 40 times, with several classes
+        labels = (torch.arange(203) * 7 + torch.arange(203) // 11) % 6
+        queries = draw(40, 32, seed=3)
+        expected = knn_predict(queries, bank, labels, num_neighbours)
+        for seed in range(5):
+            order = torch.randperm(203, generator=torch.Generator().manual_seed(seed))
+            assert torch.equal(knn_predict(queries, bank[order], labels[order], num_neighbours), expected)
+
+    def test_features_that_are_all_equal__give_the_most_frequent_class(self) -> None:
+        labels = torch.tensor([2, 0, 1, 1, 2, 1, 0])
+        assert knn_predict(torch.ones(3, 4), torch.ones(7, 4), labels, 2).tolist() == [1, 1, 1]

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from stellar_hub.data.labelled import read_segmentation_folder
 from stellar_hub.evaluation.cached_features import RunSettings
+from stellar_hub.evaluation.mask_splits import prepare_segmentation
 from stellar_hub.evaluation.protocols.knn import KnnProtocol
 from stellar_hub.evaluation.protocols.linear import LinearProtocol
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
 from stellar_hub.evaluation.protocols.segmentation import SegmentationProtocol
-from stellar_hub.evaluation.splits import Splits, prepare_segmentation
+from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 

@@ -8,15 +8,16 @@ import torch
 from stellar_hub.data.labelled import read_segmentation_folder
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.feature_set import fit_masks
+from stellar_hub.evaluation.mask_splits import SegmentationSplits, prepare_segmentation
 from stellar_hub.evaluation.protocols.segmentation import (
     BEST,
     MATCHED,
     MIOU,
     PIXELS,
     SegmentationProtocol,
+    choose_shown,
     evaluate_segmentation,
 )
-from stellar_hub.evaluation.splits import SegmentationSplits, prepare_segmentation
 from stellar_hub.features.backbones import PixelBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import argmax_regions, best_iou, to_pixels
@@ -84,9 +85,29 @@ def test_same_seed__gives_the_same_numbers(pixels: PixelBackbone, masked: Segmen
     assert first == second
 
 
+def test_shown_images__cover_the_classes_before_they_repeat_one() -> None:
+    labels = torch.tensor([1] * 6 + [2, 255, 3] + [1] * 3, dtype=torch.uint8)
+    masks = labels[:, None, None].expand(-1, 2, 2).contiguous()
+    masks[:, 0, 0] = 0
+    shown = choose_shown(masks, 6)
+    assert shown == sorted(set(shown))
+    assert len(shown) == 6
+    assert {6, 8} <= set(shown)
+    assert choose_shown(masks[:3], 6) == [0, 1, 2]
+
+
+def test_background__must_be_a_class(pixels: PixelBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
+    with pytest.raises(ValueError, match=r"background must be .*0 to 2.* got 3"):
+        evaluate_segmentation([pixels], masked, SegmentationProtocol(background=3), run)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"held_out": 1.0}, "held_out"),
+        ({"seed": -1}, "seed must be between 0 and 4294967295, got -1"),
+        ({"learning_rates": (float("inf"),)}, "learning_rates.* got inf"),
+        ({"background": -1}, "background.* got -1"),
         ({"features": ("cls",)}, "features.* got cls"),
         ({"features": ()}, "got none"),
         ({"learning_rates": (0.0,)}, "learning_rates.*0.0"),

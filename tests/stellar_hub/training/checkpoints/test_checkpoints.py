@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 
 from stellar_hub.modeling import atomic_write
 from stellar_hub.old_names import old_names
-from stellar_hub.training.checkpoints.checkpoints import STATE_FILE, Checkpoints, read_state
+from stellar_hub.training.checkpoints.checkpoints import STATE_FILE, Checkpoints, check_whole, read_state
+from stellar_hub.training.checkpoints.digests import DIGESTS_FILE
 
 
 def writer(step: int, content: bytes = b"weights") -> Callable[[Path], None]:
@@ -61,7 +62,7 @@ class TestSave:
         path = checkpoints.save(200, writer(200))
         assert path == checkpoints.folder / "step-000200" == checkpoints.latest()
         assert names_in(checkpoints.folder) == ["step-000200"]
-        assert names_in(path) == ["model.safetensors", STATE_FILE]
+        assert names_in(path) == [DIGESTS_FILE, "model.safetensors", STATE_FILE]
 
     def test_save__is_on_the_disk_before_it_has_its_name(
         self, checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
@@ -76,7 +77,7 @@ class TestSave:
         monkeypatch.setattr(os, "replace", replace)
         save(checkpoints, 1)
         before, after = events[: events.index("renamed")], events[events.index("renamed") + 1 :]
-        assert set(before) == {"model.safetensors", STATE_FILE, ".step-000001.part"}
+        assert set(before) == {DIGESTS_FILE, "model.safetensors", STATE_FILE, ".step-000001.part"}
         assert after == ["checkpoints"]
 
     def test_save__replaces_the_same_step(self, checkpoints: Checkpoints) -> None:
@@ -250,6 +251,66 @@ class TestKilledRun:
         assert {"notes.txt", "step-x", "step-000001.bak"} < set(names_in(checkpoints.folder))
 
 
+class TestNewestWhole:
+    def test_newest__is_taken_where_it_is_whole(self, checkpoints: Checkpoints) -> None:
+        save(checkpoints, 2, 4)
+        assert checkpoints.newest_whole() == (checkpoints.path(4), [])
+
+    @pytest.mark.parametrize("name", ["model.safetensors", STATE_FILE, DIGESTS_FILE])
+    @pytest.mark.parametrize("damage", ["changed", "cut short", "missing", "a folder"])
+    def test_damaged_one__is_passed_over_and_its_file_is_named(
+        self, checkpoints: Checkpoints, name: str, damage: str
+    ) -> None:
+        save(checkpoints, 2, 4)
+        file = checkpoints.path(4) / name
+        if damage == "changed":
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data)
+        elif damage == "cut short":
+            file.write_bytes(file.read_bytes()[:-9])
+        else:
+            file.unlink()
+        if damage == "a folder":
+            file.mkdir()
+        newest, (sentence,) = checkpoints.newest_whole()
+        assert newest == checkpoints.path(2)
+        assert "step-000004" in sentence
+        assert name in sentence or name == DIGESTS_FILE
+
+    def test_all_damaged__is_an_error_and_not_a_new_run(self, checkpoints: Checkpoints) -> None:
+        save(checkpoints, 2, 4)
+        for step in (2, 4):
+            (checkpoints.path(step) / STATE_FILE).unlink()
+        with pytest.raises(ValueError, match=r"step-000004.*step-000002.*--output"):
+            checkpoints.newest_whole()
+
+    def test_damaged_one__goes_with_a_later_checkpoint(self, checkpoints: Checkpoints) -> None:
+        save(checkpoints, 2, 4)
+        (checkpoints.path(4) / STATE_FILE).unlink()
+        save(checkpoints, 3)
+        assert names_in(checkpoints.folder) == ["step-000002", "step-000003"]
+
+
+class TestDigests:
+    def test_checkpoint_of_an_earlier_release__needs_its_files(self, checkpoints: Checkpoints) -> None:
+        path = checkpoints.save(2, writer(2))
+        (path / DIGESTS_FILE).unlink()
+        for name in ("optimizer.pt", "config.json", "random_state_0.pt"):
+            with pytest.raises(FileNotFoundError, match=name):
+                check_whole(path)
+            (path / name).touch()
+        check_whole(path)
+
+    @pytest.mark.parametrize("text", ["[]", "{", '{"../elsewhere": "ab"}', '{"a": 3}', "[" * 100_000, ""])
+    def test_digests_that_are_damaged__are_named(self, checkpoints: Checkpoints, text: str) -> None:
+        path = checkpoints.save(2, writer(2))
+        (path / DIGESTS_FILE).write_text(text)
+        with pytest.raises(ValueError, match=rf"^{path / DIGESTS_FILE} is damaged") as caught:
+            check_whole(path)
+        assert str(caught.value).isprintable()
+
+
 class TestReadState:
     def test_read_state__gives_what_was_written(self, tmp_path: Path) -> None:
         (tmp_path / STATE_FILE).write_text('{"step": 7, "fingerprint": "abc"}')
@@ -264,7 +325,20 @@ class TestReadState:
         with pytest.raises(FileNotFoundError, match=rf"{tmp_path} .*{STATE_FILE}.*RUN/checkpoints/"):
             read_state(tmp_path)
 
-    @pytest.mark.parametrize("content", [b"", b'{"step": 7', b"[]", b"{}", b'{"step": "7"}', b"\xff\xfe{}"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b'{"step": 7',
+            b"[]",
+            b"{}",
+            b'{"step": "7"}',
+            b'{"step": true}',
+            b'{"step": -1}',
+            b"\xff\xfe{}",
+            b"[" * 10**5,
+        ],
+    )
     def test_read_state__names_a_damaged_file(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / STATE_FILE).write_bytes(content)
         with pytest.raises(ValueError, match=rf"^{tmp_path / STATE_FILE} is damaged: "):

@@ -40,13 +40,13 @@ def run_at(output: Path, *steps: int) -> Checkpoints:
 class TestFindStart:
     def test_new_folder__begins(self, tmp_path: Path) -> None:
         checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
-        assert find_start(tmp_path / "run", None, checkpoints) is None
-        assert find_start(tmp_path / "run", "auto", checkpoints) is None
+        assert find_start(tmp_path / "run", None, checkpoints)[0] is None
+        assert find_start(tmp_path / "run", "auto", checkpoints)[0] is None
         assert not (tmp_path / "run").exists()
 
     def test_folder_with_other_files__begins(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").touch()
-        assert find_start(tmp_path, None, Checkpoints(tmp_path / "checkpoints", keep=1)) is None
+        assert find_start(tmp_path, None, Checkpoints(tmp_path / "checkpoints", keep=1))[0] is None
 
     @pytest.mark.parametrize("steps", [(), (2, 4)])
     def test_folder_with_a_run__is_refused_and_says_how_to_go_on(self, tmp_path: Path, steps: tuple[int, ...]) -> None:
@@ -68,22 +68,44 @@ class TestFindStart:
 
     def test_auto__takes_the_newest(self, tmp_path: Path) -> None:
         checkpoints = run_at(tmp_path / "run", 2, 4)
-        assert find_start(tmp_path / "run", "auto", checkpoints) == checkpoints.path(4)
+        assert find_start(tmp_path / "run", "auto", checkpoints)[0] == checkpoints.path(4)
+
+    def test_auto__falls_back_from_a_damaged_one_and_says_so(self, tmp_path: Path) -> None:
+        checkpoints = run_at(tmp_path / "run", 2, 4)
+        (checkpoints.path(4) / STATE_FILE).write_text("{}")
+        start, (note,) = find_start(tmp_path / "run", "auto", checkpoints)
+        assert start == checkpoints.path(2)
+        assert "step-000002" in note
+        assert str(checkpoints.path(4) / STATE_FILE) in note
+
+    def test_path__of_a_damaged_one_is_refused(self, tmp_path: Path) -> None:
+        checkpoints = run_at(tmp_path / "run", 2, 4)
+        with open(checkpoints.path(4) / STATE_FILE, "a") as file:
+            file.write("\n")
+        with pytest.raises(ValueError, match=str(checkpoints.path(4) / STATE_FILE)):
+            find_start(tmp_path / "run", checkpoints.path(4), checkpoints)
+
+    def test_run_whose_checkpoints_lack_their_state__is_not_written_over(self, tmp_path: Path) -> None:
+        checkpoints = run_at(tmp_path / "run", 2)
+        (checkpoints.path(2) / STATE_FILE).unlink()
+        (tmp_path / "run" / RECIPE_FILE).unlink()
+        with pytest.raises(FileExistsError, match="holds a run"):
+            find_start(tmp_path / "run", None, checkpoints)
 
     def test_auto__begins_anew_where_there_is_no_checkpoint_yet(self, tmp_path: Path) -> None:
-        assert find_start(tmp_path / "run", "auto", run_at(tmp_path / "run")) is None
+        assert find_start(tmp_path / "run", "auto", run_at(tmp_path / "run"))[0] is None
 
     def test_path__may_be_an_earlier_checkpoint(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoints = run_at(tmp_path / "run", 2, 4)
-        assert find_start(tmp_path / "run", checkpoints.path(2), checkpoints) == checkpoints.path(2)
+        assert find_start(tmp_path / "run", checkpoints.path(2), checkpoints)[0] == checkpoints.path(2)
         monkeypatch.chdir(tmp_path)
         relative = Path("run/checkpoints/step-000002")
-        assert find_start(tmp_path / "run", relative, checkpoints) == relative
+        assert find_start(tmp_path / "run", relative, checkpoints)[0] == relative
 
     def test_path__may_be_of_another_run_for_a_new_folder(self, tmp_path: Path) -> None:
         other = run_at(tmp_path / "other", 2)
         own = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
-        assert find_start(tmp_path / "run", other.path(2), own) == other.path(2)
+        assert find_start(tmp_path / "run", other.path(2), own)[0] == other.path(2)
 
     def test_path_of_another_run__is_refused_where_there_is_one(self, tmp_path: Path) -> None:
         other, own = run_at(tmp_path / "other", 2), run_at(tmp_path / "run", 2)

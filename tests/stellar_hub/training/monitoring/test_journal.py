@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.training.monitoring.journal import Journal, read_journal
+from tests.stellar_hub.training.conftest import files_up_to
 
 
 @pytest.fixture
@@ -99,6 +100,25 @@ def test_truncate_after__forgets_later_and_torn_lines(journal: Journal, step: in
     assert steps(journal) == [*left, step + 1]
 
 
+def test_truncate_after__keeps_what_it_removes_under_another_name(journal: Journal) -> None:
+    before = journal.path.read_bytes()
+    aside = journal.truncate_after(10)
+    assert aside == journal.path.with_name("metrics-to-step-000030.jsonl")
+    assert aside.read_bytes() == before
+    for step, value in ((20, 1.0), (30, 2.0)):
+        journal.write(step, {"loss": value})
+    again = journal.truncate_after(10)
+    assert again == journal.path.with_name("metrics-to-step-000030-2.jsonl")
+    assert aside.read_bytes() == before
+
+
+def test_truncate_after__writes_no_copy_where_no_step_goes(journal: Journal) -> None:
+    with open(journal.path, "a") as file:
+        file.write('{"step": 3')
+    assert journal.truncate_after(30) is None
+    assert [path.name for path in journal.path.parent.iterdir()] == ["metrics.jsonl"]
+
+
 def test_truncate_after__keeps_lines_to_the_byte(journal: Journal) -> None:
     before = journal.path.read_bytes()
     journal.truncate_after(30)
@@ -165,3 +185,11 @@ def test_read__gives_what_is_whole_wherever_the_file_ends(cut: int) -> None:
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(data[:cut])
         assert [record["step"] for record in read_journal(path)] == [10, 20][:whole]
+
+
+def test_write__names_the_file_where_the_disk_is_full(journal: Journal) -> None:
+    with files_up_to(journal.path.stat().st_size + 5), pytest.raises(OSError, match=str(journal.path)):
+        journal.write(40, {"loss": 1.0})
+    assert steps(journal) == [10, 20, 30]
+    journal.write(50, {"loss": 1.0})
+    assert steps(journal) == [10, 20, 30, 50]

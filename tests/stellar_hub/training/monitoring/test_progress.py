@@ -3,10 +3,12 @@
 import io
 import os
 import sys
+import threading
 
 import psutil
 import pytest
 
+from stellar_hub.training.monitoring import progress as module
 from stellar_hub.training.monitoring.progress import RunProgress
 
 
@@ -106,3 +108,36 @@ def test_progress__is_silent_when_not_enabled(monkeypatch: pytest.MonkeyPatch) -
         progress.update(1, {"loss": 1.0}, 0.0, 1.0)
         progress.note("checkpoint written")
     assert terminal.getvalue() == ""
+
+
+def test_update__writes_a_line_after_a_silence_whatever_log_every_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
+    progress = RunProgress(total_steps=1000, log_every=1000)
+    for step in (2, 3):
+        progress.update(step, {}, 0.0, 1.0)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["step 2/1000", "step 3/1000"]
+
+
+def test_step__that_takes_long_gets_a_line_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "MAX_SILENCE", 0.0)
+    progress = RunProgress(total_steps=10, start_step=3)
+    written = threading.Event()
+    note = progress.note
+
+    def record(text: str) -> None:
+        note(text)
+        written.set()
+
+    monkeypatch.setattr(progress, "note", record)
+    with progress:
+        assert written.wait(60)
+    assert capsys.readouterr().err.startswith("step 4/10 is not done after ")
+
+
+def test_note__shows_neither_passwords_nor_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    RunProgress(total_steps=10).note("skipped image 1: https://me:secret@host/a.tar?sig=1\x1b[2J")
+    assert capsys.readouterr().err == "skipped image 1: https://***@host/a.tar?***\n"

@@ -55,6 +55,17 @@ def test_training_section__keeps_text_within_its_cell() -> None:
     assert "| folders | a\\|b c |\n" in text
 
 
+def test_training_section__shows_neither_secrets_nor_control_characters_nor_marks() -> None:
+    address = "https://me:SECRET@host/a.tar?sig=SECRET"
+    facts = {"initialized from": f"<b>\x1b[31m {address}"}
+    text = section(facts=facts, recipe_yaml=f"sources: ['stream:{address}', '<!-- /training -->', '\x1b[2J']\n")
+    assert "SECRET" not in text
+    assert "\x1b" not in text
+    assert "<!--" not in text
+    assert "<b>" not in text
+    assert "https://***@host/a.tar?***" in text
+
+
 def test_training_section__fences_a_recipe_with_fences() -> None:
     text = section(recipe_yaml="note: '```'\n")
     assert "````yaml\nnote: '```'\n````" in text
@@ -103,3 +114,13 @@ def test_write_training_card__leaves_the_old_card_if_writing_fails(
         write_training_card(folder, section())
     assert (folder / "README.md").read_bytes() == before
     assert [path.name for path in folder.iterdir()] == ["README.md"]
+
+
+def test_training_section__shows_neither_passwords_nor_control_characters() -> None:
+    address = "stream:https://me:SECRET@host/a.tar?sig=SECRET"
+    yaml = f'data:\n  sources: ["{address}", "\u202eevil"]\n'
+    section = training_section(yaml, {"initialized from": f"{address}\x1b[31m\nx"}, {}, False, False)
+    assert "SECRET" not in section
+    assert "https://***@host/a.tar?***" in section
+    assert "\\u202eevil" in section
+    assert all(line.isprintable() for line in section.split("\n"))

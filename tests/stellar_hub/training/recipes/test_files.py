@@ -289,7 +289,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
     data = dataclasses.replace(
         tiny.data, sources=folders, repeats=draw(st.sampled_from([(), (2,) * len(folders)])), local_area=(low, high)
     )
-    run = dataclasses.replace(tiny.run, seed=draw(st.integers(0, 2**32 - 1)), license=draw(st.none() | TEXTS))
+    run = dataclasses.replace(
+        tiny.run, seed=draw(st.integers(0, 2**32 - 1)), license=draw(st.none() | TEXTS.filter(str.isprintable))
+    )
     return dataclasses.replace(tiny, model=model, data=data, run=run)
 
 
@@ -428,3 +430,59 @@ def test_override__has_a_value_that_is_yaml() -> None:
 def test_overrides__need_a_mapping(values: Any) -> None:
     with pytest.raises(ValueError, match="model, data"):
         apply_overrides(values, [])
+
+
+def test_load__takes_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = written(to_dict(load_recipe("stellar-tiny")), tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_recipe(path) == load_recipe("stellar-tiny")
+
+
+def test_load__refuses_a_file_above_the_limit_without_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(to_dict(load_recipe("stellar-tiny")), tmp_path)
+    monkeypatch.setenv("STELLAR_HUB_MAX_CONFIG_BYTES", "100")
+    with pytest.raises(ValueError, match=r"mine\.yaml.*STELLAR_HUB_MAX_CONFIG_BYTES"):
+        load_recipe(path)
+
+
+def test_load__does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    with pytest.raises(FileNotFoundError, match=r"mine\.yaml"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!timestamp 2024-01-01",
+        "{a: b: c}",
+        "%YAML 9.9\n---\na: 1",
+        "<<: *a",
+        "a: \x1b",
+        "- *a",
+        "&a *a",
+    ],
+)
+def test_read__refuses_in_one_printable_line(text: str) -> None:
+    with pytest.raises(ValueError, match="mine") as caught:
+        read_yaml(text, "mine")
+    assert str(caught.value).isprintable()
+
+
+def test_load__gives_keys_of_later_releases_their_value(tmp_path: Path) -> None:
+    values = to_dict(load_recipe("stellar-tiny"))
+    del values["data"]["root"]
+    assert load_recipe(written(values, tmp_path)).data.root is None
+
+
+@pytest.mark.parametrize("override", ["model.config.hidden_size=99999999999", "num_hidden_layers=99999", "init=random"])
+def test_load__refuses_a_model_of_absurd_size(override: str) -> None:
+    with pytest.raises(ValueError, match=r"^recipe b16: model\.config"):
+        load_recipe("b16", [override, "model.config.tokenizer_channel_mult=[1, 99999999999]"])
+
+
+def test_save__makes_a_private_file_that_others_cannot_read(tmp_path: Path) -> None:
+    save_recipe(load_recipe("finetune"), tmp_path / "recipe.yaml", private=True)
+    assert (tmp_path / "recipe.yaml").stat().st_mode & 0o777 == 0o600

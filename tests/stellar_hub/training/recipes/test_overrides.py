@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from stellar_hub.old_names import old_names
 from stellar_hub.training.recipes.files import apply_overrides, load_recipe, to_dict
 from stellar_hub.training.recipes.overrides import replace_values
+from stellar_hub.training.recipes.sections import config_fields
+from stellar_hub.training.recipes.suggestions import SYNONYMS
 
 TINY = to_dict(load_recipe("stellar-tiny"))
 B16 = to_dict(load_recipe("b16"))
@@ -93,3 +95,35 @@ def test_override__into_what_is_not_a_section_is_refused() -> None:
 def test_override__keeps_numbers_exactly(rate: float, seed: int) -> None:
     recipe = load_recipe("stellar-tiny", [f"learning_rate={rate!r}", f"run.seed={seed}"])
     assert (recipe.optimization.learning_rate, recipe.run.seed) == (rate, seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lr", "optimization.learning_rate"),
+        ("optimization.lr", "optimization.learning_rate"),
+        ("run.bs", "optimization.batch_size"),
+        ("WD", "optimization.weight_decay"),
+        ("num-epochs", "optimization.epochs"),
+        ("data.workers", "data.num_workers"),
+        ("config.depth", "model.config.num_hidden_layers"),
+        ("ema", "model.config.teacher_momentum"),
+        ("amp", "run.precision"),
+        ("run.learning_rate", "optimization.learning_rate"),
+    ],
+)
+def test_unknown_key__suggests_what_other_trainers_mean_by_it(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        apply_overrides(TINY, [f"{name}=1"])
+
+
+def test_synonyms__stand_for_keys_that_exist() -> None:
+    keys = {key for section in TINY.values() for key in section} | set(config_fields())
+    assert set(SYNONYMS.values()) <= keys
+    assert not set(SYNONYMS) & keys
+
+
+def test_unknown_key__is_shown_without_control_characters() -> None:
+    with pytest.raises(ValueError, match=r"x1b\[31mred") as caught:
+        apply_overrides(TINY, ["\x1b[31mred=1"])
+    assert str(caught.value).isprintable()

@@ -198,3 +198,28 @@ def test_refuse_unknown__lists_all_where_none_is_close() -> None:
     refuse_unknown(["a"], ["a", "b"], "x.")
     with pytest.raises(ValueError, match=r"^x\.7 .*a, b$"):
         refuse_unknown([7], ["a", "b"], "x.")
+
+
+@pytest.mark.parametrize("value", ["mit\nbase_model: mine", "mit\x1b[31m", "mit\u202e"])
+@pytest.mark.parametrize("key", ["license", "push_to_hub"])
+def test_names_in_the_card__are_printable(key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must be .* one line") as caught:
+        change("run", **{"license": "mit", key: value})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("data", "image_size"),
+        ("data", "num_global_views"),
+        ("data", "num_local_views"),
+        ("data", "num_workers"),
+        ("optimization", "batch_size"),
+        ("optimization", "gradient_accumulation_steps"),
+        ("augmentation", "blur_kernel_size"),
+    ],
+)
+def test_numbers_that_take_memory__have_a_bound(section: str, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must be .*(at most|within)"):
+        change(section, **{key: 2**40 + 1})

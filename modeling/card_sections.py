@@ -3,8 +3,10 @@
 import os
 import re
 
-# The last sections of a card. A new section goes before them.
-LAST_SECTIONS = re.compile(r"^## (Limit|What the weights are not for|Licen[cs]e)", re.MULTILINE | re.IGNORECASE)
+# The last sections of a card, with the mark before one that a program wrote. A new section goes before them.
+LAST_SECTIONS = re.compile(
+    r"^(?:<!-- [^\n]* -->\n)?## (?:Limit|What the weights are not for|Licen[cs]e)", re.MULTILINE | re.IGNORECASE
+)
 
 
 def section_marks(name: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 import pytest
 
-from stellar_hub.hub.card_sections import read_section, section_marks, write_section
+from stellar_hub.modeling.card_sections import read_section, section_marks, write_section
 
 CARD = "---\nlicense: mit\n---\n# A model\n\n## What the weights are not for\n\nText.\n\n## License\n\nMIT.\n"
 
