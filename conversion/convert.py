@@ -10,6 +10,7 @@ from stellar_hub.conversion.layout import TOKENIZER_PREFIX, all_sources, is_unus
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from stellar_hub.modeling.weight_files import check_types, headers_of, listed, problems_by_kind
 
 
 def convert_original(
@@ -37,7 +38,8 @@ def convert_original(
         and beside it clustering heads, EMA teacher and the tokenizer's encoder if the file has them.
 
     Raises:
-        ValueError: if tensors are missing, unexpected or have the wrong shape; it names each of them.
+        ValueError: if tensors are missing, unexpected, have the wrong shape, or are no floating-point numbers; it
+            names them.
     """
     check_entries(state_dict, "the checkpoint")
     tensors = with_published_names(state_dict)
@@ -61,10 +63,14 @@ def check_entries(state_dict: Mapping[str, Tensor], what: str) -> None:
     """
     if not state_dict:
         raise ValueError(f"{what} is empty: it must have at least one tensor")
-    foreign = [str(name) for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    foreign = [
+        name if isinstance(name, str) else type(name).__name__
+        for name, value in state_dict.items()
+        if not isinstance(value, Tensor) or not isinstance(name, str)
+    ]
     if foreign:
         hint = ': pass the state dict under "state_dict"' if "state_dict" in foreign else ""
-        raise ValueError(f"{what} must have tensors only, but these entries are not: {', '.join(foreign)}{hint}")
+        raise ValueError(f"{what} must have tensors only, but these entries are not: {listed(foreign)}{hint}")
 
 
 def without_tokenizer(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,22 +111,33 @@ def expected_shapes(config: StellarConfig, table: dict[str, list[str]]) -> dict[
 def check_tensors(tensors: dict[str, Tensor], table: dict[str, list[str]], config: StellarConfig) -> None:
     """Raises ValueError unless each tensor of the file is used or known to be unused, and each used one fits.
 
+    A tensor fits if it has the shape that the model needs, and its numbers are floating-point numbers.
+
     Args:
         tensors: The checkpoint's tensors, under published names.
         table: Originals of each target.
         config: The checkpoint's configuration.
     """
-    shapes = expected_shapes(config, table)
     used = {name for sources in table.values() for name in sources}
-    problems = [f"missing: {name}" for name in sorted(used - tensors.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(tensors.keys() - used) if not is_unused(name, config)]
-    for target, sources in table.items():
+    missing = sorted(used - tensors.keys())
+    # Where most is missing, shapes say nothing more, and a model of very many layers takes seconds to build.
+    shapes = expected_shapes(config, table) if len(missing) <= len(tensors) else {}
+    wrong_shapes = []
+    for target, sources in table.items() if shapes else ():
         wanted = shapes[target]
         part = (wanted[0] // len(sources), *wanted[1:]) if len(sources) > 1 else wanted
-        problems += [
-            f"wrong shape: {name} is {tuple(tensors[name].shape)}, expected {part}"
+        wrong_shapes += [
+            f"{name} is {tuple(tensors[name].shape)}, expected {part}"
             for name in sources
             if name in tensors and tuple(tensors[name].shape) != part
         ]
+    problems = problems_by_kind(
+        {
+            "missing": missing,
+            "unexpected": [name for name in sorted(tensors.keys() - used) if not is_unused(name, config)],
+            "wrong shape": wrong_shapes,
+        }
+    )
     if problems:
-        raise ValueError("the checkpoint is not in the original STELLAR layout:\n  " + "\n  ".join(problems))
+        raise ValueError(f"the checkpoint is not in the original STELLAR layout: {problems}")
+    check_types(headers_of({name: tensors[name] for name in used}), "the checkpoint")

@@ -4,12 +4,13 @@ import math
 from itertools import islice
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassClassValidationError
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from stellar_hub.conversion.layout import HEADS, TEACHER_HEADS, TOKENIZER_PREFIX, count_layers, has_decoder
 from stellar_hub.conversion.vqgan_layout import CODEBOOK, common_size, tokenizer_sizes
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.safe_text import one_line
 
 # Width to number of attention heads, which shapes do not show: the conventions of the published models.
 ENCODER_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
@@ -43,7 +44,7 @@ def infer_config(
             of heads is neither given nor known.
     """
     if not {SPARSE_TOKENS, CLS_TOKEN, PATCH_PROJECTION} & state_dict.keys():
-        found = ", ".join(islice(state_dict, 3))
+        found = one_line(", ".join(islice(state_dict, 3)))
         raise ValueError(
             f"these are not the tensors of a STELLAR checkpoint: it has {SPARSE_TOKENS}, {CLS_TOKEN} and "
             f"{PATCH_PROJECTION}, got {found}{', ...' if len(state_dict) > 3 else ''}"
@@ -59,9 +60,10 @@ def infer_config(
         fields["teacher_momentum"] = TEACHER_MOMENTUM
     try:
         return StellarConfig(**fields)
-    except StrictDataclassClassValidationError as error:
+    except StrictDataclassError as error:
         raise ValueError(
-            f"the sizes of the checkpoint's tensors and the given heads do not fit each other: {error.__cause__}"
+            "the sizes of the checkpoint's tensors and the given heads do not fit each other: "
+            f"{one_line(error.__cause__ or error)}"
         ) from error
 
 

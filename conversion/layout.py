@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from stellar_hub.conversion.vqgan_layout import vqgan_sources
+from stellar_hub.conversion.vqgan_layout import max_index, vqgan_sources
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.safe_text import one_line
 
 LAYER_NAMES = {
     "layernorm_before": "norm1",
@@ -56,10 +57,12 @@ def encoder_sources(source: str, target: str, num_layers: int, sparse_tokens: st
 
 
 def count_layers(state_dict: dict[str, Tensor], source: str) -> int:
-    """Returns the number of layers under `source`: one more than the highest index."""
-    prefix = f"{source}.encoder.layer."
-    indices = {name.removeprefix(prefix).split(".")[0] for name in state_dict if name.startswith(prefix)}
-    return 1 + max((int(index) for index in indices if index.isdigit()), default=-1)
+    """Returns the number of layers under `source`: one more than the highest index.
+
+    Raises:
+        ValueError: if it is above the limit on layers.
+    """
+    return 1 + max_index(state_dict, rf"{re.escape(source)}\.encoder\.layer\.(\d+)\.")
 
 
 WRAPPERS = re.compile(r"(^|\.)(module|_orig_mod|_fsdp_wrapped_module)(?=\.)")
@@ -97,7 +100,10 @@ def with_published_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state_dict.items():
         target = published_name(name)
         if target in renamed:
-            raise ValueError(f"the checkpoint has {target!r} twice, as {name!r} and as {origin[target]!r}")
+            raise ValueError(
+                f"the checkpoint has {one_line(repr(target), 200)} twice, as {one_line(repr(name), 200)} and as "
+                f"{one_line(repr(origin[target]), 200)}"
+            )
         renamed[target], origin[target] = tensor, name
     return renamed
 

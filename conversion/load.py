@@ -74,7 +74,10 @@ def load_original(
         decoder=decoder,
         base_only=issubclass(cls, StellarModel),
     )
-    return cls.from_pretrained(None, config=config, state_dict=state_dict)
+    try:
+        return cls.from_pretrained(None, config=config, state_dict=state_dict)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def convert_checkpoint(
@@ -105,12 +108,15 @@ def convert_checkpoint(
             name: tensor for name, tensor in tensors.items() if not published_name(name).startswith(DECODING_PREFIXES)
         }
     tokenizer = read_checkpoint(vqgan) if vqgan is not None and decoder else None
-    config, state_dict = convert_original(
-        tensors,
-        vqgan=tokenizer,
-        num_attention_heads=num_attention_heads,
-        decoder_num_attention_heads=decoder_num_attention_heads,
-    )
+    try:
+        config, state_dict = convert_original(
+            tensors,
+            vqgan=tokenizer,
+            num_attention_heads=num_attention_heads,
+            decoder_num_attention_heads=decoder_num_attention_heads,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if base_only:
         state_dict = {
             name.removeprefix(BASE_PREFIX): tensor

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
+from stellar_hub.modeling.safe_text import one_line
 
 
 def common_size(tensors: Mapping[str, Tensor], *places: tuple[str, int]) -> int:
@@ -52,7 +54,7 @@ def tokenizer_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any
     if not {FIRST, CODEBOOK} & set(names):
         raise ValueError(
             f"the tokenizer's weights are not those of a MaskGIT-VQGAN: it has {FIRST} and {CODEBOOK}, "
-            f"got {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            f"got {one_line(', '.join(names[:3]))}{', ...' if len(names) > 3 else ''}"
         )
 
     def size(*places: tuple[str, int]) -> int:
@@ -64,14 +66,29 @@ def tokenizer_sizes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any
     return {
         "tokenizer_embed_dim": size((CODEBOOK, 1), ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0)),
         "tokenizer_hidden_channels": base,
-        "tokenizer_channel_mult": [max(1, round(width / base)) for width in widths] or [1],
+        "tokenizer_channel_mult": [max(1, round(width / max(1, base))) for width in widths] or [1],
         "tokenizer_num_res_blocks": max(1, 1 + max_index(names, r"encoder\.down\.0\.block\.(\d+)\.")),
     }
 
 
 def max_index(names: Iterable[str], pattern: str) -> int:
-    """Returns the highest number that `pattern` finds at the start of a name; -1 if no name matches."""
-    return max((int(match[1]) for match in map(re.compile(pattern).match, names) if match), default=-1)
+    """Returns the highest number that `pattern` finds at the start of a name; -1 if no name matches.
+
+    Args:
+        names: Names of tensors.
+        pattern: Pattern whose first group is the number of a layer, level or block.
+
+    Raises:
+        ValueError: if the number is above the limit on layers: all layers up to it would be gone through.
+    """
+    highest = -1
+    for name in names:
+        match = re.match(pattern, name, re.ASCII)
+        if match:
+            number = int(match[1]) if len(match[1]) < 20 else 10**20
+            check_limit("config_layers", number + 1, f"the checkpoint with the tensor {one_line(repr(name), 200)}")
+            highest = max(highest, number)
+    return highest
 
 
 def vqgan_sources(config: StellarConfig, prefix: str) -> dict[str, list[str]]:

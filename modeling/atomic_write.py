@@ -12,6 +12,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
+
+from safetensors import SafetensorError
 
 # The second form is that of earlier releases, which did not name the process.
 _LEFTOVER = re.compile(
@@ -42,8 +45,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, private: bool
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    _clear_leftovers(path.parent)
-    temporary = _temporary(path)
+    clear_leftovers(path.parent)
+    temporary = unfinished_path(path)
     try:
         with open(temporary, "xb", opener=_open_privately if private else None) as file:
             file.write(data)
@@ -75,7 +78,7 @@ def _name_final_path(error: BaseException, temporary: Path, final: Path) -> None
     raise OSError(error.errno, error.strerror, named) from error
 
 
-def _temporary(path: Path) -> Path:
+def unfinished_path(path: Path) -> Path:
     """Returns a new hidden name beside `path`, at most 92 bytes long, that says which process writes it.
 
     `path` may have a name of any length; the beginning of the name is for people who look into the folder.
@@ -94,7 +97,7 @@ def _host() -> str:
     return hashlib.sha256(f"{platform.node()} {numbering}".encode("utf-8", "replace")).hexdigest()[:8]
 
 
-def _clear_leftovers(folder: Path) -> None:
+def clear_leftovers(folder: Path) -> None:
     """Removes temporary files and folders of processes that were killed, at most once a minute for each folder."""
     key, now = os.path.abspath(folder), time.monotonic()
     if now - _searched.get(key, -_SECONDS_BETWEEN_SEARCHES) < _SECONDS_BETWEEN_SEARCHES:
@@ -130,6 +133,75 @@ def _is_abandoned(entry: "os.DirEntry[str]", host: str | None, process: int) -> 
 
 
 @contextlib.contextmanager
+def errors_name(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[None]:
+    """Makes errors of the disk name the file or folder that could not be written, also those of safetensors.
+
+    Args:
+        path: File or folder that is written.
+        unfinished: Its name until it is complete, which errors shall not show.
+
+    Raises:
+        OSError: if the disk is full for the block.
+    """
+    final = Path(path)
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d{1,5})", str(error))
+        if number is None or int(number[1]) not in _DISK_ERRORS:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(final)) from error
+    except OSError as error:
+        _name_final_path(error, unfinished or final, final)
+        raise
+
+
+class _PatientFile:
+    """A file that keeps the error of a write, and lets the rest of the writes pass without doing them."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes bytes, unless an earlier write has failed; it always returns their number."""
+        if self.error is None:
+            try:
+                self._write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def _write(self, data: Any) -> None:
+        self._file.write(data)
+
+    def flush(self) -> None:
+        """Does nothing: the file is flushed when it is closed."""
+
+
+@contextlib.contextmanager
+def patient_file(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Opens a file for torch's own writer, which ends the whole process where a write fails, as on a full disk.
+
+    Writes in the block seem to succeed; the first error is raised when the block ends.
+
+    Args:
+        path: File to create.
+
+    Yields:
+        An object with `write` and `flush`, for `torch.save` and `torch.export.save`.
+
+    Raises:
+        OSError: if the file cannot be written; it names the file.
+    """
+    with errors_name(path), open(path, "xb") as file:
+        patient = _PatientFile(file)
+        yield patient
+        if patient.error is not None:
+            raise patient.error
+
+
+@contextlib.contextmanager
 def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[Path]:
     """Gives a new, empty folder to fill, which replaces `path` when the block ends without an error.
 
@@ -153,8 +225,8 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
     final = Path(path).absolute()
     if not final.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
-    _clear_leftovers(final.parent)
-    partial = unfinished or _temporary(final)
+    clear_leftovers(final.parent)
+    partial = unfinished or unfinished_path(final)
     beginning = os.fsencode(final.name)[:240].decode("utf-8", "ignore")  # disks limit the length of names
     old = final.with_name(f".{beginning}.old")
     restore(final, old)

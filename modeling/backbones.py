@@ -1,7 +1,8 @@
 """Starting from another ViT: which of timm's models fit the encoder, and how their weights go into it."""
 
+import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import timm
@@ -11,6 +12,7 @@ from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from .encoder_stellar import IMAGENET_MEAN, IMAGENET_STD
+from .safe_text import one_line
 
 
 def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTransformer:
@@ -22,25 +24,62 @@ def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTran
 
     Raises:
         FileNotFoundError: if the path does not exist.
+        TypeError: if the name is not a string.
         ValueError: if timm does not know the name, or the encoder cannot represent the model; it says why.
     """
+    name = checked_name(name)
     options: dict[str, Any] = {"pretrained": pretrained is True}
     if not isinstance(pretrained, bool):
         if not os.path.isfile(pretrained):
             raise FileNotFoundError(f"no such file: {pretrained}; pretrained= names a file with weights of {name}")
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": os.fspath(pretrained)}}
-    try:
-        backbone: Any = timm.create_model(name, num_classes=0, **options)
-    except RuntimeError as error:
-        if "Unknown model" not in str(error):
-            raise
-        close = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:5])
-        hint = f"; similar names: {close}" if close else ""
-        raise ValueError(f"timm {timm.__version__} does not have a model {name!r}{hint}") from error
+    backbone: Any = timm.create_model(name, num_classes=0, **options)
     obstacles = unsupported_parts(backbone)
     if obstacles:
         raise ValueError(f"{name} cannot become a STELLAR encoder, which is a plain ViT: it has {', '.join(obstacles)}")
     return backbone
+
+
+def checked_name(name: Any) -> str:
+    """Returns timm's name of a model, without "timm:" before it.
+
+    Raises:
+        TypeError: if it is not a string, such as a model itself.
+        ValueError: if timm does not have the model or the weights; it says which names are similar.
+    """
+    if not isinstance(name, str):
+        hint = ": save its weights with torch.save(module.state_dict(), PATH), and pass its name and pretrained=PATH"
+        raise TypeError(
+            "name must be timm's name of a model, such as 'vit_base_patch16_224.mae', got "
+            f"{type(name).__name__}{hint if isinstance(name, nn.Module) else ''}"
+        )
+    name = name.removeprefix("timm:")
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return name
+    architecture, _, tag = name.partition(".")
+    shown = one_line(repr(name), 200)
+    if "/" in name or not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise ValueError(f"timm {timm.__version__} does not have a model {shown}{hint}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        known = f"; it has {', '.join(f'{architecture}.{item}' for item in tags)}" if tags else ""
+        raise ValueError(f"timm {timm.__version__} does not have the weights {shown}{known}")
+    return name
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any."""
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def check_fields(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ValueError if a keyword is not a field of the configuration, which would be kept without a use."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{one_line(repr(name), 100)} is not a field of StellarConfig{did_you_mean(name, known)}")
 
 
 def unsupported_parts(backbone: Any) -> list[str]:

@@ -2,12 +2,26 @@
 
 # No `from __future__ import annotations` here: string annotations switch the validation of `@strict` off.
 import os
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from .config_checks import (
+    DIMENSIONS,
+    FLOATS,
+    LAYERS,
+    MAX_FLOAT,
+    check_code_map,
+    check_entries,
+    check_sizes,
+    read_json_object,
+)
 from .pretrained_names import published_config, resolve_pretrained
+from .safe_paths import regular_file
+from .safe_text import one_line
 
 
 @strict
@@ -143,70 +157,88 @@ class StellarConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Loads a configuration by name ("stellar-tiny"), from a folder, or from a Hub repository.
 
         A folder of the same name is preferred.
+
+        Raises:
+            OSError: if the configuration is not found.
+            ValueError: if the file cannot be used; the message is one line with the key, the value and what is allowed.
         """
         fields = published_config(pretrained_model_name_or_path)
         if fields is not None:
             return cls.from_dict(fields, **kwargs)
+        file = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "config.json")
+        if file.exists():
+            regular_file(file)  # transformers passes a pipe over, and would take the defaults
         # Not through super(): in transformers 5.17 its `from_pretrained` drops the token.
         config_dict, unused = cls.get_config_dict(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
-        return cls.from_dict(config_dict, **unused)
+        try:
+            return cls.from_dict(config_dict, **unused)
+        except ValueError as error:
+            raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""
+        code_map = getattr(self, "auto_map", None)
+        if isinstance(code_map, dict):
+            self.auto_map = {name: place for name, place in code_map.items() if "--" not in str(place)}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        content: dict[str, Any] = cls._decode_special_floats(read_json_object(json_file))
+        check_code_map(content)  # here, because transformers writes the names of repositories into it afterwards
+        for origin in ("name_or_path", "_name_or_path"):  # where the writer had it from; ours is what the user names
+            content.pop(origin, None)
+        return content
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Builds a configuration from a dictionary.
 
         Raises:
-            ValueError: if the dictionary is the configuration of another model type.
+            ValueError: if the dictionary is the configuration of another model type, or has a wrong value.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"model_type must be {cls.model_type!r}, got {model_type!r}: "
+                f"model_type must be {cls.model_type!r}, got {one_line(repr(model_type), 100)}: "
                 "load this model with transformers.AutoModel, or name a STELLAR checkpoint"
             )
         if "models" in config_dict and "model_type" not in config_dict:
             raise ValueError(
                 "this config.json lists original STELLAR files and is not a transformers configuration: "
-                f"load one of its models by name, {', '.join(sorted(config_dict['models']))}"
+                f"load one of its models by name, {one_line(', '.join(sorted(map(str, config_dict['models']))))}"
             )
-        return super().from_dict(config_dict, **kwargs)
+        check_entries(config_dict, cls)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(one_line(error.__cause__ or error)) from error
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"it cannot be used: {one_line(error)}") from error
 
     def validate_positive_sizes(self) -> None:
-        """Raises ValueError unless every count and size is at least 1, and every temperature and epsilon above 0."""
-        counts = (
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "image_size",
-            "patch_size",
-            "num_sparse_tokens",
-            "decoder_hidden_size",
-            "decoder_num_attention_heads",
-            "decoder_intermediate_size",
-            "codebook_size",
-            "tokenizer_hidden_channels",
-            "tokenizer_num_res_blocks",
-            "tokenizer_embed_dim",
-            "num_prototypes",
-            "prototype_dim",
-            "prototype_hidden_size",
-            "sinkhorn_num_iters",
-            "matching_num_iters",
-        )
-        for name in counts:
+        """Raises ValueError unless counts, sizes, temperatures and epsilons are positive and within the limits."""
+        for name in DIMENSIONS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
+        for name in LAYERS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         temperatures = ("spatial_temp", "sinkhorn_temp", "prototype_temp")
         for name in (*temperatures, "layer_norm_eps", "matching_epsilon", "sinkhorn_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in FLOATS:
+            value = getattr(self, name)
+            if value is not None and not abs(value) <= MAX_FLOAT:  # `not`, because of NaN
+                raise ValueError(f"{name} must be finite, got {value}")
+        if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
+            raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {self.tokenizer_channel_mult}")
+        check_sizes(self)
 
     def validate_encoder(self) -> None:
         """Raises ValueError unless the encoder's sizes fit each other."""
@@ -231,8 +263,6 @@ class StellarConfig(PreTrainedConfig):
             )
         if self.decoder_hidden_size % 2:
             raise ValueError(f"decoder_hidden_size must be even, got {self.decoder_hidden_size}")
-        if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
-            raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {self.tokenizer_channel_mult}")
         if self.tokenizer_hidden_channels % 32:
             raise ValueError(
                 "tokenizer_hidden_channels must be a multiple of 32, the number of groups of its GroupNorm, "

@@ -106,15 +106,16 @@ class StellarDecoder(nn.Module):
                 width, config.num_channels, kernel_size=config.patch_size, stride=config.patch_size
             )
 
-    def forward(self, low_rank: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    def forward(self, low_rank: Tensor, grid_size: tuple[int, int], predict: bool = False) -> Tensor:
         """Runs the decoder's blocks over the dense map.
 
         Args:
             low_rank: `Z`, `(B, n, d)`.
             grid_size: Rows and columns `(h, w)` of the patches, `h w = n`.
+            predict: Whether to apply the head as well.
 
         Returns:
-            Hidden states after the final norm, `(B, n, decoder_hidden_size)`.
+            Hidden states after the final norm, `(B, n, decoder_hidden_size)`, or what `predict` returns.
         """
         hidden_states = self.proj(low_rank)
         hidden_states = hidden_states + self.position_code(grid_size).to(hidden_states.dtype)
@@ -123,7 +124,8 @@ class StellarDecoder(nn.Module):
                 hidden_states = checkpoint(block, hidden_states)
             else:
                 hidden_states = block(hidden_states)
-        return self.norm(hidden_states)
+        hidden_states = self.norm(hidden_states)
+        return self.predict(hidden_states, grid_size) if predict else hidden_states
 
     def predict(self, hidden_states: Tensor, grid_size: tuple[int, int]) -> Tensor:
         """Applies the head to hidden states `(B, n, decoder_hidden_size)`.

@@ -1,5 +1,6 @@
 """The encoder: timm's plain ViT with learned sparse tokens after the patches, and its intermediate features."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -122,9 +123,37 @@ class StellarEncoder(VisionTransformer):
         cls_token, patches, sparse = tokens.split([1, num_patches, num_sparse_tokens], dim=1)
         return cls_token, patches, sparse
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodes normalized images `(B, 3, H, W)` to cls `(B, 1, d)`, patches `(B, n, d)` and sparse `(B, r, d)`."""
-        return self.split(self.run_blocks(self.embed(pixel_values)))
+    def forward(
+        self,
+        pixel_values: Tensor,
+        wanted: Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+    ) -> tuple[Any, ...]:
+        """Encodes normalized images; with `wanted` it returns the sequences after some blocks.
+
+        Both are here, because hooks, such as those that fetch offloaded weights, run around `forward` alone.
+
+        Args:
+            pixel_values: Normalized images, `(B, 3, H, W)`.
+            wanted: Numbers of the blocks whose outputs are kept, ascending; None for the usual output.
+            norm: Whether to apply the final norm to each output that is kept.
+            stop_early: Whether to stop after the last wanted block.
+
+        Returns:
+            Cls `(B, 1, d)`, patches `(B, n, d)` and sparse tokens `(B, r, d)`. With `wanted` a pair: the sequence after
+            the final norm, or None if not all blocks ran, and the list of kept sequences, each `(B, 1 + n + r, d)`.
+        """
+        tokens = self.embed(pixel_values)
+        if wanted is None:
+            return self.split(self.run_blocks(tokens))
+        collected: list[Tensor] = []
+        num_blocks = wanted[-1] + 1 if stop_early and wanted else len(self.blocks)
+        for index, block in enumerate(islice(self.blocks, num_blocks)):
+            tokens = block(tokens)
+            if index in wanted:
+                collected.append(self.norm(tokens) if norm else tokens)
+        return None if stop_early else self.norm(tokens), collected
 
 
 def take_indices(num_blocks: int, indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
@@ -149,32 +178,6 @@ def take_indices(num_blocks: int, indices: int | list[int] | tuple[int, ...] | N
         if not 0 <= index < num_blocks:
             raise ValueError(f"indices has block {given}, but the model has blocks 0 to {num_blocks - 1}")
     return sorted(set(resolved))
-
-
-def collect_intermediates(
-    encoder: StellarEncoder, pixel_values: Tensor, wanted: list[int], norm: bool, stop_early: bool
-) -> tuple[Tensor, list[Tensor]]:
-    """Runs the blocks over normalized images and keeps the sequences after some of them.
-
-    Args:
-        encoder: The encoder.
-        pixel_values: Normalized images, `(B, 3, H, W)`.
-        wanted: Numbers of the blocks whose outputs are kept, ascending.
-        norm: Whether to apply the final norm to each output that is kept.
-        stop_early: Whether to stop after the last wanted block.
-
-    Returns:
-        The sequence after the last block that ran, before the final norm, and the list of kept sequences, each
-        `(B, 1 + n + r, d)`.
-    """
-    tokens = encoder.embed(pixel_values)
-    collected: list[Tensor] = []
-    last = wanted[-1] if stop_early and wanted else len(encoder.blocks) - 1
-    for index, block in enumerate(islice(encoder.blocks, last + 1)):
-        tokens = block(tokens)
-        if index in wanted:
-            collected.append(encoder.norm(tokens) if norm else tokens)
-    return tokens, collected
 
 
 def format_intermediates(

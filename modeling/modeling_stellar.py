@@ -5,8 +5,8 @@ The ViT blocks are timm's; this file makes a transformers model of them.
 
 # No `from __future__ import annotations` here: transformers reads annotations at run time.
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,12 +14,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbones import backbone_fields, backbone_weights, load_backbone
+from .backbones import backbone_fields, backbone_weights, check_fields, load_backbone
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import (
     StellarEncoder,
-    collect_intermediates,
     format_intermediates,
     normalize_pixels,
     take_indices,
@@ -31,6 +30,9 @@ from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
 from .pretrained_names import extract_features
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+_can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
 
 class StellarModel(StellarPreTrainedModel):
@@ -96,8 +98,11 @@ class StellarModel(StellarPreTrainedModel):
 
         Raises:
             FileNotFoundError: if the path does not exist.
-            ValueError: if timm does not know the name, or the encoder cannot represent the ViT; it says why.
+            TypeError: if the name is not a string, such as a model itself.
+            ValueError: if timm does not know the name, the encoder cannot represent the ViT, or a field is unknown; it
+                says why.
         """
+        check_fields(config_fields, StellarConfig.__dataclass_fields__)
         backbone = load_backbone(name, pretrained)
         fields = {"use_tokenizer": False, "num_sparse_tokens": num_sparse_tokens, **backbone_fields(backbone)}
         model = cls(StellarConfig(**(fields | config_fields)))
@@ -142,7 +147,14 @@ class StellarModel(StellarPreTrainedModel):
         check_pixel_values(pixel_values, self.patch_size, self.config.num_channels)
         return normalize_pixels(pixel_values, self.encoder.pos_embed.dtype)
 
-    @can_return_tuple
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, pixel_values: Tensor, output_reconstruction: bool = False, **kwargs: Any
+        ) -> StellarModelOutput:
+            """Runs `forward`."""
+
+    @_can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
@@ -234,14 +246,15 @@ class StellarModel(StellarPreTrainedModel):
         if not self.can_decode:
             raise ValueError(
                 "this model has no tokenizer, which turns codes into pixels: convert the original checkpoint again "
-                "with vqgan=, the weights of the MaskGIT-VQGAN (maskgit-vqgan-imagenet-f16-256.bin)"
+                "with vqgan=, the weights of the MaskGIT-VQGAN (maskgit-vqgan-imagenet-f16-256.bin). A model of "
+                "from_backbone decodes with reconstruction_head='pixel'"
             )
         sparse, maps, grid_size = unpack_encoding(semantics, localization, grid_size)
         check_encoding(sparse, maps, self.config.num_sparse_tokens, self.config.hidden_size)
         grid = resolve_grid_size(maps.shape[1], grid_size)
         dtype = self.decoder.proj.weight.dtype
-        hidden_states = self.decoder(low_rank_product(maps.to(dtype), sparse.to(dtype)), grid)
-        prediction = self.decoder.predict(hidden_states, grid)
+        # Not `decoder.predict`: hooks, such as those that fetch offloaded weights, run around `forward` alone.
+        prediction = self.decoder(low_rank_product(maps.to(dtype), sparse.to(dtype)), grid, predict=True)
         if self.tokenizer is None:
             return prediction.clamp(0, 1)
         codes = prediction.argmax(dim=-1).unflatten(1, grid)  # (B, h, w)
@@ -348,11 +361,11 @@ class StellarModel(StellarPreTrainedModel):
         wanted = take_indices(len(self.encoder.blocks), indices)
         normalized = self._normalize(pixel_values)
         grid = self.grid_size(*pixel_values.shape[-2:])
-        tokens, collected = collect_intermediates(self.encoder, normalized, wanted, norm=norm, stop_early=stop_early)
+        tokens, collected = self.encoder(normalized, wanted, norm=norm, stop_early=stop_early)
         intermediates = format_intermediates(
             [self.encoder.split(item) for item in collected], grid, output_fmt, return_prefix_tokens
         )
-        return intermediates if intermediates_only else (self.encoder.norm(tokens), intermediates)
+        return intermediates if intermediates_only else (tokens, intermediates)
 
 
 __all__ = ["StellarModel"]

@@ -5,10 +5,9 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, overload
 
 import torch
 from safetensors import SafetensorError
@@ -18,17 +17,31 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from .atomic_write import errors_name
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
+from .loading import (
+    Loading,
+    check_before_loading,
+    check_source,
+    dtype_to_build,
+    is_set,
+    loading,
+    local_contexts,
+    remove_capturing_hooks,
+    without_load_report,
+)
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import write_card
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
+from .safe_text import one_line
+from .saved_folder import PROCESSOR, filled_folder, keeps_processor, sizes_in
+from .weight_files import check_finite, problems_by_kind
 
 logger = logging.getLogger(__name__)
 
-TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 PRETRAINING_KEYS = [
     r"^clustering_head\.",
     r"^cls_clustering_head\.",
@@ -36,22 +49,6 @@ PRETRAINING_KEYS = [
     r"^tokenizer_encoder\.",
 ]
 DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
-
-
-class _NoLoadReport(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Hides transformers' table of missing and unexpected tensors."""
-    transformers_logger, no_report = logging.getLogger(TRANSFORMERS_LOGGER), _NoLoadReport()
-    transformers_logger.addFilter(no_report)
-    try:
-        yield
-    finally:
-        transformers_logger.removeFilter(no_report)
 
 
 def _success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
@@ -106,12 +103,58 @@ class StellarPreTrainedModel(PreTrainedModel):
         """Returns None, because images have no embedding table."""
         return None
 
+    def post_init(self) -> None:
+        """Finishes the construction, as every model does last; inside `from_pretrained` it sets the dtype."""
+        super().post_init()
+        dtype = dtype_to_build.get()
+        if dtype is not None:
+            nn.Module.to(self, dtype)
+
+    @classmethod
+    def get_init_context(cls, dtype: torch.dtype, *args: Any, **kwargs: Any) -> list[Any]:
+        """Returns the contexts in which `from_pretrained` builds a model, without those that other threads see."""
+        return local_contexts(super().get_init_context(dtype, *args, **kwargs), dtype)
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        check_before_loading(model, state_dict, checkpoint_files, load_config)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        remove_capturing_hooks(self)
+        return dict(super().__getstate__())
+
+    @overload
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike | None,
         *model_args: Any,
         decoder: bool | None = None,
+        output_loading_info: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        decoder: bool | None = None,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args: Any,
+        decoder: bool | None = None,
+        output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Loads a model by name ("stellar-b16"), from a folder, a Hub repository, or one original checkpoint file.
@@ -125,14 +168,16 @@ class StellarPreTrainedModel(PreTrainedModel):
             *model_args: Positional arguments of the model's constructor.
             decoder: False builds and reads the encoder alone. True raises an error if the checkpoint has no decoder.
                 None builds what the checkpoint has.
+            output_loading_info: Whether to return a pair: the model, and transformers' record of the tensors.
             **kwargs: Options of `transformers.PreTrainedModel.from_pretrained`: `dtype` (the default is float32 for
-                published names), `device_map`, `revision`, `token`, `cache_dir`, `local_files_only`,
-                `output_loading_info`, ... For original files also `vqgan`, `num_attention_heads` and
-                `decoder_num_attention_heads`, as for `stellar_hub.conversion.load_original`.
+                published names), `device_map`, `revision`, `token`, `cache_dir`, `local_files_only`, ... For original
+                files also `vqgan`, `num_attention_heads` and `decoder_num_attention_heads`, as for
+                `stellar_hub.conversion.load_original`.
 
         Raises:
             OSError: if the checkpoint is not found.
-            ValueError: if a file is damaged, or tensors are missing, unexpected or have the wrong shape; it names them.
+            ValueError: if a file is damaged, or tensors are missing, unexpected, have the wrong shape or type, or are
+                NaN or infinite; it names them. Also if a file leads out of the model's folder.
         """
         name = resolve_pretrained(pretrained_model_name_or_path)
         original = convert_if_original(name, decoder, cls._base_weights_only, kwargs)
@@ -144,26 +189,28 @@ class StellarPreTrainedModel(PreTrainedModel):
             raise OSError(f"{name} is a file, but not a checkpoint: pass the folder of the model")
         # Pickled files are read only if the caller says so.
         kwargs.setdefault("use_safetensors", True)
-        want_info = kwargs.pop("output_loading_info", False)
         tolerate_shapes = kwargs.pop("ignore_mismatched_sizes", False)
+        subject = one_line(repr(str(pretrained_model_name_or_path or "the checkpoint")))
+        check_source(name, kwargs)
         if decoder is not None:
             kwargs = cls._with_decoder(name, decoder, kwargs)
+        strict = not tolerate_shapes and kwargs.get("key_mapping") is None
         try:
-            with _without_load_report():
+            with without_load_report(), is_set(loading, Loading(subject, strict)):
                 loaded: Any = super().from_pretrained(
                     name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
         except SafetensorError as error:
-            raise ValueError(
-                f"the weights of {str(pretrained_model_name_or_path)!r} are damaged or cut short: {error}"
-            ) from error
+            raise ValueError(f"the weights of {subject} are damaged or cut short: {one_line(error)}") from error
         model, info = loaded
         model.config.name_or_path = str(pretrained_model_name_or_path or "")
-        cls._check_loading(model, info, str(pretrained_model_name_or_path), tolerate_shapes)
+        cls._check_loading(model, info, subject, tolerate_shapes)
+        state = model.state_dict()
+        check_finite(state, f"the weights of {subject}")
         model.freeze_untrained()  # loading makes new parameters, which would be trainable
         report_name = model.config.name_or_path or cls.__name__
-        logger.info(_success_line(report_name, len(model.state_dict()), original is not None, model.config.use_decoder))
-        return (model, info) if want_info else model
+        logger.info(_success_line(report_name, len(state), original is not None, model.config.use_decoder))
+        return (model, info) if output_loading_info else model
 
     @classmethod
     def _with_decoder(cls, name: str | os.PathLike | None, decoder: bool, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -179,19 +226,20 @@ class StellarPreTrainedModel(PreTrainedModel):
     @classmethod
     def _check_loading(cls, model: PreTrainedModel, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:
         missing = sorted(info["missing_keys"])
-        lines = [f"missing: {key}" for key in missing]
-        lines += [f"unexpected: {key}" for key in sorted(info["unexpected_keys"])]
-        if not tolerate_shapes:
-            lines += [
-                f"wrong shape: {key} is {tuple(found)}, the model has {tuple(wanted)}"
-                for key, found, wanted in sorted(info["mismatched_keys"])
-            ]
-        if lines:
+        shapes = [] if tolerate_shapes else sorted(info["mismatched_keys"])
+        problems = problems_by_kind(
+            {
+                "missing": missing,
+                "unexpected": sorted(info["unexpected_keys"]),
+                "wrong shape": [f"{key} is {tuple(found)}, the model has {tuple(has)}" for key, found, has in shapes],
+            }
+        )
+        if problems:
             decoding = sorted(key for key in model.state_dict() if re.match("|".join(DECODING_KEYS), key))
             hint = ""
             if decoding and missing == decoding:
-                hint = "\nThe checkpoint has only the encoder: load it with decoder=False."
-            raise ValueError(f"the weights of {name!r} do not fit the model:\n  " + "\n  ".join(lines) + hint)
+                hint = ". The checkpoint has only the encoder: load it with decoder=False"
+            raise ValueError(f"the weights of {name} do not fit the model: {problems}{hint}")
 
     def save_pretrained(
         self,
@@ -205,8 +253,10 @@ class StellarPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Saves weights (safetensors), configuration, image processor, code and model card.
 
-        If the folder already has a processor, it is kept. A card is kept too: only the sections and the lines of its
-        head that this library wrote are renewed.
+        The files replace those of the folder when all of them are written; if the disk is full, the folder stays as it
+        was. Weights of an earlier model are removed. If the folder has a processor for this model's image and patch
+        size, it is kept. A card is kept too: only the sections and the lines of its head that this library wrote are
+        renewed.
 
         Args:
             save_directory: Folder to write to; it is created if it does not exist.
@@ -219,14 +269,21 @@ class StellarPreTrainedModel(PreTrainedModel):
             **kwargs: Options of `transformers.PreTrainedModel.save_pretrained`, except `push_to_hub`.
 
         Raises:
-            ValueError: if `push_to_hub=True` is passed.
+            OSError: if a file cannot be written.
+            ValueError: if `push_to_hub=True` is passed, or the folder holds an adapter.
         """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save_pretrained does not take push_to_hub=True: call push_to_hub(repo_id, license=...)")
-        super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
-        if not (folder / "preprocessor_config.json").exists():
-            StellarImageProcessor.from_config(self.config).save_pretrained(folder)
+        before = sizes_in(folder)
+        if kwargs.get("distributed_checkpoint"):  # all ranks write into the folder
+            super().save_pretrained(folder, *args, **kwargs)
+        else:
+            with filled_folder(folder, kwargs.get("variant")) as unfinished:
+                super().save_pretrained(unfinished, *args, **kwargs)
+        if not keeps_processor(folder, before, sizes_in(folder)):
+            with errors_name(folder / PROCESSOR):
+                StellarImageProcessor.from_config(self.config).save_pretrained(folder)
         write_card(folder, self.config, name=name, license=license, base_model=base_model, metrics=metrics)
 
     def push_to_hub(

@@ -66,6 +66,32 @@ class PackedLinear(nn.Module):
         destination[f"{prefix}weight"] = self.weight
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key, shape = f"{prefix}weight", (self.out_features, self.in_features)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        unexpected_keys[:] = [name for name in unexpected_keys if name != key]
+        if key not in state_dict:
+            if strict:
+                missing_keys.append(key)
+        elif tuple(state_dict[key].shape) != shape:
+            found = tuple(state_dict[key].shape)
+            error_msgs.append(f"size mismatch for {key}: its shape is {found}, and the model has {shape}")
+        else:
+            old = self.weight
+            self._weight, self._packed = state_dict[key].detach().to(old.device, old.dtype, copy=True), None
+            self.pack()
+
     def __getstate__(self) -> dict[str, Any]:
         # Packed tensors can be neither copied nor pickled.
         return {**super().__getstate__(), "_weight": self.weight, "_packed": None}

@@ -41,6 +41,7 @@ def convert(
 
     from stellar_hub.conversion import load_original
     from stellar_hub.modeling.atomic_write import replaced_folder
+    from stellar_hub.modeling.safe_text import escape_control
 
     logging.disable_progress_bar()
     if output.exists():
@@ -51,17 +52,18 @@ def convert(
         num_attention_heads=num_attention_heads,
         decoder_num_attention_heads=decoder_num_attention_heads,
     )
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replaced_folder(output) as folder:
         save_and_compare(model, folder, output.name)
     config = model.config
     typer.echo(
-        f"{checkpoint} -> {output}: {config.num_sparse_tokens} tokens of {config.hidden_size}, "
-        f"{config.num_hidden_layers} layers, patch {config.patch_size}, {config.image_size} pixels, "
-        f"{config.reconstruction_head} head"
+        f"{escape_control(str(checkpoint))} -> {escape_control(str(output))}: "
+        f"{config.num_sparse_tokens} tokens of {config.hidden_size}, {config.num_hidden_layers} layers, "
+        f"patch {config.patch_size}, {config.image_size} pixels, {config.reconstruction_head} head"
     )
     if config.use_decoder and config.reconstruction_head == "vq" and not config.use_tokenizer:
         typer.echo("Without --vqgan the model encodes but cannot decode.")
-    typer.echo(f'Load it with StellarModel.from_pretrained("{output}").')
+    typer.echo(f'Load it with StellarModel.from_pretrained("{escape_control(str(output))}").')
 
 
 def save_and_compare(model: "StellarModel", folder: Path, name: str) -> None:

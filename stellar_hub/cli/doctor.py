@@ -54,8 +54,10 @@ def doctor(debug: Debug = False) -> None:
 
 
 def say(name: str, value: str) -> None:
-    """Prints one line of the report."""
-    typer.echo(f"{name:<16} {value}")
+    """Prints one line of the report, without what the address of a mirror may hold."""
+    from stellar_hub.modeling.safe_text import mask_secrets, one_line
+
+    typer.echo(f"{name:<16} {one_line(mask_secrets(value))}")
 
 
 def environment() -> dict[str, str]:

@@ -38,7 +38,9 @@ def export(
     """
     from stellar_hub.export import export_model
     from stellar_hub.features import load_model
+    from stellar_hub.modeling.safe_text import escape_control
 
     network, _ = load_model(model, "cpu")
     for graph in export_model(network.float(), output, fmt.value, height, width):
-        typer.echo(f"{output / graph.file}: largest relative difference from the model {graph.largest_difference:.1e}")
+        name = escape_control(str(output / graph.file))
+        typer.echo(f"{name}: largest relative difference from the model {graph.largest_difference:.1e}")

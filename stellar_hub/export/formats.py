@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stellar_hub.extras import require
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.atomic_write import replaced_folder
+from stellar_hub.modeling.atomic_write import patient_file, replaced_folder
 from stellar_hub.modeling.encoder_stellar import normalize_pixels
 from stellar_hub.modeling.factorization import low_rank_product
 
@@ -99,7 +99,8 @@ def write_torch_export(graph: nn.Module, inputs: tuple[Tensor, ...], names: list
     """Writes a graph with `torch.export`, for any batch size, and returns a function that runs the file."""
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(graph, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
-    torch.export.save(program, path)
+    with patient_file(path) as file:
+        torch.export.save(program, file)
     loaded = torch.export.load(path).module()
     return lambda *tensors: _as_tuple(loaded(*tensors))
 
@@ -152,7 +153,7 @@ def export_model(
 
     Args:
         model: Model in float32 on the CPU.
-        output: Folder to create.
+        output: Folder to create, with its parents.
         fmt: Format, "torch-export" or "onnx".
         height: Height of the images in pixels; None means the model's own size.
         width: Width of the images in pixels; None means the model's own size.
@@ -161,8 +162,10 @@ def export_model(
         The graphs that were written.
 
     Raises:
-        ValueError: if the format is unknown, the size does not fit, or a graph's outputs differ from the model's.
+        ValueError: if the format is unknown, the size does not fit, weights of the model are offloaded, or a graph's
+            outputs differ from the model's.
         FileExistsError: if the output exists.
+        OSError: if a file cannot be written.
         ImportError: if the format needs an extra that is not installed.
     """
     if fmt not in FORMATS:
@@ -171,6 +174,10 @@ def export_model(
         raise FileExistsError(f"{output} exists already: name a new folder")
     height, width = height or model.config.image_size, width or model.config.image_size
     model.grid_size(height, width)  # raises an error for a wrong size before anything is written
+    offloaded = [name for name, tensor in model.state_dict().items() if tensor.device.type == "meta"]
+    if offloaded:
+        raise ValueError(f"weights of the model are offloaded, such as {offloaded[0]}: load it without device_map")
+    Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
     with replaced_folder(output) as folder:
         return _write_graphs(model.eval(), folder, fmt, height, width)
 

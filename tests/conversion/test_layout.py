@@ -256,3 +256,15 @@ def test_all_sources__takes_the_tokenizer_where_the_model_has_one() -> None:
     table = all_sources(StellarConfig(), set())
     assert table["stellar.tokenizer.codebook.weight"] == ["tokenizer.quantize.embedding.weight"]
     assert not [target for target in all_sources(StellarConfig(use_tokenizer=False), set()) if "tokenizer" in target]
+
+
+@pytest.mark.parametrize("number", ["99999999999", "1024", "9" * 5000])
+@pytest.mark.parametrize("part", ["encoder", "decoder", "teacher_encoder"])
+def test_count_layers__refuses_numbers_above_the_limit(part: str, number: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{part}\.encoder\.layer\..*STELLAR_HUB_MAX_CONFIG_LAYERS") as caught:
+        count_layers({f"{part}.encoder.layer.{number}.x": torch.empty(0)}, part)
+    assert len(str(caught.value)) < 1000
+
+
+def test_count_layers__passes_digits_of_other_scripts_over() -> None:
+    assert count_layers({"encoder.encoder.layer.\u00b2.x": torch.empty(0)}, "encoder") == 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.load import convert_checkpoint
+from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.modeling import StellarModel
 
 StateDict = dict[str, Tensor]
@@ -282,3 +283,18 @@ def test_load_original__b16_survives_save_and_load(
         for actual, wanted in zip(again.encode(image), encoding, strict=True):
             torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
         torch.testing.assert_close(again.decode(*encoding), reconstruction, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "tokenizer"])
+def test_load_original__names_file_and_tensor_that_is_not_finite(
+    part: str, vq_path: Path, vqgan_path: Path, heads: dict[str, int], tmp_path: Path
+) -> None:
+    paths = {"checkpoint": vq_path, "tokenizer": vqgan_path}
+    tensors = read_checkpoint(paths[part])
+    name = {"checkpoint": "encoder.layernorm.weight", "tokenizer": "decoder.conv_out.bias"}[part]
+    tensors[name] = torch.full_like(tensors[name], float("nan"))
+    paths[part] = tmp_path / "nan.pt"
+    torch.save(tensors, paths[part])
+    ours = {"checkpoint": "encoder.norm.weight", "tokenizer": "tokenizer.conv_out.bias"}[part]
+    with pytest.raises(ValueError, match=rf"{re.escape(str(paths['checkpoint']))}.* in {re.escape(ours)}$"):
+        load_original(paths["checkpoint"], vqgan=paths["tokenizer"], **heads)

@@ -211,7 +211,7 @@ def test_read_checkpoint__refuses_torchscript_without_torchs_warning(tmp_path: P
         torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError, match=DAMAGED):
+        with pytest.raises(ValueError, match="not a PyTorch checkpoint"):
             read_checkpoint(tmp_path / "x.pt")
 
 
@@ -297,3 +297,47 @@ def test_read_checkpoint__passes_a_refused_permission_on(
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(PermissionError, match="Permission denied"):
         read_checkpoint(path)
+
+
+def test_read_checkpoint__refuses_a_zip_bomb(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(10**6))
+    with pytest.raises(ValueError, match=r"x\.pt is not a PyTorch checkpoint: its part 'x/data\.pkl' is compressed"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def test_read_checkpoint__refuses_a_pickle_that_asks_for_memory(write: Callable[[str, bytes], Path]) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+        archive.writestr("x/version", "3")
+    with pytest.raises(ValueError, match=r"builtins bytearray"):
+        read_checkpoint(write("x.pt", buffer.getvalue()))
+
+
+def test_read_checkpoint__refuses_a_view_that_repeats_one_number(write: Callable[[str, bytes], Path]) -> None:
+    path = write("x.pt", pickled({"a": torch.zeros(1).expand(10**6, 1000)}))
+    with pytest.raises(ValueError, match=r"x\.pt is damaged: a of shape \(1000000, 1000\) is not in it"):
+        read_checkpoint(path)
+
+
+def test_read_checkpoint__refuses_many_tensors_of_one_storage(write: Callable[[str, bytes], Path]) -> None:
+    tensor = torch.zeros(10_000)
+    path = write("x.pt", pickled({str(index): tensor for index in range(100)}))
+    with pytest.raises(ValueError, match=r"x\.pt has .* bytes, but its tensors have 4,000,000"):
+        read_checkpoint(path)
+
+
+def test_read_checkpoint__names_that_are_no_text_are_not_shown(write: Callable[[str, bytes], Path]) -> None:
+    name: Any = ("a",)
+    for _ in range(15):
+        name = (name, name)  # its text has a hundred thousand letters
+    with pytest.raises(ValueError, match="name is of type tuple") as caught:
+        read_checkpoint(write("x.pt", pickled({name: torch.zeros(1)})))
+    assert len(str(caught.value)) < 1000
+
+
+def test_read_checkpoint__does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="pipe"):
+        read_checkpoint(tmp_path / "x.pt")

@@ -112,3 +112,9 @@ def test_vqgan_sources__takes_the_codebook_from_the_quantizer() -> None:
 def test_max_index__finds_the_highest() -> None:
     assert max_index(["a.2.x", "a.10.y", "b.99.z", "xa.50."], r"a\.(\d+)\.") == 10
     assert max_index(["b.1."], r"a\.(\d+)\.") == -1
+
+
+@pytest.mark.parametrize("name", ["encoder.down.99999999999.x", "encoder.down.0.block.99999999999.x"])
+def test_tokenizer_sizes__refuses_numbers_above_the_limit(name: str, vqgan: dict[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"99999999999.*STELLAR_HUB_MAX_CONFIG_LAYERS"):
+        tokenizer_sizes(vqgan | {name: torch.empty(1)}, "")

@@ -63,6 +63,7 @@ def altered(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def transformers_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What transformers logs; its logger does not propagate, so `caplog` alone would miss it."""
+    caplog.set_level(logging.WARNING, logger="stellar_hub")  # its own line about a load is another matter
     logger = logging.getLogger("transformers")
     logger.addHandler(caplog.handler)
     yield caplog

@@ -193,7 +193,7 @@ class TestLeftovers:
         """Makes the file that a process left when it was killed."""
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: process)
-            leftover = atomic_write._temporary(folder / name)
+            leftover = atomic_write.unfinished_path(folder / name)
         leftover.write_bytes(OLD)
         return leftover
 

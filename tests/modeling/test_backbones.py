@@ -121,3 +121,34 @@ def test_fold_normalization__is_exact() -> None:
     expected = torch.nn.functional.conv2d((image - 0.5) / 0.5, kernel, bias, stride=4)
     actual = torch.nn.functional.conv2d(normalize_pixels(image, torch.float32), *folded, stride=4)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_bse_patch16_224", "does not have a model 'vit_bse_patch16_224'; did you mean 'vit_base_patch16_224'"),
+        ("vit_base_patch16_224.maee", r"does not have the weights .*vit_base_patch16_224\.mae"),
+        ("facebook/dinov2-base", "does not have a model 'facebook/dinov2-base'"),
+        ("timm:vit_bse", "does not have a model 'vit_bse'"),
+        ("a\x1b[31m", r"does not have a model 'a\\x1b"),
+    ],
+)
+def test_from_backbone__says_which_names_are_similar(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StellarModel.from_backbone(name, pretrained=False)
+
+
+def test_from_backbone__asks_for_the_name_of_a_module() -> None:
+    with pytest.raises(TypeError, match=r"timm's name .*got VisionTransformer.*pretrained=PATH"):
+        StellarModel.from_backbone(timm.create_model("test_vit"))  # type: ignore[arg-type]
+
+
+def test_from_backbone__refuses_a_field_that_the_configuration_does_not_have() -> None:
+    with pytest.raises(ValueError, match=r"'hiden_size' is not a field .* did you mean 'hidden_size'"):
+        StellarModel.from_backbone("test_vit", pretrained=False, hiden_size=3)
+
+
+def test_from_backbone__decode_without_a_tokenizer_says_what_to_pass() -> None:
+    model = StellarModel.from_backbone("vit_tiny_patch16_224", pretrained=False, decoder_num_hidden_layers=0)
+    with pytest.raises(ValueError, match="from_backbone decodes with reconstruction_head='pixel'"):
+        model.decode(torch.zeros(1, 16, 192), torch.zeros(1, 196, 16))

@@ -220,7 +220,7 @@ class TestFiles:
         config.save_pretrained(tmp_path)
         content = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(content | {"hidden_size": "48"}))
-        with pytest.raises(StrictDataclassFieldValidationError, match="'hidden_size' expected int, got str"):
+        with pytest.raises(ValueError, match="'hidden_size' expected int, got str"):
             StellarConfig.from_pretrained(tmp_path)
 
 
@@ -242,9 +242,77 @@ class TestForeign:
 
     def test_broken_json__is_named(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"hidden_size": 4')
-        with pytest.raises(OSError, match=r"config\.json' is not a valid JSON file"):
+        with pytest.raises(ValueError, match=r"config\.json is not a valid JSON file"):
             StellarConfig.from_pretrained(tmp_path)
 
     def test_missing_folder__is_named(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"no such file or folder: .*nowhere"):
             StellarConfig.from_pretrained(tmp_path / "nowhere")
+
+
+class TestHostile:
+    @pytest.mark.parametrize(
+        ("entries", "message"),
+        [
+            ({"hidden_size": 2**30, "num_attention_heads": 2}, "hidden_size has 1,073,741,824 .*MAX_CONFIG_DIMENSION"),
+            ({"num_hidden_layers": 10**9}, "num_hidden_layers has 1,000,000,000 layers.*MAX_CONFIG_LAYERS"),
+            ({"decoder_num_hidden_layers": 1025}, "decoder_num_hidden_layers has 1,025"),
+            ({"num_sparse_tokens": 10**12}, "num_sparse_tokens"),
+            ({"codebook_size": 10**10}, "codebook_size"),
+            ({"image_size": 2**16}, "MAX_IMAGE_PIXELS"),
+            ({"tokenizer_channel_mult": [1] * 600}, "tokenizer has 1,200 layers"),
+            ({"tokenizer_channel_mult": [1] * 40}, "upsampling"),
+            ({"tokenizer_channel_mult": [1, 10**9]}, "tokenizer_channel_mult times"),
+            ({"hidden_size": 2**16, "num_attention_heads": 16, "intermediate_size": 2**17}, "MAX_MODEL_PARAMETERS"),
+            ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be finite"),
+            ({"initializer_range": float("nan")}, "initializer_range must be finite"),
+            ({"layer_scale_init_value": 10**400}, "layer_scale_init_value must be finite"),
+            ({"dtype": "evil"}, "dtype must be one of float32.*got 'evil'"),
+            ({"torch_dtype": "int8"}, "torch_dtype must be one of"),
+            ({"to_dict": 3}, "'to_dict' is not a setting"),
+            ({"attribute_map": {"hidden_size": "x"}}, "'attribute_map' is not a setting"),
+            ({"__class__": 3}, "'__class__' is not the name of a setting"),
+            ({"id2label": {"a": 1}}, "invalid literal"),
+            ({"transformers_weights": "../other/model.safetensors"}, "transformers_weights.*leads out"),
+            ({"transformers_weights": "/etc/passwd"}, "transformers_weights.*not relative"),
+            ({"transformers_weights": "adapter_model.bin"}, "transformers_weights must name a .safetensors"),
+            ({"_adapter_model_path": "user/repo"}, "'_adapter_model_path' leads out"),
+            ({"base_model_name_or_path": "user/repo"}, "'base_model_name_or_path' leads out"),
+            ({"offload_folder": "/"}, "'offload_folder' leads out"),
+            ({"quantization_config": {"quant_method": "gptq"}}, "'quantization_config' is not a setting"),
+            ({"attn_implementation": "user/kernel"}, "attn_implementation must be a name"),
+            ({"model_type": "a\x1b[31m"}, r"got 'a\\x1b"),
+        ],
+    )
+    def test_entry__is_refused_in_one_line(self, entries: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message) as caught:
+            StellarConfig.from_dict(entries)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
+
+    def test_too_large__is_refused_from_python_too(self) -> None:
+        with pytest.raises(StrictDataclassClassValidationError, match="MAX_CONFIG_LAYERS"):
+            StellarConfig(num_hidden_layers=10**6)
+
+    def test_limit__can_be_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STELLAR_HUB_MAX_CONFIG_LAYERS", "2000")
+        assert StellarConfig(num_hidden_layers=1500, hidden_size=48, num_attention_heads=3).num_hidden_layers == 1500
+
+    @pytest.mark.parametrize(
+        "place",
+        ["user/repo--modeling_stellar.StellarModel", "../x.Y", "a.b.C", "modeling_stellar", 3, ["tok.A", "user--b.C"]],
+    )
+    def test_code_of_another_repository__is_refused(self, tmp_path: Path, place: object) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "stellar", "auto_map": {"AutoModel": place}}))
+        with pytest.raises(ValueError, match="auto_map must name classes in files of the model's folder"):
+            StellarConfig.from_pretrained(tmp_path)
+
+    def test_code_of_the_repository_it_came_from__is_not_saved(self, tmp_path: Path) -> None:
+        config = StellarConfig(auto_map={"AutoModel": "user/repo--modeling_stellar.StellarModel"})
+        config.save_pretrained(tmp_path)
+        assert "--" not in (tmp_path / "config.json").read_text()
+        StellarConfig.from_pretrained(tmp_path)
+
+    def test_origin_in_the_file__is_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"_name_or_path": "/home/other", "name_or_path": "/home/other"}')
+        assert "other" not in StellarConfig.from_pretrained(tmp_path).name_or_path

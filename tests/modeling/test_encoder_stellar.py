@@ -13,7 +13,6 @@ from stellar_hub.modeling.encoder_stellar import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     StellarEncoder,
-    collect_intermediates,
     format_intermediates,
     mlp_ratio,
     normalize_pixels,
@@ -202,17 +201,15 @@ class TestCollect:
         ran: list[int] = []
         for index, block in enumerate(pixel_model.encoder.blocks):
             block.register_forward_hook(lambda module, inputs, output, index=index: ran.append(index))
-        tokens, collected = collect_intermediates(
-            pixel_model.encoder, images, wanted=[0], norm=False, stop_early=stop_early
-        )
+        tokens, collected = pixel_model.encoder(images, [0], stop_early=stop_early)
         assert ran == expected
         assert len(collected) == 1
-        assert torch.equal(tokens, collected[0]) == stop_early
+        assert (tokens is None) == stop_early
 
     def test_norm__is_the_final_one(self, pixel_model: StellarModel, images: Tensor) -> None:
         encoder = pixel_model.encoder
-        _, raw = collect_intermediates(encoder, images, wanted=[0, 1], norm=False, stop_early=False)
-        _, normed = collect_intermediates(encoder, images, wanted=[0, 1], norm=True, stop_early=False)
+        _, raw = encoder(images, [0, 1])
+        _, normed = encoder(images, [0, 1], norm=True)
         for before, after in zip(raw, normed, strict=True):
             torch.testing.assert_close(after, encoder.norm(before), rtol=0, atol=0)
 

@@ -151,7 +151,7 @@ class TestWithoutDecoder:
 
     def test_true_on_an_encoder__says_how_to_load_it(self, tmp_path: Path, folder: Path) -> None:
         StellarModel.from_pretrained(folder, decoder=False).save_pretrained(tmp_path)
-        message = r"(?s)missing: decoder\.proj\.weight.*decoder=False"
+        message = r"missing: decoder\.blocks\.0\..*decoder=False"
         with pytest.raises(ValueError, match=message):
             StellarModel.from_pretrained(tmp_path, decoder=True)
 
@@ -169,13 +169,13 @@ class TestTensors:
     )
     def test_missing__is_named(self, vq_folder: Path, altered: Altered, name: str) -> None:
         path = altered(vq_folder, lambda tensors: tensors.pop(name))
-        with pytest.raises(ValueError, match=rf":\n  missing: {name}$"):
+        with pytest.raises(ValueError, match=rf": missing: {name}$"):
             StellarModel.from_pretrained(path)
 
     @pytest.mark.parametrize("name", ["surprise", "encoder.blocks.2.norm1.weight", "decoder.cls_token"])
     def test_unexpected__is_named(self, pixel_folder: Path, altered: Altered, name: str) -> None:
         path = altered(pixel_folder, lambda tensors: tensors.update({name: torch.zeros(1)}))
-        with pytest.raises(ValueError, match=rf":\n  unexpected: {name}$"):
+        with pytest.raises(ValueError, match=rf": unexpected: {name}$"):
             StellarModel.from_pretrained(path)
 
     @pytest.mark.parametrize("decoder", [None, False])
@@ -183,7 +183,7 @@ class TestTensors:
         self, pixel_folder: Path, altered: Altered, decoder: bool | None
     ) -> None:
         path = altered(pixel_folder, lambda tensors: tensors.update({"encoder.pooler": torch.zeros(1)}))
-        with pytest.raises(ValueError, match=r":\n  unexpected: encoder\.pooler$"):
+        with pytest.raises(ValueError, match=r": unexpected: encoder\.pooler$"):
             StellarModel.from_pretrained(path, decoder=decoder)
 
     def test_misshapen__is_named_with_both_shapes(self, pixel_folder: Path, altered: Altered) -> None:
@@ -195,7 +195,7 @@ class TestTensors:
     def test_other_config__names_every_tensor_that_differs(self, pixel_folder: Path, altered: Altered) -> None:
         path = altered(pixel_folder, config=lambda content: content.update({"image_size": 64, "num_sparse_tokens": 8}))
         message = (
-            r"encoder\.pos_embed is \(1, 17, 48\), the model has \(1, 65, 48\)\n"
+            r"encoder\.pos_embed is \(1, 17, 48\), the model has \(1, 65, 48\), "
             r".*encoder\.sparse_tokens is \(4, 48\), the model has \(8, 48\)$"
         )
         with pytest.raises(ValueError, match=message):
@@ -208,9 +208,9 @@ class TestTensors:
 
         path = altered(pixel_folder, spoil)
         message = (
-            rf"'{path}' .*:\n"
-            r"  missing: decoder\.head\.bias\n  missing: encoder\.cls_token\n"
-            r"  unexpected: surprise\n  .*: encoder\.norm\.weight is \(2,\), the model has \(48,\)$"
+            rf"'{path}' .*: "
+            r"missing: decoder\.head\.bias, encoder\.cls_token; "
+            r"unexpected: surprise; .*: encoder\.norm\.weight is \(2,\), the model has \(48,\)$"
         )
         with pytest.raises(ValueError, match=message):
             StellarModel.from_pretrained(path)
@@ -310,14 +310,14 @@ class TestForeign:
             tensors.clear()
             tensors["embeddings.cls_token"] = torch.zeros(1, 1, 48)
 
-        message = r"(?s)missing: decoder\.blocks.*missing: encoder\.sparse_tokens.*unexpected: embeddings\.cls_token$"
+        message = r"missing: decoder\.blocks.* more; unexpected: embeddings\.cls_token$"
         with pytest.raises(ValueError, match=message):
             StellarModel.from_pretrained(altered(pixel_folder, replace))
 
     def test_broken_config__is_named(self, pixel_folder: Path, altered: Altered) -> None:
         path = altered(pixel_folder)
         (path / "config.json").write_text('{"hidden_size"')
-        with pytest.raises(OSError, match=r"config\.json' is not a valid JSON file"):
+        with pytest.raises(ValueError, match=r"config\.json is not a valid JSON file"):
             StellarModel.from_pretrained(path)
 
 

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -601,3 +602,36 @@ class TestCompile:
             encoding = program.module()(images)
             assert encoding.grid_size is None
             torch.testing.assert_close(encoding.semantics, pixel_model.encode(images).semantics, rtol=0, atol=1e-5)
+
+
+class TestHooks:
+    """Hooks such as those that fetch offloaded weights run around `forward` alone."""
+
+    @pytest.mark.parametrize("part", ["encoder", "decoder"])
+    def test_every_method__calls_the_part_as_a_module(
+        self, pixel_model: StellarModel, images: Tensor, part: str
+    ) -> None:
+        calls: list[str] = []
+        getattr(pixel_model, part).register_forward_hook(lambda *_: calls.append(part))
+        methods: dict[str, list[Callable[[], object]]] = {
+            "encoder": [
+                lambda: pixel_model.encode(images),
+                lambda: pixel_model(images),
+                lambda: pixel_model.forward_intermediates(images),
+                lambda: pixel_model.forward_intermediates(images, indices=1, intermediates_only=True, stop_early=True),
+            ],
+            "decoder": [lambda: pixel_model.reconstruct(images)],
+        }
+        for number, method in enumerate(methods[part], start=1):
+            method()
+            assert len(calls) == number
+
+    def test_offloaded_weights__give_the_same(self, pixel_folder: Path, images: Tensor, tmp_path: Path) -> None:
+        whole = StellarModel.from_pretrained(pixel_folder)
+        places = {"encoder": "disk", "localization": "disk", "decoder": "disk"}
+        model = StellarModel.from_pretrained(pixel_folder, device_map=places, offload_folder=tmp_path)
+        with torch.inference_mode():
+            torch.testing.assert_close(model.reconstruct(images), whole.reconstruct(images), rtol=0, atol=0)
+            for options in ({}, {"norm": True}, {"indices": 1, "intermediates_only": True, "stop_early": True}):
+                actual, expected = (m.forward_intermediates(images, **options) for m in (model, whole))
+                torch.testing.assert_close(actual, expected, rtol=0, atol=0)

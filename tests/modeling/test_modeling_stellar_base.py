@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, _success_line, _without_load_report
+from stellar_hub.modeling.modeling_stellar_base import _success_line
 
 
 @pytest.mark.parametrize(
@@ -16,16 +16,6 @@ from stellar_hub.modeling.modeling_stellar_base import TRANSFORMERS_LOGGER, _suc
 def test_success_line__says_what_was_loaded(converted: bool, decodes: bool, words: tuple[str, ...]) -> None:
     line = _success_line("stellar-b16", 7, converted, decodes)
     assert all(word in line for word in ("stellar-b16", "7 tensors", *words))
-
-
-def test_without_load_report__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger(TRANSFORMERS_LOGGER)
-    with _without_load_report():
-        logger.warning("StellarModel LOAD REPORT from: x")
-        logger.warning("something else")
-    logger.warning("LOAD REPORT after")
-    # Where the variable CI is set, transformers' logger propagates, and a message is captured twice.
-    assert list(dict.fromkeys(transformers_log.messages)) == ["something else", "LOAD REPORT after"]
 
 
 def test_from_pretrained__reports_in_one_line_when_asked(

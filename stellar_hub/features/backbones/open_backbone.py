@@ -1,12 +1,13 @@
 """Opens a backbone by the name that users write."""
 
-import json
 import os
 from pathlib import Path
 
 from stellar_hub.features.backbones.backbone import Backbone, PixelBackbone
 from stellar_hub.features.backbones.other_libraries import TimmBackbone, TransformersBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
+from stellar_hub.modeling.config_checks import read_json_object
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import did_you_mean
 from stellar_hub.registry import MODELS
 
@@ -37,8 +38,14 @@ def open_backbone(
 
     Raises:
         OSError: if weights do not exist or cannot be fetched.
+        TypeError: if the name is not a string.
         ValueError: if no model has this name.
     """
+    if not isinstance(spec, str):
+        raise TypeError(
+            f"a model must be NAME, NAME:random or NAME:PATH, got {type(spec).__name__}: functions that take models "
+            "accept a StellarModel itself"
+        )
     kind = check_spec(spec)
     name, weights = split_spec(spec)
     random_seed = seed if weights == _RANDOM else None
@@ -74,12 +81,13 @@ def check_spec(spec: str) -> str | None:
     if name.startswith(_TIMM_PREFIX) or _is_timm(plain):
         if not _is_timm(plain):
             raise ValueError(f"timm has no model {plain!r}{_similar_names(plain)}")
+        _check_tag(plain)
         return "timm"
     has_folder = Path(plain).is_dir() or weights not in (None, _RANDOM)
-    if not has_folder and ("/" not in plain or plain.startswith((".", "/"))):
+    if not has_folder and ("/" not in plain.strip("/") or plain.startswith((".", "/", "~")) or plain.count("/") > 1):
         raise ValueError(
-            f"no model {plain!r}: it is not a folder, not a published STELLAR model and not a timm model"
-            f"{_similar_names(plain)}"
+            f"no model {one_line(repr(plain), 200)}: it is not a folder, not a published STELLAR model and not a timm "
+            f"model{_similar_names(plain)}"
         )
     return "transformers" if has_folder else None
 
@@ -104,8 +112,8 @@ def _is_stellar(name: str) -> bool:
 def _model_type(folder: Path) -> str | None:
     """Returns the model type in the configuration of a folder, or None if it has no configuration."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        return str(read_json_object(folder / "config.json").get("model_type"))
+    except (OSError, ValueError):
         return None
 
 
@@ -125,6 +133,16 @@ def _is_timm(name: str) -> bool:
     import timm
 
     return bool(timm.is_model(name.partition(".")[0])) and "/" not in name
+
+
+def _check_tag(name: str) -> None:
+    """Raises ValueError if timm has the architecture, but not the weights that are named after the dot."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    known = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in known:
+        raise ValueError(f"timm has no weights {name!r}{did_you_mean(name, known) or '; known: ' + ', '.join(known)}")
 
 
 def _similar_names(name: str) -> str:

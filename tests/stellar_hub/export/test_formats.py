@@ -1,5 +1,6 @@
 """Graphs for other runtimes."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +79,27 @@ def test_compare__refuses_a_graph_that_computes_something_else(pixel_model: Stel
 def test_decoder_graph__refuses_a_model_that_cannot_decode(build_model: Callable[..., StellarModel]) -> None:
     with pytest.raises(ValueError, match="cannot decode"):
         DecoderGraph(build_model(use_tokenizer=False), 32, 32)
+
+
+def test_export__a_full_disk_is_an_error_that_names_the_file(
+    pixel_model: StellarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stellar_hub.modeling.atomic_write._PatientFile._write", refuse)
+    with pytest.raises(OSError, match=r"No space left on device.*new/encoder\.pt2") as caught:
+        export_model(pixel_model, tmp_path / "new", "torch-export")
+    assert caught.value.filename == str(tmp_path / "new" / "encoder.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export__makes_missing_folders(pixel_model: StellarModel, tmp_path: Path) -> None:
+    export_model(pixel_model, tmp_path / "a" / "b", "torch-export")
+    assert (tmp_path / "a" / "b" / "decoder.pt2").exists()
+
+
+def test_export__refuses_offloaded_weights(pixel_model: StellarModel, tmp_path: Path) -> None:
+    pixel_model.encoder.norm.to("meta")
+    with pytest.raises(ValueError, match=r"encoder\.norm\.weight: load it without device_map"):
+        export_model(pixel_model, tmp_path / "new", "torch-export")

@@ -36,6 +36,8 @@ def test_spec__without_a_name_is_refused(spec: str) -> None:
         ("stelar-tiny", ValueError, "no model 'stelar-tiny': .* did you mean 'stellar-tiny'"),
         ("./nowhere", ValueError, r"no model '\./nowhere'"),
         ("timm:vit_tinny", ValueError, "timm has no model 'vit_tinny'"),
+        ("vit_tiny_patch16_224.nope", ValueError, r"no weights .* did you mean 'vit_tiny_patch16_224\.augreg"),
+        ("stelar-tiny/", ValueError, "no model 'stelar-tiny/'"),
     ],
 )
 def test_what_is_not_there__is_said_in_one_line(spec: str, error: type[Exception], message: str) -> None:
@@ -50,3 +52,8 @@ def test_random_weights__leave_the_generator_as_it_was() -> None:
     torch.manual_seed(0)
     open_backbone(f"{SMALL_TIMM}:random")
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_model_instead_of_a_name__is_refused() -> None:
+    with pytest.raises(TypeError, match="NAME:PATH, got Linear"):
+        open_backbone(torch.nn.Linear(1, 1))  # type: ignore[arg-type]

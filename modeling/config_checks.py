@@ -1,0 +1,179 @@
+"""What a configuration may say: a bounded JSON file, no setting that leads out of its folder, sizes within limits."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .limits import check_limit
+from .safe_paths import path_below, read_bounded
+from .safe_text import one_line
+
+MAX_DEPTH = 32  # of lists and objects in each other
+MAX_FLOAT = 3.4e38  # the largest float32
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+# Settings of transformers that fetch code, replace layers or read other files, and have no use in a STELLAR model.
+REFUSED = (
+    "distributed_config",
+    "fusion_config",
+    "kernel_config",
+    "per_layer_config",
+    "quantization_config",
+)
+REFUSED_PREFIXES = ("adapter", "_adapter", "base_model_name_or_path", "offload")
+ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+
+
+def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a JSON file that holds one object.
+
+    Raises:
+        OSError: if the file does not exist or cannot be read.
+        ValueError: if it is not a regular file, is too large, nested too deep, or not JSON with an object; the message
+            is one line that names the file.
+    """
+    data = read_bounded(path, "config_bytes")
+    name = one_line(path)
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError(f"{name} nests lists and objects more than {MAX_DEPTH} deep") from None
+    except ValueError as error:  # not UTF-8, not JSON, or a number of more than 4300 digits
+        raise ValueError(f"{name} is not a valid JSON file: {one_line(error, 200)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} must hold a JSON object, got {type(content).__name__}")
+    if _depth(content) > MAX_DEPTH:
+        raise ValueError(f"{name} nests lists and objects more than {MAX_DEPTH} deep")
+    return content
+
+
+def _depth(content: Any) -> int:
+    """Returns how deep lists and objects lie in each other; it counts no further than just above the limit."""
+    depth, level = 0, [content]
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        level = [item for value in level for item in _items(value) if isinstance(item, dict | list)]
+    return depth
+
+
+def _items(value: Any) -> Iterator[Any]:
+    return iter(value.values() if isinstance(value, dict) else value)
+
+
+def check_code_map(content: dict[str, Any]) -> None:
+    """Raises ValueError unless `auto_map`, which says where code is, names files of the model's own folder."""
+    code_map = content.get("auto_map")
+    if code_map is None:
+        return
+    entries = code_map.values() if isinstance(code_map, dict) else [code_map]
+    for entry in entries:
+        for place in entry if isinstance(entry, list) else [entry]:
+            parts = place.split(".") if isinstance(place, str) else []
+            if place is not None and (len(parts) != 2 or not all(part.isidentifier() for part in parts)):
+                raise ValueError(
+                    f"auto_map must name classes in files of the model's folder, such as "
+                    f"'modeling_stellar.StellarModel', got {one_line(repr(place))}"
+                )
+
+
+def check_entries(content: dict[str, Any], cls: Any) -> None:
+    """Raises ValueError if an entry of a configuration leads out of the model's folder or replaces a method.
+
+    Args:
+        content: The configuration, by key.
+        cls: Class of the configuration.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in content:
+        shown = one_line(repr(key), 100)
+        if not isinstance(key, str) or key.startswith("__"):
+            raise ValueError(f"{shown} is not the name of a setting")
+        if key in REFUSED and content[key] is not None:
+            raise ValueError(f"{shown} is not a setting of a STELLAR model: remove it from the configuration")
+        if key.startswith(REFUSED_PREFIXES):
+            raise ValueError(f"{shown} leads out of the model's folder: remove it from the configuration")
+        attribute = getattr(cls, key, None)
+        if key not in fields and key != "model_type" and attribute is not None and not isinstance(attribute, property):
+            raise ValueError(f"{shown} is not a setting, but a part of {cls.__name__}: remove it")
+    for key in ATTENTION:
+        value = content.get(key)
+        if value is not None and not (isinstance(value, str) and value.isidentifier()):  # others are fetched as code
+            raise ValueError(f"{key} must be a name such as 'sdpa' or 'eager', got {one_line(repr(value), 100)}")
+    for key in ("dtype", "torch_dtype"):
+        value = content.get(key)
+        if value is not None and str(value).removeprefix("torch.") not in DTYPES:
+            raise ValueError(f"{key} must be one of {', '.join(DTYPES)}, got {one_line(repr(value), 100)}")
+    weights = content.get("transformers_weights")
+    if weights is not None:
+        path_below("the model's folder", weights, "transformers_weights")
+        if not weights.endswith((".safetensors", ".safetensors.index.json")):
+            raise ValueError(f"transformers_weights must name a .safetensors file, got {one_line(repr(weights), 100)}")
+
+
+def check_sizes(config: Any) -> None:
+    """Raises ValueError if a model of this configuration goes beyond the limits; it is called before one is built."""
+    for name in (*DIMENSIONS, *LAYERS):
+        check_limit("config_dimension" if name in DIMENSIONS else "config_layers", getattr(config, name), name)
+    levels = len(config.tokenizer_channel_mult)
+    check_limit("config_layers", levels * config.tokenizer_num_res_blocks, "the tokenizer")
+    check_limit("config_dimension", 2**levels, "the tokenizer's upsampling")
+    widest = config.tokenizer_hidden_channels * max(config.tokenizer_channel_mult, default=1)
+    check_limit("config_dimension", widest, "tokenizer_channel_mult times tokenizer_hidden_channels")
+    check_limit("image_pixels", config.image_size**2, f"an image of image_size {config.image_size}")
+    check_limit("model_parameters", count_parameters(config), "a model of this configuration")
+
+
+DIMENSIONS = (
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "image_size",
+    "patch_size",
+    "num_sparse_tokens",
+    "decoder_hidden_size",
+    "decoder_num_attention_heads",
+    "decoder_intermediate_size",
+    "codebook_size",
+    "tokenizer_hidden_channels",
+    "tokenizer_num_res_blocks",
+    "tokenizer_embed_dim",
+    "num_prototypes",
+    "prototype_dim",
+    "prototype_hidden_size",
+    "sinkhorn_num_iters",
+    "matching_num_iters",
+)
+LAYERS = ("num_hidden_layers", "decoder_num_hidden_layers")
+FLOATS = (
+    "layer_norm_eps",
+    "layer_scale_init_value",
+    "initializer_range",
+    "spatial_temp",
+    "sinkhorn_temp",
+    "prototype_temp",
+    "sinkhorn_scale",
+    "matching_epsilon",
+)
+
+
+def count_parameters(config: Any) -> int:
+    """Returns the number of weights of a model for pretraining, without biases and norms, which are few."""
+    width, patch = config.hidden_size, config.num_channels * config.patch_size**2
+    num_patches = (config.image_size // config.patch_size) ** 2
+    total = config.num_hidden_layers * (4 * width**2 + 2 * width * config.intermediate_size)
+    total += width * (patch + num_patches + config.num_sparse_tokens + 2 * width)
+    total += config.prototype_hidden_size * (width + config.prototype_dim)
+    total += config.num_prototypes * config.prototype_dim
+    if not config.use_decoder:
+        return total
+    inner = config.decoder_hidden_size
+    total += config.decoder_num_hidden_layers * (4 * inner**2 + 2 * inner * config.decoder_intermediate_size)
+    total += inner * (width + (patch if config.reconstruction_head == "pixel" else config.codebook_size))
+    if config.reconstruction_head == "vq" and config.use_tokenizer:
+        widths = [config.tokenizer_hidden_channels * factor for factor in config.tokenizer_channel_mult]
+        convolution, blocks = 9 * max(widths) ** 2, config.tokenizer_num_res_blocks
+        total += config.tokenizer_embed_dim * config.codebook_size
+        total += 2 * convolution * blocks + sum(9 * size**2 * (2 * blocks + 1) for size in widths)
+    return total

@@ -1,0 +1,152 @@
+"""Steps of transformers' `from_pretrained` that our models do in another way: quietly, safely, for one thread."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.utils import cached_file, is_peft_available
+
+from .safe_paths import regular_file
+from .safe_text import one_line
+from .weight_files import check_folder, check_headers, check_index, headers_of, read_headers
+
+TRANSFORMERS_LOGGER = "transformers.modeling_utils"
+# They change torch and transformers for all threads while a model is built. Our models need none of them: a model is
+# built in torch's default dtype and converted while it is still on the meta device.
+GLOBAL_CONTEXTS = ("local_torch_dtype", "no_tie_weights", "meta_device_safe_creation_ops")
+CAPTURING_HOOK = "output_capturing_hook"  # name of the function by which transformers collects hidden states
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class Loading(NamedTuple):
+    """What `from_pretrained` tells the steps of transformers that it calls.
+
+    Attributes:
+        name: What is loaded, as errors name it.
+        strict: Whether every tensor must be there under its own name, in its own shape.
+    """
+
+    name: str
+    strict: bool
+
+
+loading: ContextVar[Loading | None] = ContextVar("loading", default=None)
+dtype_to_build: ContextVar[torch.dtype | None] = ContextVar("dtype_to_build", default=None)
+
+
+@contextmanager
+def is_set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Sets a variable of this thread inside the block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+class _NoLoadReport(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Hides transformers' table of missing and unexpected tensors."""
+    transformers_logger, no_report = logging.getLogger(TRANSFORMERS_LOGGER), _NoLoadReport()
+    transformers_logger.addFilter(no_report)
+    try:
+        yield
+    finally:
+        transformers_logger.removeFilter(no_report)
+
+
+def local_contexts(contexts: Iterable[Any], dtype: torch.dtype) -> list[Any]:
+    """Returns the contexts in which transformers builds a model, without those that other threads would see.
+
+    Args:
+        contexts: The contexts of transformers.
+        dtype: Type of the weights, which `post_init` sets.
+
+    Raises:
+        ValueError: if the type is not a floating-point type.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type such as torch.float32, got {dtype}")
+    contexts = list(contexts)
+    if not any(isinstance(context, torch.device) for context in contexts):
+        return contexts  # DeepSpeed builds on the real device
+    kept = [c for c in contexts if getattr(getattr(c, "func", None), "__name__", "") not in GLOBAL_CONTEXTS]
+    return [*kept, is_set(dtype_to_build, dtype)]
+
+
+def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> None:
+    """Checks what a folder or repository names before it is loaded.
+
+    Args:
+        name: Folder or repository; None passes.
+        options: Keywords of `from_pretrained`.
+
+    Raises:
+        ValueError: if an index names files elsewhere, or there is an adapter to another model.
+    """
+    if name is None:
+        return
+    check_folder(Path(name, options.get("subfolder") or ""))
+    if Path(name).exists() or not is_peft_available():
+        return
+    # For a repository with an adapter, transformers would load the model that the adapter names.
+    download = {key: options[key] for key in DOWNLOAD_OPTIONS if options.get(key) is not None}
+    found = None
+    with suppress(OSError):  # what is wrong with the repository is reported by the loading itself
+        found = cached_file(str(name), "adapter_config.json", _raise_exceptions_for_missing_entries=False, **download)
+    if found is not None:
+        raise ValueError(
+            f"{one_line(name)} holds an adapter to another model: load that model first, then the adapter with "
+            "peft.PeftModel.from_pretrained(model, name)"
+        )
+
+
+def check_before_loading(model: nn.Module, state_dict: Any, files: list[str] | None, load_config: Any) -> None:
+    """Checks names, types and sizes of weights against a model on the meta device, before memory is allocated.
+
+    Args:
+        model: The model, a `StellarPreTrainedModel`.
+        state_dict: Tensors that are loaded; None for files.
+        files: Files that are loaded; None for tensors.
+        load_config: transformers' options of the load.
+
+    Raises:
+        ValueError: if an index names files elsewhere, or the weights do not fit the model by far.
+    """
+    now = loading.get()
+    if now is None or load_config.is_quantized:
+        return
+    if load_config.sharded_metadata is not None and files:
+        check_index({**load_config.sharded_metadata, "metadata": {}}, Path(files[0]).parent / "its index")
+    for file in files or ():
+        regular_file(file)
+    if state_dict is not None:
+        headers = headers_of(state_dict)
+    else:  # pickled files, for which the user must ask, have no headers
+        headers = read_headers(file for file in files or () if str(file).endswith(".safetensors"))
+    if headers:
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        check_headers(headers, model.state_dict(), prefix, f"the weights of {now.name}", now.strict)
+
+
+def remove_capturing_hooks(model: Any) -> None:
+    """Removes transformers' hooks that collect hidden states: they can be neither pickled nor sent to a process.
+
+    They are installed again when hidden states are asked for.
+    """
+    for module in model.modules():
+        for number, hook in list(module._forward_hooks.items()):
+            if getattr(hook, "__name__", "") == CAPTURING_HOOK:
+                del module._forward_hooks[number]
+    model._output_capturing_hooks_installed = False

@@ -1,0 +1,165 @@
+"""What a load checks before and after it reads weights, and what it leaves alone: other threads, and the log."""
+
+import json
+import logging
+import pickle
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling.loading import TRANSFORMERS_LOGGER, without_load_report
+
+Altered = Callable[..., Path]
+
+
+def test_without_load_report__holds_back_the_table_alone(transformers_log: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger(TRANSFORMERS_LOGGER)
+    with without_load_report():
+        logger.warning("a LOAD REPORT of tensors")
+        logger.warning("something else")
+    assert transformers_log.messages == ["something else"]
+
+
+class TestValues:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_not_finite__is_named(self, pixel_folder: Path, altered: Altered, value: float, dtype: torch.dtype) -> None:
+        def spoil(tensors: dict[str, Tensor]) -> None:
+            tensors["encoder.norm.weight"][7] = value
+
+        path = altered(pixel_folder, spoil)
+        with pytest.raises(ValueError, match=r"must be finite.* in encoder\.norm\.weight$"):
+            StellarModel.from_pretrained(path, dtype=dtype)
+
+    def test_not_finite_in_the_decoder__does_not_matter_without_it(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors["decoder.proj.bias"].fill_(float("nan")))
+        StellarModel.from_pretrained(path, decoder=False)
+        with pytest.raises(ValueError, match=r"decoder\.proj\.bias"):
+            StellarModel.from_pretrained(path)
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn])
+    def test_type__is_refused_by_name(self, pixel_folder: Path, altered: Altered, dtype: torch.dtype) -> None:
+        def spoil(tensors: dict[str, Tensor]) -> None:
+            tensors["localization.dense_proj.weight"] = tensors["localization.dense_proj.weight"].to(dtype)
+
+        with pytest.raises(ValueError, match=r"float32.*: localization\.dense_proj\.weight is "):
+            StellarModel.from_pretrained(altered(pixel_folder, spoil))
+
+    def test_control_characters_in_a_name__are_escaped(self, pixel_folder: Path, altered: Altered) -> None:
+        path = altered(pixel_folder, lambda tensors: tensors.update({"\x1b[31mred": torch.zeros(1)}))
+        with pytest.raises(ValueError, match="unexpected") as caught:
+            StellarModel.from_pretrained(path)
+        assert str(caught.value).isprintable()
+
+
+class TestSizes:
+    def test_model_far_larger_than_its_file__is_refused_before_it_gets_memory(
+        self, pixel_folder: Path, altered: Altered, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def enlarge(content: dict[str, Any]) -> None:
+            content |= {"hidden_size": 3072, "num_attention_heads": 3, "num_hidden_layers": 100, "intermediate_size": 1}
+
+        path = altered(pixel_folder, config=enlarge)
+        monkeypatch.setattr(StellarModel, "_initialize_missing_keys", lambda *_: pytest.fail("memory was allocated"))
+        with pytest.raises(ValueError, match=r"numbers, and 3,\d+,\d+,\d+ that the model .* encoder\.blocks"):
+            StellarModel.from_pretrained(path)
+
+    def test_tensor_above_the_limit__is_refused(self, pixel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STELLAR_HUB_MAX_TENSOR_ELEMENTS", "100")
+        with pytest.raises(ValueError, match="STELLAR_HUB_MAX_TENSOR_ELEMENTS"):
+            StellarModel.from_pretrained(pixel_folder)
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["../model-1.safetensors", "/etc/passwd", "a\x1b.safetensors", 3, "m.bin", ""])
+    def test_index__names_files_of_its_folder_alone(
+        self, tmp_path: Path, pixel_model: StellarModel, name: object
+    ) -> None:
+        pixel_model.save_pretrained(tmp_path, max_shard_size="100KB")
+        index = tmp_path / "model.safetensors.index.json"
+        content = json.loads(index.read_text())
+        content["weight_map"]["encoder.norm.weight"] = name
+        index.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json") as caught:
+            StellarModel.from_pretrained(tmp_path)
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize(
+        "entries", [{"weight_map": []}, {"weight_map": {}}, {"metadata": None}, {"metadata": {"dtype": "x"}}]
+    )
+    def test_index__of_another_form_is_refused(
+        self, tmp_path: Path, pixel_model: StellarModel, entries: dict[str, Any]
+    ) -> None:
+        pixel_model.save_pretrained(tmp_path, max_shard_size="100KB")
+        index = tmp_path / "model.safetensors.index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | entries))
+        with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json must have"):
+            StellarModel.from_pretrained(tmp_path)
+
+    def test_adapter__does_not_lead_to_another_model(self, tmp_path: Path, pixel_folder: Path) -> None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(pixel_folder)}))
+        with pytest.raises(ValueError, match="adapter to another model"):
+            StellarModel.from_pretrained(tmp_path)
+
+
+class TestThreads:
+    def test_other_threads__keep_torchs_default_dtype(
+        self, pixel_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[torch.dtype] = []
+        original = torch.nn.Linear.__init__
+
+        def build(self: torch.nn.Linear, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            if threading.current_thread() is threading.main_thread():
+                other = threading.Thread(target=lambda: seen.append(torch.nn.LayerNorm(2).weight.dtype))
+                other.start()
+                other.join()
+
+        monkeypatch.setattr(torch.nn.Linear, "__init__", build)
+        model = StellarModel.from_pretrained(pixel_folder, dtype=torch.bfloat16)
+        assert set(seen) == {torch.float32}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+    def test_dtype__must_be_of_floats(self, pixel_folder: Path) -> None:
+        with pytest.raises(ValueError, match="floating"):
+            StellarModel.from_pretrained(pixel_folder, dtype=torch.int8)
+
+
+class TestPickle:
+    def test_model__is_pickled_after_hidden_states(self, pixel_model: StellarModel, images: Tensor) -> None:
+        expected = pixel_model(images, output_hidden_states=True).hidden_states
+        again: StellarModel = pickle.loads(pickle.dumps(pixel_model))
+        for model in (again, pixel_model):
+            states = model(images, output_hidden_states=True).hidden_states
+            assert len(states) == len(expected)
+            torch.testing.assert_close(states[-1], expected[-1], rtol=0, atol=0)
+
+
+class TestPacked:
+    def test_load_state_dict__takes_new_weights(self, pixel_model: StellarModel, images: Tensor) -> None:
+        pixel_model.optimize_for_inference()
+        from stellar_hub.modeling.inference_optimization import pack_linears
+
+        pack_linears(pixel_model.encoder)
+        state = {name: tensor * 0.5 for name, tensor in pixel_model.state_dict().items()}
+        pixel_model.load_state_dict(state)
+        for name, tensor in pixel_model.state_dict().items():
+            torch.testing.assert_close(tensor, state[name], rtol=0, atol=0)
+        del state["encoder.blocks.0.attn.qkv.weight"]
+        with pytest.raises(RuntimeError, match=r"encoder\.blocks\.0\.attn\.qkv\.weight"):
+            pixel_model.load_state_dict(state)
+
+
+def test_saved_weights__load_bit_by_bit(tmp_path: Path, pixel_model: StellarModel) -> None:
+    pixel_model.save_pretrained(tmp_path)
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = StellarModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in pixel_model.state_dict().items())
