@@ -88,9 +88,14 @@ def without_metadata(data: bytes, keep_profile: bool) -> tuple[bytes, bytes | No
         The file and the block; None for formats whose metadata cannot be told from their pixels, and for files that
         are too damaged for it.
     """
-    makers = ((b"\xff\xd8", _bare_jpeg), (_PNG_HEAD, _bare_png), (b"RIFF", _bare_webp), (b"II*\0", _bare_tiff))
-    makers += ((b"MM\0*", _bare_tiff),)
-    maker = next((maker for head, maker in makers if data.startswith(head)), None)
+    makers = {
+        b"\xff\xd8": _bare_jpeg,
+        _PNG_HEAD: _bare_png,
+        b"RIFF": _bare_webp,
+        b"II*\0": _bare_tiff,
+        b"MM\0*": _bare_tiff,
+    }
+    maker = next((maker for head, maker in makers.items() if data.startswith(head)), None)
     if maker is None:
         maker = _bare_avif if data[4:8] == b"ftyp" else None
     try:

@@ -227,7 +227,7 @@ class StellarImageProcessor(TorchvisionBackend):
         own = {name: getattr(self, name) for name in StellarImageProcessorKwargs.__annotations__}
         setting = own | changed
         crop = setting["crop_size"]
-        output = (int(crop["height"]), int(crop["width"]))
+        output: tuple[int, int] | None = (int(crop["height"]), int(crop["width"]))
         if setting["fit"] == "crop" and not setting["do_center_crop"]:
             if setting["do_resize"]:
                 raise ValueError(

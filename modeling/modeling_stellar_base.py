@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import torch
 from safetensors import SafetensorError
@@ -70,6 +70,15 @@ class StellarPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Block", "ResidualBlock"]
     _keep_in_fp32_modules_strict = ["position_code"]
+
+    if TYPE_CHECKING:  # transformers wraps both in a way that type checkers read as functions without self
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model to a device or changes its dtype."""
+
+        def cuda(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model to a GPU."""
+
     _can_record_outputs = {"hidden_states": Block}
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
