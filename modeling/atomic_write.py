@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import os
 import platform
 import re
@@ -156,7 +157,7 @@ def errors_name(path: str | os.PathLike[str], unfinished: Path | None = None) ->
         raise
 
 
-class _PatientFile:
+class _PatientFile(io.RawIOBase):
     """A file that keeps the error of a write, and lets the rest of the writes pass without doing them."""
 
     def __init__(self, file: IO[bytes]):
@@ -177,6 +178,14 @@ class _PatientFile:
 
     def flush(self) -> None:
         """Does nothing: the file is flushed when it is closed."""
+
+    def writable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Returns True, as torch asks for it, although it does not seek."""
+        return True
 
 
 @contextlib.contextmanager
