@@ -243,8 +243,8 @@ def read_mask(path: Path) -> Tensor:
 
 def _raw_mode(image: Image.Image) -> str:
     """Returns how an image that was only opened stores its values, such as "L;4" for grey values of 4 bits."""
-    tile = image.tile[0] if getattr(image, "tile", None) else None
-    args = () if tile is None else tile[3]
+    tiles = getattr(image, "tile", None)
+    args = tiles[0][3] if tiles else ()
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
