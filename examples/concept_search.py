@@ -1,7 +1,10 @@
 """Searches a store by one concept: a place in an image finds similar places in other images.
 
     stellar-hub extract photos --output features
-    python examples/concept_search.py features --query photos/cat.jpg --at 120,200 --output hits.png
+    python examples/concept_search.py features --images photos --query photos/cat.jpg --at 120,200 --output hits.png
+
+The model is stellar-tiny unless `--model` names another one. `--trust-names` takes the model and the images that the
+store names; whoever made the store chose these names.
 
 `--at` is a pixel of the query: its row and its column. The search takes the token whose map is highest there. `--token`
 names a token. Without both, the search takes the token whose map rises highest above its mean.
@@ -17,21 +20,21 @@ from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data import ImageSource, read_image
 from stellar_hub.features import weights_sha256
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.safe_text import escape_control
 from stellar_hub.retrieval import place_in_crop, search_concepts, token_at
 from stellar_hub.store import FeatureStore
 from stellar_hub.visualization import Region, draw_regions
 
 
-def encode_query(store: FeatureStore, image: Path) -> tuple[torch.Tensor, Region]:
+def encode_query(store: FeatureStore, model: StellarModel, image: Path) -> tuple[torch.Tensor, Region]:
     """Returns the tokens of an image, `(r, d)`, and the image with its maps, by the model and preprocessing of a store.
 
     Raises:
-        ValueError: if the model with this name has other weights now, or the image cannot be read.
+        ValueError: if the model has other weights than the one of the store, or the image cannot be read.
     """
     manifest = store.manifest
-    model = StellarModel.from_pretrained(manifest.model["name"], revision=manifest.model["revision"], decoder=False)
     if weights_sha256(model) != manifest.model["weights_sha256"]:
-        raise ValueError(f"another {manifest.model['name']} made the store: its weights differ")
+        raise ValueError("another model made the store, its weights differ: name the right one with --model")
     processor = StellarImageProcessor.from_config(model.config, fit=manifest.preprocessing["settings"]["fit"])
     batch = next(model.extract([image], outputs=("S", "L"), processor=processor))
     record = batch.records[0]
@@ -57,7 +60,7 @@ def region_of_hit(store: FeatureStore, source: ImageSource, row: int, token: int
     assert record.crop_box is not None, "rows with an error are never found"
     localization = store.read("L", [row])[0].float()
     grid_size = tuple(store.manifest.features["grid_size"])
-    caption = f"{score:.2f} {Path(record.image).name}"
+    caption = f"{score:.2f} {escape_control(Path(record.image).name)}"
     return Region(read_image(source[row]), localization, token, record.crop_box, grid_size, caption)
 
 
@@ -65,6 +68,9 @@ def main() -> None:
     """Searches and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", type=Path, help="store that `stellar-hub extract` wrote, with S and L")
+    parser.add_argument("--images", help="folder, list, tars or table of the images that the store was made from")
+    parser.add_argument("--model", default="stellar-tiny", help="model that made the store (default: %(default)s)")
+    parser.add_argument("--trust-names", action="store_true", help="open the images and the model that the store names")
     parser.add_argument("--query", type=Path, required=True, help="image with the concept")
     parser.add_argument("--at", help="pixel of the query, as ROW,COLUMN")
     parser.add_argument("--token", type=int, help="number of a token of the query, instead of --at")
@@ -73,8 +79,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         store = FeatureStore(args.store)
-        source = store.source()
-        tokens, region = encode_query(store, args.query)
+        source = store.source([args.images] if args.images else None, trust_names=args.trust_names)
+        model = store.load_model() if args.trust_names else StellarModel.from_pretrained(args.model, decoder=False)
+        tokens, region = encode_query(store, model, args.query)
         pixel = tuple(float(part) for part in args.at.split(",")) if args.at else None
         token = choose_token(region, args.token, pixel)
         if not 0 <= token < len(tokens):

@@ -7,6 +7,7 @@ python examples/find_duplicates.py features --threshold 0.99
 import argparse
 from pathlib import Path
 
+from stellar_hub.modeling.safe_text import escape_control
 from stellar_hub.retrieval import find_duplicates
 from stellar_hub.store import FeatureStore
 
@@ -27,7 +28,7 @@ def main() -> None:
         raise SystemExit(f"find_duplicates: {error}") from error
     for one, other, similarity in pairs:
         first, second = store.records([one, other])
-        print(f"{similarity:.4f}  {first.image}  {second.image}")
+        print(escape_control(f"{similarity:.4f}  {first.image}  {second.image}"))
     print(f"{len(pairs)} pairs among {len(store)} images")
 
 

@@ -25,7 +25,7 @@ def labelled_rows(store: FeatureStore) -> tuple[list[int], list[str]]:
         ValueError: if there are fewer than two classes.
     """
     rows = store.ok.nonzero().flatten().tolist()
-    labels = [Path(record.image).parent.name for record in store.records(rows)]
+    labels = [store.labels[row] for row in rows]
     if len(set(labels)) < 2:
         raise ValueError(f"all images of {store.path} are in one folder: put each class into its own folder")
     return rows, labels
@@ -46,7 +46,7 @@ def main() -> None:
     try:
         store = FeatureStore(args.store)
         rows, labels = labelled_rows(store)
-        vectors = store.read(args.feature, rows).float().numpy()
+        vectors = store.to_numpy(args.feature, rows)
         parts = train_test_split(vectors, labels, test_size=args.test_share, random_state=args.seed, stratify=labels)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SystemExit(f"linear_probe_on_store: {error}") from error

@@ -80,8 +80,9 @@ class StellarImageProcessor(TorchvisionBackend):
     size: Any = {"shortest_edge": 256}
     crop_size: Any = {"height": 224, "width": 224}
     default_to_square = False
-    do_resize = True
-    do_center_crop = True
+    # Both are read by `_fit_settings`: each image is fitted as soon as it is read.
+    do_resize = True  # trf-ignore: TRF016
+    do_center_crop = True  # trf-ignore: TRF016
     do_rescale = True
     do_normalize = False
     do_convert_rgb = True

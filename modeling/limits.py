@@ -37,10 +37,10 @@ LIMITS = {
     "code_patches": Limit(2**16, "patches", "The number of patches of an image in a file of S and L."),
     "archive_members": Limit(2**27, "members", "The number of members of one tar file."),
     "table_expansion": Limit(
-        1000, "times its bytes", "How much larger the content of a parquet file may be than it is."
+        256, "times the bytes of its file", "How far a parquet file expands, if that is more than 256 MiB."
     ),
     "archive_ratio": Limit(
-        256, "bytes for each byte of its file", "How far a compressed tar expands, counted from its second GiB on."
+        256, "bytes for each byte of its file", "How far a compressed tar expands after its first 256 MiB."
     ),
     "header_bytes": Limit(2**20, "bytes", "A header of a tar file that holds a long name or other facts of a member."),
     "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),

@@ -1,9 +1,10 @@
 """What the model returns: the encoding `(S, L)` and the full model output."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -123,7 +124,7 @@ class StellarEncoding(tuple[Tensor, Tensor]):
             raise FileNotFoundError(f"no such file: {path}")
         name = one_line(os.fspath(path))
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_safetensors(path) as file:
                 missing = set(cls._fields) - set(file.keys())
                 if missing:
                     raise ValueError(f"{name} is not a saved encoding: it lacks {', '.join(sorted(missing))}")
@@ -141,6 +142,23 @@ class StellarEncoding(tuple[Tensor, Tensor]):
             ) from error
         _check_values(tensors, metadata.get("sha256"), name)
         return cls(*tensors, grid_size)
+
+
+@contextlib.contextmanager
+def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Opens a safetensors file of any name; safetensors itself refuses names with bytes that are not UTF-8.
+
+    Args:
+        path: File to open.
+
+    Yields:
+        What `safetensors.safe_open` gives.
+    """
+    with contextlib.ExitStack() as stack:
+        if not os.fspath(path).isprintable():
+            descriptor = stack.enter_context(open(path, "rb")).fileno()
+            path = f"/dev/fd/{descriptor}" if os.path.exists("/dev/fd") else path
+        yield stack.enter_context(safe_open(path, framework="pt"))
 
 
 def _grid_of_header(metadata: dict[str, str], name: str) -> tuple[int, int] | None:

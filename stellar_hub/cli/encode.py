@@ -4,7 +4,19 @@ import json
 from pathlib import Path
 
 from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug, Device, Fit, FitOption, Images, ModelName, Output, Overwrite
+from stellar_hub.cli.messages import announce_loading
+from stellar_hub.cli.options import (
+    Debug,
+    Device,
+    Fit,
+    FitOption,
+    Images,
+    ImageSize,
+    ModelName,
+    Output,
+    Overwrite,
+    parse_image_size,
+)
 
 
 @reports_errors
@@ -13,26 +25,30 @@ def encode(
     output: Output,
     model: ModelName = "stellar-tiny",
     fit: Fit = FitOption.crop,
+    image_size: ImageSize = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Encode images and write NAME.safetensors for each, with the tensors `semantics` (S) and `localization` (L).
 
-    The file's metadata stores the model, the source, the original size, the crop box and the grid.
+    The file's metadata stores the model, the source, the original size, the crop box and the grid. Two images of a
+    folder that differ in their extension alone keep it: a.jpg.safetensors and a.png.safetensors.
 
     Example: stellar-hub encode photo.jpg holiday/ --output codes
     """
-    from stellar_hub.cli.images import find_files, for_each, plan_outputs
+    from stellar_hub.cli.images import for_each, plan_jobs
     from stellar_hub.version import __version__
 
-    sources = find_files(images)
-    outputs = plan_outputs(sources, output, ".safetensors", overwrite)
+    size = parse_image_size(image_size)
+    jobs = plan_jobs(images, output, ".safetensors", overwrite)
+    announce_loading(model)
 
     # Late: a wrong path is reported without the seconds that these imports take.
     from stellar_hub.features import load_model
+    from stellar_hub.features.rows import printable
 
-    network, processor = load_model(model, device, fit, decoder=False)
+    network, processor = load_model(model, device, fit, decoder=False, image_size=size)
 
     def work(source: Path, target: Path) -> str:
         import torch
@@ -42,9 +58,9 @@ def encode(
         with torch.inference_mode():
             encoding = network.encode(pixel_values.to(network.device))
         facts = {
-            "model": model,
+            "model": printable(model),
             "library": f"stellar_hub {__version__}",
-            "source": str(source),
+            "source": printable(str(source)),
             "original_size": json.dumps(batch["original_sizes"][0].tolist()),
             "crop_box": json.dumps(batch["crop_boxes"][0].tolist()),
         }
@@ -52,4 +68,4 @@ def encode(
         tokens, width = encoding.semantics.shape[1:]
         return f"{source} -> {target}: S {tokens} x {width}, L {encoding.localization.shape[1]} x {tokens}"
 
-    for_each(sources, outputs, work, debug)
+    for_each(jobs, work, debug)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug, Device, FitOption, ModelName
+from stellar_hub.cli.messages import announce_loading, say, warn
+from stellar_hub.cli.options import Debug, Device, FitOption, ImageSize, ModelName, parse_image_size
 
 
 class DtypeOption(StrEnum):
@@ -80,7 +81,23 @@ NumWorkers = Annotated[
         show_default=False,
     ),
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="Folder below which a table may name files of images, and links in folders may end. Default: a table "
+        "gives the bytes in it alone.",
+        show_default=False,
+    ),
+]
 Repair = Annotated[bool, typer.Option("--repair", help="Read the whole store, and extract damaged rows again.")]
+RetryErrors = Annotated[
+    bool,
+    typer.Option(
+        "--retry-errors",
+        help="Try rows with an error again, for example after a network disk was away. Rows with features keep them.",
+    ),
+]
 Engine = Annotated[
     EngineOption,
     typer.Option(
@@ -107,11 +124,14 @@ def extract(
     dtype: Dtype = DtypeOption.float16,
     precision: Precision = PrecisionOption.float32,
     fit: Fit = FixedFitOption.crop,
+    image_size: ImageSize = None,
     batch_size: BatchSize = 32,
     shard_rows: ShardRows = 1024,
     num_workers: NumWorkers = None,
     device: Device = "auto",
+    root: Root = None,
     repair: Repair = False,
+    retry_errors: RetryErrors = False,
     engine: Engine = EngineOption.local,
     address: Address = None,
     actors: Actors = 1,
@@ -119,9 +139,9 @@ def extract(
 ) -> None:
     """Extract features of images into a store.
 
-    An interrupted run resumes when you run the same command again, and the store is the same, byte for byte. An image
-    that cannot be read keeps its row, and the index has its error. For several GPUs, use
-    `accelerate launch -m stellar_hub extract`.
+    An interrupted run resumes when you run the same command again, and the store is the same, byte for byte. Rows whose
+    images have changed since are extracted again. An image that cannot be read keeps its row, and the index has its
+    error. For several GPUs, use `accelerate launch -m stellar_hub extract`.
 
     Example: stellar-hub extract photos --output features
     """
@@ -130,14 +150,27 @@ def extract(
 
     names = [name.strip() for name in outputs.split(",") if name.strip()]
     options = ExtractionOptions(names, dtype.value, precision.value, batch_size, shard_rows)
-    command = Command(sources, output, model, fit.value, options, num_workers, device, repair)
+    command = Command(
+        sources,
+        output,
+        model,
+        fit.value,
+        options,
+        num_workers,
+        device,
+        repair,
+        retry_errors,
+        None if image_size is None else parse_image_size(image_size),
+        root,
+    )
+    if engine is EngineOption.local and (address is not None or actors != 1):
+        raise ValueError("--address and --actors belong to the engine ray: add --engine ray")
+    announce_loading(model)
     if engine is EngineOption.ray:
         from stellar_hub.store.ray_engine import extract_with_ray
 
-        lines = extract_with_ray(command, address, actors)
-    elif address is not None or actors != 1:
-        raise ValueError("--address and --actors belong to the engine ray: add --engine ray")
+        lines = extract_with_ray(command, address, actors, warn)
     else:
-        lines = extract_by_options(command)
+        lines = extract_by_options(command, warn)
     for line in lines:
-        typer.echo(line)
+        say(line)

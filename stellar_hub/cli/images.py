@@ -1,94 +1,177 @@
 """The images of a command: which files to read, where to write, and one run over all of them."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from stellar_hub.cli.errors import one_line
+from stellar_hub.cli.errors import is_full_disk, one_line
+from stellar_hub.cli.messages import say, warn
+from stellar_hub.cli.targets import check_targets, plan_names
+
+SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
+APPLE_DOUBLE = b"\0\5\x16\7"  # the beginning of the file ._NAME that macOS puts beside NAME on other systems' disks
 
 
-def find_files(paths: Iterable[Path], other_suffixes: Collection[str] = ()) -> list[Path]:
-    """Returns the files that the arguments name, and the images in the folders that they name.
+@dataclass(frozen=True)
+class Job:
+    """One file to read and the file to write for it."""
 
-    Hidden files and folders are skipped, as everywhere in the library.
+    source: Path
+    target: Path
+
+
+def plan_jobs(
+    paths: Sequence[Path], output: Path, suffix: str, overwrite: bool, other_suffixes: Collection[str] = ()
+) -> list[Job]:
+    """Returns what to read and where to write it, and makes the output folder.
+
+    The outputs of a folder have the tree of that folder. If several folders are named, each has a folder of its name in
+    the output. An output is named as its image without the extension; where two images of a folder differ in their
+    extension alone, both outputs keep it ("a.jpg.png"). Names that are too long for the disk are cut, and end in a
+    digest.
+
+    Hidden files and folders, and those of operating systems such as Thumbs.db, are passed over, and so are files in the
+    output folder.
 
     Args:
         paths: Files and folders.
-        other_suffixes: Suffixes of files in folders that are returned too.
+        output: Folder to write to.
+        suffix: Suffix of the files to write.
+        overwrite: Whether files that exist are replaced.
+        other_suffixes: Suffixes of files in folders that are read too.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if a folder has no such file.
+        FileExistsError: if an output exists and may not be replaced, or the output folder is a file.
+        PermissionError: if the output folder cannot be written to.
+        ValueError: if there is nothing to read, the output folder is one of the paths, two files would be written to
+            the same place, or an output would replace an input.
     """
-    paths = list(paths)
     for path in paths:  # before the imports below, which take seconds
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
-    from stellar_hub.data.sources import IMAGE_SUFFIXES, find_images
+    _check_output(paths, output)
+    found = _find_files(paths, output, other_suffixes)
+    existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    names = plan_names([name for _, name in found], suffix, existing)
+    jobs = list(dict.fromkeys(Job(source, output / name) for (source, _), name in zip(found, names, strict=True)))
+    check_targets([job.source for job in jobs], [job.target for job in jobs], overwrite)
+    output.mkdir(parents=True, exist_ok=True)
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output {output} may not be written to: change its permissions or name another folder")
+    return jobs
 
-    found: list[Path] = []
+
+def _check_output(paths: Sequence[Path], output: Path) -> None:
+    """Refuses an output folder that is a file or one of the folders to read."""
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"--output {output} is a file; name a folder")
+    for path in paths:
+        if path.is_dir() and output.exists() and path.samefile(output):
+            raise ValueError(
+                f"--output {output} is the folder of the images: name another folder, such as {output}-new"
+            )
+
+
+def _find_files(paths: Sequence[Path], output: Path, other_suffixes: Collection[str]) -> list[tuple[Path, str]]:
+    """Returns each file with the name that its output has in the output folder, before the suffix is replaced."""
+    from stellar_hub.data.sources import IMAGE_SUFFIXES, scan_images
+
+    folders = {path.resolve() for path in paths if path.is_dir()}
+    found: dict[Path, str] = {}
+    system_files = []
     for path in paths:
         if path.is_dir():
-            found += [path / name for name in find_images(path, IMAGE_SUFFIXES | set(other_suffixes))]
+            prefix = path.resolve().name if len(folders) > 1 else ""
+            images = scan_images(path, IMAGE_SUFFIXES | set(other_suffixes))
+            found |= {path / name: os.path.join(prefix, name) for name in images.names}
+            for note in images.notes:
+                warn(f"note: {path}: {note}")
+        elif _is_system_file(path):
+            system_files.append(path)
         else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+            found.setdefault(path, path.name)
+    if system_files:
+        warn(f"passed over files of the operating system ({len(system_files)}, such as {system_files[0]})")
+    return _without_outputs(found, folders, output)
 
 
-def plan_outputs(sources: list[Path], folder: Path, suffix: str, overwrite: bool) -> list[Path]:
-    """Returns the output path of each source, `folder / f"{stem}{suffix}"`, and creates the folder.
+def _without_outputs(found: dict[Path, str], folders: set[Path], output: Path) -> list[tuple[Path, str]]:
+    """Leaves out what is in the output folder, if that is in a folder to read."""
+    real_output = output.resolve()
+    if any(folder in real_output.parents for folder in folders):
+        inside = {path for path in found if real_output in path.resolve().parents}
+        if inside:
+            warn(f"passed over files in the output folder {output} ({len(inside)})")
+        found = {path: name for path, name in found.items() if path not in inside}
+    if not found:
+        raise ValueError("no images are left to read: name image files, or folders with images")
+    return list({path.absolute(): (path, name) for path, name in reversed(found.items())}.values())[::-1]
+
+
+def _is_system_file(path: Path) -> bool:
+    """Whether a file belongs to an operating system; a pattern such as `photos/*` names it by accident."""
+    if path.name.startswith("._") and path.is_file():
+        with open(path, "rb") as file:
+            return file.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
+    return path.name.lower() in SYSTEM_FILES
+
+
+def for_each(jobs: Sequence[Job], work: Callable[[Path, Path], str], debug: bool) -> None:
+    """Calls `work(source, target)` for each job and prints the line it returns; a failure does not stop the others.
 
     Raises:
-        ValueError: if two sources would be written to the same file.
-        FileExistsError: if an output exists and may not be replaced, or the folder is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"--output {folder} is a file; name a folder")
-    outputs = [folder / f"{source.stem}{suffix}" for source in sources]
-    repeated = [path for path, count in Counter(outputs).items() if count > 1]
-    if repeated:
-        clashing = ", ".join(str(source) for source in sources if source.stem == repeated[0].stem)
-        raise ValueError(
-            f"{clashing} would all be written to {repeated[0]}: give them different names, or use one command for each"
-        )
-    existing = [path for path in outputs if path.exists()]
-    if existing and not overwrite:
-        what = f"{existing[0]} and {len(existing) - 1} more exist" if len(existing) > 1 else f"{existing[0]} exists"
-        raise FileExistsError(f"{what} already: pass --overwrite or another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    return outputs
-
-
-def for_each(sources: list[Path], outputs: list[Path], work: Callable[[Path, Path], str], debug: bool) -> None:
-    """Calls `work(source, output)` for each source and prints the line it returns; a failure does not stop the others.
-
-    Raises:
-        typer.Exit: with code 1 at the end, if any source failed.
+        MemoryError: if memory ends; likewise other faults of the machine, such as a full disk, because the other jobs
+            would fail too.
+        typer.Exit: with code 1 at the end, if any job failed.
     """
     from tqdm import tqdm
 
+    from stellar_hub.modeling.image_loading import is_fault_of_machine
+    from stellar_hub.progress import Progress
+
     failed = 0
-    progress = tqdm(total=len(sources), unit="image", disable=True if len(sources) < 2 else None, leave=False)
-    with progress:
-        for source, output in zip(sources, outputs, strict=True):
+    with Progress(len(jobs), "image", enabled=len(jobs) > 1, leave=False) as progress:
+        for job in jobs:
             try:
-                line = work(source, output)
-            except (ValueError, TypeError, OSError) as error:
-                if debug:
+                line = _do(job, work)
+            except Exception as error:  # decoders and models raise many kinds
+                if debug or is_full_disk(error):
                     raise
+                if is_fault_of_machine(error):
+                    raise _with_source(error, job.source) from error
                 failed += 1
-                progress.write(f"error: {one_line(error)}", file=_standard_error())
+                with tqdm.external_write_mode(file=sys.stderr):
+                    warn(f"error: {_line_about(job.source, error)}")
             else:
-                progress.write(line)
+                with tqdm.external_write_mode(file=sys.stdout):
+                    say(line)
             progress.update()
     if failed:
-        typer.echo(f"{failed} of {len(sources)} failed", err=True)
+        warn(f"{failed} of {len(jobs)} failed")
         raise typer.Exit(1)
 
 
-def _standard_error() -> object:
-    import sys
+def _do(job: Job, work: Callable[[Path, Path], str]) -> str:
+    """Does one job, and makes the folder of its target first."""
+    if not job.source.is_file():
+        raise ValueError(f"{job.source} is not a regular file: pipes and devices are not read")
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    return work(job.source, job.target)
 
-    return sys.stderr
+
+def _with_source(error: Exception, source: Path) -> Exception:
+    """Returns an error of the machine with the image that was worked on; an error that names a file stays as it is."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, str(error.filename or source))
+    return MemoryError(f"at {source}")
+
+
+def _line_about(source: Path, error: Exception) -> str:
+    """Returns the message of an error on one line, with the name of the file that was read."""
+    message = one_line(error)
+    return message if one_line(ValueError(source.name)) in message else f"{source}: {message}"

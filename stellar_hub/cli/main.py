@@ -1,5 +1,6 @@
 """The command line `stellar-hub` with all its commands."""
 
+import signal
 from collections.abc import Callable
 
 import typer
@@ -13,6 +14,7 @@ from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
 from stellar_hub.cli.extract import extract
 from stellar_hub.cli.list_models import list_models
+from stellar_hub.cli.messages import let_streams_take_any_text
 from stellar_hub.cli.push import push
 from stellar_hub.cli.reconstruct import reconstruct
 from stellar_hub.cli.train import train
@@ -66,6 +68,9 @@ app.add_typer(evaluation, name="eval")
 
 def main() -> None:
     """Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    let_streams_take_any_text()
+    if hasattr(signal, "SIGXFSZ"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit on the size of files is then an error, not a death
     app()
 
 

@@ -16,28 +16,45 @@ class FitOption(StrEnum):
     pad = "pad"
 
 
-def parse_image_size(text: str) -> int | tuple[int, int]:
-    """Returns the value of `--image-size`: the side of a square, or `(height, width)`, in pixels.
+def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
+    """Returns the value of `--image-size`: the side of a square, or `(height, width)`, in pixels, or None as given.
 
     Raises:
         ValueError: if the text is neither a number nor two numbers with an "x" between them, or a number is 0.
     """
+    if text is None:
+        return None
     match = re.fullmatch(r"([0-9]{1,6})(?:[xX]([0-9]{1,6}))?", text.strip())
     sides = [int(side) for side in match.groups() if side] if match else []
     if not sides or 0 in sides:
-        raise ValueError(f"--image-size must be a side or HEIGHTxWIDTH in pixels, such as 448 or 224x448, got {text!r}")
+        raise ValueError(
+            f"--image-size must be a side or HEIGHTxWIDTH in pixels, such as 448 or 224x448, got {text[:40]!r}"
+        )
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 Images = Annotated[
-    list[Path], typer.Argument(help="Image files, and folders of images. Folders are searched recursively.")
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE",
+        help="Image files, and folders of images. Folders are searched recursively, without hidden files; the output "
+        "keeps their tree.",
+    ),
+]
+Codes = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE",
+        help="Image files, .safetensors files of S and L, and folders of both. Folders are searched recursively, "
+        "without hidden files; the output keeps their tree.",
+    ),
 ]
 Output = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
-        help="Folder to write to. It is created if it does not exist, and must not be a folder of the images.",
+        help="Folder to write to, other than the folder of the images. It is created if it does not exist.",
     ),
 ]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Name, folder or Hub repository of the model.")]

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import one_line, reports_errors
+from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.messages import safe
 from stellar_hub.cli.options import Debug
 
 
@@ -24,7 +25,7 @@ def push(
     ] = "",
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public. Default: private.")] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the content of a repository that holds another model.")
+        bool, typer.Option("--replace", help="Replace all files of a repository that holds another model.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files that would be sent, with their sizes, and send nothing.")
@@ -43,9 +44,9 @@ def push(
 
     network, _ = load_model(model, "cpu")
     done = push_model(network, repository, license=license, private=not public, dry_run=dry_run, replace=replace)
-    width = max(len(one_line(name)) for name in done.files)
+    width = max(len(safe(name)) for name in done.files)
     for name, size in done.files.items():
-        typer.echo(f"{one_line(name):<{width}}  {_in_words(size):>9}")
+        typer.echo(f"{safe(name):<{width}}  {_in_words(size):>9}")
     total = f"{len(done.files)} files, {_in_words(sum(done.files.values()))}"
     typer.echo(f"{total}, {'would be pushed to' if dry_run else 'pushed:'} {done.url}")
 

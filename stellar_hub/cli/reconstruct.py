@@ -5,7 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug, Device, Fit, FitOption, Images, ModelName, Output, Overwrite
+from stellar_hub.cli.messages import announce_loading
+from stellar_hub.cli.options import (
+    Codes,
+    Debug,
+    Device,
+    Fit,
+    FitOption,
+    ImageSize,
+    ModelName,
+    Output,
+    Overwrite,
+    parse_image_size,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,24 +27,27 @@ if TYPE_CHECKING:
 
 @reports_errors
 def reconstruct(
-    images: Images,
+    images: Codes,
     output: Output,
     model: ModelName = "stellar-tiny",
     fit: Fit = FitOption.crop,
+    image_size: ImageSize = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Encode and decode images; write NAME.png for each and print its PSNR.
 
-    It also decodes files that `stellar-hub encode` wrote.
+    It also decodes files that `stellar-hub encode` wrote. Two files of a folder that differ in their extension alone
+    keep it: a.jpg.png and a.webp.png.
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
-    from stellar_hub.cli.images import find_files, for_each, plan_outputs
+    from stellar_hub.cli.images import for_each, plan_jobs
 
-    sources = find_files(images, {".safetensors"})
-    outputs = plan_outputs(sources, output, ".png", overwrite)
+    size = parse_image_size(image_size)
+    jobs = plan_jobs(images, output, ".png", overwrite, {".safetensors"})
+    announce_loading(model)
 
     # Late: a wrong path is reported without the seconds that these imports take.
     import torch
@@ -40,10 +55,10 @@ def reconstruct(
     from stellar_hub.features import load_model
     from stellar_hub.measures import psnr
 
-    network, processor = load_model(model, device, fit, decoder=True)
+    network, processor = load_model(model, device, fit, decoder=True, image_size=size)
 
     def work(source: Path, target: Path) -> str:
-        if source.suffix == ".safetensors":
+        if source.suffix.lower() == ".safetensors":
             write_png(decode_file(network, source, model), target)
             return f"{source} -> {target}"
         pixel_values = processor(source, return_tensors="pt")["pixel_values"]
@@ -52,7 +67,7 @@ def reconstruct(
         write_png(decoded[0], target)
         return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
-    for_each(sources, outputs, work, debug)
+    for_each(jobs, work, debug)
 
 
 def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
@@ -62,19 +77,19 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
         ValueError: if the file holds several images, or a model of another name made it.
     """
     import torch
-    from safetensors import safe_open
 
+    from stellar_hub.features.rows import printable
     from stellar_hub.modeling import StellarEncoding
+    from stellar_hub.modeling.outputs import open_safetensors
 
     encoding = StellarEncoding.load(source).to(model.device)
-    with safe_open(source, framework="pt") as file:
+    with open_safetensors(source) as file:
         metadata = file.metadata() or {}
     if encoding.semantics.shape[0] != 1:
         raise ValueError(f"{source} holds {encoding.semantics.shape[0]} images, this command decodes files of one")
-    if Path(metadata.get("model", name)).name != Path(name).name:
-        raise ValueError(
-            f"{source} was encoded by {metadata['model']}, not by {name}: pass --model {metadata['model']}"
-        )
+    written = metadata.get("model", printable(name))
+    if Path(written).name != Path(printable(name)).name:
+        raise ValueError(f"{source} was encoded by {written}, not by {name}: pass --model {written}")
     with torch.inference_mode():
         return model.decode(encoding)[0].float().cpu()
 

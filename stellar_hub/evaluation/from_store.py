@@ -12,7 +12,9 @@ from stellar_hub.evaluation.left_out import UnreadableImagesError
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.names import make_feature, needed_for
 from stellar_hub.features.rows import printable
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.feature_store import FeatureStore
+from stellar_hub.store.origin import stale_rows
 
 
 def read_features(
@@ -39,7 +41,7 @@ def read_features(
         raise ValueError(f"the store lacks {', '.join(absent)}; it has {', '.join(store.outputs)}")
     failed = [] if allow_errors else [record for record in store.records(rows) if record.error is not None]
     if failed:
-        raise ValueError(f"the store has no features of {failed[0].image}: {failed[0].error}")
+        raise ValueError(one_line(f"the store has no features of {failed[0].image}: {failed[0].error}"))
     read = {part: store.read(part, rows).float().clone() for part in needed}  # not mapped: aligned, and independent
     return {name: make_feature(name, read) for name in names}
 
@@ -62,7 +64,8 @@ def features_of_labelled(store: FeatureStore, labelled: LabelledImages, names: S
     lost = [image for image, key in zip(images, keys, strict=True) if key not in places]
     if lost:
         raise ValueError(
-            f"the store lacks {len(lost)} of the {len(images)} images of {labelled.name}, the first is {lost[0]}"
+            f"the store lacks {len(lost)} of the {len(images)} images of {labelled.name}, the first is "
+            f"{one_line(lost[0])}"
         )
     rows = [places[key] for key in keys]
     failed = {index: record.error for index, record in enumerate(store.records(rows)) if record.error is not None}
@@ -93,7 +96,7 @@ def check_stores(stores: Sequence[FeatureStore], backbones: Sequence[Backbone]) 
     for store in stores:
         users = [backbone.name for backbone in backbones if not _mismatches(store, backbone)]
         if not users:
-            reasons = "; ".join(_mismatches(store, backbones[0]))
+            reasons = one_line("; ".join(_mismatches(store, backbones[0])))
             raise ValueError(
                 f"{store.path} does not fit {backbones[0].name}: {reasons}. Extract the features again, or leave out "
                 "the store"
@@ -112,14 +115,18 @@ def stored_features(
         The features; None if no store belongs to the backbone.
 
     Raises:
-        ValueError: if the stores of the backbone lack a feature or images.
+        ValueError: if the stores of the backbone lack a feature or images, a shard is damaged, or images have changed
+            since the store was made.
     """
     fitting = [store for store in stores if not _mismatches(store, backbone)]
     if not fitting:
         return None
     first = _image_key(printable(str(labelled.images[0])))
-    holding = [store for store in fitting if first in _rows_by_image(store)]
-    return features_of_labelled((holding or fitting)[0], labelled, names)
+    store = next((store for store in fitting if first in _rows_by_image(store)), fitting[0])
+    stale = stale_rows(store)
+    if stale:
+        raise ValueError(f"{stale[0]}; run the same extract command to extract them again")
+    return features_of_labelled(store, labelled, names)
 
 
 def _mismatches(store: FeatureStore, backbone: Backbone) -> list[str]:

@@ -19,7 +19,7 @@ from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.registry import MODELS, published
 
 _FEATURE_PARTS = ("encoder.", "localization.")  # features do not depend on decoder and tokenizer
-_SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop", "apply_icc_profile")
+_SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop")
 
 
 def choose_device(device: str) -> str:
@@ -121,6 +121,8 @@ def describe_model(model: StellarModel) -> dict[str, Any]:
 def describe_preprocessing(processor: StellarImageProcessor) -> dict[str, Any]:
     """Returns the settings that decide which pixels a STELLAR model sees, and their SHA-256 as "id"."""
     settings = {name: getattr(processor, name) for name in _SETTINGS}
+    if processor.apply_icc_profile:  # earlier releases did not apply them, and did not have the setting
+        settings["apply_icc_profile"] = True
     settings["shortest_edge"] = int(processor.size["shortest_edge"])
     settings["crop_size"] = [int(processor.crop_size["height"]), int(processor.crop_size["width"])]
     return {"id": sha256_of_json(settings), "settings": settings}

@@ -1,24 +1,38 @@
 """Approximate search through faiss, faster than a comparison with every row."""
 
+import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stellar_hub.extras import require
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits, unit_queries, unit_vectors
 from stellar_hub.store import FeatureStore
 
 MAX_TRAINING_VECTORS = 262_144
-HEADER = b"stellar_hub\n"
+MAX_PROBES = 1024  # vectors that a new graph must find again
+FOUND = 1 - 1e-3  # cosine of a vector with the one that is found for it
+HEADER = b"stellar_hub index 2\n"
+OLD_HEADER = b"stellar_hub\n"
+
+_logger = getLogger(__name__)
 
 
 def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNSW32") -> Any:
     """Builds a faiss index of a store that compares by cosine similarity.
+
+    A graph (HNSW) that does not reach all vectors, because many of them are equal, is replaced by an exact index, and a
+    warning is logged.
 
     The ids of the index are rows or, for "S", `row * num_tokens + token`: see `rows_and_tokens`. Rows with an error are
     not in the index.
@@ -36,6 +50,14 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
         KeyError: if the store does not hold the output.
         ValueError: if faiss does not know the factory, or has too few rows to train it.
     """
+    index = _filled_index(store, output, factory)
+    if factory.upper().startswith("HNSW") and (reason := _unreachable(store, output, factory, index)):
+        _logger.warning("%s, which %s does not reach: the index is exact (Flat) instead", reason, factory)
+        return _filled_index(store, output, "Flat")
+    return index
+
+
+def _filled_index(store: FeatureStore, output: str, factory: str) -> Any:
     faiss = _faiss()
     shape = store.shape(output)
     try:
@@ -45,12 +67,46 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"faiss cannot build {factory!r} for {len(store)} rows: {reason}") from error
+    for ids, vectors in _vectors_with_ids(store, output):
+        index.add_with_ids(vectors.numpy(), ids.numpy())
+    return index
+
+
+def _vectors_with_ids(store: FeatureStore, output: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the ids of vectors in an index, `(N,)`, and the vectors `(N, d)`, in chunks."""
+    shape = store.shape(output)
     for rows, vectors in unit_vectors(store, output):
         if vectors.ndim == 3:
             rows = (rows[:, None] * shape[0] + torch.arange(shape[0])).flatten()
             vectors = vectors.flatten(0, 1)
-        index.add_with_ids(vectors.numpy(), rows.numpy())
-    return index
+        yield rows, vectors
+
+
+def _unreachable(store: FeatureStore, output: str, factory: str, index: Any) -> str:
+    """Returns why a graph does not reach all vectors, or "" if no reason is seen.
+
+    A graph links each vector to its nearest neighbours. If more of them are equal than it has links, they link to each
+    other alone, and a search that comes upon them never leaves them.
+    """
+    hashes = [_hashes(part) for _, part in _vectors_with_ids(store, output)]
+    if not hashes:
+        return ""
+    most_equal = int(torch.cat(hashes).unique(return_counts=True)[1].max())
+    digits = re.match(r"HNSW(\d+)", factory, re.IGNORECASE)
+    if most_equal > int(digits[1] if digits else 32):
+        return f"{most_equal} vectors are equal"
+    if "PQ" in factory or "SQ" in factory:  # the scores of compressed vectors are not exact
+        return ""
+    probes = _sample(store, output, MAX_PROBES)
+    scores, _ = index.search(probes.numpy(), 1)
+    lost = int((torch.from_numpy(scores) < FOUND).sum())
+    return f"{lost} of {len(probes)} vectors were not found again" if lost else ""
+
+
+def _hashes(vectors: Tensor) -> Tensor:
+    """Returns a number for each vector of a chunk, `(N,)` int64: equal vectors have the same one."""
+    factors = torch.randint(-(2**62), 2**62, (vectors.shape[-1],), generator=torch.Generator().manual_seed(0)) | 1
+    return ((vectors + 0.0).contiguous().view(torch.int32).long() * factors).sum(dim=-1)  # + 0.0 makes -0.0 to 0.0
 
 
 def rows_and_tokens(ids: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
@@ -59,13 +115,14 @@ def rows_and_tokens(ids: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
 
 
 class ApproximateIndex:
-    """A faiss index that knows its model and preprocessing, and refuses a store of another model.
+    """A faiss index that knows the content of its store, and refuses a store of another content.
 
     `build` and `load` make one.
 
     Attributes:
         index: The faiss index.
-        facts: Origin of the index: `output` and its `shape`, `weights_sha256` and `preprocessing` of the store.
+        facts: Origin of the index: `output` and its `shape`, `weights_sha256`, `preprocessing`, and `content`, the
+            SHA-256 of the store.
     """
 
     def __init__(self, index: Any, facts: dict[str, Any]):
@@ -75,13 +132,14 @@ class ApproximateIndex:
     @classmethod
     def build(cls, store: FeatureStore, output: str = "pooled", factory: str = "HNSW32") -> "ApproximateIndex":
         """Builds an index of a store. Arguments and errors are those of `build_index`."""
-        return cls(build_index(store, output, factory), _origin(store, output))
+        facts = _origin(store, output) | {"content": store.digest}
+        return cls(build_index(store, output, factory), facts)
 
-    def search(self, queries: Tensor, k: int = 10) -> Hits:
+    def search(self, queries: Tensor | np.ndarray, k: int = 10) -> Hits:
         """Finds the images that are nearest to each query.
 
         Args:
-            queries: Vectors of shape `(Q, d)`. Their lengths do not matter.
+            queries: Vectors of shape `(Q, d)`, as a tensor or an array. Their lengths do not matter.
             k: Number of hits for each query.
 
         Returns:
@@ -91,15 +149,18 @@ class ApproximateIndex:
         Raises:
             ValueError: if the queries do not fit.
         """
-        unit = unit_queries(queries, tuple(self.facts["shape"][-1:]), k)
+        vectors = torch.as_tensor(queries)
+        unit = unit_queries(vectors, tuple(self.facts["shape"][-1:]), k)
         scores, rows = self.index.search(unit.numpy(), k)
         rows = torch.from_numpy(rows)
         return Hits(rows, torch.from_numpy(scores).masked_fill(rows < 0, -torch.inf))
 
     def check_store(self, store: FeatureStore) -> None:
-        """Raises ValueError if a store has another model or preprocessing than the index, and names the difference."""
+        """Raises ValueError if a store has another content than the index, and names the difference."""
         now = _origin(store, self.facts["output"])
-        different = [name for name in now if now[name] != self.facts[name]]
+        different = [name for name in now if now[name] != self.facts.get(name)]
+        if not different and store.digest != self.facts.get("content"):
+            different = ["content"]
         if different:
             raise ValueError(
                 f"the index does not belong to {store.path}, it differs in {', '.join(different)}: build it again"
@@ -108,27 +169,48 @@ class ApproximateIndex:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the index to a file. The file is complete, or it is not there."""
         facts = json.dumps(self.facts, sort_keys=True).encode()
-        write_atomically(path, HEADER + facts + b"\n" + _faiss().serialize_index(self.index).tobytes())
+        content = facts + b"\n" + _faiss().serialize_index(self.index).tobytes()
+        write_atomically(path, HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "ApproximateIndex":
+    def load(cls, path: str | os.PathLike[str], store: FeatureStore | None = None) -> "ApproximateIndex":
         """Reads an index that `save` wrote.
+
+        Args:
+            path: File of the index.
+            store: Store that the index must belong to, as `check_store` checks it; None checks none.
 
         Raises:
             FileNotFoundError: if the file does not exist.
             ImportError: if faiss is not installed.
-            ValueError: if the file is damaged or is not an index.
+            ValueError: if the file is damaged, is not an index, or belongs to another content of the store.
         """
-        import numpy as np
-
         faiss, data = _faiss(), Path(path).read_bytes()
         try:
-            if not data.startswith(HEADER):
-                raise ValueError("it does not begin with stellar_hub's header")
-            facts, content = data.removeprefix(HEADER).split(b"\n", 1)
-            return cls(faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8)), json.loads(facts))
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} cannot be read as an index: {str(error).splitlines()[0]}") from error
+            facts, content = _checked_content(data)
+            index = cls(faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8)), facts)
+        except (ValueError, RuntimeError, LookupError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read as an index: {one_line(str(error).splitlines()[0])}") from error
+        if store is not None:
+            index.check_store(store)
+        return index
+
+
+def _checked_content(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Returns the facts and the index in a file that `save` wrote, whose SHA-256 must be right.
+
+    Raises:
+        ValueError: if the file is damaged or is not an index.
+    """
+    if data.startswith(OLD_HEADER):
+        raise ValueError("an earlier release wrote it, without a digest of its store: build it again")
+    if not data.startswith(HEADER):
+        raise ValueError("it does not begin with stellar_hub's header")
+    digest, _, rest = data.removeprefix(HEADER).partition(b"\n")
+    if hashlib.sha256(rest).hexdigest().encode() != digest:
+        raise ValueError("it is damaged: it is not what was written")
+    facts, content = rest.split(b"\n", 1)
+    return json.loads(facts), content
 
 
 def _faiss() -> Any:
@@ -136,15 +218,33 @@ def _faiss() -> Any:
 
 
 def _training_vectors(store: FeatureStore, output: str) -> Tensor:
-    """Reads vectors that are spread over the whole store, `(N, d)`."""
-    vectors, stride = [], -(-len(store) // MAX_TRAINING_VECTORS)
-    for _, chunk in unit_vectors(store, output):
-        vectors.append(chunk[::stride].flatten(0, -2))
-    return torch.cat(vectors)[:MAX_TRAINING_VECTORS]
+    """Returns vectors at random places that are spread over the whole store, `(N, d)`."""
+    return _sample(store, output, MAX_TRAINING_VECTORS)
+
+
+def _sample(store: FeatureStore, output: str, count: int) -> Tensor:
+    """Returns `count` vectors of a store, `(N, d)`, one at random from each of as many equal parts.
+
+    A store with fewer vectors gives all of them. The sample is the same at every call.
+    """
+    per_row = store.shape(output)[0] if len(store.shape(output)) == 2 else 1
+    total = int(store.ok.sum()) * per_row
+    if total > count:
+        parts = torch.arange(count, dtype=torch.float64)
+        places = parts + torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        places = (places * (total / count)).long().clamp(max=total - 1).unique()
+    else:
+        places = torch.arange(total)
+    found, first = [], 0
+    for _, vectors in _vectors_with_ids(store, output):
+        inside = places[(places >= first) & (places < first + len(vectors))] - first
+        found.append(vectors[inside])
+        first += len(vectors)
+    return torch.cat(found) if found else torch.empty(0, store.shape(output)[-1])
 
 
 def _origin(store: FeatureStore, output: str) -> dict[str, Any]:
-    """Returns what an index and its store must have in common."""
+    """Returns what an index and its store must have in common beside the content."""
     return {
         "output": output,
         "shape": list(store.shape(output)),

@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stellar_hub.modeling.input_checks import resolve_grid_size
 from stellar_hub.retrieval.hits import unit_queries, unit_vectors
+from stellar_hub.retrieval.queries import as_queries
 from stellar_hub.store import FeatureStore
 
 
@@ -24,14 +26,15 @@ class ConceptHits(NamedTuple):
     scores: Tensor
 
 
-def search_concepts(store: FeatureStore, queries: Tensor, k: int = 10) -> ConceptHits:
+def search_concepts(store: FeatureStore, queries: Tensor | np.ndarray, k: int = 10) -> ConceptHits:
     """Finds the images of a store that have the token nearest to each query.
 
     The search is exact and reads the store once. It never finds rows with an error.
 
     Args:
         store: Store that holds "S".
-        queries: Tokens of the same model and preprocessing, `(Q, d)`: rows of the `S` of some images.
+        queries: Tokens of the same model and preprocessing, `(Q, d)`, as a tensor or an array: rows of the `S` of some
+            images.
         k: Number of images to find for each query. A smaller store returns fewer.
 
     Returns:
@@ -39,9 +42,12 @@ def search_concepts(store: FeatureStore, queries: Tensor, k: int = 10) -> Concep
 
     Raises:
         KeyError: if the store does not hold "S".
+        TypeError: if the queries are not tokens.
         ValueError: if the queries do not fit.
     """
-    unit = unit_queries(queries, store.shape("S")[1:], k)
+    if not isinstance(queries, Tensor | np.ndarray):
+        raise TypeError(f"queries must be tokens (Q, d) as a tensor or an array, got {type(queries).__name__}")
+    unit = unit_queries(as_queries(store, queries, "S"), store.shape("S")[1:], k)
     found = ConceptHits(*(torch.empty(len(unit), 0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32)))
     for rows, tokens in unit_vectors(store, "S"):
         scores, best_tokens = torch.einsum("qd,ntd->qnt", unit, tokens).max(dim=2)

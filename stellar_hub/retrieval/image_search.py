@@ -1,23 +1,34 @@
 """Exact search for images, by one vector per image or by the whole set of tokens."""
 
 import torch
-from torch import Tensor
 
+from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.measures import set_similarity
+from stellar_hub.modeling import StellarModel
 from stellar_hub.retrieval.hits import Hits, best_hits, no_hits, unit_queries, unit_vectors
+from stellar_hub.retrieval.queries import Queries, as_queries
 from stellar_hub.store import FeatureStore
 
 
-def search_images(store: FeatureStore, queries: Tensor, k: int = 10, output: str = "pooled") -> Hits:
+def search_images(
+    store: FeatureStore,
+    queries: Queries,
+    k: int = 10,
+    output: str = "pooled",
+    model: StellarModel | Backbone | None = None,
+) -> Hits:
     """Finds the images of a store that are nearest to each query by cosine similarity.
 
     The search is exact and reads the store once. It never finds rows with an error.
 
     Args:
         store: Store that holds `output`.
-        queries: Vectors of the same model and preprocessing, `(Q, d)`. Their lengths do not matter.
+        queries: Vectors of the same model and preprocessing, `(Q, d)`, as a tensor or an array. Their lengths do not
+            matter. Or images: a path, or a list of paths.
         k: Number of images to find for each query. A smaller store returns fewer.
         output: Feature to compare, "pooled" or "cls".
+        model: Model that made the store, which encodes queries that are images. None takes the one that
+            `store.load_model()` has loaded.
 
     Returns:
         The nearest rows and their cosine similarities.
@@ -26,7 +37,7 @@ def search_images(store: FeatureStore, queries: Tensor, k: int = 10, output: str
         KeyError: if the store does not hold the output.
         ValueError: if the queries do not fit.
     """
-    unit = unit_queries(queries, store.shape(output), k)
+    unit = unit_queries(as_queries(store, queries, output, model), store.shape(output), k)
     found = no_hits(len(unit))
     for rows, vectors in unit_vectors(store, output):
         found = best_hits(found, rows, unit @ vectors.T, k)
@@ -35,12 +46,13 @@ def search_images(store: FeatureStore, queries: Tensor, k: int = 10, output: str
 
 def search_sets(
     store: FeatureStore,
-    queries: Tensor,
+    queries: Queries,
     k: int = 10,
     num_candidates: int | None = None,
     epsilon: float = 0.1,
     num_iters: int = 5,
     cost: str = "cosine",
+    model: StellarModel | None = None,
 ) -> Hits:
     """Finds the images of a store whose sets of tokens are most similar to each query's set.
 
@@ -49,12 +61,15 @@ def search_sets(
 
     Args:
         store: Store that holds "S", and "pooled" if `num_candidates` is given.
-        queries: `S` of each query, `(Q, r, d)`, of the same model and preprocessing.
+        queries: `S` of each query, `(Q, r, d)`, of the same model and preprocessing, as a tensor or an array. Or
+            images: a path, or a list of paths.
         k: Number of images to find for each query. A smaller store returns fewer.
         num_candidates: Number of images to match for each query: the nearest ones by pooled vectors. None matches all.
         epsilon: Weight of the entropy in the matching, above 0.
         num_iters: Number of Sinkhorn iterations, at least 1.
         cost: Cost of matching two tokens, "cosine" or "euclidean".
+        model: Model that made the store, which encodes queries that are images. None takes the one that
+            `store.load_model()` has loaded.
 
     Returns:
         The most similar rows and their set similarities.
@@ -63,6 +78,7 @@ def search_sets(
         KeyError: if the store does not hold a feature that the search needs.
         ValueError: if the queries do not fit, or a parameter is out of range.
     """
+    queries = as_queries(store, queries, "S", model)
     unit_queries(queries, store.shape("S"), k)
     if num_candidates is None:
         found = no_hits(len(queries))
@@ -72,7 +88,7 @@ def search_sets(
     candidates = search_images(store, queries.float().mean(dim=1), max(k, num_candidates)).rows
     best = []
     for query, rows in zip(queries.split(1), candidates.sort(dim=1).values, strict=True):
-        scores = set_similarity(query, store.read("S", rows.tolist()), epsilon, num_iters, cost)
+        scores = set_similarity(query, store.read("S", rows), epsilon, num_iters, cost)
         best.append(best_hits(no_hits(1), rows, scores, k))
     return Hits(torch.cat([hits.rows for hits in best]), torch.cat([hits.scores for hits in best]))
 

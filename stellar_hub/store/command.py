@@ -1,23 +1,29 @@
 """The work of the command `stellar-hub extract`, without its command line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stellar_hub.data.sources import open_sources
+from stellar_hub.data.sources import JoinedSources, open_sources
 from stellar_hub.features.identity import load_model
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.inference_optimization import pack_linears
-from stellar_hub.store.files import open_shard, read_records
-from stellar_hub.store.manifest import Manifest, shard_path
+from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.store.index import StoreIndex
+from stellar_hub.store.manifest import INDEX, Manifest
 from stellar_hub.store.plan import ExtractionOptions
+from stellar_hub.store.resume import check_apart
 from stellar_hub.store.to_store import ExtractionReport, extract_to_store
 
 
 @dataclass(frozen=True)
 class Command:
-    """The values of the command's options; each field is one option."""
+    """The values of the command's options; each field is one option.
+
+    `image_size` is the side of a square, or height and width; None keeps the size of the model's processor. `root` is
+    the folder below which tables may name files; None allows none.
+    """
 
     sources: Sequence[str]
     output: Path
@@ -27,10 +33,17 @@ class Command:
     num_workers: int | None
     device: str
     repair: bool
+    retry_errors: bool = False
+    image_size: int | tuple[int, int] | None = None
+    root: Path | None = None
 
 
-def extract_by_options(command: Command) -> list[str]:
+def extract_by_options(command: Command, say: Callable[[str], None] = lambda line: None) -> list[str]:
     """Extracts this process's part of the features.
+
+    Args:
+        command: Values of the command's options.
+        say: Function that shows a line about the source while the work begins.
 
     Returns:
         The lines to print.
@@ -39,8 +52,9 @@ def extract_by_options(command: Command) -> list[str]:
         ValueError: if no image at all could be read, or for the reasons of `extract_to_store`.
     """
     processes = Processes.from_environment()
-    source = open_sources(command.sources)
-    model, processor = load_for_extraction(command.model, processes.own_device(command.device), command.fit)
+    source = open_for_extraction(command, say if processes.is_main else lambda line: None)
+    device = processes.own_device(command.device)
+    model, processor = load_for_extraction(command.model, device, command.fit, command.image_size)
     report = extract_to_store(
         model,
         source,
@@ -50,9 +64,12 @@ def extract_by_options(command: Command) -> list[str]:
         source_names=command.sources,
         num_workers=command.num_workers,
         repair=command.repair,
+        retry_errors=command.retry_errors,
         processes=processes,
     )
-    lines = [f"damaged, extracted again: {line}" for line in report.repaired]
+    lines = what_was_redone(report.repaired, report.num_stale)
+    if command.retry_errors:
+        lines.append(f"tried again: {report.num_retried} rows with an error, {report.num_recovered} have features now")
     if report.largest_piece is not None:
         lines.append(
             f"memory did not suffice for batches of {command.options.batch_size}: the batch size is now "
@@ -61,7 +78,33 @@ def extract_by_options(command: Command) -> list[str]:
     return [*lines, _summary(command.output, report)]
 
 
-def load_for_extraction(name: str, device: str, fit: str) -> tuple[StellarModel, StellarImageProcessor]:
+def open_for_extraction(command: Command, say: Callable[[str], None]) -> JoinedSources:
+    """Opens the sources of a command, and says what they have passed over and what is damaged.
+
+    Raises:
+        OSError, ValueError, ImportError: for the reasons of `open_sources`.
+        ValueError: if the folder of the store and a folder of images do not lie apart.
+    """
+    source = open_sources(command.sources, root=command.root)
+    check_apart(command.output, source, command.sources)
+    for line in source.notes:
+        say(f"note: {line}")
+    for line in source.damaged:
+        say(f"damaged: {line}")
+    return source
+
+
+def what_was_redone(repaired: Sequence[str], num_stale: int) -> list[str]:
+    """Returns lines about the shards of a store that were extracted again."""
+    lines = [f"damaged, extracted again: {line}" for line in repaired]
+    if num_stale:
+        lines.append(f"images have changed, extracted again: {num_stale} shards")
+    return lines
+
+
+def load_for_extraction(
+    name: str, device: str, fit: str, image_size: int | tuple[int, int] | None = None
+) -> tuple[StellarModel, StellarImageProcessor]:
     """Loads a model without its decoder, and its processor; on a CPU, the linear layers are packed for oneDNN.
 
     `optimize_for_inference` chooses by timing. Chance must not decide here: a store that is resumed has to come out the
@@ -71,7 +114,7 @@ def load_for_extraction(name: str, device: str, fit: str) -> tuple[StellarModel,
         OSError: if the model does not exist.
         ValueError: if the device or the fit is not available.
     """
-    model, processor = load_model(name, device, fit, decoder=False)
+    model, processor = load_model(name, device, fit, decoder=False, image_size=image_size)
     return packed_on_cpu(model), processor
 
 
@@ -90,10 +133,14 @@ def completed(folder: Path, manifest: Manifest) -> str:
         ValueError: if every row has an error.
     """
     counts = manifest.counts or {}
+    index = StoreIndex(folder / INDEX, manifest)
     if not counts["ok"]:
-        first = read_records(open_shard(shard_path(folder, 0), manifest.rows_of_shard(0)))[0]
-        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first error: {first.error}")
+        first = one_line(index.records(0)[0].error)
+        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first error: {first}")
     errors = f"{counts['error']} with an error (see the index)" if counts["error"] else "none with an error"
+    passing = index.num_passing() if counts["error"] else 0
+    if passing:
+        errors += f", {passing} of them not the images' fault: try these again with --retry-errors"
     return f"{folder}: {manifest.num_rows} rows, {errors}"
 
 
@@ -102,6 +149,13 @@ def _summary(folder: Path, report: ExtractionReport) -> str:
         f"{report.rows} rows now, {report.errors} with an error, {report.rows_per_second:.3g} rows/s, "
         f"{report.waiting_share:.0%} waiting for data"
     )
+    if report.damaged:
+        now += f"; {spell_damaged(report.damaged)}"
     if report.manifest.counts is None:
         return f"{folder}: {now}; other processes still work on their shards"
     return f"{completed(folder, report.manifest)} ({now})"
+
+
+def spell_damaged(damaged: Sequence[str]) -> str:
+    """Returns how many parts of a source are damaged, in words."""
+    return f"{len(damaged)} damaged part{'s' if len(damaged) > 1 else ''} of the source (see above)"

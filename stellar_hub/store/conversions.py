@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -12,11 +13,18 @@ from stellar_hub.extras import require
 from stellar_hub.features.identity import weights_sha256
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.localization_maps import to_pil
-from stellar_hub.store.files import records_to_table
+from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.store.index import records_to_table
 from stellar_hub.store.manifest import Manifest
+from stellar_hub.store.origin import folder_of
+from stellar_hub.store.row_selection import Rows, check_row, select_rows
 
 if TYPE_CHECKING:
     from stellar_hub.store.feature_store import FeatureStore
+
+DECODED_AT_A_TIME = 32  # images
+# Of each model that was hashed: the places and versions of its tensors, and the hash.
+_hashes: "WeakKeyDictionary[StellarModel, tuple[object, str]]" = WeakKeyDictionary()
 
 
 def load_model_of(manifest: Manifest) -> StellarModel:
@@ -26,23 +34,44 @@ def load_model_of(manifest: Manifest) -> StellarModel:
         OSError: if the model does not exist any more.
     """
     known = manifest.model
-    return StellarModel.from_pretrained(known["name"], revision=known["revision"], dtype=getattr(torch, known["dtype"]))
+    model = StellarModel.from_pretrained(
+        known["name"], revision=known["revision"], dtype=getattr(torch, known["dtype"])
+    )
+    return model.eval().requires_grad_(False)
 
 
 def decode_rows(store: "FeatureStore", rows: Sequence[int], model: StellarModel) -> list[Image.Image]:
-    """Decodes the images of some rows.
+    """Decodes the images of some rows, a few at a time.
 
     Raises:
         ValueError: if the store lacks `S` or `L`, or another model made it.
     """
     if not {"S", "L"} <= set(store.outputs):
         raise ValueError(f"{store.path} cannot be decoded: it holds {', '.join(store.outputs)}, not S and L")
-    if weights_sha256(model) != store.manifest.model["weights_sha256"]:
-        raise ValueError(f"{store.path} was made by another model, {store.manifest.model['name']}: its weights differ")
-    semantics, localization = (store.read(name, rows).to(model.device, model.dtype) for name in ("S", "L"))
-    with torch.inference_mode():
-        images = model.decode(semantics, localization, grid_size=tuple(store.manifest.features["grid_size"]))
-    return [to_pil(image) for image in images.float().cpu()]
+    check_weights(store, model)
+    grid_size = tuple(store.manifest.features["grid_size"])
+    images = []
+    for start in range(0, len(rows), DECODED_AT_A_TIME):
+        chosen = rows[start : start + DECODED_AT_A_TIME]
+        semantics, localization = (store.read(name, chosen).to(model.device, model.dtype) for name in ("S", "L"))
+        with torch.inference_mode():
+            decoded = model.decode(semantics, localization, grid_size=grid_size)
+        images += [to_pil(image) for image in decoded.float().cpu()]
+    return images
+
+
+def check_weights(store: "FeatureStore", model: StellarModel) -> None:
+    """Raises ValueError unless a model has the weights that made a store.
+
+    The hash of a model is computed again only if its weights may have changed.
+    """
+    state = tuple((tensor.data_ptr(), tensor._version) for tensor in [*model.parameters(), *model.buffers()])
+    known = _hashes.get(model)
+    if known is None or known[0] != state:
+        known = _hashes[model] = (state, weights_sha256(model))
+    if known[1] != store.manifest.model["weights_sha256"]:
+        name = one_line(store.manifest.model["name"])
+        raise ValueError(f"{store.path} was made by another model, {name}: its weights differ")
 
 
 class StoreDataset(Dataset[dict[str, Any]]):
@@ -56,14 +85,14 @@ class StoreDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, store: "FeatureStore", outputs: Sequence[str] | None = None, with_errors: bool = False):
         self.store = store
-        self.outputs = tuple(outputs or store.outputs)
+        self.outputs = _known_outputs(store, outputs)
         self.rows = torch.arange(len(store)) if with_errors else store.ok.nonzero().flatten()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = int(self.rows[index])
+        row = int(self.rows[check_row(index, len(self))])
         features: dict[str, Tensor] = {name: self.store.read(name, range(row, row + 1))[0] for name in self.outputs}
         return {"row": row} | {name: tensor.float() for name, tensor in features.items()}
 
@@ -75,22 +104,47 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
 
     Raises:
         ImportError: if `datasets` is not installed.
+        ValueError: if a shard of the store is missing or damaged.
     """
     library = require("datasets", "datasets", "a table of features")
-    names = tuple(outputs or store.outputs)
+    names = _known_outputs(store, outputs)
     columns: dict[str, Any] = library.Features.from_arrow_schema(records_to_table(store.records([0])).schema)
     for name in names:
-        shape = tuple(store.manifest.features["shapes"][name])
+        shape = store.shape(name)
         value = library.Value("float32")
         columns[name] = library.Array2D(shape, "float32") if len(shape) == 2 else library.List(value, length=shape[0])
 
-    def rows(plan: str) -> Iterator[dict[str, Any]]:
+    def rows(content: str) -> Iterator[dict[str, Any]]:
         for batch in store.batches(outputs=names):
             lines = records_to_table(batch.records).to_pylist()
             for index, line in enumerate(lines):
                 if with_errors or line["status"] == "ok":
                     yield line | {name: batch[name][index].float().numpy() for name in names}
 
-    # The cache recognizes a table by the content of the store, not by the code of the generator.
-    identity = {"plan": f"{store.manifest.plan} {with_errors}"}
+    # The cache recognizes a table by what the store holds and by what is read of it.
+    identity = {"content": f"{store.manifest.plan} {store.digest} {','.join(names)} {with_errors}"}
     return library.Dataset.from_generator(rows, features=library.Features(columns), gen_kwargs=identity)
+
+
+def to_pandas(store: "FeatureStore", outputs: Sequence[str], rows: Rows | None) -> Any:
+    """Returns a `pandas.DataFrame` of some rows, as `FeatureStore.to_pandas` describes it."""
+    pandas = require("pandas", "datasets", "a pandas table of features")
+    chosen = select_rows(rows, len(store))
+    records = store.records(chosen)
+    columns: dict[str, Any] = records_to_table(records).to_pydict()
+    columns["label"] = [folder_of(record.image) for record in records]
+    for name in outputs:
+        columns[name] = list(store.read(name, chosen).float().numpy())
+    return pandas.DataFrame(columns)
+
+
+def _known_outputs(store: "FeatureStore", outputs: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the names of features, all of them by default.
+
+    Raises:
+        KeyError: if the store does not hold one.
+    """
+    names = store.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    for name in names:
+        store.shape(name)
+    return names

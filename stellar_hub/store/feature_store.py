@@ -1,41 +1,43 @@
 """A feature store, opened for reading."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import torch
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.features.names import in_table_order
-from stellar_hub.features.rows import FeatureBatch, FeatureRow, ImageRecord
-from stellar_hub.store.files import check_shard, open_index, open_shard, table_to_records
-from stellar_hub.store.manifest import INDEX, Manifest, incompatibilities, shard_path
-from stellar_hub.store.tensor_format import SCALE, from_stored
+from stellar_hub.features.rows import FeatureBatch, FeatureRow
+from stellar_hub.modeling.safe_text import escape_control, one_line
+from stellar_hub.store.files import check_shard, open_shard
+from stellar_hub.store.manifest import incompatibilities, shard_path
+from stellar_hub.store.origin import folder_of, open_named_source, stale_rows
+from stellar_hub.store.reader import StoreReader
+from stellar_hub.store.row_selection import Rows, check_row, is_single
 
 if TYPE_CHECKING:
     from stellar_hub.data.sources import ImageSource
     from stellar_hub.modeling import StellarModel
 
-MAX_OPEN = 32  # shards; each is an open file
 
+class FeatureStore(StoreReader):
+    """The features that `stellar-hub extract` wrote: `store[7]`, `store[10:20]`, `store["pooled"]`, `len(store)`.
 
-class FeatureStore:
-    """The features that `stellar-hub extract` wrote: `len(store)`, `store[7]`, `store[10:20]`, iteration over rows.
-
-    Row `i` is always image `i` of the source. Features are memory-mapped and have the dtype of the store; features of
-    quantized stores are float32. Rows with an error are NaN.
+    Iteration gives the rows. Row `i` is always image `i` of the source. Features are memory-mapped and have the dtype
+    of the store; features of quantized stores are float32. Rows with an error are NaN. Wherever rows are given, they
+    are numbers from 0 on, a slice, or a mask of booleans with one value for each row of the store.
 
     Args:
         path: Folder of the store.
+        check: Whether to read each shard once when it is first used, and to compare it with its SHA-256, so that a
+            changed byte is an error. Each process does this once for each shard.
 
     Attributes:
         path: Folder of the store.
         manifest: Description of what made the store.
+        check: Whether shards are compared with their SHA-256.
 
     Raises:
         FileNotFoundError: if the folder is not a store.
@@ -43,47 +45,37 @@ class FeatureStore:
         ValueError: if the manifest or the index is damaged, or the store is not complete.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
-        self.manifest = Manifest.read(self.path)
-        if self.manifest.counts is None:
-            raise ValueError(f"{path} is not complete: run the same extract command again to resume it")
-        try:
-            self._index = open_index(self.path / INDEX, len(self))
-        except ValueError as error:
-            raise ValueError(f"{error}; {self._remedy}") from error
-        self._shards: OrderedDict[int, Any] = OrderedDict()
-        self._records: tuple[int, list[ImageRecord]] = (-1, [])
+    _model: "StellarModel | None" = None
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {self.shape(name)}" for name in self.outputs)
+        errors = (self.manifest.counts or {}).get("error", 0)
+        return escape_control(
+            f"FeatureStore({str(self.path)!r}: {len(self):,} rows, {errors:,} with an error; {shapes}; "
+            f"{self.manifest.features['dtype']}; {self.num_bytes / 1e6:,.2f} MB; model "
+            f"{self.manifest.model['name'] or 'without a name'})"
+        )
 
     @property
-    def _remedy(self) -> str:
-        return "run the same extract command with --repair to extract only the damaged rows again"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
-    def __len__(self) -> int:
-        return self.manifest.num_rows
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the features in the store, in the order of the table of features."""
-        return in_table_order(self.manifest.features["shapes"])
+    def num_bytes(self) -> int:
+        """Size of all shards in bytes."""
+        paths = (shard_path(self.path, number) for number in range(self.manifest.num_shards))
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     @overload
     def __getitem__(self, rows: int) -> FeatureRow: ...
     @overload
-    def __getitem__(self, rows: slice) -> FeatureBatch: ...
-    def __getitem__(self, rows: int | slice) -> FeatureRow | FeatureBatch:
-        if isinstance(rows, slice):
-            chosen = range(len(self))[rows]
+    def __getitem__(self, rows: str) -> Tensor: ...
+    @overload
+    def __getitem__(self, rows: Rows) -> FeatureBatch: ...
+    def __getitem__(self, rows: int | str | Rows) -> FeatureRow | FeatureBatch | Tensor:
+        if isinstance(rows, str):
+            return self.read(rows)
+        if not is_single(rows):
+            chosen = self._select(rows)  # type: ignore[arg-type]
             return FeatureBatch(self.records(chosen), {name: self.read(name, chosen) for name in self.outputs})
-        if not -len(self) <= rows < len(self):
-            raise IndexError(f"row {rows} of {len(self)}")
-        batch = self[rows % len(self) : rows % len(self) + 1]
+        row = check_row(rows, len(self))
+        batch = self[row : row + 1]
         return FeatureRow(batch.records[0], {name: tensor[0] for name, tensor in batch.features.items()})
 
     def __iter__(self) -> Iterator[FeatureRow]:
@@ -91,103 +83,126 @@ class FeatureStore:
             for index, record in enumerate(batch.records):
                 yield FeatureRow(record, {name: tensor[index] for name, tensor in batch.features.items()})
 
-    def shape(self, output: str) -> tuple[int, ...]:
-        """Returns the shape of a feature for one row.
-
-        Raises:
-            KeyError: if the store does not hold the feature.
-        """
-        if output not in self.outputs:
-            raise KeyError(
-                f"{self.path} does not hold {output!r}, only {', '.join(self.outputs)}: extract it with --outputs"
-            )
-        return tuple(self.manifest.features["shapes"][output])
-
-    def batches(self, batch_size: int = 256, outputs: Sequence[str] | None = None) -> Iterator[FeatureBatch]:
-        """Yields all rows in order.
+    def batches(
+        self, batch_size: int = 256, outputs: Sequence[str] | None = None, rows: Rows | None = None
+    ) -> Iterator[FeatureBatch]:
+        """Yields rows in order, in batches.
 
         Args:
-            batch_size: Number of rows per batch; a batch never reaches into the next shard.
+            batch_size: Number of rows per batch, at least 1. If all rows are read, a batch never reaches into the next
+                shard.
             outputs: Names of the features to read; None takes all.
+            rows: Rows to read; None takes all.
+
+        Raises:
+            ValueError: if `batch_size` is below 1.
         """
-        for number in range(self.manifest.num_shards):
-            rows = self.manifest.rows_of_shard(number)
-            for start in range(rows.start, rows.stop, batch_size):
-                part = range(start, min(start + batch_size, rows.stop))
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        numbers = range(self.manifest.num_shards)
+        parts = [self.manifest.rows_of_shard(number) for number in numbers] if rows is None else [self._select(rows)]
+        for part in parts:
+            for start in range(0, len(part), batch_size):
+                chosen = part[start : start + batch_size]
                 yield FeatureBatch(
-                    self.records(part), {name: self.read(name, part) for name in outputs or self.outputs}
+                    self.records(chosen), {name: self.read(name, chosen) for name in outputs or self.outputs}
                 )
 
-    def read(self, output: str, rows: Sequence[int] | Tensor) -> Tensor:
-        """Returns one feature of some rows, `(len(rows), ...)`; a range inside a shard is not copied.
-
-        Raises:
-            KeyError: if the store does not hold the feature.
-            IndexError: if a row does not exist.
-            ValueError: if a shard is missing or damaged; the message names its rows.
-        """
-        self.shape(output)
-        if isinstance(rows, range) and rows.step == 1:
-            parts = [self._read_part(output, *place) for place in self._places(rows)]
-        else:
-            parts = [self.read(output, range(int(row), int(row) + 1)) for row in rows]
-        if parts:
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        return self.read(output, range(1))[:0]
-
-    def records(self, rows: Sequence[int]) -> list[ImageRecord]:
-        """Returns the records of some rows' images.
-
-        Raises:
-            IndexError: if a row does not exist.
-        """
-        found = []
-        for row in rows:
-            number, place = self._place(row)
-            if self._records[0] != number:
-                self._records = (number, table_to_records(self._index.read_row_group(number)))
-            found.append(self._records[1][place])
-        return found
-
     @cached_property
-    def ok(self) -> Tensor:
-        """Which rows have features, `(len(store),)` bool."""
-        status = self._index.read(columns=["status"])["status"].to_pylist()
-        return torch.tensor([value == "ok" for value in status], dtype=torch.bool)
+    def labels(self) -> tuple[str, ...]:
+        """For each row the name of the folder that its image lies in: the class of images in class folders."""
+        return tuple(folder_of(record.image) for record in self.records())
 
-    def decode(self, row: int, model: "StellarModel | None" = None) -> Image.Image:
-        """Decodes the image of a row from its `S` and `L`.
+    def load_model(self) -> "StellarModel":
+        """Loads the model that made the store, by the name in the manifest, and keeps it for `decode` and searches.
+
+        The name may lead to any folder or repository: load only models of stores that you trust.
+
+        Raises:
+            OSError: if the model does not exist any more.
+            ValueError: if the model is not a STELLAR model.
+        """
+        from stellar_hub.store.conversions import load_model_of
+
+        if self._model is None:
+            self._model = load_model_of(self.manifest)
+        return self._model
+
+    def known_model(self, model: Any, purpose: str) -> Any:
+        """Returns a model, or the one that `load_model` has loaded.
 
         Args:
-            row: Number of the row.
-            model: Model that made the store; None loads it by the name in the manifest.
+            model: The model, or None.
+            purpose: What it is needed for, as the subject of a sentence.
 
         Raises:
-            ValueError: if the row has an error, the store lacks `S` or `L`, or another model made the store.
+            ValueError: if there is none; the message has the next step.
         """
-        from stellar_hub.store.conversions import decode_rows, load_model_of
+        found = self._model if model is None else model
+        if found is None:
+            name = one_line(repr(self.manifest.model["name"]))
+            raise ValueError(
+                f"{purpose} needs the model that made the store: pass model=StellarModel.from_pretrained({name}), or "
+                "call store.load_model() first, if you trust the name"
+            )
+        return found
 
-        record = self[row].record
-        if record.error is not None:
-            raise ValueError(f"row {record.row} has no features to decode: {record.error}")
-        model = load_model_of(self.manifest) if model is None else model
-        return decode_rows(self, [record.row], model)[0]
+    @overload
+    def decode(self, rows: int, model: "StellarModel | None" = None, load_model: bool = False) -> Image.Image: ...
+    @overload
+    def decode(
+        self, rows: Rows, model: "StellarModel | None" = None, load_model: bool = False
+    ) -> list[Image.Image]: ...
+    def decode(
+        self, rows: int | Rows, model: "StellarModel | None" = None, load_model: bool = False
+    ) -> Image.Image | list[Image.Image]:
+        """Decodes the image of a row, or the images of some rows, from their `S` and `L`.
 
-    def source(self) -> "ImageSource":
+        Args:
+            rows: Number of a row, which gives one image; or several rows, which give a list.
+            model: Model that made the store. None takes the one that `load_model` has loaded.
+            load_model: Whether to load the model by the name in the manifest, once.
+
+        Raises:
+            ValueError: if a row has an error, the store lacks `S` or `L`, no model is known, or another model made the
+                store.
+        """
+        from stellar_hub.store.conversions import decode_rows
+
+        single = is_single(rows)
+        chosen = [check_row(rows, len(self))] if single else self._select(rows)  # type: ignore[arg-type]
+        for record in self.records(chosen):
+            if record.error is not None:
+                raise ValueError(f"row {record.row} has no features to decode: {one_line(record.error)}")
+        if model is None and load_model:
+            model = self.load_model()
+        images = decode_rows(self, chosen, self.known_model(model, "decoding"))
+        return images[0] if single else images
+
+    def source(
+        self,
+        names: Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        trust_names: bool = False,
+        verify: bool = True,
+        root: str | os.PathLike[str] | None = None,
+    ) -> "ImageSource":
         """Opens the images that the store was made from.
+
+        Args:
+            names: Names of the source, as `open_sources` takes them.
+            trust_names: Whether to open the names in the manifest. They may lead to any file or address: a store that
+                comes from elsewhere decides what is opened.
+            verify: Whether to compare the sizes and the modification times of the images' files with those of the
+                extraction. False is for images that were copied without their times.
+            root: Folder below which tables may name files; None allows none.
 
         Raises:
             OSError: if they do not exist any more.
-            ValueError: if they have changed, or the manifest has no name for their source.
+            ValueError: if they have changed, no name is given and the manifest's names are not to be trusted, or the
+                manifest has no name for their source.
         """
-        from stellar_hub.data.sources import open_sources
-
-        if not self.manifest.source["names"]:
-            raise ValueError(f"{self.path} has no name for its source of images: open the source yourself")
-        source = open_sources(self.manifest.source["names"])
-        if source.fingerprint() != self.manifest.source["fingerprint"]:
-            raise ValueError(f"the images of {self.path} have changed: {self.manifest.source['names']}")
-        return source
+        return open_named_source(self, names, trust_names, verify, root)
 
     def compatible(self, other: "FeatureStore") -> bool:
         """Whether the features of two stores can be compared: they have the same weights and preprocessing."""
@@ -199,15 +214,45 @@ class FeatureStore:
         if lines:
             raise ValueError(f"{self.path} and {other.path} cannot be mixed; they differ in " + "; ".join(lines))
 
-    def verify(self) -> list[str]:
-        """Reads the whole store; returns one line for each shard that is missing or not what was written."""
-        damaged = []
+    def verify(self, source: "ImageSource | None" = None) -> list[str]:
+        """Reads the whole store and looks at the files of its images, without opening them.
+
+        Args:
+            source: Source of the images. None looks at the files that the index names; images in archives and tables
+                are then left out.
+
+        Returns:
+            One line for each shard that is missing, is not what was written, has damaged rows in the index, or whose
+            images have another size or modification time than at the extraction.
+        """
+        lines = []
         for number in range(self.manifest.num_shards):
+            rows = self.manifest.rows_of_shard(number)
             try:
-                check_shard(shard_path(self.path, number), self.manifest.rows_of_shard(number), self.manifest.plan)
+                check_shard(shard_path(self.path, number), rows, self.manifest.plan)
+                self._check_tie(open_shard(shard_path(self.path, number), rows), number)
+                self._index.records(number)
             except ValueError as error:
-                damaged.append(str(error))
-        return damaged
+                lines.append(str(error))
+        return lines + stale_rows(self, source)
+
+    def to_numpy(self, output: str, rows: Rows | None = None) -> np.ndarray:
+        """Returns one feature of some rows as an array, `(num_chosen, ...)` float32, a copy; None takes all rows."""
+        return self.read(output, rows).float().clone().numpy()
+
+    def to_pandas(self, outputs: Sequence[str] = (), rows: Rows | None = None) -> Any:
+        """Returns a `pandas.DataFrame`: the columns of the index, "label", and a column of arrays for each feature.
+
+        Args:
+            outputs: Names of the features; empty gives the index alone.
+            rows: Rows to take; None takes all, those with an error included.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        from stellar_hub.store.conversions import to_pandas
+
+        return to_pandas(self, outputs, rows)
 
     def to_torch(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
         """Returns a `torch.utils.data.Dataset` of dictionaries: features by name, and "row".
@@ -236,44 +281,3 @@ class FeatureStore:
         raise AttributeError(
             f"to_faiss is now a function: stellar_hub.retrieval.build_index(store, {output!r}, {factory!r})"
         )
-
-    def _place(self, row: int) -> tuple[int, int]:
-        """Returns the shard of a row, and the place of the row in it."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        return divmod(row, self.manifest.shard_rows)
-
-    def _places(self, rows: range) -> Iterator[tuple[int, int, int]]:
-        """Yields the shard, the first and the last place of each part of a range of rows."""
-        row = rows.start
-        while row < rows.stop:
-            number, first = self._place(row)
-            last = min(first + rows.stop - row, len(self.manifest.rows_of_shard(number)))
-            if last == first:
-                raise IndexError(f"row {rows.stop - 1} of {len(self)}")
-            yield number, first, last
-            row += last - first
-
-    def _read_part(self, output: str, number: int, first: int, last: int) -> Tensor:
-        shard = self.open_shard(number)
-        quantized = f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is not a mapping
-        scale = shard.get_slice(f"{output}{SCALE}")[first:last] if quantized else None
-        return from_stored(shard.get_slice(output)[first:last], scale)
-
-    def open_shard(self, number: int) -> Any:
-        """Returns a shard as `safetensors.safe_open` gives it; some shards stay open.
-
-        Raises:
-            ValueError: if it is missing or damaged; the message names its rows.
-        """
-        if number in self._shards:
-            self._shards.move_to_end(number)
-            return self._shards[number]
-        try:
-            opened = open_shard(shard_path(self.path, number), self.manifest.rows_of_shard(number), self.manifest.plan)
-        except ValueError as error:
-            raise ValueError(f"{error}; {self._remedy}") from error
-        self._shards[number] = opened
-        if len(self._shards) > MAX_OPEN:
-            self._shards.popitem(last=False)
-        return opened

@@ -1,14 +1,14 @@
-"""The files of a store: shards with features, and the index with one line for each row.
+"""The shards of a store: safetensors files with the features of some rows and the records of these rows' images.
 
-A shard is a safetensors file with the features of some rows and the records of these rows' images. Its header names
-the rows and the extraction, and holds the SHA-256 of the content: a shard can be checked without any other file. The
-index is a parquet file, made from the records of all shards.
+The header of a shard names the rows and the extraction, and holds the SHA-256 of the content: a shard can be checked
+without any other file.
 """
 
-import io
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,15 @@ from torch import Tensor
 
 from stellar_hub.extras import require
 from stellar_hub.features.identity import tensors_sha256
-from stellar_hub.features.preparation import ImageRecord
-from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.old_names import old_names
-from stellar_hub.store.manifest import remove_unfinished, spell_rows
+from stellar_hub.features.rows import ImageRecord
+from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.store.manifest import Manifest, shard_path, spell_rows, write_whole
+from stellar_hub.store.tensor_format import stored_layout
 
 RECORDS = "records"  # name of the tensor that holds the records, as bytes of JSON
 _HEADER = "stellar_hub"  # a single key: safetensors writes several keys in an order that changes from file to file
-_IMAGE = "image"
-_IMAGE_ON_DISK = old_names("store_format_1")[_IMAGE]  # format 1 keeps the name it began with
-_BOX = ("crop_top", "crop_left", "crop_bottom", "crop_right")
+NUM_CHECK_DIGITS = 8
+_checked: set[tuple[object, ...]] = set()  # files whose content this process has compared with its SHA-256
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,45 @@ class ShardHeader:
         num_rows: Number of rows in the shard.
         plan: Identity of the extraction that the shard belongs to.
         sha256: SHA-256 of all tensors in the shard.
+        stamps: SHA-256 of the stamps of the images' files; None if they were not known, as in stores of earlier
+            releases.
     """
 
     first_row: int
     num_rows: int
     plan: str
     sha256: str
+    stamps: str | None = None
 
 
 def write_shard(
-    path: Path, rows: range, tensors: Mapping[str, Tensor], records: Sequence[ImageRecord], plan: str
+    path: Path,
+    rows: range,
+    tensors: Mapping[str, Tensor],
+    records: Sequence[ImageRecord],
+    plan: str,
+    stamps: str | None = None,
 ) -> None:
     """Writes a shard, the whole file or nothing.
+
+    Args:
+        path: File of the shard.
+        rows: Rows of the shard.
+        tensors: Features of these rows, in their stored form.
+        records: Records of these rows.
+        plan: Identity of the extraction.
+        stamps: SHA-256 of the stamps of the images' files; None if they are not known.
 
     Raises:
         OSError: if it cannot be written, for example because the disk is full.
     """
-    remove_unfinished(path)
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
     contents[RECORDS] = torch.frombuffer(bytearray(records_to_json(records)), dtype=torch.uint8)
-    header = ShardHeader(rows.start, len(rows), plan, tensors_sha256(contents))
-    write_atomically(path, serialize(contents, metadata={_HEADER: json.dumps(asdict(header), sort_keys=True)}))
+    header = asdict(ShardHeader(rows.start, len(rows), plan, tensors_sha256(contents), stamps))
+    kept = {name: value for name, value in header.items() if value is not None}
+    if stamps is not None:
+        kept["stamps"] = stamps + _check_digits(stamps)
+    write_whole(path, serialize(contents, metadata={_HEADER: json.dumps(kept, sort_keys=True)}))
 
 
 def open_shard(path: Path, rows: range, plan: str | None = None) -> Any:
@@ -76,13 +93,61 @@ def open_shard(path: Path, rows: range, plan: str | None = None) -> Any:
     """
     try:
         file = safe_open(path, framework="pt")
-        found = ShardHeader(**json.loads((file.metadata() or {})[_HEADER]))
+        found = header_of(file)
     except FileNotFoundError:
         raise ValueError(f"{spell_rows(rows)} cannot be read: {path} does not exist") from None
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
-        raise ValueError(f"{spell_rows(rows)} cannot be read: {path} is damaged ({error})") from error
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{spell_rows(rows)} cannot be read: {path} is damaged ({one_line(error)})") from error
     if (found.first_row, found.num_rows) != (rows.start, len(rows)) or plan not in (None, found.plan):
         raise ValueError(f"{spell_rows(rows)} cannot be read: {path} belongs to another extraction")
+    return file
+
+
+def header_of(file: Any) -> ShardHeader:
+    """Returns the header of an open shard.
+
+    Raises:
+        LookupError, TypeError, ValueError: if the file is not a shard.
+    """
+    header = ShardHeader(**json.loads((file.metadata() or {})[_HEADER]))
+    if header.stamps is None:
+        return header
+    stamps = header.stamps[:-NUM_CHECK_DIGITS]
+    if header.stamps != stamps + _check_digits(stamps):
+        raise ValueError("the stamps in its header are not what was written")
+    return replace(header, stamps=stamps)
+
+
+def _check_digits(stamps: str) -> str:
+    """Returns digits that tell a damaged digest of stamps from one of other images."""
+    return hashlib.sha256(stamps.encode()).hexdigest()[:NUM_CHECK_DIGITS]
+
+
+def open_shard_of(manifest: Manifest, folder: Path, number: int, check: bool = True) -> Any:
+    """Opens a shard of a store, and makes sure that it holds what the manifest says.
+
+    Args:
+        manifest: Manifest of the store.
+        folder: Folder of the store.
+        number: Number of the shard.
+        check: Whether to read the whole file and compare it with its SHA-256, once for each process and file.
+
+    Raises:
+        ValueError: if the shard is missing, damaged or another one; the message names the rows.
+    """
+    path, rows = shard_path(folder, number), manifest.rows_of_shard(number)
+    file = open_shard(path, rows, manifest.plan)
+    found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+    layout = stored_layout(manifest.features["shapes"], manifest.features["dtype"])
+    for name, (shape, dtype) in layout.items():
+        part = found.get(name)
+        if part is None or (part.get_shape(), part.get_dtype()) != ([len(rows), *shape], dtype):
+            raise ValueError(f"{spell_rows(rows)} cannot be read: {path} lacks {name} as the manifest describes it")
+    if check:
+        key = _key_of(path)
+        if key not in _checked:
+            check_content(file, path, rows)
+            _checked.add(key)
     return file
 
 
@@ -92,15 +157,44 @@ def check_shard(path: Path, rows: range, plan: str) -> None:
     Raises:
         ValueError: if the shard is missing, damaged or another one; the message names the rows.
     """
-    file = open_shard(path, rows, plan)
-    header = json.loads(file.metadata()[_HEADER])
-    if tensors_sha256({name: file.get_tensor(name) for name in file.keys()}) != header["sha256"]:  # noqa: SIM118
+    check_content(open_shard(path, rows, plan), path, rows)
+
+
+def check_content(file: Any, path: Path, rows: range) -> None:
+    """Compares an open shard with the SHA-256 in its header.
+
+    Raises:
+        ValueError: if it is not what was written; the message names the rows.
+    """
+    try:
+        found = tensors_sha256({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{spell_rows(rows)} cannot be read: {path} is damaged ({one_line(error)})") from error
+    if found != header_of(file).sha256:
         raise ValueError(f"{spell_rows(rows)} cannot be trusted: {path} is not what was written")
 
 
+def _key_of(path: Path) -> tuple[object, ...]:
+    """Returns what tells one state of a file from others."""
+    facts = os.stat(path)
+    return os.path.realpath(path), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 def read_records(file: Any) -> list[ImageRecord]:
-    """Returns the records in an open shard."""
-    return records_from_json(file.get_tensor(RECORDS).numpy().tobytes())
+    """Returns the records in an open shard.
+
+    Raises:
+        ValueError: if they are damaged; the message names the rows of the shard.
+    """
+    header = header_of(file)
+    rows = range(header.first_row, header.first_row + header.num_rows)
+    try:
+        records = records_from_json(file.get_tensor(RECORDS).numpy().tobytes())
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"the records of {spell_rows(rows)} are damaged ({one_line(error)})") from error
+    if [record.row for record in records] != list(rows):
+        raise ValueError(f"the records of {spell_rows(rows)} are damaged: they are those of other rows")
+    return records
 
 
 def records_to_json(records: Sequence[ImageRecord]) -> bytes:
@@ -124,92 +218,3 @@ def pyarrow() -> Any:
         ImportError: if it is not installed.
     """
     return require("pyarrow.parquet", "extract", "the index of a feature store")
-
-
-def index_schema(image: str = _IMAGE) -> Any:
-    """Returns the columns and types of the index.
-
-    Args:
-        image: Name of the column with the images' names.
-    """
-    pa = pyarrow()
-    numbers = {name: pa.int32() for name in ("original_height", "original_width")}
-    box = {name: pa.float64() for name in _BOX}
-    texts = {"status": pa.string(), "error": pa.string()}
-    return pa.schema({"row": pa.int64(), image: pa.string(), **numbers, **box, **texts})
-
-
-def records_to_table(records: Sequence[ImageRecord], image: str = _IMAGE) -> Any:
-    """Returns records as a pyarrow table.
-
-    Args:
-        records: The records.
-        image: Name of the column with the images' names.
-    """
-    unknown_size, unknown_box = (None, None), (None, None, None, None)
-    lines = [
-        (
-            record.row,
-            record.image,
-            *(record.original_size or unknown_size),
-            *(record.crop_box or unknown_box),
-            record.status,
-            record.error,
-        )
-        for record in records
-    ]
-    columns = [list(column) for column in zip(*lines, strict=True)]
-    return pyarrow().table(columns, schema=index_schema(image))
-
-
-def table_to_records(table: Any) -> list[ImageRecord]:
-    """Returns the records in a pyarrow table that has the columns of the index."""
-    records = []
-    for line in table.rename_columns(index_schema().names).to_pylist():
-        seen = line["original_height"] is not None
-        size = (line["original_height"], line["original_width"]) if seen else None
-        box = tuple(line[name] for name in _BOX) if seen else None
-        records.append(ImageRecord(line["row"], line["image"], size, box, line["error"]))
-    return records
-
-
-def write_index(path: Path, shards: Iterable[Sequence[ImageRecord]]) -> tuple[int, int]:
-    """Writes the index, with one row group for each shard.
-
-    Args:
-        path: File of the index.
-        shards: Records of each shard, in the order of rows.
-
-    Returns:
-        The number of rows that are ok, and the number of rows with an error.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    remove_unfinished(path)
-    pa = pyarrow()
-    buffer, num_ok, num_errors = io.BytesIO(), 0, 0
-    schema = index_schema(_IMAGE_ON_DISK)
-    with pa.parquet.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
-        for records in shards:
-            writer.write_table(records_to_table(records, _IMAGE_ON_DISK), row_group_size=len(records))
-            failed = sum(record.error is not None for record in records)
-            num_ok, num_errors = num_ok + len(records) - failed, num_errors + failed
-    write_atomically(path, buffer.getvalue())
-    return num_ok, num_errors
-
-
-def open_index(path: Path, num_rows: int) -> Any:
-    """Opens the index as a `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        ValueError: if it is missing or damaged, or has another number of rows.
-    """
-    pa = pyarrow()
-    try:
-        index = pa.parquet.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"the index {path} is missing or damaged ({error})") from error
-    if index.metadata.num_rows != num_rows or index.schema_arrow.names != index_schema(_IMAGE_ON_DISK).names:
-        raise ValueError(f"the index {path} is damaged: it has {index.metadata.num_rows} rows, expected {num_rows}")
-    return index

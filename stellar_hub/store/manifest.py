@@ -1,31 +1,29 @@
-"""The folder of a store: the names of its files, its manifest and its lock."""
+"""The folder of a store: the names of its files, and its manifest."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from stellar_hub.features.identity import sha256_of_json
+from stellar_hub.features.names import in_table_order
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
+from stellar_hub.store.manifest_fields import check_fields, read_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 SHARDS = "shards"
 LOCK = ".lock"
+_OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "lost+found")
 
 _NOT_IDENTITY = ("counts", "source.names")  # the place of images says nothing about their content
 _NUM_IMAGES = "num_images"
 _NUM_IMAGES_ON_DISK = old_names("store_format_1")[_NUM_IMAGES]  # format 1 keeps the name it began with
-
-_MAX_PROCESSES = 1 << 20
-_MERGING = _MAX_PROCESSES  # the byte of the process that writes the index
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -39,15 +37,27 @@ def spell_rows(rows: range) -> str:
 
 
 def unknown_files(folder: Path) -> list[str]:
-    """Returns the names in a folder that do not belong to a store."""
-    own = {MANIFEST, INDEX, SHARDS, LOCK}
-    return sorted(name for name in os.listdir(folder) if name not in own and not _is_unfinished(name))
+    """Returns the names in a folder that do not belong to a store.
+
+    Hidden files, and those that file managers and file systems leave in folders, are passed over.
+    """
+    own = {MANIFEST, INDEX, SHARDS}
+    names = (name for name in os.listdir(folder) if name not in own)
+    return sorted(name for name in names if not name.startswith(".") and name.lower() not in _OF_SYSTEMS)
 
 
 def remove_unfinished(path: Path) -> None:
     """Removes what killed processes left while they wrote a file; no process may be writing it now."""
     for leftover in list(_unfinished(path)):
         leftover.unlink(missing_ok=True)
+
+
+def remove_all_unfinished(folder: Path) -> None:
+    """Removes what killed processes left in a store; no process may be writing into it now."""
+    for place in (folder, folder / SHARDS):
+        for name in os.listdir(place) if place.is_dir() else []:
+            if _is_unfinished(name) and (place / name).is_file():
+                (place / name).unlink(missing_ok=True)
 
 
 def _is_unfinished(name: str) -> bool:
@@ -60,6 +70,20 @@ def _unfinished(path: Path) -> Iterator[Path]:
         for name in os.listdir(path.parent):
             if _is_unfinished(name) and name.startswith(f".{path.name}."):
                 yield path.parent / name
+
+
+class UnknownFormatError(ValueError):
+    """The manifest of a store has a format that this version does not read."""
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file of a store, the whole file or nothing.
+
+    Raises:
+        OSError: if it cannot be written, for example because the disk is full; the message names the file.
+    """
+    remove_unfinished(path)
+    write_atomically(path, data)
 
 
 @dataclass(frozen=True)
@@ -116,7 +140,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Writes the manifest into a folder, the whole file or nothing."""
         text = json.dumps(self._on_disk(), indent=2, sort_keys=True) + "\n"
-        write_atomically(folder / MANIFEST, text.encode())
+        write_whole(folder / MANIFEST, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -128,16 +152,25 @@ class Manifest:
         """
         path = folder / MANIFEST
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} is not a feature store: it has no {MANIFEST}")
+            raise FileNotFoundError(f"{one_line(folder)} is not a feature store: it has no {MANIFEST}")
         try:
-            values = json.loads(path.read_bytes())
-            values["source"] = _renamed(values["source"], _NUM_IMAGES_ON_DISK, _NUM_IMAGES)
+            values = read_json(path)
+            if isinstance(values.get("source"), dict):
+                values["source"] = _renamed(values["source"], _NUM_IMAGES_ON_DISK, _NUM_IMAGES)
+            found = values.get("format", FORMAT)
+            if isinstance(found, int) and found > FORMAT:
+                raise UnknownFormatError(
+                    f"{one_line(path)} has format {one_line(found, 20)}, this version of stellar_hub reads format "
+                    f"{FORMAT}"
+                )
+            check_fields({"format": FORMAT, **values})
             manifest = cls(**values)
-            _ = manifest.num_shards, manifest.features["shapes"], manifest.model["weights_sha256"]
-        except (ValueError, TypeError, LookupError, ZeroDivisionError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error})") from error
-        if manifest.format != FORMAT:
-            raise ValueError(f"{path} has format {manifest.format}, this version of stellar_hub reads format {FORMAT}")
+        except UnknownFormatError:
+            raise
+        except (ValueError, TypeError, LookupError) as error:
+            raise ValueError(f"{one_line(path)} is damaged ({one_line(error)})") from error
+        if manifest.counts is not None and sum(manifest.counts.values()) != manifest.num_rows:
+            raise ValueError(f"{one_line(path)} is damaged (counts are not those of {manifest.num_rows} rows)")
         return manifest
 
     def _on_disk(self) -> dict[str, Any]:
@@ -152,11 +185,20 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
     """
     before, now = _flat(asdict(old)), _flat(asdict(new))
     names = [name for name in dict.fromkeys([*before, *now]) if name not in _NOT_IDENTITY]
-    return [
-        f"{name}: {before.get(name)} in the store, {now.get(name)} now"
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    outputs = [list(in_table_order(manifest.features["shapes"])) for manifest in (old, new)]
+    lines = []
+    if set(outputs[0]) != set(outputs[1]):
+        lines.append(f"outputs: {', '.join(outputs[0])} in the store, {', '.join(outputs[1])} now")
+        changed = [name for name in changed if not _is_of_one(name, outputs)]
+    lines += [f"{name}: {before.get(name)} in the store, {now.get(name)} now" for name in changed]
+    return [one_line(line) for line in lines]
+
+
+def _is_of_one(name: str, outputs: list[list[str]]) -> bool:
+    """Whether a value is the shape of a feature that only one of two stores has."""
+    feature = name.removeprefix("features.shapes.")
+    return feature != name and (feature in outputs[0]) != (feature in outputs[1])
 
 
 def incompatibilities(one: Manifest, other: Manifest) -> list[str]:
@@ -166,12 +208,13 @@ def incompatibilities(one: Manifest, other: Manifest) -> list[str]:
         lines.append(f"model: {_spell_model(one)} and {_spell_model(other)}")
     if one.preprocessing["id"] != other.preprocessing["id"]:
         settings, others = one.preprocessing["settings"], other.preprocessing["settings"]
-        lines += [
+        changed = [
             f"preprocessing: {name} {settings.get(name)} and {others.get(name)}"
             for name in sorted({*settings, *others})
             if settings.get(name) != others.get(name)
         ]
-    return lines
+        lines += changed or ["preprocessing: another id"]
+    return [one_line(line) for line in lines]
 
 
 def _spell_model(manifest: Manifest) -> str:
@@ -191,51 +234,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + name] = list(value) if isinstance(value, tuple) else value
     return found
-
-
-class StoreLock:
-    """The lock of a store, held inside `with`.
-
-    Each process of a launch locks its own byte of a file, and a single process locks all bytes: a second run always
-    finds a locked byte. The file stays empty. Such locks end with their process, however it ends, and its data workers
-    do not inherit them.
-
-    Args:
-        folder: Folder of the store.
-        rank: Number of this process in its launch.
-        num_processes: Number of processes in the launch.
-
-    Raises:
-        BlockingIOError: on entering, if another run uses the store.
-    """
-
-    def __init__(self, folder: Path, rank: int = 0, num_processes: int = 1):
-        self.folder = folder
-        self.bytes = (_MAX_PROCESSES, 0) if num_processes == 1 else (1, rank)  # how many, and the first
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        self._descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, *self.bytes)
-        except (BlockingIOError, PermissionError) as error:
-            os.close(self._descriptor)
-            raise BlockingIOError(
-                f"another run uses the store {self.folder}: wait until it ends, or name another folder"
-            ) from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
-
-    @contextmanager
-    def merging(self) -> Iterator[None]:
-        """Waits until no other process writes the index, and keeps others from it inside the block."""
-        # The same descriptor: closing another one of this file would end all locks of this process on it.
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, _MERGING)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _MERGING)

@@ -1,25 +1,18 @@
-"""The work of an extraction into a store: its plan, which is fixed before it begins, and the work on shards."""
+"""The plan of an extraction into a store, which is fixed before the work begins."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stellar_hub.data.sources import ImageSource, StoredSource
-from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.encoding import BatchEncoder, check_precision
 from stellar_hub.features.names import DEFAULT_OUTPUTS, check_names, check_outputs
-from stellar_hub.features.preparation import PreparedBatches, batch_loader, check_at_least, refuse_errors, split_rows
-from stellar_hub.features.rows import FeatureBatch
-from stellar_hub.store.files import write_shard
-from stellar_hub.store.manifest import Manifest, shard_path
-from stellar_hub.store.progress import ExtractionProgress
-from stellar_hub.store.tensor_format import check_dtype, computed_dtype, to_stored
+from stellar_hub.features.preparation import check_at_least, split_rows
+from stellar_hub.store.manifest import Manifest
+from stellar_hub.store.tensor_format import check_dtype, computed_dtype
 from stellar_hub.version import __version__
 
 
@@ -128,64 +121,3 @@ def encoder_of(plan: Manifest, backbone: Backbone) -> BatchEncoder:
     """Returns the encoder that computes the features of a plan."""
     features = plan.features
     return BatchEncoder(backbone, tuple(features["shapes"]), features["precision"], computed_dtype(features["dtype"]))
-
-
-def extract_shards(
-    plan: Manifest,
-    folder: Path,
-    shards: Sequence[int],
-    source: ImageSource,
-    encoder: BatchEncoder,
-    num_workers: int | None,
-    progress: ExtractionProgress,
-    view: AugmentedView | None = None,
-    stop_at_error: bool = False,
-) -> None:
-    """Computes and writes some shards; one shard is written while the next one is computed.
-
-    Args:
-        plan: Plan of the store.
-        folder: Folder of the store.
-        shards: Numbers of the shards.
-        source: The images.
-        encoder: Encoder of the plan.
-        num_workers: Number of worker processes that read images; None takes the number of cores, at most 8.
-        progress: Counts the rows.
-        view: Augmented view that replaces the whole image.
-        stop_at_error: Whether an image that cannot be read ends the work.
-
-    Raises:
-        OSError: if a shard cannot be written, for example because the disk is full; no part of it stays.
-        ValueError: if an image cannot be read and that ends the work.
-    """
-    batches = [batch for shard in shards for batch in batches_of(plan, shard)]
-    if not batches:
-        return
-    prepared = PreparedBatches(source, encoder.backbone.processor, batches, view)
-    loader: Iterable[Any] = batch_loader(prepared, num_workers, pin_memory=encoder.on_gpu)
-    waited = progress.waiting_for(refuse_errors(loader) if stop_at_error else loader)
-    encoded = encoder.encode_all(waited)
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        writing: Future[None] | None = None
-        for number in shards:
-            done = _take(encoded, len(batches_of(plan, number)), progress)
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(_write_batches, plan, folder, number, done)
-        if writing is not None:
-            writing.result()
-
-
-def _take(encoded: Iterable[FeatureBatch], count: int, progress: ExtractionProgress) -> list[FeatureBatch]:
-    taken = []
-    for _, batch in zip(range(count), encoded, strict=False):
-        progress.update(len(batch), int((~batch.ok).sum()))
-        taken.append(batch)
-    return taken
-
-
-def _write_batches(plan: Manifest, folder: Path, number: int, batches: Sequence[FeatureBatch]) -> None:
-    stored = [to_stored(batch.features, plan.features["dtype"]) for batch in batches]
-    tensors = {name: torch.cat([part[name] for part in stored]) for name in stored[0]}
-    records = [record for batch in batches for record in batch.records]
-    write_shard(shard_path(folder, number), plan.rows_of_shard(number), tensors, records, plan.plan)

@@ -1,15 +1,13 @@
 """Progress of an extraction: a bar on a terminal, and a line every half minute elsewhere."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from tqdm import tqdm
+from stellar_hub.progress import Progress
 
 ItemT = TypeVar("ItemT")
-SECONDS_BETWEEN_LINES = 30.0
 
 
 class ExtractionProgress:
@@ -29,12 +27,8 @@ class ExtractionProgress:
         self.rows = 0
         self.errors = 0
         self._waiting = 0.0
-        self._start = self._last_line = time.perf_counter()
-        self._done = done
-        self._total = total
-        self._lines = enabled and not sys.stderr.isatty()
-        options: dict[str, Any] = {"unit": "row", "dynamic_ncols": True, "file": sys.stderr, "smoothing": 0.1}
-        self._bar = tqdm(total=total, initial=done, disable=not enabled or self._lines, **options)
+        self._start = time.perf_counter()
+        self._shown = Progress(total, "row", done=done, enabled=enabled)
 
     def waiting_for(self, items: Iterable[ItemT]) -> Iterator[ItemT]:
         """Yields the items; the time until each item comes counts as waiting."""
@@ -53,12 +47,7 @@ class ExtractionProgress:
         """Adds rows that are extracted, and how many of them have an error."""
         self.rows += rows
         self.errors += errors
-        self._bar.set_postfix_str(f"{self.errors} errors, {self.waiting_share:.0%} waiting for data", refresh=False)
-        self._bar.update(rows)
-        if self._lines and time.perf_counter() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.perf_counter()
-            sys.stderr.write(f"{self}\n")
-            sys.stderr.flush()
+        self._shown.update(rows, str(self))
 
     @property
     def seconds(self) -> float:
@@ -76,12 +65,7 @@ class ExtractionProgress:
         return min(self._waiting / max(self.seconds, 1e-9), 1.0)
 
     def __str__(self) -> str:
-        done = self._done + self.rows
-        left = tqdm.format_interval((self._total - done) / max(self.rows_per_second, 1e-9)) if self.rows else "?"
-        return (
-            f"{done}/{self._total} rows, {self.rows_per_second:.3g} rows/s, {self.errors} errors, "
-            f"{self.waiting_share:.0%} waiting for data, {left} left"
-        )
+        return f"{self.errors} errors, {self.waiting_share:.0%} waiting for data"
 
     def __enter__(self) -> Self:
         return self
@@ -89,4 +73,4 @@ class ExtractionProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        self._shown.close()

@@ -3,33 +3,47 @@
 The store is the same as without Ray. All machines must reach source and store by the same paths.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stellar_hub.data.sources import ImageSource, open_sources
+from stellar_hub.data.sources import ImageSource
 from stellar_hub.extras import require
 from stellar_hub.features.backbones.stellar import as_backbone
-from stellar_hub.features.identity import load_model, weights_sha256
+from stellar_hub.features.identity import weights_sha256
 from stellar_hub.features.preparation import check_at_least
-from stellar_hub.store.command import Command, completed, load_for_extraction
+from stellar_hub.store.command import (
+    Command,
+    completed,
+    load_for_extraction,
+    open_for_extraction,
+    spell_damaged,
+    what_was_redone,
+)
+from stellar_hub.store.extract_shards import extract_shards
 from stellar_hub.store.files import pyarrow
-from stellar_hub.store.manifest import Manifest, StoreLock
-from stellar_hub.store.plan import encoder_of, extract_shards, make_plan
+from stellar_hub.store.lock import StoreLock
+from stellar_hub.store.manifest import Manifest, remove_all_unfinished
+from stellar_hub.store.plan import encoder_of, make_plan
 from stellar_hub.store.progress import ExtractionProgress
-from stellar_hub.store.to_store import begin, complete, missing_shards, prepare_folder, remove_damaged
+from stellar_hub.store.resume import Work, begin, plan_work, prepare_folder
+from stellar_hub.store.to_store import complete
 
 
-def extract_with_ray(command: Command, address: str | None, num_actors: int) -> list[str]:
+def extract_with_ray(
+    command: Command, address: str | None, num_actors: int, say: Callable[[str], None] = lambda line: None
+) -> list[str]:
     """Extracts on a cluster.
 
     Args:
         command: Values of the command's options.
         address: Address of the cluster; None starts one on this machine, for this run.
         num_actors: Number of models that run at once.
+        say: Function that shows a line about the source while the work begins.
 
     Returns:
         The lines to print.
@@ -42,27 +56,31 @@ def extract_with_ray(command: Command, address: str | None, num_actors: int) -> 
     ray = require("ray.data", "ray", "the engine ray")
     pyarrow()
     check_at_least("actors", num_actors, 1)
-    source = open_sources(command.sources)
-    model, processor = load_model(command.model, "cpu", command.fit, decoder=False)
+    source = open_for_extraction(command, say)
+    model, processor = load_for_extraction(command.model, "cpu", command.fit, command.image_size)
     plan = make_plan(as_backbone(model, processor), source, command.options, command.sources)
     folder = prepare_folder(command.output.absolute())
     with StoreLock(folder) as lock:
+        remove_all_unfinished(folder)
         plan = begin(folder, plan, command.repair)
-        shards = range(plan.num_shards)
-        lines = (
-            [f"damaged, extracted again: {line}" for line in remove_damaged(folder, plan, shards)]
-            if command.repair
-            else []
-        )
-        todo = missing_shards(folder, plan, shards)
-        done = plan.num_rows - sum(len(plan.rows_of_shard(number)) for number in todo)
+        work = plan_work(folder, plan, source, range(plan.num_shards), command.repair, command.retry_errors)
+        if (work.shards or work.retried) and plan.counts is not None:
+            plan = replace(plan, counts=None)  # until it is complete again
+            plan.write(folder)
+        done = plan.num_rows - work.num_rows(plan)
+        recovered = 0
         with _connected(ray, address), ExtractionProgress(plan.num_rows, done) as progress:
-            arguments = (plan, folder, source, command.model, command.fit, command.device, command.num_workers)
-            for result in _run_actors(ray, todo, arguments, num_actors):
+            arguments = (plan, folder, source, work, command)
+            for result in _run_actors(ray, work, arguments, num_actors):
                 progress.update(result["rows"], result["errors"])
+                recovered += result["recovered"]
         with lock.merging():
             plan = complete(folder, plan)
+    lines = what_was_redone(work.repaired, work.num_stale)
+    if command.retry_errors:
+        lines.append(f"tried again: {work.num_failed} rows with an error, {recovered} have features now")
     now = f"{progress.rows} rows now, {progress.errors} with an error, {progress.rows_per_second:.3g} rows/s"
+    now += f"; {spell_damaged(source.damaged)}" if source.damaged else ""
     return [*lines, f"{completed(command.output, plan)} ({now})"]
 
 
@@ -84,14 +102,13 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _run_actors(
-    ray: Any, shards: Sequence[int], arguments: tuple[Any, ...], num_actors: int
-) -> Iterator[dict[str, int]]:
-    """Extracts some shards in any order; yields the number of rows and of errors of each.
+def _run_actors(ray: Any, work: Work, arguments: tuple[Any, ...], num_actors: int) -> Iterator[dict[str, int]]:
+    """Extracts some shards in any order; yields the numbers of rows, of errors and of recovered rows of each.
 
     Raises:
         RuntimeError: if an actor fails.
     """
+    shards = sorted({*work.shards, *work.retried})
     if not shards:
         return
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts rows
@@ -116,28 +133,28 @@ class ShardActor:
         ValueError: if its model is not the one of the plan.
     """
 
-    def __init__(
-        self,
-        plan: Manifest,
-        folder: Path,
-        source: ImageSource,
-        model: str,
-        fit: str,
-        device: str,
-        num_workers: int | None,
-    ):
+    def __init__(self, plan: Manifest, folder: Path, source: ImageSource, work: Work, command: Command):
         torch.set_num_threads(1)  # Ray gives an actor one core
-        network, processor = load_for_extraction(model, device, fit)
+        network, processor = load_for_extraction(command.model, command.device, command.fit, command.image_size)
         if weights_sha256(network) != plan.model["weights_sha256"]:
-            raise ValueError(f"the model {model} has other weights on this machine than where the run was started")
+            raise ValueError(
+                f"the model {command.model} has other weights on this machine than where the run was started"
+            )
         self.plan = plan
         self.folder = folder
         self.source = source
-        self.num_workers = num_workers
+        self.work = work
+        self.num_workers = command.num_workers
         self.encoder = encoder_of(plan, as_backbone(network, processor))
 
     def __call__(self, row: dict[str, int]) -> dict[str, int]:
-        """Extracts a shard; returns its number of rows and how many of them have an error."""
+        """Extracts a shard; returns its numbers of rows, of rows with an error, and of recovered rows."""
         progress = ExtractionProgress(0, enabled=False)
-        extract_shards(self.plan, self.folder, [row["shard"]], self.source, self.encoder, self.num_workers, progress)
-        return {"rows": progress.rows, "errors": progress.errors}
+        number, retried = row["shard"], self.work.retried
+        work = replace(
+            self.work,
+            shards=[] if number in retried else [number],
+            retried={number: retried[number]} if number in retried else {},
+        )
+        found = extract_shards(self.plan, self.folder, work, self.source, self.encoder, self.num_workers, progress)
+        return {"rows": progress.rows, "errors": progress.errors, "recovered": found}

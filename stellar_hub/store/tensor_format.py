@@ -1,6 +1,6 @@
 """The stored form of features: floats, or integers with scales."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ FLOATS = ("float32", "float16", "bfloat16")
 DTYPES = (*FLOATS, "int8")
 QUANTIZED = {"S": torch.int8, "L": torch.uint8}  # by "int8"; it stores all other features as float16
 SCALE = ".scale"
+_SPELLED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8"}  # in safetensors
 
 
 def check_dtype(dtype: str) -> str:
@@ -70,6 +71,25 @@ def to_stored(features: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
         else:
             stored[name] = tensor.half()
     return stored
+
+
+def stored_layout(shapes: Mapping[str, Sequence[int]], dtype: str) -> dict[str, tuple[list[int], str]]:
+    """Returns the tensors of a shard: the shape of one row and the type in safetensors' spelling, by name.
+
+    Args:
+        shapes: Shapes of one row by the names of features.
+        dtype: Type of the stored features.
+    """
+    layout: dict[str, tuple[list[int], str]] = {}
+    for name, shape in shapes.items():
+        if dtype != "int8":
+            layout[name] = (list(shape), _SPELLED[dtype])
+        elif name in QUANTIZED:
+            layout[name] = (list(shape), _SPELLED[str(QUANTIZED[name]).removeprefix("torch.")])
+            layout[name + SCALE] = (list(shape[:-1]), _SPELLED["float16"])
+        else:
+            layout[name] = (list(shape), _SPELLED["float16"])
+    return layout
 
 
 def from_stored(tensor: Tensor, scale: Tensor | None) -> Tensor:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from stellar_hub.data.sources import StoredSource
 from stellar_hub.data.views.augmented_view import AugmentedView
@@ -14,27 +15,20 @@ from stellar_hub.features.backbones.stellar import as_backbone
 from stellar_hub.features.preparation import check_at_least
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.store.files import check_shard, open_index, open_shard, pyarrow, read_records, write_index
-from stellar_hub.store.manifest import (
-    INDEX,
-    MANIFEST,
-    SHARDS,
-    Manifest,
-    StoreLock,
-    differences,
-    remove_unfinished,
-    shard_path,
-    unknown_files,
-)
+from stellar_hub.store.extract_shards import extract_shards
+from stellar_hub.store.files import header_of, open_shard, pyarrow, read_records
+from stellar_hub.store.index import StoreIndex, write_index
+from stellar_hub.store.lock import StoreLock
+from stellar_hub.store.manifest import INDEX, Manifest, remove_all_unfinished, shard_path
 from stellar_hub.store.plan import (
     ExtractionOptions,
     check_source,
     encoder_of,
-    extract_shards,
     make_plan,
     owned_shards,
 )
 from stellar_hub.store.progress import ExtractionProgress
+from stellar_hub.store.resume import begin, check_apart, plan_work, prepare_folder
 
 _logger = getLogger(__name__)
 
@@ -52,6 +46,11 @@ class ExtractionReport:
         largest_piece: Largest number of images that went through the model at once because memory did not suffice for
             a batch, else None. The last bits of features may then differ from those of an undisturbed run.
         repaired: One line for each damaged shard that was extracted again.
+        num_stale: Number of shards that were extracted again because their images have changed.
+        num_retried: Number of rows with an error that were tried again.
+        num_recovered: Number of these rows that have features now.
+        notes: What the source has passed over, in one line each.
+        damaged: Parts of the source that could not be read to their end, in one line each.
     """
 
     manifest: Manifest
@@ -61,6 +60,11 @@ class ExtractionReport:
     waiting_share: float
     largest_piece: int | None = None
     repaired: Sequence[str] = ()
+    num_stale: int = 0
+    num_retried: int = 0
+    num_recovered: int = 0
+    notes: Sequence[str] = ()
+    damaged: Sequence[str] = ()
 
 
 def extract_to_store(
@@ -73,6 +77,7 @@ def extract_to_store(
     source_names: Sequence[str] = (),
     num_workers: int | None = None,
     repair: bool = False,
+    retry_errors: bool = False,
     processes: Processes | None = None,
     show_progress: bool = True,
 ) -> ExtractionReport:
@@ -80,6 +85,7 @@ def extract_to_store(
 
     The finished store is the same, byte for byte, however often the run was interrupted. Several processes may extract
     into one store at once, each with its own rank: each extracts its own shards, and the last one writes the index.
+    Shards whose images have another size or modification time than when they were written are extracted again.
 
     Args:
         model: STELLAR model on its device, or a backbone as `open_backbone` opens it.
@@ -91,6 +97,8 @@ def extract_to_store(
         num_workers: Number of worker processes that read images. None takes the number of cores, at most 8; 0 reads in
             this process.
         repair: Whether to read everything that is there, and to extract damaged shards again.
+        retry_errors: Whether to try rows with an error again, for example after a network disk was away. A row that
+            has features keeps them.
         processes: This process among those that share the work; None reads it from the environment.
         show_progress: Whether to show progress on stderr; only the first process does.
 
@@ -99,10 +107,12 @@ def extract_to_store(
         FileExistsError: if the folder is something else, or holds a store of another extraction.
         ImportError: if pyarrow is not installed.
         OSError: if a file cannot be written; the same call resumes the extraction.
-        ValueError: if the store is damaged and `repair` is not set, or options do not fit.
+        ValueError: if the store is damaged and `repair` is not set, options do not fit, or the folder of the store and
+            a folder of images do not lie apart.
     """
     pyarrow()  # before hours of work
     check_source(source)
+    check_apart(Path(folder), source, source_names)
     backbone = as_backbone(model, processor)
     plan = make_plan(backbone, source, options or ExtractionOptions(), source_names)
     return fill_store(
@@ -112,6 +122,7 @@ def extract_to_store(
         source,
         num_workers=num_workers,
         repair=repair,
+        retry_errors=retry_errors,
         processes=processes or Processes.from_environment(),
         show_progress=show_progress,
     )
@@ -127,6 +138,7 @@ def fill_store(
     repair: bool,
     processes: Processes,
     show_progress: bool,
+    retry_errors: bool = False,
     view: AugmentedView | None = None,
     stop_at_error: bool = False,
 ) -> ExtractionReport:
@@ -141,6 +153,7 @@ def fill_store(
         repair: Whether to read everything that is there, and to extract damaged shards again.
         processes: This process among those that share the work.
         show_progress: Whether the first process shows progress on stderr.
+        retry_errors: Whether to try rows with an error again.
         view: Augmented view that replaces each whole image.
         stop_at_error: Whether an image that cannot be read ends the work.
 
@@ -154,18 +167,18 @@ def fill_store(
     rank, num_processes = processes.rank, processes.num_processes
     store = prepare_folder(folder)
     with StoreLock(store, rank, num_processes) as lock:
+        if num_processes == 1:
+            remove_all_unfinished(store)
         plan = begin(store, plan, repair)
         owned = owned_shards(plan, rank, num_processes)
-        repaired = remove_damaged(store, plan, owned) if repair else []
-        todo = missing_shards(store, plan, owned)
-        if todo and plan.counts is not None:
+        work = plan_work(store, plan, source, owned, repair, retry_errors)
+        if (work.shards or work.retried) and plan.counts is not None:
             plan = dataclasses.replace(plan, counts=None)  # until it is complete again
             plan.write(store)
-        rows = {number: len(plan.rows_of_shard(number)) for number in owned}
-        done = sum(count for number, count in rows.items() if number not in set(todo))
+        total, todo = sum(len(plan.rows_of_shard(number)) for number in owned), work.num_rows(plan)
         encoder = encoder_of(plan, backbone)
-        with ExtractionProgress(sum(rows.values()), done, show_progress and rank == 0) as progress:
-            extract_shards(plan, store, todo, source, encoder, num_workers, progress, view, stop_at_error)
+        with ExtractionProgress(total, total - todo, show_progress and rank == 0) as progress:
+            recovered = extract_shards(plan, store, work, source, encoder, num_workers, progress, view, stop_at_error)
         with lock.merging():
             plan = complete(store, plan)
     if encoder.largest_piece is not None:
@@ -177,83 +190,13 @@ def fill_store(
         rows_per_second=progress.rows_per_second,
         waiting_share=progress.waiting_share,
         largest_piece=encoder.largest_piece,
-        repaired=repaired,
+        repaired=work.repaired,
+        num_stale=work.num_stale,
+        num_retried=work.num_failed,
+        num_recovered=recovered,
+        notes=tuple(getattr(source, "notes", ())),
+        damaged=tuple(getattr(source, "damaged", ())),
     )
-
-
-def prepare_folder(folder: Path) -> Path:
-    """Creates the folder of a store and returns it.
-
-    Raises:
-        FileExistsError: if it is a file, or holds something else.
-        OSError: if it cannot be created.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: name a folder for the store")
-    if folder.is_dir() and (others := unknown_files(folder)):
-        raise FileExistsError(f"{folder} holds something else ({others[0]}): name a new folder for the store")
-    (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def begin(folder: Path, plan: Manifest, repair: bool) -> Manifest:
-    """Writes the manifest of a new store, or checks that the store has this plan; returns the store's manifest.
-
-    Raises:
-        FileExistsError: if the store has another plan; the message names the differences.
-        ValueError: if its manifest is damaged and `repair` is not set.
-    """
-    try:
-        found = Manifest.read(folder)
-    except FileNotFoundError:
-        plan.write(folder)
-        return plan
-    except ValueError as error:
-        if not repair:
-            raise ValueError(f"{error}; run the same command with --repair to write it again") from error
-        plan.write(folder)
-        return plan
-    lines = differences(found, plan)
-    if lines:
-        raise FileExistsError(
-            f"{folder} holds a store of another extraction: {'; '.join(lines)}. Use the values of the store, or name "
-            "another --output"
-        )
-    return found
-
-
-def missing_shards(folder: Path, plan: Manifest, shards: Iterable[int]) -> list[int]:
-    """Returns those of some shards that do not exist yet.
-
-    Raises:
-        ValueError: if one exists but is cut short, unreadable or of another extraction; the message names its rows.
-    """
-    missing = []
-    for number in shards:
-        path = shard_path(folder, number)
-        if not path.exists():
-            missing.append(number)
-            continue
-        try:
-            open_shard(path, plan.rows_of_shard(number), plan.plan)
-        except ValueError as error:
-            raise ValueError(f"{error}; run the same command with --repair to extract only these rows again") from error
-    return missing
-
-
-def remove_damaged(folder: Path, plan: Manifest, shards: Iterable[int]) -> list[str]:
-    """Reads some shards and removes the damaged ones; returns one line for each, which names its rows."""
-    removed = []
-    for number in shards:
-        path = shard_path(folder, number)
-        if not path.exists():
-            continue
-        try:
-            check_shard(path, plan.rows_of_shard(number), plan.plan)
-        except ValueError as error:
-            removed.append(str(error))
-            path.unlink()
-    return removed
 
 
 def complete(folder: Path, plan: Manifest) -> Manifest:
@@ -268,12 +211,13 @@ def complete(folder: Path, plan: Manifest) -> Manifest:
     numbers = range(plan.num_shards)
     if not all(shard_path(folder, number).exists() for number in numbers):
         return plan
-    records = (
-        read_records(open_shard(shard_path(folder, number), plan.rows_of_shard(number), plan.plan))
-        for number in numbers
-    )
-    completed = plan.with_counts(*write_index(folder / INDEX, records))
-    open_index(folder / INDEX, plan.num_rows)
-    remove_unfinished(folder / MANIFEST)
+
+    def opened(number: int) -> Any:
+        return open_shard(shard_path(folder, number), plan.rows_of_shard(number), plan.plan)
+
+    contents = [header_of(opened(number)).sha256 for number in numbers]
+    records = (read_records(opened(number)) for number in numbers)
+    completed = plan.with_counts(*write_index(folder / INDEX, records, contents))
+    StoreIndex(folder / INDEX, completed)
     completed.write(folder)
     return completed

@@ -154,7 +154,10 @@ def stamps_digest(source: JoinedSources | ImageStream) -> str | None:
     for part in source.sources:
         stamp = getattr(part, "stamp", None)
         for index in range(len(part)) if stamp is not None else ():
-            text = stamp(index)
+            try:
+                text = stamp(index)
+            except (ValueError, OSError):  # the image will be skipped
+                text = ""
             found = found or bool(text)
             digest.update(f"{text}\0".encode(errors="surrogateescape"))
     return digest.hexdigest() if found else None

@@ -18,7 +18,7 @@ from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream, open_images
 from stellar_hub.modeling.inference_optimization import compile_blocks
 from stellar_hub.modeling.safe_text import mask_secrets
-from stellar_hub.store.manifest import StoreLock
+from stellar_hub.store.lock import StoreLock
 from stellar_hub.training.batches import (
     SkippedImages,
     TrainingBatches,

@@ -159,10 +159,10 @@ def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, w
         run.folder.journal.write(done, values | facts)
         if settings.trackers:
             run.accelerator.log(values | facts, step=done)
+    if done % settings.save_every == 0 and done < run.num_steps:  # first, so that a disk that fills up costs no steps
+        save(run, done, result)
     if settings.preview_every and done % settings.preview_every == 0:
         write_preview(run, done)
-    if done % settings.save_every == 0 and done < run.num_steps:
-        save(run, done, result)
     if settings.export_every and done % settings.export_every == 0 and done < run.num_steps:
         run.check(done, result)
         export(run, done)

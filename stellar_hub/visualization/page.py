@@ -96,8 +96,10 @@ def _seen_region(image: Tensor, geometry: ImageGeometry) -> Image.Image:
     """Cuts the part that the model saw out of the original image, in the original's own resolution."""
     top, left, bottom, right = geometry.crop_box
     box = (round(left), round(top), round(right), round(bottom))
+    left_inside, top_inside = max(box[0], 0), max(box[1], 0)
+    inside = image[:, top_inside : box[3], left_inside : box[2]]  # before floats are made of it, which take memory
     region = Image.new("RGB", (box[2] - box[0], box[3] - box[1]), PADDING)
-    region.paste(to_pil(as_float(image)), (-box[0], -box[1]))
+    region.paste(to_pil(as_float(inside)), (left_inside - box[0], top_inside - box[1]))
     return region
 
 

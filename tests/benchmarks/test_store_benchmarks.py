@@ -50,6 +50,13 @@ def test_recall__is_told_for_each_search(run: Run) -> None:
     assert rows["one token"]["recall_at_1"] > rows["random images"]["recall_at_1"]
 
 
+def test_check__is_measured_once_and_not_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = run("store_check", "--rows", "40")
+    assert row["gigabytes"] > 0
+    assert row["first"] > 0
+    assert capsys.readouterr().out.startswith("| GB |")
+
+
 def test_memory__counts_what_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     memory = importlib.import_module("extraction_memory")

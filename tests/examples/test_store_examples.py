@@ -56,7 +56,8 @@ def test_concept_search__draws_similar_regions(
     run: Run, store: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = images / "red" / "3.png"
-    run("concept_search", store, "--query", query, "--at", "30,40", "--count", 3, "--output", tmp_path / "hits.png")
+    options = ["--query", query, "--at", "30,40", "--count", 3, "--output", tmp_path / "hits.png"]
+    run("concept_search", store, "--trust-names", *options)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1.00 3.png"
     assert len(lines) == 4
@@ -69,13 +70,14 @@ def test_concept_search__draws_similar_regions(
     [
         (["--at", "30,1"], "the model did not see the pixel"),
         (["--token", "16"], "token must be 0 to 15, got 16"),
+        (["--images", "gone"], "no such folder: gone"),
     ],
 )
 def test_concept_search__says_what_is_not_there(
     run: Run, store: Path, images: Path, options: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match=f"concept_search: {message}"):
-        run("concept_search", store, "--query", images / "red" / "3.png", *options)
+        run("concept_search", store, "--images", images, "--query", images / "red" / "3.png", *options)
 
 
 def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,25 @@
+import errno
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from stellar_hub.modeling.image_loading import UnreadableImageError, load_rgb, read_size
+from stellar_hub.modeling import image_errors, image_loading, image_pixels
+from stellar_hub.modeling.image_loading import (
+    UnreadableImageError,
+    is_fault_of_machine,
+    is_passing_fault,
+    load_reduced,
+    load_rgb,
+    read_size,
+)
 
 Save = Callable[..., Path]
 
@@ -49,7 +61,8 @@ class TestSources:
     def test_path_pil_array_tensor__give_the_same(self, photo: np.ndarray, save: Save) -> None:
         expected = chw(photo)
         path = save(Image.fromarray(photo), "a.png")
-        for source in (path, str(path), Image.fromarray(photo), Image.open(path), photo, expected):
+        files = (path.read_bytes(), path.open("rb"))
+        for source in (path, str(path), *files, Image.fromarray(photo), Image.open(path), photo, expected):
             assert_same(load_rgb(source), expected)
 
     def test_jpeg__is_what_pillow_decodes(self, photo: np.ndarray, save: Save) -> None:
@@ -88,6 +101,20 @@ class TestOrientation:
         for source in (path, Image.open(path)):
             assert_same(load_rgb(source), chw(np.asarray(upright)))
         assert read_size(path) == (upright.height, upright.width)
+
+    def test_own_change_of_the_exif__counts(self, photo: np.ndarray, save: Save) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image = Image.open(save(Image.fromarray(photo), "a.jpg", exif=exif))
+        image.getexif()[0x0112] = 1
+        assert load_rgb(image).shape == (3, 74, 148)
+
+    @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg", "a.webp"])
+    def test_size__is_that_of_the_pixels(self, photo: np.ndarray, save: Save, name: str) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = save(Image.fromarray(photo), name, exif=exif)
+        assert read_size(path) == tuple(load_rgb(path).shape[1:]) == (148, 74)
 
 
 class TestModes:
@@ -204,6 +231,37 @@ class TestSixteenBits:
         path = save(Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)), "wide.tif")
         with pytest.raises(ValueError, match=r"wide\.tif .* 70000 to 70000"):
             load_rgb(path)
+
+    @pytest.mark.parametrize("depth", [8, 16])
+    def test_transparent_grey__is_white(self, tmp_path: Path, depth: int) -> None:
+        grey = np.array([[156, 10, 156, 10]], dtype=np.uint8)
+        image = Image.fromarray(grey if depth == 8 else grey.astype(np.uint16) * 257)
+        image.save(tmp_path / "a.png", transparency=10 if depth == 8 else 2570)
+        assert load_rgb(tmp_path / "a.png")[0, 0].tolist() == [156, 255, 156, 255]
+
+    def test_transparent_colour__is_white(self, tmp_path: Path) -> None:
+        rows = b"\0" + struct.pack(">6H", 40000, 1000, 500, 1000, 2000, 3000)
+        parts = {b"IHDR": struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0), b"tRNS": struct.pack(">3H", 1000, 2000, 3000)}
+        data = b"\x89PNG\r\n\x1a\n"
+        for name, content in (parts | {b"IDAT": zlib.compress(rows), b"IEND": b""}).items():
+            crc = struct.pack(">I", zlib.crc32(name + content))
+            data += struct.pack(">I", len(content)) + name + content + crc
+        assert load_rgb(data)[:, 0].tolist() == [[156, 255], [3, 255], [1, 255]]
+
+    def test_tiff_with_white_as_zero__is_inverted(self, save: Save) -> None:
+        path = save(Image.fromarray(WIDE_VALUES), "a.tif")
+        data = bytearray(path.read_bytes())
+        place = data.index(struct.pack("<HHI", 262, 3, 1))
+        data[place + 8 : place + 10] = b"\0\0"
+        assert load_rgb(bytes(data))[0, 0].tolist() == [255 - value for value in WIDE_ROUNDED]
+
+    def test_large_image__is_converted_in_bands(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        images = [Image.fromarray(np.tile(WIDE_VALUES, (9, 1)))]
+        images += [Image.effect_noise((30, 50), 90).convert(mode) for mode in ("RGB", "RGBA", "P", "CMYK", "1")]
+        whole = [load_rgb(image) for image in images]
+        monkeypatch.setattr(image_pixels, "_BAND_PIXELS", 100)
+        for image, expected in zip(images, whole, strict=True):
+            assert_same(load_rgb(image), expected)
 
 
 class TestFloats:
@@ -340,3 +398,150 @@ class TestUnreadable:
         path = save(Image.fromarray(photo), "a.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff")
         result = load_rgb(path)
         assert result.shape == (3, 74, 148)
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "QOI", "SGI", "PCX"])
+    def test_listed_format__is_read_whatever_its_suffix(self, photo: np.ndarray, tmp_path: Path, kind: str) -> None:
+        Image.fromarray(photo).save(tmp_path / "a.xyz", kind)
+        assert load_rgb(tmp_path / "a.xyz").shape == (3, 74, 148)
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n", "PostScript"),
+            (b"\xc5\xd0\xd3\xc6" + bytes(60), "PostScript"),
+            (b"%PDF-1.4\n", "PDF"),
+            (b"8BPS\0\1" + bytes(60), "Photoshop"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pillow-heif"),
+            (b"<!doctype html><p>not found", "web page"),
+            (b"", "empty"),
+        ],
+    )
+    def test_other_formats__say_why_they_are_not_read(self, tmp_path: Path, content: bytes, reason: str) -> None:
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=rf"a\.jpg cannot be read as an image: .*{reason}"):
+            load_rgb(tmp_path / "a.jpg")
+
+    def test_eps_that_was_only_opened__is_not_run(self, tmp_path: Path) -> None:
+        (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\n")
+        with pytest.raises(UnreadableImageError, match=r"a\.eps .*EPS is not read"):
+            load_rgb(Image.open(tmp_path / "a.eps"))
+
+    @pytest.mark.parametrize(
+        "error",
+        [IndexError("x"), TypeError("x"), AttributeError("x"), RuntimeError("x"), struct.error("x"), KeyError(7)],
+    )
+    def test_whatever_a_decoder_raises__names_the_file(
+        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        path = save(Image.fromarray(photo), "a.png")
+
+        def fail(self: Image.Image) -> None:
+            raise error
+
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+        with pytest.raises(UnreadableImageError, match=rf"a\.png .*{type(error).__name__}"):
+            load_rgb(path)
+
+    def test_decoder_that_is_misled_about_memory__is_the_images_fault(
+        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = save(Image.fromarray(photo), "a.png")
+
+        def fail(self: Image.Image) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+        with pytest.raises(UnreadableImageError, match=r"a\.png"):
+            load_rgb(path)
+        monkeypatch.setattr(image_errors, "_memory_is_there", lambda size: False)
+        with pytest.raises(MemoryError):
+            load_rgb(path)
+
+    def test_control_characters_of_names__are_escaped(self, tmp_path: Path) -> None:
+        (tmp_path / "a\x1b[31m.png").write_bytes(b"nothing")
+        for name in ("a\x1b[31m.png", "gone\x1b.png"):
+            with pytest.raises((ValueError, OSError)) as caught:
+                load_rgb(tmp_path / name)
+            assert str(caught.value).isprintable()
+            assert r"\x1b" in str(caught.value)
+
+    def test_pipe__is_refused_at_once(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.png")
+        with pytest.raises(UnreadableImageError, match=r"a\.png .*regular file"):
+            load_rgb(tmp_path / "a.png")
+
+    @pytest.mark.parametrize(
+        "address", ["https://me:secret@host/a.jpg", "s3://bucket/a.jpg", "data:image/png;base64,AA"]
+    )
+    def test_address__is_refused_with_the_reason(self, address: str) -> None:
+        with pytest.raises(ValueError, match="download it") as caught:
+            load_rgb(address)
+        assert "secret" not in str(caught.value)
+
+    def test_fault_of_the_machine__is_no_fault_of_the_image(
+        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = save(Image.fromarray(photo), "a.png")
+
+        def fail(*arguments: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr("builtins.open", fail)
+        with pytest.raises(OSError, match=r"a\.png") as caught:
+            load_rgb(path)
+        assert is_passing_fault(caught.value)
+        assert not is_fault_of_machine(caught.value)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.EMFILE, "x"),
+            OSError(errno.ENOMEM, "x"),
+            MemoryError(),
+            RuntimeError("x: can't allocate memory"),
+        ],
+    )
+    def test_full_machine__is_told_apart(self, error: Exception) -> None:
+        assert is_fault_of_machine(error)
+        assert not is_fault_of_machine(UnreadableImageError("a.png"))
+
+    def test_large_image__raises_no_warning_of_pillows(
+        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        paths = [save(Image.fromarray(photo), name) for name in ("a.png", "a.tif", "a.webp")]
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6000)
+        for path in paths:
+            load_rgb(path)
+        assert not recwarn.list
+
+
+class TestPages:
+    def test_first_page__is_read_and_it_is_said_once(
+        self, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pages = [Image.new("RGB", (6, 5), color) for color in ("red", "blue")]
+        path = save(pages[0], "a.tif", save_all=True, append_images=pages[1:])
+        monkeypatch.setattr(image_loading, "_said", set())
+        for _ in range(2):
+            assert load_rgb(path)[:, 0, 0].tolist() == [255, 0, 0]
+        assert [record.message for record in caplog.records if "a.tif has several pages" in record.message][1:] == []
+        assert "a.tif has several pages" in caplog.text
+
+
+class TestReduced:
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    def test_huge_image__is_read_at_the_scale_that_is_enough(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        image = Image.linear_gradient("L").resize((120, 90)).convert("RGB")
+        image.save(tmp_path / "a", kind, **({"quality": 95} if kind == "JPEG" else {}))
+        monkeypatch.setattr(image_loading, "HUGE_PIXELS", 1000)
+        pixels, size = load_reduced(tmp_path / "a", lambda height, width: 4)
+        assert size == (90, 120)
+        assert pixels.shape == (3, 23, 30)
+        expected = np.asarray(image.reduce(4), dtype=np.float32)
+        assert np.abs(pixels.permute(1, 2, 0).numpy() - expected).max() <= 3
+
+    def test_png_that_is_not_huge__keeps_its_size(self, photo: np.ndarray, save: Save) -> None:
+        pixels, _ = load_reduced(save(Image.fromarray(photo), "a.png"), lambda height, width: 8)
+        assert pixels.shape == (3, 74, 148)

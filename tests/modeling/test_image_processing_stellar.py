@@ -257,6 +257,13 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"bad\.png cannot be read as an image"):
             processor([tmp_path / "good.png", tmp_path / "bad.png"])
 
+    @pytest.mark.parametrize("bad", [b"no image", np.zeros((0, 3, 3)), None])
+    def test_bad_item_without_a_path__is_counted(
+        self, photo: np.ndarray, processor: StellarImageProcessor, bad: Any
+    ) -> None:
+        with pytest.raises((ValueError, TypeError), match="image 2 of 3"):
+            processor([photo, bad, photo])
+
     def test_missing_image_in_a_list__is_named(self, tmp_path: Path, processor: StellarImageProcessor) -> None:
         with pytest.raises(FileNotFoundError, match=r"no such image file: .*gone\.png"):
             processor([noise(40, 40), tmp_path / "gone.png"])
@@ -328,6 +335,26 @@ class TestLocalization:
         batch = processor(noise(74, 148), return_geometry=True, return_tensors="pt")
         with pytest.raises(ValueError, match=r"\(B, n, r\).* 1 sizes and 1"):
             processor.post_process_localization(torch.zeros(shape), batch["original_sizes"], batch["crop_boxes"])
+
+
+class TestSources:
+    def test_bytes_files_and_paths__give_the_same(
+        self, tmp_path: Path, photo: np.ndarray, processor: StellarImageProcessor
+    ) -> None:
+        path = tmp_path / "a.png"
+        Image.fromarray(photo).save(path)
+        expected = processor(photo)["pixel_values"]
+        for source in (path, str(path), path.read_bytes(), path.open("rb"), Image.open(path)):
+            torch.testing.assert_close(processor(source)["pixel_values"], expected, rtol=0, atol=0)
+
+    def test_address__is_refused(self, processor: StellarImageProcessor) -> None:
+        with pytest.raises(ValueError, match="download it"):
+            processor("https://example.com/a.jpg")
+
+    def test_fit_image__gives_the_bytes_of_a_call(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        pixels, plan = processor.fit_image(photo)
+        torch.testing.assert_close(pixels.float() / 255, processor(photo)["pixel_values"][0], rtol=0, atol=0)
+        assert plan == processor.geometry(photo)
 
 
 class TestOverlay:

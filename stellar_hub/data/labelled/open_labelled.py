@@ -49,7 +49,7 @@ def open_labelled(name: str | os.PathLike[str], root: str | os.PathLike[str] | N
     if Path(text).suffix.lower() == ".parquet":
         files = expand_pattern(text)
         parts = [check_parquet(file) for file in files]
-        return read_labelled_table(load_parquet(files), text, given(root), parts)
+        return read_labelled_table(load_parquet(files, parts), text, given(root), parts)
     if not Path(text).exists():
         raise FileNotFoundError(f"no such folder: {one_line(text)}")
     raise ValueError(

@@ -146,7 +146,7 @@ class ImageTable(IndexedSource[ImageItem]):
         """
         name = str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
         parts = [check_parquet(file) for file in files]
-        return cls(load_parquet(files), name, column, given(root), parts)
+        return cls(load_parquet(files, parts), name, column, given(root), parts)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -9,7 +9,7 @@ from typing import Protocol
 from stellar_hub.modeling.limits import check_limit
 
 _CHUNK = 2**16  # compressed bytes that are read at once
-_FREE_BYTES = 2**30  # decompressed bytes that the ratio does not count
+_FREE_BYTES = 2**28  # decompressed bytes that the ratio does not count
 _MAX_DICTIONARY = 2**28  # bytes of memory that an .xz file may ask for; `xz -9` asks for 65 MB
 
 

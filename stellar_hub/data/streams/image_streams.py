@@ -12,7 +12,7 @@ import fsspec
 
 from stellar_hub.data.sources.image_source import EncodedImage
 from stellar_hub.data.sources.table import HubDataset, file_of_cell, given, image_of_cell, select_image_column
-from stellar_hub.data.sources.table_files import BATCH_ROWS, check_parquet, datasets_library, reading_table
+from stellar_hub.data.sources.table_files import MAX_BATCH_ROWS, check_parquet, datasets_library, reading_table
 from stellar_hub.data.sources.tar_images import (
     Links,
     PassedOver,
@@ -267,14 +267,13 @@ class TableStream:
             OSError: if a file cannot be reached. The message names it without user, password and query.
             ValueError: if one is damaged, or declares more than there can be in it.
         """
-        for file in files:
-            if "://" not in file:
-                check_parquet(file)
+        parts = [check_parquet(file) for file in files if "://" not in file]
+        rows = min([part.batch_rows for part in parts], default=MAX_BATCH_ROWS)
         name = file_name(str(files[0]))
         try:
             with reading_table(name):
                 table = datasets_library().load_dataset(
-                    "parquet", data_files=list(files), split="train", streaming=True, batch_size=BATCH_ROWS
+                    "parquet", data_files=list(files), split="train", streaming=True, batch_size=rows
                 )
             return cls(table, name, column, root)
         except OSError as error:

@@ -36,7 +36,7 @@ class Journal:
             values: Numbers by name; a number may be a tensor of one element.
 
         Raises:
-            FileNotFoundError: if the folder does not exist.
+            OSError: if the line cannot be written; the error names the file.
             ValueError: if a number has the name "step".
         """
         if "step" in values:
@@ -45,8 +45,13 @@ class Journal:
         strict = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
         line = json.dumps({"step": int(step)} | strict, allow_nan=False).encode() + b"\n"
         self._drop_torn_line()
-        with open(self.path, "ab") as file:
-            file.write(line)
+        try:
+            with open(self.path, "ab") as file:
+                file.write(line)
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from error  # that of a full disk names no file
 
     def truncate_after(self, step: int) -> Path | None:
         """Removes the lines of later steps and a last line that was cut short; a run that resumes writes them again.

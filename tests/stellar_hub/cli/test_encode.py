@@ -1,6 +1,7 @@
 """`stellar-hub encode`."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from stellar_hub.features.rows import file_name
 from stellar_hub.modeling import StellarEncoding, StellarImageProcessor, StellarModel
+from stellar_hub.modeling.outputs import open_safetensors
 
 from .conftest import Command
 
@@ -46,7 +49,11 @@ def test_encode__takes_folders_recursively(
 ) -> None:
     result = command("encode", image_folder, "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tall.safetensors", "wide.safetensors"]
+    assert files_below(tmp_path / "out") == ["below/tall.safetensors", "wide.safetensors"]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_encode__goes_on_after_an_unreadable_image_and_exits_with_1(
@@ -57,7 +64,7 @@ def test_encode__goes_on_after_an_unreadable_image_and_exits_with_1(
     assert result.exit_code == 1
     assert f"error: {image_folder / 'broken.jpg'} cannot be read as an image" in result.stderr
     assert "1 of 3 failed" in result.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tall.safetensors", "wide.safetensors"]
+    assert files_below(tmp_path / "out") == ["below/tall.safetensors", "wide.safetensors"]
 
 
 def test_encode__does_not_replace_files_unless_told(
@@ -79,7 +86,8 @@ def test_encode__refuses_two_sources_for_one_output_before_any_work(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     Image.open(image_folder / "wide.png").save(image_folder / "below" / "wide.png")
-    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", "nope")
+    sources = (image_folder / "wide.png", image_folder / "below" / "wide.png")
+    result = command("encode", *sources, "-o", tmp_path / "out", "-m", "nope")
     assert result.exit_code == 1
     assert "would all be written to" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -94,10 +102,11 @@ def test_encode__names_an_unknown_model(command: Command, image_folder: Path, tm
 def test_encode__names_an_unavailable_device(
     command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", model_folder, "--device", "warp:9")
+    image = image_folder / "wide.png"
+    result = command("encode", image, "-o", tmp_path / "out", "-m", model_folder, "--device", "warp:9")
     assert result.exit_code == 1
     assert "the device 'warp:9' is not available" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["loading", "error:"]
 
 
 def test_encode__refuses_a_folder_without_images(command: Command, tmp_path: Path) -> None:
@@ -133,7 +142,8 @@ def test_commands__leave_nothing_half_written_when_the_disk_is_full(
     monkeypatch.setattr("os.fsync", full)
     result = command(name, image_folder / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 1
-    assert "No space left on device" in result.stderr
+    assert len(result.stderr.splitlines()) == 2  # loading, and one sentence
+    assert f"No space left on device: {tmp_path / 'out' / 'wide'}." in result.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -151,3 +161,39 @@ def test_encode__refuses_a_image_too_long_for_fit_aspect(command: Command, model
     result = command("encode", tmp_path / "strip.png", "-o", tmp_path / "out", "-m", model_folder, "--fit", "aspect")
     assert result.exit_code == 1
     assert "too long for fit='aspect'" in result.stderr
+
+
+def test_encode__keeps_a_name_that_is_not_utf8(command: Command, model_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "caf\udce9.png"
+    Image.new("RGB", (40, 40)).save(tmp_path / "plain.png")
+    os.rename(tmp_path / "plain.png", source)
+    result = command("encode", source, "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 0, result.output
+    assert r"caf\xe9.safetensors" in result.stdout
+    target = tmp_path / "out" / "caf\udce9.safetensors"
+    assert StellarEncoding.load(target).semantics.shape[0] == 1
+    with open_safetensors(target) as file:
+        assert file_name(file.metadata()["source"]) == str(source)
+
+
+def test_encode__of_another_size_has_another_grid(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["encode", image_folder / "wide.png", "-m", model_folder, "-o", tmp_path / "out", "--image-size"]
+    assert command(*arguments, "16x48").exit_code == 0
+    assert StellarEncoding.load(tmp_path / "out" / "wide.safetensors").grid_size == (2, 6)
+    refused = command(*arguments, "17", "--overwrite")
+    assert refused.exit_code == 1
+    assert "multiple" in refused.stderr
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_attention_heads", 5), ("hidden_size", "wide"), ("patch_size", 0)])
+def test_encode__reports_a_wrong_configuration_in_one_line(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | {key: value}))
+    result = command("encode", image_folder / "wide.png", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["loading", "error:"]
+    assert key in result.stderr

@@ -1,11 +1,18 @@
 """Errors of commands: one line, an exit code, and no second error on the way."""
 
+import errno
+import json
 import os
 import signal
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 import typer
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from safetensors import SafetensorError
 
 from stellar_hub.cli import errors
 from stellar_hub.cli.errors import one_line, reports_errors
@@ -33,6 +40,15 @@ def raising_handler() -> Iterator[None]:
     [
         (ValueError("two\n  lines"), "two lines"),
         (KeyError(), "KeyError"),
+        (KeyError("hidden_size"), "'hidden_size' is missing"),
+        (KeyError("no feature of this name"), "no feature of this name"),
+        (ValueError("a\x1b[31mb\u202ec"), r"a\x1b[31mb\u202ec"),
+        (ValueError("https://me:word@host/a?key=1 fails"), "https://***@host/a?*** fails"),
+        (OSError(errno.EACCES, "Permission denied", "a.jpg"), "Permission denied: a.jpg"),
+        (OSError(errno.EIO, "rename failed", b"a\xe9", None, "b"), r"rename failed: a\xe9 -> b"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.bin"), "No space left on device: a.bin was not written"),
+        (OSError("https://host is away"), "https://host is away"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero (--debug shows the traceback)"),
         (ValueError("pass vqgan=PATH"), "pass --vqganPATH"),
         (ValueError("run.license= is missing"), "run.license= is missing"),
     ],
@@ -41,14 +57,81 @@ def test_one_line__has_the_message_and_the_options_of_the_command_line(error: Ex
     assert one_line(error) == line
 
 
-@pytest.mark.parametrize(("error", "code"), [(ValueError("why"), 1), (OSError("why"), 1), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_one_line__of_ended_memory_says_what_to_do(error: Exception) -> None:
+    assert one_line(error) == errors.OUT_OF_MEMORY
+
+
+class PanicException(BaseException):
+    """As code in Rust raises it."""
+
+
+class DescribedError(Exception):
+    """An error of another library that derives from none of the usual classes."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("why"), 1),
+        (OSError("why"), 1),
+        (KeyboardInterrupt(), 130),
+        (MemoryError(), 1),
+        (RecursionError("maximum recursion depth exceeded"), 1),
+        (OverflowError("cannot convert float infinity to integer"), 1),
+        (UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"), 1),
+        (struct.error("unpack requires a buffer"), 1),
+        (EOFError(), 1),
+        (StopIteration(), 1),
+        (AttributeError("no x"), 1),
+        (SafetensorError("header too large"), 1),
+        (StrictDataclassFieldValidationError("hidden_size", ValueError("wide")), 1),
+        (json.JSONDecodeError("Expecting value", "", 0), 1),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1),
+        (PanicException("index out of bounds"), 1),
+        (DescribedError("why"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
 def test_error__ends_the_command_with_its_code(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as exit_info:
         fail(error)
     assert exit_info.value.exit_code == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    written = capsys.readouterr().err
+    assert len(written.splitlines()) == 1
+    assert written.strip().isprintable()
+
+
+@pytest.mark.parametrize("error", [typer.Exit(3), typer.BadParameter("wrong"), SystemExit(4)])
+def test_exit__is_left_to_the_command_line(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        fail(error)
+
+
+def test_closed_pipe__ends_the_command_without_a_word() -> None:
+    code = (
+        "import typer; from stellar_hub.cli.errors import reports_errors\n"
+        "@reports_errors\ndef talk() -> None:\n"
+        "    for number in range(100_000): typer.echo(f'line {number}')\n"
+        "typer.run(talk)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
 
 
 def test_debug__shows_the_error_itself() -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,92 @@ def test_repair__says_what_was_damaged(
     result = command(*run, "--repair")
     assert result.exit_code == 0
     assert "damaged, extracted again: rows 0 to 1" in result.output
+
+
+def test_image_size__is_that_of_the_model_and_the_store(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    run = ["extract", image_folder, "--model", model_folder, "--num-workers", 0, "--output", tmp_path / "store"]
+    result = command(*run, "--image-size", "64x32")
+    assert result.exit_code == 0, result.output
+    manifest = FeatureStore(tmp_path / "store").manifest
+    assert manifest.preprocessing["settings"]["crop_size"] == [64, 32]
+    assert list(manifest.features["grid_size"]) == [8, 4]
+    result = command(*run[:-1], tmp_path / "other", "--image-size", "63")
+    assert result.exit_code == 1
+    assert "multiples of the patch size 8" in result.output
+    assert result.stderr.count("loading") == 1
+
+
+def test_failed_rows__are_tried_again_where_asked(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    image = image_folder / "wide.png"
+    data, times = image.read_bytes(), image.stat()
+    image.write_bytes(b"x" * len(data))
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    run = ["extract", image_folder, "--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0]
+    assert "1 with an error" in command(*run).output
+    image.write_bytes(data)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "1 with an error" in command(*run).output
+    result = command(*run, "--retry-errors")
+    assert result.exit_code == 0, result.output
+    assert "tried again: 1 rows with an error, 1 have features now" in result.output
+    assert "none with an error" in result.output
+
+
+def test_exchanged_image__is_said(command: Command, model_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    run = ["extract", image_folder, "--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0]
+    assert "images have changed" not in command(*run).output
+    os.utime(image_folder / "wide.png", (1, 1))
+    assert "images have changed, extracted again: 1 shards" in command(*run).output
+
+
+def test_notes_and_damaged_parts__are_said_and_counted(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    (image_folder / "notes.xyz").write_text("no image")
+    with tarfile.open(tmp_path / "cut.tar", "w") as archive:
+        for name in ("a.png", "b.png"):
+            archive.add(image_folder / "wide.png", name)
+        end = archive.offset
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[: end - 1000])
+    options = ["--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0]
+    result = command("extract", image_folder, tmp_path / "cut.tar", *options)
+    assert result.exit_code == 0, result.output
+    assert ".xyz" in result.stderr
+    assert "damaged: " in result.stderr
+    assert "cut.tar" in result.stderr
+    assert "1 damaged part of the source" in result.output
+
+
+def test_store_in_the_folder_of_images__is_refused(command: Command, model_folder: Path, image_folder: Path) -> None:
+    before = sorted(image_folder.rglob("*"))
+    for output in (image_folder, image_folder / "store"):
+        result = command("extract", image_folder, "--model", model_folder, "--output", output)
+        assert result.exit_code == 1
+        assert "must lie apart" in result.output
+    assert sorted(image_folder.rglob("*")) == before
+
+
+def test_table_with_paths__needs_a_root(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    names = ["wide.png", "below/tall.jpg"]
+    cells = {"image": [{"path": name, "bytes": None} for name in names]}
+    monkeypatch.chdir(image_folder)  # only to write the table
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    datasets.Dataset.from_dict(cells, features=features).to_parquet(tmp_path / "table.parquet")
+    run = ["extract", tmp_path / "table.parquet", "--model", model_folder, "--num-workers", 0]
+    result = command(*run, "--output", tmp_path / "without")
+    assert result.exit_code == 1
+    assert "root" in result.output
+    result = command(*run, "--output", tmp_path / "with", "--root", image_folder)
+    assert result.exit_code == 0, result.output
+    assert f"{len(names)} rows, none with an error" in result.output
 
 
 def test_part_of_a_launch__says_that_others_are_missing(

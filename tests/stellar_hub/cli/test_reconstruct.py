@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
@@ -68,3 +70,48 @@ def test_reconstruct__refuses_a_file_of_several_images(
     result = command("reconstruct", tmp_path / "two.safetensors", "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 1
     assert "two.safetensors holds 2 images" in result.stderr
+
+
+def test_reconstruct__goes_on_after_a_damaged_encoding(
+    command: Command, pixel_model: StellarModel, images: Tensor, model_folder: Path, tmp_path: Path
+) -> None:
+    codes = tmp_path / "codes"
+    codes.mkdir()
+    encoding = pixel_model.encode(images).select(0)
+    encoding.save(codes / "c.safetensors")
+    save_file(
+        {"semantics": encoding.semantics.detach() * torch.nan, "localization": encoding.localization.detach()},
+        codes / "a.safetensors",
+    )
+    save_file(
+        dict(encoding._asdict())
+        | {
+            "semantics": encoding.semantics.detach()[:, :, :8].clone(),
+            "localization": encoding.localization.detach().clone(),
+        },
+        codes / "b.safetensors",
+    )
+    result = command("reconstruct", codes, "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.png"]
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert ["a.safetensors" in errors[0], "b.safetensors" in errors[1], len(errors)] == [True, True, 2]
+    assert "2 of 3 failed" in result.stderr
+
+
+def test_reconstruct__reads_a_code_whose_name_is_not_utf8(
+    command: Command, pixel_model: StellarModel, images: Tensor, model_folder: Path, tmp_path: Path
+) -> None:
+    pixel_model.encode(images).select(0).save(tmp_path / "caf\udce9.safetensors")
+    result = command("reconstruct", tmp_path / "caf\udce9.safetensors", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "caf\udce9.png").is_file()
+
+
+def test_reconstruct__shows_no_control_characters_of_a_code(
+    command: Command, pixel_model: StellarModel, images: Tensor, model_folder: Path, tmp_path: Path
+) -> None:
+    pixel_model.encode(images).select(0).save(tmp_path / "a.safetensors", metadata={"model": "evil\x1b[2Jmodel"})
+    result = command("reconstruct", tmp_path / "a.safetensors", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 1
+    assert r"evil\x1b[2Jmodel" in result.stderr

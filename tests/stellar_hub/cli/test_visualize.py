@@ -14,7 +14,7 @@ def test_visualize__writes_a_page_for_each_image(
 ) -> None:
     result = command("visualize", image_folder, "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 0, result.output
-    for name in ("wide.png", "tall.png"):
+    for name in ("wide.png", "below/tall.png"):
         with Image.open(tmp_path / "out" / name) as page:
             assert page.width > 1000
 

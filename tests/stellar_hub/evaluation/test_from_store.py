@@ -1,6 +1,8 @@
 """Features out of a store."""
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +123,28 @@ def test_store_without_the_images__is_named(base: Path) -> None:
     backbone = open_backbone(str(base / "model"))
     with pytest.raises(ValueError, match="6 of the 6 images"):
         stored_features(open_stores([base / "train-store"]), backbone, open_labelled(base / "test"), ["cls"])
+
+
+def test_store_of_exchanged_or_damaged_files__is_refused(base: Path, tmp_path: Path) -> None:
+    backbone = open_backbone(str(base / "model"))
+    shutil.copytree(base / "test", tmp_path / "test")
+    options = ExtractionOptions(outputs=("cls",), dtype="float32")
+    model = StellarModel.from_pretrained(base / "model")
+    extract_to_store(model, open_sources([tmp_path / "test"]), tmp_path / "store", options, show_progress=False)
+    labelled = open_labelled(tmp_path / "test")
+    assert stored_features(open_stores([tmp_path / "store"]), backbone, labelled, ["cls"]) is not None
+    image = tmp_path / "test" / "dark" / "0.png"
+    times = image.stat()
+    os.utime(image, (1, 1))
+    with pytest.raises(ValueError, match=r"rows 0 to 5 .*changed since"):
+        stored_features(open_stores([tmp_path / "store"]), backbone, labelled, ["cls"])
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shard = tmp_path / "store" / "shards" / "000000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-500] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match="rows 0 to 5 cannot be trusted"):
+        stored_features(open_stores([tmp_path / "store"]), backbone, labelled, ["cls"])
 
 
 def test_other_models__are_computed(base: Path) -> None:

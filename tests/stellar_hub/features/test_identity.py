@@ -76,3 +76,11 @@ def test_preprocessing__has_one_id_for_one_result(pixel_model: StellarModel) -> 
     padded = StellarImageProcessor.from_config(pixel_model.config, fit="pad")
     assert describe_preprocessing(same) == describe_preprocessing(processor)
     assert describe_preprocessing(padded)["id"] != describe_preprocessing(processor)["id"]
+
+
+def test_preprocessing__without_profiles_is_that_of_earlier_releases(pixel_model: StellarModel) -> None:
+    applied = describe_preprocessing(StellarImageProcessor.from_config(pixel_model.config))
+    ignored = describe_preprocessing(StellarImageProcessor.from_config(pixel_model.config, apply_icc_profile=False))
+    assert applied["settings"]["apply_icc_profile"] is True
+    assert set(applied["settings"]) - set(ignored["settings"]) == {"apply_icc_profile"}
+    assert applied["id"] != ignored["id"]

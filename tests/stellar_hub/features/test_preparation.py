@@ -15,6 +15,7 @@ from stellar_hub.features import preparation
 from stellar_hub.features.in_memory import extract_features
 from stellar_hub.features.preparation import (
     PreparedBatches,
+    StreamedBatches,
     batch_loader,
     check_fixed_size,
     prepare_row,
@@ -69,6 +70,41 @@ def test_full_machine__is_no_error_of_a_row(
         prepare_row(source, 0, processor)
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_passing_fault__is_not_the_images(
+    source: JoinedSources, processor: StellarImageProcessor, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(code, "try again")
+
+    monkeypatch.setattr("builtins.open", fail)
+    record, pixels = prepare_row(source, 0, processor)
+    assert pixels is None
+    assert str(record.error).startswith("not the image's fault: ")
+    assert "0000.png" in str(record.error)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), UnicodeDecodeError("utf-8", b"", 0, 1, "x")])
+def test_source_that_fails__costs_one_row(processor: StellarImageProcessor, error: Exception) -> None:
+    class Failing(list[Path]):
+        def __getitem__(self, row: Any) -> Any:
+            raise error
+
+    record, pixels = prepare_row(Failing(), 7, processor)
+    assert pixels is None
+    assert record.image == "image 7"
+    assert "image 7: " in str(record.error)
+
+
+def test_memory_that_ends__ends_the_run(processor: StellarImageProcessor) -> None:
+    class Failing(list[Path]):
+        def __getitem__(self, row: Any) -> Any:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        prepare_row(Failing(), 7, processor)
+
+
 def test_float_images__make_a_float_batch() -> None:
     bytes_, floats = torch.full((3, 2, 2), 255, dtype=torch.uint8), torch.full((3, 2, 2), 0.5)
     stacked = stack_pixels([bytes_, floats])
@@ -87,6 +123,20 @@ def test_workers__change_nothing(source: JoinedSources, processor: StellarImageP
     for alone, parallel in zip(batch_loader(batches, 0, False), batch_loader(batches, 2, False), strict=True):
         assert alone.records == parallel.records
         assert torch.equal(alone.pixel_values, parallel.pixel_values)
+
+
+@pytest.mark.slow
+def test_spawned_workers__change_nothing(
+    source: JoinedSources, shards: list[str], processor: StellarImageProcessor
+) -> None:
+    for batches in (
+        PreparedBatches(source, processor, [range(0, 5), range(5, 9)]),
+        StreamedBatches(TarStream(shards), processor, 4),
+    ):
+        spawned = batch_loader(batches, 1, False, multiprocessing_context="spawn")
+        for alone, parallel in zip(batch_loader(batches, 0, False), spawned, strict=True):
+            assert alone.records == parallel.records
+            assert torch.equal(alone.pixel_values, parallel.pixel_values)
 
 
 @pytest.mark.parametrize(("batches", "num_workers"), [([range(0, 9)], 0), ([range(0, 5), range(5, 9)], 2)])
@@ -188,6 +238,16 @@ def test_stream__gives_every_image_once(pixel_model: StellarModel, shards: list[
     assert sorted(rows[~ok].tolist()) == WITH_ERROR
     errors = {record.row: record.error for batch in batches for record in batch.records if record.error}
     assert "2.tar" in errors[WITH_ERROR[1]]
+
+
+def test_shards_without_images_or_missing__cost_a_row_each(
+    pixel_model: StellarModel, shards: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.tar").write_bytes(b"")
+    stream = TarStream([str(tmp_path / "empty.tar"), str(tmp_path / "gone.tar"), shards[1]])
+    records = [r for batch in extract_features(pixel_model, stream, ["S"], num_workers=0) for r in batch.records]
+    assert [record.row for record in records if record.error] == [0, MAX_IN_SHARD]
+    assert [record.row for record in records if not record.error] == [2 * MAX_IN_SHARD, 2 * MAX_IN_SHARD + 1]
 
 
 @pytest.mark.parametrize("num_processes", [2, 4])

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import EncodedImage
-from stellar_hub.features.rows import FeatureBatch, ImageRecord, file_name, name_of, printable
+from stellar_hub.features.rows import FeatureBatch, ImageRecord, file_name, name_of, printable, printable_line
+from stellar_hub.modeling.safe_text import escape_control
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=["Cs"]), max_size=30))
+def test_printable__shows_no_control_characters_and_leads_back(name: str) -> None:
+    assert escape_control(printable(name)) == printable(name)
+    assert file_name(printable(name)) == name
 
 
 @given(st.binary(max_size=30))
@@ -21,6 +28,7 @@ def test_printable__is_utf8_and_leads_back(name: bytes) -> None:
 def test_printable__leaves_usual_names_alone() -> None:
     assert printable("/data/ä b/1.jpg") == "/data/ä b/1.jpg"
     assert printable(os.fsdecode(b"caf\xe9.jpg")) == r"caf\xe9.jpg"
+    assert printable("a\x1b[31m\n.jpg") == r"a\u001b[31m\u000a.jpg"
 
 
 def test_name__is_a_path_or_a_member() -> None:
@@ -47,3 +55,8 @@ def test_batch__tells_rows_and_which_are_ok() -> None:
 def test_batch__names_what_it_has() -> None:
     with pytest.raises(KeyError, match="S, not 'L'"):
         BATCH["L"]
+
+
+def test_error__is_one_printable_line() -> None:
+    assert printable_line(ValueError("a\nb \x1b[31m")) == r"a b \x1b[31m"
+    assert printable_line(KeyError()) == "KeyError"

@@ -1,5 +1,6 @@
 """Drawn images of three colours, and a store of what the tiny model sees in them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import torch
 from PIL import Image
 
 from stellar_hub.data.sources import open_sources
+from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling import StellarModel
-from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
+from stellar_hub.store import ExtractionOptions, FeatureStore, Manifest, extract_to_store
+from stellar_hub.store.files import write_shard
+from stellar_hub.store.manifest import shard_path
+from stellar_hub.store.to_store import complete
 
 COLORS = ((220, 30, 30), (30, 200, 40), (40, 50, 230))
 COUNT = 20
@@ -27,6 +32,22 @@ def draw(folder: Path) -> Path:
     (folder / f"{BAD:02d}.png").write_text("no image")
     (folder / "19.png").write_bytes((folder / "01.png").read_bytes())
     return folder
+
+
+def write_store(
+    folder: Path, vectors: dict[str, torch.Tensor], like: Manifest, error: str | None = None
+) -> FeatureStore:
+    """A store of given features, as `extract` would write it, in one shard."""
+    count = len(next(iter(vectors.values())))
+    features = dict(like.features) | {"shapes": {name: list(part.shape[1:]) for name, part in vectors.items()}}
+    source = dict(like.source) | {"num_images": count}
+    plan = dataclasses.replace(like, features=features, source=source, shard_rows=count, counts=None)
+    shard_path(folder, 0).parent.mkdir(parents=True)
+    size, box = (None, None) if error else ((1, 1), (0.0, 0.0, 1.0, 1.0))
+    records = [ImageRecord(row, f"{row}.jpg", size, box, error) for row in range(count)]
+    write_shard(shard_path(folder, 0), range(count), vectors, records, plan.plan)
+    complete(folder, plan)
+    return FeatureStore(folder)
 
 
 @pytest.fixture(scope="session")

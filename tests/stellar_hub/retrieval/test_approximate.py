@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stellar_hub.retrieval import ApproximateIndex, build_index, rows_and_tokens, search_images
+from stellar_hub.retrieval import ApproximateIndex, approximate, build_index, hits, rows_and_tokens, search_images
 from stellar_hub.store import FeatureStore
 
-from .conftest import BAD
+from .conftest import BAD, write_store
 
 pytest.importorskip("faiss", reason="faiss has no wheel for this platform")
 
@@ -51,11 +51,70 @@ def test_index__of_another_model_is_refused(store: FeatureStore) -> None:
         index.check_store(other)
 
 
-@pytest.mark.parametrize("data", [b"something", b"stellar_hub\n{}\ncut", b"stellar_hub\n"])
+def test_index__of_other_content_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    """The same model, preprocessing, number of rows, and other vectors."""
+    ApproximateIndex.build(store, factory="Flat").save(tmp_path / "index.faiss")
+    other = write_store(tmp_path / "other", {"pooled": torch.randn(20, 48)}, store.manifest)
+    assert ApproximateIndex.load(tmp_path / "index.faiss", store).facts["content"] == store.digest
+    with pytest.raises(ValueError, match="differs in content"):
+        ApproximateIndex.load(tmp_path / "index.faiss", other)
+
+
+@pytest.mark.parametrize(
+    "data", [b"something", b"stellar_hub\n{}\ncut", b"stellar_hub index 2\n", b"stellar_hub index 2\n0\n{}\n"]
+)
 def test_damaged_index__is_said(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "index.faiss").write_bytes(data)
     with pytest.raises(ValueError, match=r"index\.faiss"):
         ApproximateIndex.load(tmp_path / "index.faiss")
+
+
+def test_changed_byte_of_an_index__is_noticed(store: FeatureStore, tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
+    ApproximateIndex.build(store, factory="Flat").save(path)
+    data = path.read_bytes()
+    for place in range(0, len(data), 97):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(ValueError, match=r"index\.faiss"):
+            ApproximateIndex.load(path)
+
+
+@pytest.mark.parametrize("shape", [(2000,), (300, 16)])
+def test_training_sample__is_spread_over_all_rows(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(approximate, "MAX_TRAINING_VECTORS", 512)
+    monkeypatch.setattr(hits, "ROWS_AT_A_TIME", 128)
+    angle = torch.arange(shape[0]) / shape[0]  # tells the row
+    token = torch.arange(shape[-1]) / 1000 if len(shape) == 2 else torch.zeros(())
+    vectors = torch.stack(torch.broadcast_tensors(angle[:, None] if len(shape) == 2 else angle, 1 + token), dim=-1)
+    name = "S" if len(shape) == 2 else "pooled"
+    sample = approximate._training_vectors(write_store(tmp_path / "many", {name: vectors}, store.manifest), name)
+    assert 490 <= len(sample) <= 512
+    assert sample.unique(dim=0).shape == sample.shape
+    ratios = (sample[:, 0] / sample[:, 1]).sort().values
+    assert ratios[0] < 0.02
+    assert ratios[-1] > 0.95
+    assert (ratios.diff() < 0.02).all()
+
+
+@pytest.mark.parametrize("num_equal", [3, 400])
+def test_graph__that_equal_vectors_cut_apart_is_replaced(
+    store: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, num_equal: int
+) -> None:
+    vectors = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    vectors[-num_equal:] = vectors[0]
+    many = write_store(tmp_path / "equal", {"pooled": vectors}, store.manifest)
+    index = ApproximateIndex.build(many, factory="HNSW16")
+    assert ("400 vectors are equal" in caplog.text) == (num_equal == 400) or "401 vectors" in caplog.text
+    distinct = vectors[1 : 600 - num_equal]
+    found = index.search(distinct.numpy(), 1)
+    assert found.rows[:, 0].tolist() == list(range(1, 600 - num_equal))
+
+
+def test_store_without_features__has_an_empty_index(store: FeatureStore, tmp_path: Path) -> None:
+    none = write_store(tmp_path / "none", {"pooled": torch.full((5, 8), torch.nan)}, store.manifest, error="gone")
+    assert ApproximateIndex.build(none).search(torch.ones(1, 8), 2).rows.tolist() == [[-1, -1]]
 
 
 @pytest.mark.parametrize("factory", ["Cube3", "IVF4096,Flat"])

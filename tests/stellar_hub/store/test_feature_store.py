@@ -1,17 +1,26 @@
 import dataclasses
+import errno
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling import StellarModel
-from stellar_hub.store import feature_store
+from stellar_hub.retrieval import search_images
+from stellar_hub.store import conversions, files, reader
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.to_store import extract_to_store
+
+from .conftest import draw_images
 
 
 def test_row__has_all_features_and_its_record(shared_store: FeatureStore) -> None:
@@ -64,14 +73,72 @@ def test_feature_that_is_not_there__is_named(shared_store: FeatureStore) -> None
 
 
 def test_few_files__are_open_at_a_time(shared_store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_store, "MAX_OPEN", 1)
+    monkeypatch.setattr(reader, "MAX_OPEN", 1)
     store = FeatureStore(shared_store.path)
     assert [row.record.row for row in store] == list(range(23))
     assert len(store._shards) == 1
 
 
 def test_store__goes_into_workers(shared_store: FeatureStore) -> None:
-    assert pickle.loads(pickle.dumps(shared_store))[3].record == shared_store[3].record
+    again = pickle.loads(pickle.dumps(FeatureStore(shared_store.path, check=False)))
+    assert again[3].record == shared_store[3].record
+    assert again.check is False
+
+
+def test_changed_byte__is_noticed_where_it_is_used(
+    shared_store: FeatureStore, pixel_model: StellarModel, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(shared_store.path, tmp_path / "store")
+    path = folder / "shards" / "000001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    store = FeatureStore(folder)
+    uses: tuple[Callable[[], Any], ...] = (
+        lambda: store.read("pooled", [9]),
+        lambda: store["pooled"],
+        lambda: store.decode(9, pixel_model),
+        lambda: list(store),
+        lambda: search_images(store, torch.ones(1, 48)),
+        lambda: store.to_torch()[8],
+    )
+    for use in uses:
+        with pytest.raises(ValueError, match=r"rows 8 to 15 .*000001\.safetensors.*--repair"):
+            use()
+    assert len(store.read("pooled", [0])) == 1
+    assert len(FeatureStore(folder, check=False)["pooled"]) == 23
+
+
+def test_shards__are_compared_once(shared_store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(shared_store.path, tmp_path / "store")
+    checked: list[Path] = []
+    check_content = files.check_content
+    monkeypatch.setattr(files, "check_content", lambda *given: checked.append(given[1]) or check_content(*given))
+    monkeypatch.setattr(reader, "MAX_OPEN", 1)
+    for _ in range(2):
+        assert len(list(FeatureStore(folder))) == 23
+    assert len(checked) == 3
+
+
+def test_shard_without_a_feature__is_refused(shared_store: FeatureStore, tmp_path: Path) -> None:
+    """As a shard that was made to look right: its own digest is right."""
+    folder = shutil.copytree(shared_store.path, tmp_path / "store")
+    rows = shared_store.manifest.rows_of_shard(0)
+    tensors = {"S": torch.zeros(8, 4, 48)}
+    files.write_shard(
+        folder / "shards" / "000000.safetensors", rows, tensors, shared_store.records(rows), shared_store.manifest.plan
+    )
+    with pytest.raises(ValueError, match=r"rows 0 to 7 .*lacks"):
+        FeatureStore(folder).read("S", [0])
+
+
+def test_unreadable_shard__names_its_rows(shared_store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "safe_open", fail)
+    with pytest.raises(ValueError, match=r"rows 8 to 15 .*Input/output error"):
+        FeatureStore(shared_store.path).read("S", [9])
 
 
 def test_decode__shows_the_row(shared_store: FeatureStore, pixel_model: StellarModel) -> None:
@@ -93,16 +160,104 @@ def test_decode__refuses_what_it_cannot_show(shared_store: FeatureStore, pixel_m
         shared_store.decode(3, pixel_model)
 
 
-def test_decode__loads_the_model_by_its_name(pixel_model: StellarModel, image_folder: Path, tmp_path: Path) -> None:
+def test_decode__loads_the_model_only_if_asked_and_once(
+    pixel_model: StellarModel, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixel_model.save_pretrained(tmp_path / "model")
     model = StellarModel.from_pretrained(tmp_path / "model", decoder=False)
     extract_to_store(model, open_sources([image_folder]), tmp_path / "store", show_progress=False)
-    assert FeatureStore(tmp_path / "store").decode(0).size == (32, 32)
+    store = FeatureStore(tmp_path / "store")
+    with pytest.raises(ValueError, match=r"model=StellarModel\.from_pretrained\(.*load_model"):
+        store.decode(0)
+    assert store.decode(0, load_model=True).size == (32, 32)
+    monkeypatch.setattr(conversions, "load_model_of", None)  # it is kept
+    assert store.decode(1).size == (32, 32)
+    assert store.decode(2, load_model=True).size == (32, 32)
+
+
+def test_decode__takes_rows_of_every_form(shared_store: FeatureStore, pixel_model: StellarModel) -> None:
+    one = shared_store.decode(5, pixel_model)
+    mask = torch.zeros(23, dtype=torch.bool)
+    mask[[5, 7]] = True
+    for rows in ([5, 7], mask, np.array([5, 7]), slice(5, 8, 2)):
+        images = shared_store.decode(rows, pixel_model)
+        assert len(images) == 2
+        assert images[0].tobytes() == one.tobytes()
+    assert shared_store.decode(np.int64(-18), pixel_model).tobytes() == one.tobytes()
+
+
+def test_decode__hashes_a_model_once_and_again_after_a_change(
+    shared_store: FeatureStore, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[StellarModel] = []
+    weights_sha256 = conversions.weights_sha256
+    monkeypatch.setattr(conversions, "weights_sha256", lambda model: hashed.append(model) or weights_sha256(model))
+    for row in (3, 5):
+        shared_store.decode(row, pixel_model)
+    assert len(hashed) == 1
+    with torch.no_grad():
+        pixel_model.encoder.cls_token += 1
+    with pytest.raises(ValueError, match="another model"):
+        shared_store.decode(3, pixel_model)
 
 
 def test_source__is_opened_again(shared_store: FeatureStore, image_folder: Path) -> None:
-    source = shared_store.source()
-    assert str(source[7]) == shared_store[7].record.image
+    for source in (shared_store.source(trust_names=True), shared_store.source([image_folder])):
+        assert str(source[7]) == shared_store[7].record.image
+
+
+def test_source__opens_no_name_of_the_manifest_unasked(shared_store: FeatureStore) -> None:
+    with pytest.raises(ValueError, match=r"images.*trust_names=True"):
+        shared_store.source()
+
+
+def test_feature__is_read_by_its_name(shared_store: FeatureStore) -> None:
+    expected = shared_store.read("pooled", range(23))
+    for found in (shared_store["pooled"], shared_store.read("pooled")):
+        torch.testing.assert_close(found, expected, atol=0, rtol=0, equal_nan=True)
+    assert shared_store.to_numpy("pooled", [3, 1]).tolist() == expected[[3, 1]].tolist()
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_mask__selects_rows_everywhere(shared_store: FeatureStore, kind: Callable[[list[bool]], Any]) -> None:
+    mask = kind(shared_store.ok.tolist())
+    rows = [row for row in range(23) if row not in (4, 17)]
+    assert torch.equal(shared_store.read("S", mask), shared_store.read("S", rows))
+    assert [record.row for record in shared_store.records(mask)] == rows
+    assert shared_store[mask].row_ids.tolist() == rows
+    batches = list(shared_store.batches(8, ["pooled"], mask))
+    assert torch.cat([batch.row_ids for batch in batches]).tolist() == rows
+    assert len(shared_store.to_pandas(rows=mask)) == 21
+    with pytest.raises(ValueError, match="23 rows, got 2 booleans"):
+        shared_store.read("S", kind([True, False]))
+    with pytest.raises(TypeError, match="whole number"):
+        shared_store[True]
+    with pytest.raises(TypeError, match="whole number"):
+        shared_store.to_torch()[True]
+
+
+def test_missing_hit__is_not_the_last_row(shared_store: FeatureStore) -> None:
+    for read in (shared_store.records, lambda rows: shared_store.read("S", rows)):
+        with pytest.raises(IndexError, match=r"row -1 of 23.*missing"):
+            read(torch.tensor([3, -1]))
+
+
+def test_repr__tells_what_is_in_the_store(shared_store: FeatureStore) -> None:
+    shown = repr(shared_store)
+    for part in (str(shared_store.path), "23 rows, 2 with an error", "S (4, 48)", "float32", "MB", "model"):
+        assert part in shown
+
+
+def test_labels__are_the_folders_of_images(pixel_model: StellarModel, tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        draw_images(tmp_path / "pets" / name, 2, ())
+    extract_to_store(pixel_model, open_sources([tmp_path / "pets"]), tmp_path / "store", show_progress=False)
+    store = FeatureStore(tmp_path / "store")
+    assert store.labels == ("cats", "cats", "dogs", "dogs")
+    table = store.to_pandas(["pooled"])
+    assert table["label"].tolist() == ["cats", "cats", "dogs", "dogs"]
+    assert table["pooled"][3].shape == (48,)
+    assert table["row"].tolist() == [0, 1, 2, 3]
 
 
 def test_compatible__stores_of_one_model_and_preprocessing(
@@ -141,9 +296,26 @@ def test_to_datasets__has_index_and_features(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     table = shared_store.to_datasets(["S", "pooled"])
     assert table["row"] == [row for row in range(23) if row not in (4, 17)]
+    assert len(shared_store.to_datasets(["pooled"], with_errors=True)) == 23
+    assert shared_store.to_datasets(["pooled"]).column_names[-1] == "pooled"
     again = table.with_format("torch")[3]
     torch.testing.assert_close(again["S"], shared_store[3].features["S"], atol=0, rtol=0)
     torch.testing.assert_close(again["pooled"], shared_store[3].features["pooled"], atol=0, rtol=0)
+
+
+def test_to_datasets__is_not_taken_from_a_cache_of_other_content(
+    extract: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same folder, the same plan, and other images of equal size."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    found = []
+    for value in (40, 200):
+        Image.new("RGB", (32, 32), (value, 0, 0)).save(tmp_path / "a.bmp")
+        (tmp_path / "list.txt").write_text("a.bmp\n")
+        store = FeatureStore(extract(source=open_sources([tmp_path / "list.txt"])))
+        found.append(store.to_datasets(["pooled"])["pooled"][0])
+        shutil.rmtree(store.path)
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])

@@ -1,6 +1,7 @@
+import errno
+import os
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import given
@@ -8,17 +9,14 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from stellar_hub.features.rows import ImageRecord
-from stellar_hub.old_names import old_names
+from stellar_hub.modeling import atomic_write
 from stellar_hub.store.files import (
     check_shard,
-    open_index,
+    header_of,
     open_shard,
     read_records,
     records_from_json,
     records_to_json,
-    records_to_table,
-    table_to_records,
-    write_index,
     write_shard,
 )
 
@@ -44,7 +42,10 @@ def test_shard__has_the_same_bytes_each_time(shard: Path, tmp_path: Path) -> Non
     assert (tmp_path / "again.safetensors").read_bytes() == shard.read_bytes()
 
 
-def test_any_changed_byte__is_found(shard: Path) -> None:
+@pytest.mark.parametrize("stamps", [None, "0f" * 32])
+def test_any_changed_byte__is_found(shard: Path, stamps: str | None) -> None:
+    write_shard(shard, range(2, 4), TENSORS, RECORDS, "plan", stamps)
+    assert header_of(open_shard(shard, range(2, 4))).stamps == stamps
     data = shard.read_bytes()
     for place in range(len(data)):
         shard.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
@@ -56,6 +57,18 @@ def test_any_changed_byte__is_found(shard: Path) -> None:
 def test_other_shard__is_refused(shard: Path, rows: range, plan: str) -> None:
     with pytest.raises(ValueError, match="another extraction"):
         open_shard(shard, rows, plan)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_full_disk__is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(atomic_write.os, "fsync", fail)
+    with pytest.raises(OSError, match=rf"{os.strerror(code)}.*7\.safetensors") as caught:
+        write_shard(tmp_path / "7.safetensors", range(2, 4), TENSORS, RECORDS, "plan")
+    assert caught.value.errno == code
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_shard__says_which_rows(tmp_path: Path) -> None:
@@ -83,46 +96,3 @@ boxes = st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 4)
 @given(st.lists(st.builds(ImageRecord, st.integers(0, 2**40), st.text(), sizes, boxes, st.none() | st.text())))
 def test_records__come_back_exactly(records: list[ImageRecord]) -> None:
     assert records_from_json(records_to_json(records)) == records
-
-
-INDEXED = [ImageRecord(0, "a", (3, 4), (0.5, 0.25, 3.0, 4.0)), ImageRecord(1, "ü", error="cut short")]
-
-
-def test_records__come_back_out_of_a_table() -> None:
-    assert table_to_records(records_to_table(INDEXED)) == INDEXED
-    assert records_to_table(INDEXED).schema.names[:2] == ["row", "image"]
-
-
-def test_index__is_a_table_anyone_can_read(tmp_path: Path) -> None:
-    assert write_index(tmp_path / "index.parquet", [INDEXED, [ImageRecord(2, "c", error="x")]]) == (1, 2)
-    table = pyarrow.parquet.read_table(tmp_path / "index.parquet").to_pylist()
-    assert table[1] == {
-        "row": 1,
-        old_names("store_format_1")["image"]: "ü",  # as the first stores have it
-        "original_height": None,
-        "original_width": None,
-        "crop_top": None,
-        "crop_left": None,
-        "crop_bottom": None,
-        "crop_right": None,
-        "status": "error",
-        "error": "cut short",
-    }
-    assert table[0]["crop_left"] == 0.25
-
-
-def test_index__has_the_same_bytes_each_time(tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        write_index(tmp_path / name, [INDEXED])
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
-
-
-def test_damage__is_found(tmp_path: Path) -> None:
-    path = tmp_path / "index.parquet"
-    write_index(path, [INDEXED])
-    open_index(path, 2)
-    with pytest.raises(ValueError, match=r"2 rows.*3"):
-        open_index(path, 3)
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match="damaged"):
-        open_index(path, 2)

@@ -1,12 +1,7 @@
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.features.rows import ImageRecord
+from stellar_hub.modeling.limits import variable_of
 from stellar_hub.old_names import old_names
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.files import write_shard
 from stellar_hub.store.manifest import (
     Manifest,
-    StoreLock,
     differences,
+    incompatibilities,
     remove_unfinished,
     shard_path,
     spell_rows,
@@ -53,6 +49,77 @@ def test_unknown_format__is_refused(shared_store: FeatureStore, tmp_path: Path) 
     dataclasses.replace(shared_store.manifest, format=2).write(tmp_path)
     with pytest.raises(ValueError, match=r"format 2.*format 1"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shard_rows", 0),
+        ("shard_rows", 10**30),
+        ("shard_rows", True),
+        ("shard_rows", 1.5),
+        ("counts", {"ok": 1}),
+        ("counts", {"ok": 24, "error": -1}),
+        ("counts", {"ok": 3, "error": 0}),
+        ("library", 3),
+        ("format", 0),
+        ("format", None),
+        ("model", None),
+        ("model.name", ["a"]),
+        ("model.dtype", "os"),
+        ("model.revision", 3),
+        ("preprocessing.settings", []),
+        ("features.shapes", {}),
+        ("features.shapes", {"S": [4, -1]}),
+        ("features.shapes", {"S": [float("nan")]}),
+        ("features.dtype", "object"),
+        ("features.batch_size", 0),
+        ("features.grid_size", [4]),
+        ("source.fingerprint", None),
+        ("source.names", "/etc"),
+        ("source.names", [1]),
+        ("more\x1b", 1),
+    ],
+)
+def test_fields__of_a_wrong_type_or_range_are_named(
+    shared_store: FeatureStore, tmp_path: Path, field: str, value: object
+) -> None:
+    values = json.loads((shared_store.path / "manifest.json").read_text())
+    section, _, key = field.partition(".")
+    place = values[section] if key else values
+    place[key or section] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"manifest\.json") as caught:
+        Manifest.read(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"library": NaN}', "[" * 100_000, '{"format": ' + "9" * 9999 + "}"])
+def test_file_that_is_no_manifest__is_said_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged") as caught:
+        Manifest.read(tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_huge_manifest__is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable_of("config_bytes"), "100")
+    (tmp_path / "manifest.json").write_text(" " * 101)
+    with pytest.raises(ValueError, match="STELLAR_HUB_MAX_CONFIG_BYTES"):
+        Manifest.read(tmp_path)
+
+
+def test_names__are_shown_without_control_characters(shared_store: FeatureStore) -> None:
+    model = dict(shared_store.manifest.model) | {"name": "a\x1b[2J\nb", "weights_sha256": "other"}
+    other = dataclasses.replace(shared_store.manifest, model=model)
+    for line in (*differences(shared_store.manifest, other), *incompatibilities(shared_store.manifest, other)):
+        assert line.isprintable()
+    store = FeatureStore(shared_store.path)
+    store.manifest = other
+    assert repr(store).isprintable()
+    with pytest.raises(ValueError, match="load_model") as caught:
+        store.decode(0)
+    assert str(caught.value).isprintable()
 
 
 def test_disk__has_the_names_of_format_1(shared_store: FeatureStore) -> None:
@@ -104,62 +171,3 @@ def test_unfinished_files__are_those_of_one_name(tmp_path: Path) -> None:
     assert unknown_files(tmp_path) == ["mine.txt"]
     remove_unfinished(tmp_path / "index.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".manifest.json.0b.part", "index.parquet", "mine.txt"]
-
-
-FORK = multiprocessing.get_context("fork")
-
-
-def hold(folder: Path, rank: int, num_processes: int, ready: Any) -> None:
-    with StoreLock(folder, rank, num_processes):
-        ready.set()
-        time.sleep(60)
-
-
-@contextmanager
-def held(folder: Path, rank: int, num_processes: int) -> Iterator[Any]:
-    """Another process that holds the lock of a store."""
-    ready = FORK.Event()
-    process = FORK.Process(target=hold, args=(folder, rank, num_processes, ready))
-    process.start()
-    try:
-        assert ready.wait(60)
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def test_processes_of_one_launch__share_the_store(tmp_path: Path) -> None:
-    with held(tmp_path, 1, 2), StoreLock(tmp_path, 0, 2) as lock, lock.merging():
-        pass
-
-
-@pytest.mark.parametrize(("rank", "num_processes"), [(0, 1), (1, 4)])
-def test_second_run__is_refused(tmp_path: Path, rank: int, num_processes: int) -> None:
-    with (
-        held(tmp_path, 1, 2),
-        pytest.raises(BlockingIOError, match="another run"),
-        StoreLock(tmp_path, rank, num_processes),
-    ):
-        raise AssertionError("the lock was given twice")
-
-
-def test_merging__does_not_end_the_lock(tmp_path: Path) -> None:
-    ready = FORK.Event()
-    with StoreLock(tmp_path) as lock:
-        with lock.merging():
-            pass
-        second = FORK.Process(target=hold, args=(tmp_path, 0, 1, ready))
-        second.start()
-        second.join(60)
-        assert second.exitcode == 1
-        assert not ready.is_set()
-
-
-def test_kill__frees_the_store(tmp_path: Path) -> None:
-    with held(tmp_path, 0, 1) as process:
-        process.kill()
-        process.join()
-        with StoreLock(tmp_path):
-            pass
-    assert (tmp_path / ".lock").read_bytes() == b""

@@ -8,6 +8,7 @@ from stellar_hub.modeling import StellarModel
 from stellar_hub.store.command import Command, extract_by_options
 from stellar_hub.store.manifest import Manifest
 from stellar_hub.store.ray_engine import ShardActor, extract_with_ray
+from stellar_hub.store.resume import Work, plan_work
 
 from .conftest import OPTIONS, files_of
 
@@ -35,16 +36,28 @@ def test_actor__does_the_shards_it_is_given(asked: Command, tmp_path: Path) -> N
     from stellar_hub.data.sources import open_sources
 
     source = open_sources(asked.sources)
-    actor = ShardActor(Manifest.read(asked.output), asked.output, source, asked.model, "crop", "cpu", 0)
-    assert actor({"shard": 2}) == {"rows": 7, "errors": 1}
+    plan = Manifest.read(asked.output)
+    work = plan_work(asked.output, plan, source, range(3), False, False)
+    assert work.shards == [2]
+    actor = ShardActor(plan, asked.output, source, work, asked)
+    assert actor({"shard": 2}) == {"rows": 7, "errors": 1, "recovered": 0}
     assert files_of(asked.output) == expected
+
+
+def test_actor__tries_failed_batches_again(asked: Command) -> None:
+    extract_by_options(asked)
+    from stellar_hub.data.sources import open_sources
+
+    work = Work([], {0: [range(3, 6)]}, 1)
+    actor = ShardActor(Manifest.read(asked.output), asked.output, open_sources(asked.sources), work, asked)
+    assert actor({"shard": 0}) == {"rows": 3, "errors": 1, "recovered": 0}
 
 
 def test_actor__refuses_another_model(asked: Command) -> None:
     extract_by_options(asked)
     manifest = Manifest.read(asked.output)
     with pytest.raises(ValueError, match="stellar-tiny has other weights"):
-        ShardActor(manifest, asked.output, [], "stellar-tiny", "crop", "cpu", 0)
+        ShardActor(manifest, asked.output, [], Work([]), dataclasses.replace(asked, model="stellar-tiny"))
 
 
 def test_missing_ray__says_what_to_install(asked: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,9 @@ import torch
 from stellar_hub.data.sources import open_sources
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel, atomic_write
-from stellar_hub.store import plan as store_plan
+from stellar_hub.store import extract_shards as shard_work
 from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.store.manifest import StoreLock
+from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.to_store import extract_to_store
 
@@ -56,7 +56,7 @@ def test_failure__leaves_whole_shards_and_goes_on_to_the_same_bytes(
     extract: Extract, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     written: list[Path] = []
-    write_shard = store_plan.write_shard
+    write_shard = shard_work.write_shard
 
     def fail_at_the_second(path: Path, *arguments: Any) -> None:
         written.append(path)
@@ -65,7 +65,7 @@ def test_failure__leaves_whole_shards_and_goes_on_to_the_same_bytes(
         write_shard(path, *arguments)
 
     expected = files_of(extract("undisturbed"))
-    monkeypatch.setattr(store_plan, "write_shard", fail_at_the_second)
+    monkeypatch.setattr(shard_work, "write_shard", fail_at_the_second)
     with pytest.raises(OSError, match="No space left"):
         extract()
     assert {name for name in files_of(tmp_path / "store") if "shards" in name} == {"shards/000000.safetensors"}
@@ -87,7 +87,7 @@ def test_full_disk__leaves_nothing_half_written(
         real_fsync(descriptor)
 
     monkeypatch.setattr(atomic_write.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device.*000000\.safetensors"):
         extract()
     assert set(files_of(tmp_path / "store")) == {".lock", "manifest.json"}
     monkeypatch.undo()

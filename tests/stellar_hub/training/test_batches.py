@@ -1,5 +1,6 @@
 """The batches of a run: views of a recipe, loaders, and the images that could not be read."""
 
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.data.sources import open_sources
+from stellar_hub.data.sources import JoinedSources, open_sources
 from stellar_hub.data.workers import default_num_workers
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.training.batches import (
@@ -19,6 +20,7 @@ from stellar_hub.training.batches import (
     group_batches,
     kept_patch_sampler,
     num_data_workers,
+    stamps_digest,
 )
 from stellar_hub.training.recipes.sections import Recipe
 from tests.stellar_hub.training.conftest import changed, draw_images, recipe_for, tiny_recipe_values
@@ -114,3 +116,54 @@ def test_skipped_images__are_counted_once_and_announced_once() -> None:
     assert skipped.new_entries() == [(2, "a.png"), (3, "b.png")]
     assert skipped.new_entries() == []
     assert len(skipped) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device_crops", ["false", "true"])
+def test_loader__makes_the_same_batches_in_workers_that_are_spawned(folder: Path, device_crops: str) -> None:
+    crops = f"device_crops={device_crops}"
+    loader = loader_of(folder, "num_workers=1", crops)
+    loader.multiprocessing_context = "spawn"
+    for found, expected in zip(loader, loader_of(folder, crops), strict=True):
+        assert found["paths"] == expected["paths"]
+        torch.testing.assert_close(list(found.get("images", [])), list(expected.get("images", [])), rtol=0, atol=0)
+        torch.testing.assert_close(found["photometric"], expected["photometric"], rtol=0, atol=0)
+
+
+def test_skipped_images__are_kept_without_secrets_and_on_one_line() -> None:
+    skipped = SkippedImages()
+    skipped.add([{"skipped": ["https://me:SECRET@host/a.tar?sig=SECRET/x\x1b[2J.png: it is\ncut short"]}])
+    skipped.share()
+    ((number, entry),) = skipped.new_entries()
+    assert number == 1
+    assert "SECRET" not in entry
+    assert entry.startswith("https://***@host/a.tar")
+    assert entry.isprintable()
+
+
+class TestStamps:
+    def digest(self, *stamps: str) -> str | None:
+        """The digest of sources whose images have these stamps."""
+
+        class Part(list[str]):
+            def stamp(self, index: int) -> str:
+                return self[index]
+
+        source: Any = Part(stamps)
+        return stamps_digest(JoinedSources([source]))
+
+    def test_digest__changes_with_a_stamp(self) -> None:
+        assert self.digest("1 2", "3") == self.digest("1 2", "3") != self.digest("1", "2 3")
+        assert self.digest("1 2", "3") != self.digest("1 2", "4")
+
+    def test_digest__is_unknown_without_stamps(self) -> None:
+        assert self.digest("", "") is None
+        source: Any = SimpleNamespace(shards=("a.tar",))
+        assert stamps_digest(source) is None
+
+    def test_digest__of_a_folder_changes_with_the_time_of_a_file(self, tmp_path: Path) -> None:
+        folder = draw_images(tmp_path / "images", 2)
+        before = stamps_digest(open_sources([folder]))
+        os.utime(folder / "image-1.png", ns=(1, 1))
+        assert before is not None
+        assert stamps_digest(open_sources([folder])) not in (before, None)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from stellar_hub.data.sources import ImageTable, read_image
+from stellar_hub.data.sources import ImageTable, read_image, table_files
 from stellar_hub.data.sources.image_source import image_digest, stamp_of
 from stellar_hub.data.sources.table import HubDataset, is_saved_table
+from stellar_hub.data.sources.table_files import check_parquet
 from tests.stellar_hub.data.sources.conftest import png
 
 datasets = pytest.importorskip("datasets", reason="needs the extra: pip install '.[datasets]'")
@@ -153,15 +154,33 @@ class TestDamagedTables:
         with pytest.raises(ValueError, match=r"t\.parquet declares 100,000 rows"):
             ImageTable.from_parquet([path])
 
+    @pytest.mark.parametrize("as_structure", [True, False])
+    @pytest.mark.parametrize("repeated", [True, False])
     def test_parquet__that_expands_beyond_the_limit_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: bool, as_structure: bool
     ) -> None:
+        monkeypatch.setattr(table_files, "FREE_BYTES", 1_000_000)
         monkeypatch.setenv("STELLAR_HUB_MAX_TABLE_EXPANSION", "50")
         path = tmp_path / "t.parquet"
-        table = pa.table({"image": pa.array([bytes(2_000_000)], type=pa.binary())})
-        pq.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
-        with pytest.raises(ValueError, match="STELLAR_HUB_MAX_TABLE_EXPANSION"):
+        cells: list[Any] = [os.urandom(20_000)] * 100 if repeated else [bytes(20_000) + bytes([n]) for n in range(100)]
+        if as_structure:
+            cells = [{"bytes": cell, "path": None} for cell in cells]
+        column = pa.array(cells, type=IMAGE_CELL if as_structure else pa.binary())
+        pq.write_table(pa.table({"image": column}), path, compression="zstd", write_statistics=False)
+        with pytest.raises(ValueError, match=r"t\.parquet .*STELLAR_HUB_MAX_TABLE_EXPANSION"):
             ImageTable.from_parquet([path])
+        monkeypatch.setenv("STELLAR_HUB_MAX_TABLE_EXPANSION", "10000")
+        assert len(ImageTable.from_parquet([path])) == 100
+
+    def test_parquet__with_thousands_of_columns_is_refused(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({str(n): pa.array([b"x"]) for n in range(4097)}), tmp_path / "t.parquet")
+        with pytest.raises(ValueError, match=r"at most 4,096 columns, got 4,097"):
+            ImageTable.from_parquet([tmp_path / "t.parquet"])
+
+    def test_parquet__is_read_in_smaller_batches_where_rows_are_large(self, tmp_path: Path) -> None:
+        path = write_parquet(tmp_path / "t.parquet", [os.urandom(2**20)] * 100, pa.binary())
+        assert check_parquet(path).batch_rows == 64
+        assert check_parquet(write_parquet(path, [png(0)] * 10, pa.binary())).batch_rows == 1000
 
     @pytest.mark.parametrize("cut", [0, 3, 100, -8])
     def test_parquet__that_is_damaged_is_named_in_one_line(self, tmp_path: Path, cut: int) -> None:

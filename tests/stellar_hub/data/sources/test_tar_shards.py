@@ -74,6 +74,86 @@ def test_missing_end__is_said(shards: list[Path]) -> None:
     assert "end mark" in str(index.damage)
 
 
+def test_links__stand_for_images_of_the_same_tar(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"x/a.png": png(1), "blob": png(2), "z.png": png(3)})
+    with tarfile.open(path, "a") as archive:
+        for name, kind, target in (
+            ("hard.png", tarfile.LNKTYPE, "x/a.png"),
+            ("x/soft.png", tarfile.SYMTYPE, "../blob"),
+            ("out.png", tarfile.SYMTYPE, "/etc/passwd"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    source = TarShards.scan([path])
+    assert [str(image) for image in source] == [
+        f"a.tar/{name}" for name in ("x/a.png", "z.png", "hard.png", "x/soft.png")
+    ]
+    assert colors(source, [0, 1, 2, 3]) == [1, 3, 1, 2]
+    assert source.damaged == ()
+    assert any("out.png" in note for note in source.notes)
+
+
+def test_image_above_the_limit__costs_itself_alone(shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(shards[1], {"1-0.png": bytes(3000)})
+    monkeypatch.setenv("STELLAR_HUB_MAX_IMAGE_BYTES", "2000")
+    source = TarShards.scan(shards)
+    assert source[2].data == png(2)
+    with pytest.raises(ValueError, match=r"shard-001\.tar/1-0\.png has 3,000 bytes"):
+        read_image(source[3])
+
+
+def test_empty_file__is_damaged_and_the_others_stay(shards: list[Path]) -> None:
+    shards[1].write_bytes(b"")
+    source = TarShards.scan(shards)
+    assert len(source) == 5
+    assert source.damaged == (f"{shards[1]}: it is empty",)
+
+
+def test_notes__count_what_is_passed_over_in_all_tars(shards: list[Path], tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "s.tar", {"a.jpg": b"x", "a.seg.png": b"x", "b.xyz": b"x"})
+    none = write_tar(tmp_path / "none.tar", {"readme": b"x"})
+    notes = TarShards.scan([*shards, tar, none]).notes
+    assert [note for note in notes if "a.seg.png" in note]
+    assert [note for note in notes if "8 files" in note and ".cls" in note and ".xyz" in note]
+    assert [note for note in notes if "none.tar" in note]
+
+
+def test_stamp__changes_with_the_tar(shards: list[Path]) -> None:
+    before = TarShards.scan(shards)
+    assert before.stamp(0) != before.stamp(1)
+    assert before.stamp(0) == TarShards.scan(shards).stamp(0)
+    write_tar(shards[0], {f"0-{number}.png": png(9) for number in range(3)})
+    os.utime(shards[0], ns=(1, 1))
+    after = TarShards.scan(shards)
+    assert after.stamp(0) != before.stamp(0)
+    assert after.stamp(5) == before.stamp(5)
+    with pytest.raises(IndexError):
+        before.stamp(6)
+
+
+def test_tar_of_another_size__is_not_read(shards: list[Path]) -> None:
+    source = TarShards.scan(shards)
+    with shards[0].open("ab") as file:
+        file.write(bytes(512))
+    with pytest.raises(ValueError, match=r"shard-000\.tar .*open it again"):
+        source[0]
+
+
+def test_open_files__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stellar_hub.data.sources.tar_shards.MAX_OPEN_FILES", 3)
+    source = TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)}) for n in range(8)])
+    before = len(os.listdir("/proc/self/fd"))
+    assert colors(source, [*range(8), 0, 7, 5]) == [*range(8), 0, 7, 5]
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+
+
+def test_address__is_refused_without_its_secrets() -> None:
+    with pytest.raises(ValueError, match="stream:") as error:
+        TarShards.scan(["https://me:SECRET@host/a.tar?sig=SECRET"])
+    assert "SECRET" not in str(error.value)
+
+
 def test_other_files__are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "packed.tar", "w:gz"):
         pass

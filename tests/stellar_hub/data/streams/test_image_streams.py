@@ -1,5 +1,12 @@
+import errno
 import gzip
+import io
+import sys
+import tarfile
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import fsspec
@@ -13,6 +20,7 @@ from hypothesis import strategies as st
 from stellar_hub.data.sources import TarShards, read_image
 from stellar_hub.data.sources.table import HubDataset
 from stellar_hub.data.streams import DamagedShardError, TableStream, TarStream
+from stellar_hub.data.streams.image_streams import file_name, shown_address
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 # Checkpoints hold fingerprints, so they stay as they are.
@@ -35,6 +43,59 @@ def test_tars__have_the_images_of_the_indexed_source(shards: list[Path]) -> None
     stream, source = TarStream([str(path) for path in shards]), TarShards.scan(shards)
     streamed = [image for shard in range(3) for image in stream.read(shard)]
     assert streamed == list(source)
+
+
+def test_links_and_parts_of_samples__are_those_of_the_indexed_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.depth.png": png(1), "a.png": png(2), "b.png": png(3)})
+    with tarfile.open(tar, "a") as archive:
+        for name, target in (("c.png", "a.png"), ("d.png", "../etc/a.png")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    stream = TarStream([str(tar)])
+    assert list(stream.read(0)) == list(TarShards.scan([tar]))
+    assert [str(image) for image in stream.read(0)] == ["a.tar/a.png", "a.tar/b.png", "a.tar/c.png"]
+    assert caplog.text.count("a.depth.png") == 1  # once, although it was read twice
+    assert "d.png" in caplog.text
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_lost_region__costs_its_images_alone(
+    shards: list[Path], tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    content = bytearray(shards[0].read_bytes())
+    content[3072:4096] = bytes(1024)  # the second image
+    (tmp_path / "lost.tar").write_bytes(pack(bytes(content + shards[2].read_bytes())))
+    found, damage = read_all(TarStream([str(tmp_path / "lost.tar")]))
+    assert found == [png(0), png(2), png(4), png(5)]
+    assert "zeros" in str(damage)
+
+
+def test_image_above_the_limit__costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.png": bytes(3000), "b.png": png(1)})
+    monkeypatch.setenv("STELLAR_HUB_MAX_IMAGE_BYTES", "2000")
+    large, small = TarStream([str(tar)]).read(0)
+    assert (large.data, small.data) == (b"", png(1))
+    assert large.error.startswith("a.tar/a.png has 3,000 bytes")
+
+
+def test_shard_without_images__is_said(tmp_path: Path) -> None:
+    tars = [write_tar(tmp_path / "a.tar", {"a.xyz": b"x"}), tmp_path / "b.tar"]
+    tars[1].write_bytes(b"")
+    stream = TarStream([str(tar) for tar in tars])
+    assert ".xyz" in str(read_all(stream, 0)[1])
+    assert "empty" in str(read_all(stream, 1)[1])
+
+
+def test_compressed_and_cut__keeps_what_is_before(shards: list[Path], tmp_path: Path) -> None:
+    random = Random(0).randbytes(20_000)
+    tar = write_tar(tmp_path / "a.tar", {"a.png": png(1), "b.png": random}).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tar)[:5000])
+    found, damage = read_all(TarStream([str(tmp_path / "a.tar.gz")]))
+    assert found == [png(1)]
+    assert "cut short" in str(damage)
 
 
 def test_compressed_tar__is_read(shards: list[Path], tmp_path: Path) -> None:
@@ -79,6 +140,84 @@ def test_missing_file__is_an_os_error(tmp_path: Path) -> None:
         list(TarStream([str(tmp_path / "none.tar")]).read(0))
 
 
+ADDRESS = "https://me:SECRET@host/a.tar?X-Sig=SECRET,1&b=(SECRET)#SECRET"
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(address: str, mode: str) -> None:
+        raise error
+
+    monkeypatch.setattr(fsspec, "open", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (FileNotFoundError(ADDRESS), FileNotFoundError),
+        (PermissionError(errno.EACCES, ADDRESS), PermissionError),
+        (RuntimeError(f"403, url={ADDRESS!r}"), OSError),
+        (ImportError(f"no library for {ADDRESS}"), ImportError),
+    ],
+)
+def test_error_of_an_address__has_no_secrets(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    fail_with(monkeypatch, error)
+    monkeypatch.setattr("stellar_hub.data.streams.image_streams.require", lambda *_: None)
+    with pytest.raises(kind) as raised:
+        list(TarStream([ADDRESS]).read(0))
+    assert "SECRET" not in "".join(traceback.format_exception(raised.value)[-1:])
+    assert raised.value.__suppress_context__
+
+
+def test_error_of_reading__has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(f"connection to {ADDRESS} lost")
+
+    monkeypatch.setattr(fsspec.core.OpenFile, "__enter__", lambda self: Broken())
+    monkeypatch.setattr(fsspec, "open", lambda *_: fsspec.core.OpenFile(None, "a"))
+    found, damage = read_all(TarStream([ADDRESS]))
+    assert found == []
+    assert "lost" in str(damage)
+    assert "SECRET" not in str(damage)
+
+
+def test_full_machine__is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(OSError, match="Too many open files") as error:
+        list(TarStream(["a.tar"]).read(0))
+    assert error.value.errno == errno.EMFILE
+
+
+def test_web_address__needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, ImportError("HTTPFileSystem requires aiohttp"))
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ImportError, match=r"stellar_hub\[http\]"):
+        list(TarStream([ADDRESS]).read(0))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown", "name"),
+    [
+        (ADDRESS, "https://***@host/a.tar?***", "a.tar"),
+        ("s3://KEY:SECRET@bucket/x/a.tar", "s3://***@bucket/x/a.tar", "a.tar"),
+        ("filecache::https://h/a.tar.gz#SECRET", "filecache::https://h/a.tar.gz?***", "a.tar.gz"),
+        ("folder/a?#1.tar", "folder/a?#1.tar", "a?#1.tar"),
+    ],
+)
+def test_address__is_shown_and_named_without_secrets(address: str, shown: str, name: str) -> None:
+    assert shown_address(address) == shown
+    assert file_name(address) == name
+    assert TarStream([address]).shards == (shown,)
+
+
+def test_given_twice__has_no_secrets() -> None:
+    with pytest.raises(ValueError, match="twice") as error:
+        TarStream([ADDRESS, ADDRESS])
+    assert "SECRET" not in str(error.value)
+
+
 def test_other_file__is_damaged(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("hello")
     assert read_all(TarStream([str(tmp_path / "text.tar")]))[1] is not None
@@ -95,6 +234,7 @@ def test_tar_fingerprint__is_of_the_names_alone_and_never_changes(shards: list[P
     assert TarStream([str(path) for path in shards]).fingerprint() == TarStream(names).fingerprint()
     assert TarStream(names).fingerprint() != TarStream(names[::-1]).fingerprint()
     assert TarStream(["folder/a.tar", "b.tar"]).fingerprint() == TAR_FINGERPRINT
+    assert TarStream(["https://me:pw@h/a.tar?sig=a/b", "s3://x/b.tar"]).fingerprint() == TAR_FINGERPRINT
 
 
 @pytest.fixture

@@ -27,6 +27,24 @@ def test_addresses__are_not_looked_for_here() -> None:
     )
 
 
+def test_pattern_with_a_question_mark__is_expanded(shards: list[Path]) -> None:
+    assert len(open_stream([f"stream:{shards[0].parent}/shard-00?.tar"]).shards) == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["stream:https://me:SECRET@h/a.txt?SECRET"],
+        ["stream:https://me:SECRET@h/a.tar", "b.tar"],
+        ["stream:https://me:SECRET@h/{9..1}.tar?SECRET"],
+    ],
+)
+def test_errors__have_no_secrets(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="h/") as error:
+        open_stream(names)
+    assert "SECRET" not in str(error.value)
+
+
 def test_parquet__is_a_table(tmp_path: Path) -> None:
     Dataset.from_dict({"image": [{"bytes": png(1), "path": None}]}).to_parquet(tmp_path / "a.parquet")
     assert isinstance(open_stream([f"stream:{tmp_path}/a.parquet"]), TableStream)

@@ -93,6 +93,17 @@ class TestRead:
         assert len(found) == 2
         assert Counter(entry for image in found for entry in image.damaged) == {"shard 0 breaks off": 1}
 
+    def test_empty_shards__are_passed_over_by_every_reader(self) -> None:
+        sizes = [5, 0, 0, 3]  # four readers with a shard each
+        readers = Readers(Shards(sizes), 0)
+        for reader in range(readers.count):
+            assert len(list(islice(readers.read(reader), 20))) == 20
+
+    def test_many_empty_shards_in_a_row__are_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("stellar_hub.data.streams.reading_order.MAX_EMPTY_SHARDS", 3)
+        with pytest.raises(ValueError, match="no images in shard"):
+            next(Readers(Shards([0] * 9), 0).read(0))
+
     def test_reader_without_images__is_an_error(self) -> None:
         stream = Shards([1])
         stream.sizes = [0]

@@ -1,4 +1,6 @@
 from collections import Counter
+from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +8,7 @@ import pytest
 import torch
 
 from stellar_hub.data.streams import Cursor, Readers, StreamBatches, TarStream
+from stellar_hub.data.streams.stream_batches import StreamParts
 from stellar_hub.data.views import ViewMaker, ViewSettings
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
@@ -36,13 +39,62 @@ def names(found: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def test_batches__are_the_same_for_any_number_of_workers(readers: Readers) -> None:
-    expected = batches(readers, 6, 4)
-    for num_workers in (1, 2):
-        found = batches(readers, 6, 4, num_workers=num_workers)
-        assert names(found) == names(expected)
+    expected = batches(readers, 7, 6)
+    for num_workers in (1, 2, 4):
+        found = batches(readers, 7, 6, num_workers=num_workers)
         for one, other in zip(found, expected, strict=True):
-            assert torch.equal(one["global_views"], other["global_views"])
-            assert one["cursors"] == other["cursors"]
+            assert_equal(one, other)
+
+
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[name]), name
+        else:
+            assert value == other[name], name
+
+
+def test_batch_smaller_than_the_workers__has_every_sample(readers: Readers) -> None:
+    expected = batches(readers, 3, 8)
+    for one, other in zip(batches(readers, 3, 8, num_workers=4), expected, strict=True):
+        assert_equal(one, other)
+
+
+def test_kept_patches_of_several_views__stay_with_their_images(readers: Readers) -> None:
+    maker = ViewMaker(ViewSettings(8, 4, 2, 1, (0.5, 1.0), (0.5, 1.0), 0.5), None, draw_two)
+    expected = list(StreamBatches(readers, maker, 6, 2, num_workers=0))
+    found = list(StreamBatches(readers, maker, 6, 2, num_workers=2))
+    assert found[0]["kept_patches"].shape == (12, 3)
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
+
+
+def draw_two(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(9, (2, 3), generator=generator)
+
+
+def test_images_that_the_device_cuts__are_the_same(readers: Readers) -> None:
+    maker = ViewMaker(replace(VIEWS, device_crops=True), None)
+    expected = list(StreamBatches(readers, maker, 6, 2, num_workers=0))
+    found = list(StreamBatches(readers, maker, 6, 2, num_workers=2))
+    for one, other in zip(found, expected, strict=True):
+        assert one["paths"] == other["paths"]
+        assert all(torch.equal(mine, its) for mine, its in zip(one["images"], other["images"], strict=True))
+
+
+def test_worker__sends_few_tensors(readers: Readers) -> None:
+    parts = StreamParts(readers, [0, 1, 2, 3], {}, ViewMaker(replace(VIEWS, device_crops=True), None), 64)
+    sent = ForkingPickler.dumps(next(iter(parts)))
+    assert bytes(sent).count(b"rebuild_storage_fd") <= 5
+
+
+@pytest.mark.slow
+def test_spawned_workers__make_the_same_batches(readers: Readers) -> None:
+    expected = batches(readers, 6, 2)
+    found = batches(readers, 6, 2, num_workers=2, multiprocessing_context="spawn")
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
 
 
 @pytest.mark.parametrize("num_processes", [2, 4])

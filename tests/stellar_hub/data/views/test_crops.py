@@ -11,7 +11,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from stellar_hub.data.views import View, ViewSettings, cut_views, draw_views, plan_views, render_views
+from stellar_hub.data.views import View, ViewSettings, crops, cut_views, draw_views, plan_views, render_views
 from stellar_hub.data.views.crops import boxes_of_views, draw_crop_box, resampling_weights
 
 SETTINGS = ViewSettings(16, 8, 3, 2, (0.36, 1.0), (0.06, 0.36), 0.5)
@@ -210,3 +210,17 @@ class TestCutViews:
 
     def test_boxes_of_no_views__are_none(self) -> None:
         assert boxes_of_views([]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (900, 3)])
+def test_views_cut_one_by_one__are_those_cut_together(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    boxes = torch.tensor([[0, 0, *size, 0], [3, 1, 20, 2, 1]])
+    together = cut_views(image, boxes, 8)
+    monkeypatch.setattr(crops, "_MOST_WEIGHTS", 1)
+    assert (cut_views(image, boxes, 8).int() - together.int()).abs().max() <= 1
+
+
+def test_views_of_a_very_long_image__cost_little() -> None:
+    boxes = torch.tensor([[500_000, 0, 1, 1, 0]] * 10)
+    assert cut_views(torch.full((3, 1_000_000, 1), 7, dtype=torch.uint8), boxes, 224).unique().tolist() == [7]

@@ -1,3 +1,4 @@
+import errno
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -331,3 +332,41 @@ def test_collate__stacks_samples_with_the_view_index_fastest(folder: Path) -> No
 def test_dataset__refuses_an_empty_source() -> None:
     with pytest.raises(ValueError, match="no images"):
         MultiCropDataset([], VIEWS, None, seed=0)
+
+
+class TestFaults:
+    @pytest.mark.parametrize("error", [IndexError("x"), TypeError("x"), RuntimeError("x"), KeyError("x")])
+    def test_whatever_one_image_raises__is_skipped_with_its_name(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        dataset = dataset_of(folder)
+        make = dataset.view_maker
+
+        def fail_once(image: Path, generator: torch.Generator) -> dict[str, Any]:
+            if Path(image).name == "good-1.png":
+                raise error
+            return make(image, generator)
+
+        monkeypatch.setattr(dataset, "view_maker", fail_once)
+        (entry,) = dataset[0, 1]["skipped"]
+        assert entry.startswith(f"{folder / 'good-1.png'}: ")
+
+    def test_source_that_cannot_give_one_image__is_skipped_too(self, folder: Path) -> None:
+        class Failing(list[Path]):
+            def __getitem__(self, index: Any) -> Any:
+                if index == 1:
+                    raise FileNotFoundError("gone")
+                return super().__getitem__(index)
+
+        dataset = MultiCropDataset(Failing(sorted(folder.iterdir())), VIEWS, None, 0)
+        assert dataset[0, 1]["skipped"] == ["image 1: gone"]
+
+    @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "x")])
+    def test_full_machine__ends_the_run(self, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+        def fail(image: Path, generator: torch.Generator) -> dict[str, Any]:
+            raise error
+
+        dataset = dataset_of(folder)
+        monkeypatch.setattr(dataset, "view_maker", fail)
+        with pytest.raises(type(error)):
+            dataset[0, 1]

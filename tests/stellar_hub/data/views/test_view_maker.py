@@ -1,7 +1,9 @@
 import io
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ from stellar_hub.data.random_numbers import sample_generator
 from stellar_hub.data.scenes import draw_scene
 from stellar_hub.data.sources import EncodedImage, read_image
 from stellar_hub.data.sources.image_source import encoded_and_name
-from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views
-from stellar_hub.data.views.view_maker import reduction_factor, to_uint8
+from stellar_hub.data.views import MultiCropDataset, View, ViewMaker, ViewSettings, cut_views, plan_views, view_maker
+from stellar_hub.data.views.view_maker import ImagesOfManySizes, reduction_factor, to_uint8
+from stellar_hub.modeling import image_loading
 from stellar_hub.modeling.image_loading import load_reduced
 
 VIEWS = ViewSettings(32, 16, 2, 3, (0.36, 1.0), (0.06, 0.36), 0.5)
@@ -163,3 +166,24 @@ class TestViews:
 
 def test_bytes__are_rounded() -> None:
     assert to_uint8(torch.tensor([0.0, 0.499 / 255, 1.6 / 255, 1.0])).tolist() == [0, 0, 2, 255]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_huge_image__is_read_at_a_size_that_is_enough(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(view_maker, "HUGE_PIXELS", 1000)
+    monkeypatch.setattr(image_loading, "HUGE_PIXELS", 1000)
+    settings = replace(VIEWS, num_local_views=0, global_area=(1.0, 1.0), device_crops=True)
+    sample = ViewMaker(settings, None)(photo(kind=kind), sample_generator(0, 0, 0))
+    assert sample["image"].shape[1] < 600
+    boxes = sample["global_boxes"]
+    assert (boxes[:, 2] <= sample["image"].shape[1]).all()
+    assert (boxes[:, 2] >= settings.image_size).all()
+
+
+def test_images_of_many_sizes__travel_as_one_tensor() -> None:
+    images = ImagesOfManySizes(torch.randint(256, (3, side, 7), dtype=torch.uint8) for side in (5, 1, 4))
+    sent = bytes(ForkingPickler.dumps(images))
+    assert sent.count(b"rebuild_storage_fd") == 1
+    received = pickle.loads(pickle.dumps(images))
+    assert all(torch.equal(one, other) for one, other in zip(received, images, strict=True))
+    assert pickle.loads(pickle.dumps(ImagesOfManySizes())) == []

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.training.monitoring.journal import Journal, read_journal
+from tests.stellar_hub.training.conftest import files_up_to
 
 
 @pytest.fixture
@@ -184,3 +185,11 @@ def test_read__gives_what_is_whole_wherever_the_file_ends(cut: int) -> None:
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(data[:cut])
         assert [record["step"] for record in read_journal(path)] == [10, 20][:whole]
+
+
+def test_write__names_the_file_where_the_disk_is_full(journal: Journal) -> None:
+    with files_up_to(journal.path.stat().st_size + 5), pytest.raises(OSError, match=str(journal.path)):
+        journal.write(40, {"loss": 1.0})
+    assert steps(journal) == [10, 20, 30]
+    journal.write(50, {"loss": 1.0})
+    assert steps(journal) == [10, 20, 30, 50]

@@ -1,0 +1,185 @@
+"""Reading a store: features, records of images, and whether what is read is what was written."""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stellar_hub.features.names import in_table_order
+from stellar_hub.features.rows import ImageRecord
+from stellar_hub.store.files import header_of, open_shard, open_shard_of
+from stellar_hub.store.index import StoreIndex
+from stellar_hub.store.manifest import INDEX, Manifest, shard_path, spell_rows
+from stellar_hub.store.row_selection import Rows, runs_of, select_rows
+from stellar_hub.store.tensor_format import SCALE, from_stored
+
+MAX_OPEN = 32  # shards; each is an open file
+_REMEDY = "run the same extract command with --repair to extract only the damaged rows again"
+
+
+class StoreReader:
+    """The part of `FeatureStore` that reads files.
+
+    Args:
+        path: Folder of the store.
+        check: Whether to read each shard once when it is first used, and to compare it with its SHA-256.
+
+    Raises:
+        FileNotFoundError: if the folder is not a store.
+        ImportError: if pyarrow is not installed.
+        ValueError: if the manifest or the index is damaged, or the store is not complete.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], check: bool = True):
+        self.path = Path(path)
+        self.check = check
+        self.manifest = Manifest.read(self.path)
+        if self.manifest.counts is None:
+            raise ValueError(f"{path} is not complete: run the same extract command again to resume it")
+        try:
+            self._index = StoreIndex(self.path / INDEX, self.manifest)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_REMEDY}") from error
+        self._shards: OrderedDict[int, Any] = OrderedDict()
+        self._records: tuple[int, list[ImageRecord]] = (-1, [])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "check": self.check}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["check"])  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return self.manifest.num_rows
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the features in the store, in the order of the table of features."""
+        return in_table_order(self.manifest.features["shapes"])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content of the store: of the digests in the headers of its shards, in their order.
+
+        Raises:
+            ValueError: if a shard is missing or damaged; the message names its rows.
+        """
+        digest = hashlib.sha256()
+        for number in range(self.manifest.num_shards):
+            rows = self.manifest.rows_of_shard(number)
+            file = open_shard(shard_path(self.path, number), rows, self.manifest.plan)
+            self._check_tie(file, number)
+            digest.update(header_of(file).sha256.encode())
+        return digest.hexdigest()
+
+    def shape(self, output: str) -> tuple[int, ...]:
+        """Returns the shape of a feature for one row.
+
+        Raises:
+            KeyError: if the store does not hold the feature.
+        """
+        if output not in self.outputs:
+            raise KeyError(
+                f"{self.path} does not hold {output!r}, only {', '.join(self.outputs)}: extract it with --outputs into "
+                "another folder"
+            )
+        return tuple(self.manifest.features["shapes"][output])
+
+    def read(self, output: str, rows: Rows | None = None) -> Tensor:
+        """Returns one feature of some rows, `(num_chosen, ...)`; a range inside a shard is not copied.
+
+        Args:
+            output: Name of the feature.
+            rows: Rows to read; None takes all. Negative numbers are refused, because searches give -1 for a hit that
+                is missing.
+
+        Raises:
+            KeyError: if the store does not hold the feature.
+            IndexError: if a row does not exist.
+            TypeError: if the rows are not whole numbers or booleans.
+            ValueError: if a shard is missing or damaged; the message names its rows. Also if a mask has another length
+                than the store.
+        """
+        self.shape(output)
+        chosen = self._select(rows)
+        parts = [self._read_part(output, *place) for run in runs_of(chosen) for place in self._places(run)]
+        if parts:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.read(output, range(1))[:0]
+
+    def records(self, rows: Rows | None = None) -> list[ImageRecord]:
+        """Returns the records of some rows' images; None takes all rows.
+
+        Raises:
+            IndexError: if a row does not exist.
+            ValueError: if the index is damaged; the message names the rows. Also if a mask has another length than the
+                store.
+        """
+        found = []
+        for row in self._select(rows):
+            number, place = divmod(row, self.manifest.shard_rows)
+            if self._records[0] != number:
+                try:
+                    self._records = (number, self._index.records(number))
+                except ValueError as error:
+                    raise ValueError(f"{error}; {_REMEDY}") from error
+            found.append(self._records[1][place])
+        return found
+
+    @cached_property
+    def ok(self) -> Tensor:
+        """Which rows have features, `(len(store),)` bool."""
+        try:
+            return self._index.ok()
+        except ValueError as error:
+            raise ValueError(f"{error}; {_REMEDY}") from error
+
+    def _select(self, rows: Rows | None) -> Sequence[int]:
+        return select_rows(rows, len(self))
+
+    def _places(self, rows: range) -> Iterator[tuple[int, int, int]]:
+        """Yields the shard, the first and the last place of each part of a range of rows."""
+        row = rows.start
+        while row < rows.stop:
+            number, first = divmod(row, self.manifest.shard_rows)
+            last = min(first + rows.stop - row, self.manifest.shard_rows)
+            yield number, first, last
+            row += last - first
+
+    def _read_part(self, output: str, number: int, first: int, last: int) -> Tensor:
+        shard = self.open_shard(number)
+        quantized = f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is not a mapping
+        scale = shard.get_slice(f"{output}{SCALE}")[first:last] if quantized else None
+        return from_stored(shard.get_slice(output)[first:last], scale)
+
+    def open_shard(self, number: int) -> Any:
+        """Returns a shard as `safetensors.safe_open` gives it; some shards stay open.
+
+        Raises:
+            ValueError: if it is missing or damaged; the message names its rows.
+        """
+        if number in self._shards:
+            self._shards.move_to_end(number)
+            return self._shards[number]
+        try:
+            opened = open_shard_of(self.manifest, self.path, number, self.check)
+            self._check_tie(opened, number)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_REMEDY}") from error
+        self._shards[number] = opened
+        if len(self._shards) > MAX_OPEN:
+            self._shards.popitem(last=False)
+        return opened
+
+    def _check_tie(self, file: Any, number: int) -> None:
+        """Raises ValueError unless an open shard is the one that the index was made from."""
+        contents = self._index.contents
+        if contents is not None and header_of(file).sha256 != contents[number]:
+            rows = spell_rows(self.manifest.rows_of_shard(number))
+            raise ValueError(f"{rows} cannot be trusted: {shard_path(self.path, number)} is not the shard of the index")

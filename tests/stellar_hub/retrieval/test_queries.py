@@ -1,0 +1,70 @@
+"""What a search may be asked with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stellar_hub.data.sources import open_sources
+from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.retrieval import search_concepts, search_images, search_sets
+from stellar_hub.retrieval.queries import as_queries, backbone_of
+from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
+
+
+def path_of(store: FeatureStore, row: int) -> Path:
+    return Path(store[row].record.image)
+
+
+def test_array__is_a_query_like_a_tensor(store: FeatureStore) -> None:
+    vectors, tokens = store.read("pooled", [2, 3]), store.read("S", [2, 3])
+    assert torch.equal(search_images(store, vectors.numpy()).rows, search_images(store, vectors).rows)
+    assert torch.equal(search_images(store, vectors.double().numpy()).rows, search_images(store, vectors).rows)
+    assert torch.equal(search_sets(store, tokens.numpy()).rows, search_sets(store, tokens).rows)
+    assert torch.equal(search_concepts(store, tokens[0].numpy()).rows, search_concepts(store, tokens[0]).rows)
+
+
+def test_image__finds_itself(store: FeatureStore, pixel_model: StellarModel) -> None:
+    path = path_of(store, 4)
+    for query in (path, str(path), [path], np.array([str(path)])):
+        assert search_images(store, query, k=1, model=pixel_model).rows.tolist() == [[4]]
+    assert search_images(store, [path, path_of(store, 8)], k=1, model=pixel_model).rows.tolist() == [[4], [8]]
+    assert search_sets(store, path, k=1, model=pixel_model).rows.tolist() == [[4]]
+
+
+def test_image__needs_the_model_of_the_store(store: FeatureStore, pixel_model: StellarModel) -> None:
+    path = path_of(store, 4)
+    with pytest.raises(ValueError, match=r"pass model=.*load_model"):
+        search_images(store, path)
+    with torch.no_grad():
+        pixel_model.encoder.cls_token += 1
+    with pytest.raises(ValueError, match="another model"):
+        search_images(store, path, model=pixel_model)
+
+
+def test_image__that_cannot_be_read_is_named(store: FeatureStore, pixel_model: StellarModel) -> None:
+    with pytest.raises(ValueError, match=r"07\.png"):
+        search_images(store, path_of(store, 7), model=pixel_model)
+
+
+def test_preprocessing__is_that_of_the_store(store: FeatureStore, pixel_model: StellarModel, tmp_path: Path) -> None:
+    processor = StellarImageProcessor.from_config(pixel_model.config, fit="pad", fill_value=0.25)
+    source = open_sources([path_of(store, 0).parent])
+    options = ExtractionOptions(("pooled",), "float32")
+    extract_to_store(pixel_model, source, tmp_path / "pad", options, processor=processor, show_progress=False)
+    padded = FeatureStore(tmp_path / "pad")
+    assert backbone_of(padded, pixel_model).processor.fit == "pad"
+    found = as_queries(padded, path_of(store, 5), "pooled", pixel_model)
+    torch.testing.assert_close(found, padded.read("pooled", [5]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [[], [3], [b"bytes"], np.array([None])])
+def test_other_queries__are_refused(store: FeatureStore, queries: object) -> None:
+    with pytest.raises(TypeError, match="queries must be"):
+        search_images(store, queries)  # type: ignore[arg-type]
+
+
+def test_concepts__are_tokens(store: FeatureStore) -> None:
+    with pytest.raises(TypeError, match="queries must be tokens"):
+        search_concepts(store, "photo.jpg")  # type: ignore[arg-type]
