@@ -146,7 +146,7 @@ def _raise_together(failure: Exception | None, images: ImageSource, run: RunSett
 
 
 class _HashedImages:
-    """A source whose hash is known, as a store needs it."""
+    """A source whose content has a known hash, as a store needs it. It has no stamps: times of files do not matter."""
 
     def __init__(self, images: ImageSource, data_hash: str):
         self.images = images
@@ -160,9 +160,6 @@ class _HashedImages:
 
     def fingerprint(self) -> str:
         return self.data_hash
-
-    def stamp(self, index: int) -> str:
-        return ""  # the hash is that of the content
 
 
 def _hash_content(images: ImageSource) -> str:
