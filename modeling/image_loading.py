@@ -7,6 +7,7 @@ and no decoder can ask for more bytes than the file has.
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import stat
@@ -16,7 +17,6 @@ from typing import IO
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from transformers.utils import logging
 
 from .color_profiles import srgb_transform
 from .image_errors import (
@@ -41,7 +41,7 @@ from .image_pixels import array_to_rgb, pil_to_rgb
 from .limits import max_allowed
 from .safe_text import escape_control, mask_secrets, one_line
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 ImageInput = str | os.PathLike | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
 Reduction = Callable[[int, int], int]  # from the upright height and width to how many times smaller is enough

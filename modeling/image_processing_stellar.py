@@ -1,5 +1,6 @@
 """The image processor: from images of any kind to `pixel_values` in [0, 1], and from `L` back to the image's pixels."""
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Self
@@ -12,7 +13,6 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
-from transformers.utils import logging
 
 from .configuration_stellar import StellarConfig
 from .image_fitting import FitSettings, read_fitted
@@ -23,7 +23,7 @@ from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_text import one_line
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class StellarImageProcessorKwargs(ImagesKwargs, total=False):

@@ -115,7 +115,9 @@ def updated_card(
     ours = read_section(card, MODEL_SECTION)
     earlier = _loaded_name(card if ours is None else ours)
     if ours is not None:
-        card = write_section(card, MODEL_SECTION, _model_section(config, name or earlier or config.name_or_path))
+        card = write_section(
+            card, MODEL_SECTION, _model_section(config, name or earlier or config.name_or_path or "FOLDER")
+        )
     generated = ours is not None or snippet(earlier) in card  # releases before had no marks
     if name and generated:
         card = card.replace(f"{_heading(earlier)}\n", f"{_heading(name)}\n", 1)

@@ -5,8 +5,11 @@ import unicodedata
 
 MAX_SHOWN = 500  # characters
 
-_USER = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@")
-_QUERY = re.compile(r"(?P<address>\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s?#'\"]*)[?#][^\s'\",;)\]}]*")
+_USER = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"]*@")
+# Punctuation at the end belongs to the sentence around the address.
+_QUERY = re.compile(
+    r"(?P<address>\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s?#'\"]*)[?#][^\s'\"<>]*?(?P<end>[,;:.)\]}]*)(?=[\s'\"<>]|$)"
+)
 
 
 def escape_control(text: str) -> str:
@@ -39,7 +42,7 @@ def mask_secrets(text: str) -> str:
 
     `https://me:secret@host/a.tar?signature=abc` becomes `https://***@host/a.tar?***`.
     """
-    return _QUERY.sub(r"\g<address>?***", _USER.sub(r"\g<scheme>***@", text))
+    return _QUERY.sub(r"\g<address>?***\g<end>", _USER.sub(r"\g<scheme>***@", text))
 
 
 def _is_unsafe(character: str) -> bool:

@@ -87,8 +87,9 @@ def whole_store() -> Path:
 
 
 def prepare() -> None:
-    """Makes the model and what an undamaged store gives."""
+    """Makes the model and what an undamaged store gives; the files are not needed here."""
     whole_store()
+    _state["folder"].cleanup()
 
 
 def read_all(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ BASE_MODEL_LINE = re.compile(r"^base_model:[ \t]*[\"']?([\w.+-]+/[\w.+-]+)[\"']?
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # Images in Markdown and HTML that a card shows.
 _SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*?\ssrc\s*=\s*["']([^"']+)""", re.IGNORECASE)
-PICTURE_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
+SHOWN_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 class Pushed(NamedTuple):
@@ -207,14 +207,14 @@ def carry_card(source: str | os.PathLike[str] | None, target: Path) -> None:
     card = card_of(source)
     if card is not None:
         (target / "README.md").write_bytes(card.encode(errors="surrogateescape"))
-        copy_pictures(card, Path(str(source)), target)
+        copy_shown_images(card, Path(str(source)), target)
 
 
-def copy_pictures(card: str, source: Path, target: Path) -> None:
+def copy_shown_images(card: str, source: Path, target: Path) -> None:
     """Copies the images that a card shows, if they are images and lie in the folder of the card, links resolved."""
     for markdown, html in _SHOWN.findall(card):
         name = unquote((markdown or html).split("?")[0].split("#")[0])
-        if not name.lower().endswith(PICTURE_SUFFIXES):
+        if not name.lower().endswith(SHOWN_SUFFIXES):
             continue
         try:
             path = path_below(target, os.path.normpath(name))

@@ -152,10 +152,9 @@ def stamps_digest(source: JoinedSources | ImageStream) -> str | None:
         return None
     digest, found = hashlib.sha256(), False
     for part in source.sources:
-        stamp = getattr(part, "stamp", None)
-        for index in range(len(part)) if stamp is not None else ():
+        for index in range(len(part)) if hasattr(part, "stamp") else ():
             try:
-                text = stamp(index)
+                text = part.stamp(index)
             except (ValueError, OSError):  # the image will be skipped
                 text = ""
             found = found or bool(text)

@@ -290,7 +290,7 @@ class _Extended:
 def _parse(block: bytes) -> tarfile.TarInfo | None:
     """Returns the header in a block, or None if the block is no header."""
     try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")  # type: ignore[arg-type]
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):
         return None
     return info if info.size >= 0 else None

@@ -14,8 +14,11 @@ _MAX_DICTIONARY = 2**28  # bytes of memory that an .xz file may ask for; `xz -9`
 
 
 class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     @property
     def needs_input(self) -> bool: ...

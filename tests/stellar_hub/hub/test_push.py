@@ -344,7 +344,7 @@ class TestFinish:
         assert not hub.sent()
 
 
-def picture(path: Path) -> bytes:
+def small_image(path: Path) -> bytes:
     """Writes a small image, and returns its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 3), "red").save(path)
@@ -359,7 +359,7 @@ class TestCard:
         """A saved model whose card is hand-written, with one image."""
         pixel_model.save_pretrained(tmp_path / "model")
         (tmp_path / "model" / "README.md").write_text(self.HAND_WRITTEN)
-        picture(tmp_path / "model" / "images" / "a b.png")
+        small_image(tmp_path / "model" / "images" / "a b.png")
         return tmp_path / "model"
 
     def test_push__keeps_the_hand_written_card_of_the_folder_and_its_images(self, hub: HubServer, folder: Path) -> None:
@@ -399,7 +399,7 @@ class TestCard:
     def test_push__sends_neither_secrets_nor_what_links_lead_to(
         self, hub: HubServer, folder: Path, tmp_path: Path
     ) -> None:
-        picture(tmp_path / "private.png")
+        small_image(tmp_path / "private.png")
         (folder / "link.png").symlink_to(tmp_path / "private.png")
         (folder / "token.png").write_text("hf_secret")
         (folder / ".env").write_text("hf_secret")
