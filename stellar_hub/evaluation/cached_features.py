@@ -189,7 +189,7 @@ def _cached_features(
                 plan,
                 folder / "+".join(names),
                 backbone,
-                images,
+                images,  # type: ignore[arg-type]  # it has no stamps
                 num_workers=run.num_workers,
                 repair=True,
                 processes=run.processes,
@@ -211,7 +211,7 @@ def _cache_plan(
     shard_rows = run.batch_size * max(1, SHARD_ROWS // run.batch_size)
     options = ExtractionOptions(dtype="float32", batch_size=run.batch_size, shard_rows=shard_rows)
     more = {"device": backbone.device.type, "view": None if view is None else view.facts()}
-    return make_plan(backbone, images, options, outputs=names, more=more)
+    return make_plan(backbone, images, options, outputs=names, more=more)  # type: ignore[arg-type]  # it has no stamps
 
 
 def _cache_folder(run: RunSettings, plan: Manifest) -> Path:
