@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import torch
 from safetensors import SafetensorError
@@ -73,6 +73,14 @@ class StellarPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": Block}
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
+
+    if TYPE_CHECKING:  # transformers' wrappers hide the types of these
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model, as `torch.nn.Module.to` does."""
+
+        def cuda(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model to a GPU."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
