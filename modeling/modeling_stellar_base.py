@@ -83,6 +83,14 @@ class StellarPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
 
+    if TYPE_CHECKING:  # transformers' wrappers hide the types of these
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model, as `torch.nn.Module.to` does."""
+
+        def cuda(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model to a GPU."""
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
