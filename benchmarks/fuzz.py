@@ -1,8 +1,8 @@
 """Gives mutated files to the library and counts what happens: nothing may end in a traceback, hang, or fill memory.
 
 Each case is made from the seed and its number alone, so that a failure can be made again with `--first`. The library
-runs in a process of its own, which ends after a fault; a case may take 10 seconds of a core (60 seconds by the clock, as
-machines are shared) and 2 GB.
+runs in a process of its own, which ends after a fault; a case may take 10 seconds of a core (60 seconds by the clock,
+as machines are shared) and 2 GB.
 
     python benchmarks/fuzz.py images --count 3000
     python benchmarks/fuzz.py --all --update-docs docs/limits.md
