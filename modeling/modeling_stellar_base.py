@@ -70,7 +70,6 @@ class StellarPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Block", "ResidualBlock"]
     _keep_in_fp32_modules_strict = ["position_code"]
-
     _can_record_outputs = {"hidden_states": Block}
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
