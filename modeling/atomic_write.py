@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -84,8 +85,13 @@ def unfinished_path(path: Path) -> Path:
 
     `path` may have a name of any length; the beginning of the name is for people who look into the folder.
     """
-    beginning = os.fsencode(path.name)[:40].decode("utf-8", "ignore")
+    beginning = _cut(path.name, 40)
     return path.with_name(f".{beginning}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.part")
+
+
+def _cut(name: str, length: int) -> str:
+    """Returns the beginning of a name of a file: so many bytes, without those that are no text on this system."""
+    return os.fsencode(name)[:length].decode(sys.getfilesystemencoding(), "ignore")
 
 
 @functools.cache
@@ -184,8 +190,12 @@ class _PatientFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Returns True, as torch asks for it, although it does not seek."""
+        """Returns True: torch warns of files that cannot go back to their beginning."""
         return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Does nothing: torch goes back to the beginning when all is written, and nothing is read from here."""
+        return offset
 
 
 @contextlib.contextmanager
@@ -236,7 +246,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
     clear_leftovers(final.parent)
     partial = unfinished or unfinished_path(final)
-    beginning = os.fsencode(final.name)[:240].decode("utf-8", "ignore")  # disks limit the length of names
+    beginning = _cut(final.name, 240)  # disks limit the length of names
     old = final.with_name(f".{beginning}.old")
     restore(final, old)
     partial.mkdir()

@@ -163,9 +163,8 @@ def export_model(
         The graphs that were written.
 
     Raises:
-        ValueError: if the format is unknown, the size does not fit or is beyond a limit,
-            weights of the model are offloaded, or a graph's
-            outputs differ from the model's.
+        ValueError: if the format is unknown, the size does not fit or is beyond a limit, weights of the model are
+            offloaded, or a graph's outputs differ from the model's.
         FileExistsError: if the output exists.
         OSError: if a file cannot be written.
         ImportError: if the format needs an extra that is not installed.
