@@ -136,8 +136,11 @@ class FeatureStore(StoreReader):
             purpose: What it is needed for, as the subject of a sentence.
 
         Raises:
+            TypeError: if it is the name of a model.
             ValueError: if there is none; the message has the next step.
         """
+        if isinstance(model, str | os.PathLike):
+            raise TypeError(f"model must be a model, not its name: pass StellarModel.from_pretrained({str(model)!r})")
         found = self._model if model is None else model
         if found is None:
             name = one_line(repr(self.manifest.model["name"]))

@@ -158,13 +158,13 @@ class FolderWalk:
         notes = [*note_on_suffixes(self.others)]
         if self.links_out:
             notes.append(
-                f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)} and "
-                "were not followed; name a folder above their targets as root (--root) to follow them"
+                f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)}: to "
+                "follow, name a folder above the target as root (--root)"
             )
         if self.special:
             notes.append(
-                f"{counted(self.special, 'entry is', 'entries are')} named like images in {one_line(self.folder)}, but "
-                "are pipes, devices, sockets or links to nothing"
+                f"{counted(self.special, 'entry', 'entries')} with the name of an image in {one_line(self.folder)}: not "
+                "a file, but a pipe, device, socket or link to nothing"
             )
         return tuple(notes)
 

@@ -169,6 +169,8 @@ def test_decode__loads_the_model_only_if_asked_and_once(
     store = FeatureStore(tmp_path / "store")
     with pytest.raises(ValueError, match=r"model=StellarModel\.from_pretrained\(.*load_model"):
         store.decode(0)
+    with pytest.raises(TypeError, match="from_pretrained\\('stellar-tiny'\\)"):
+        store.decode([0], "stellar-tiny")  # type: ignore[call-overload]
     assert store.decode(0, load_model=True).size == (32, 32)
     monkeypatch.setattr(conversions, "load_model_of", None)  # it is kept
     assert store.decode(1).size == (32, 32)
