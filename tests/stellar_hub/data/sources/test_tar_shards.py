@@ -141,10 +141,18 @@ def test_tar_of_another_size__is_not_read(shards: list[Path]) -> None:
 
 
 def test_open_files__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stellar_hub.data.sources.tar_shards.MAX_OPEN_FILES", 3)
+    monkeypatch.setattr("stellar_hub.data.sources.open_files.MAX_OPEN_FILES", 3)
     source = TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)}) for n in range(8)])
     before = len(os.listdir("/proc/self/fd"))
     assert colors(source, [*range(8), 0, 7, 5]) == [*range(8), 0, 7, 5]
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+
+
+def test_open_files__are_bounded_over_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stellar_hub.data.sources.open_files.MAX_OPEN_FILES", 3)
+    sources = [TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)})]) for n in range(8)]
+    before = len(os.listdir("/proc/self/fd"))
+    assert [colors(source, [0]) for source in [*sources, *sources]] == [[n] for n in [*range(8), *range(8)]]
     assert len(os.listdir("/proc/self/fd")) == before + 3
 
 
@@ -245,5 +253,5 @@ def test_scan__refuses_what_has_no_images_or_is_given_twice(shards: list[Path], 
         TarShards.scan([])
     with pytest.raises(ValueError, match=r"twice: .*shard-001\.tar$"):
         TarShards.scan([*shards, shards[1]])
-    with pytest.raises(ValueError, match=r"no images in .*a\.tar$"):
+    with pytest.raises(ValueError, match=r"no images in .*a\.tar; 1 file is .*\.txt"):
         TarShards.scan([write_tar(tmp_path / "a.tar", {"a.txt": b"x"})])
