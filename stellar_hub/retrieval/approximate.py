@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from stellar_hub.extras import require
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits, unit_queries, unit_vectors
 from stellar_hub.store import FeatureStore
@@ -185,7 +185,7 @@ class ApproximateIndex:
             ImportError: if faiss is not installed.
             ValueError: if the file is damaged, is not an index, or belongs to another content of the store.
         """
-        faiss, data = _faiss(), Path(path).read_bytes()
+        faiss, data = _faiss(), regular_file(path).read_bytes()
         try:
             facts, content = _checked_content(data)
             index = cls(faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8)), facts)

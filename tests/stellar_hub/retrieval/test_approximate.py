@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_damaged_index__is_said(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "index.faiss").write_bytes(data)
     with pytest.raises(ValueError, match=r"index\.faiss"):
         ApproximateIndex.load(tmp_path / "index.faiss")
+
+
+def test_pipe__is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.index")
+    with pytest.raises(ValueError, match="a pipe"):
+        ApproximateIndex.load(tmp_path / "a.index")
 
 
 def test_changed_byte_of_an_index__is_noticed(store: FeatureStore, tmp_path: Path) -> None:
