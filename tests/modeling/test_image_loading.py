@@ -497,13 +497,14 @@ class TestUnreadable:
             load_rgb(address)
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("code", [errno.EIO, errno.EREMOTE, errno.EUCLEAN, errno.EKEYEXPIRED])
     def test_fault_of_the_machine__is_no_fault_of_the_image(
-        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch
+        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch, code: int
     ) -> None:
         path = save(Image.fromarray(photo), "a.png")
 
         def fail(*arguments: object) -> None:
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr("builtins.open", fail)
         with pytest.raises(OSError, match=r"a\.png") as caught:

@@ -93,7 +93,8 @@ class SegmentationImages:
         if undefined:
             raise ValueError(
                 f"the mask {one_line(self.masks[index])} has the label {undefined[0]}, allowed are 0 to "
-                f"{len(self.classes) - 1} and {UNLABELLED} (unlabelled); correct the mask or name all classes in {CLASSES}"
+                f"{len(self.classes) - 1} and {UNLABELLED} (unlabelled); correct the mask or name all classes in "
+                f"{CLASSES}"
             )
 
     def some(self, rows: Iterable[int]) -> "SegmentationImages":

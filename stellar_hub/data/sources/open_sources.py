@@ -136,8 +136,8 @@ def expand_range(pattern: str) -> list[str]:
     first, last = int(match[1]), int(match[2])
     if not first <= last < first + MAX_SHARDS:
         raise ValueError(
-            f"{match[0]} in {one_line(mask_secrets(pattern))} must count upwards and have at most {MAX_SHARDS} numbers, "
-            f"got {first} to {last}"
+            f"{match[0]} in {one_line(mask_secrets(pattern))} must count upwards and have at most {MAX_SHARDS} "
+            f"numbers, got {first} to {last}"
         )
     numbers = (f"{number:0{len(match[1])}d}" for number in range(first, last + 1))
     before, after = pattern[: match.start()], pattern[match.end() :]

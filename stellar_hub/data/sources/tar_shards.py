@@ -169,12 +169,15 @@ class TarShards(IndexedSource[EncodedImage]):
         name, size = f"{self.paths[shard].name}/{images.names[number]}", int(images.sizes[number])
         if error := refusal_of_size(size, name):
             return EncodedImage(name, b"", error)
-        data = _open_files.read(
-            (self._number, shard),
-            lambda: _open_unchanged(self.paths[shard], images.file_size),
-            size,
-            int(images.offsets[number]),
-        )
+        try:
+            data = _open_files.read(
+                (self._number, shard),
+                lambda: _open_unchanged(self.paths[shard], images.file_size),
+                size,
+                int(images.offsets[number]),
+            )
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or name) from error
         error = "" if len(data) == size else f"{name} cannot be read: {self.paths[shard]} is shorter than before"
         return EncodedImage(name, data, error)
 

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -138,6 +139,17 @@ def test_tar_of_another_size__is_not_read(shards: list[Path]) -> None:
         file.write(bytes(512))
     with pytest.raises(ValueError, match=r"shard-000\.tar .*open it again"):
         source[0]
+
+
+def test_disk_that_fails__names_the_image(shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = TarShards.scan(shards)
+    monkeypatch.setattr("os.pread", fail)
+    with pytest.raises(OSError, match=r"shard-000\.tar/0-1\.png") as error:
+        source[1]
+    assert error.value.errno == errno.EIO
 
 
 def test_open_files__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
