@@ -3,10 +3,12 @@
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
@@ -14,6 +16,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from .config_checks import read_json_object
 from .configuration_stellar import StellarConfig
 from .image_fitting import FitSettings, read_fitted
 from .image_geometry import Fit, ImageGeometry
@@ -22,6 +25,8 @@ from .image_settings import KEYS_OF_FILES, OPTIONS_OF_LOADING, check_sizes, refu
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_text import one_line
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +130,23 @@ class StellarImageProcessor(TorchvisionBackend):
         """
         if not kwargs.get("return_unused_kwargs"):
             refuse_unknown(kwargs, (*OPTIONS_OF_LOADING, *_settings()))
-        kwargs = with_image_size(kwargs)
+        kwargs = with_image_size(
+            {key: kwargs[key] for key in kwargs if key not in ("dtype", "torch_dtype")}
+        )  # a model's
         if published_config(pretrained_model_name_or_path) is not None:
             derived = cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path))
             # A dictionary drops keywords that are not settings, such as `token`; the processor must not keep them.
             return cls.from_dict(derived.to_dict(), **kwargs)
-        return super().from_pretrained(resolve_pretrained(pretrained_model_name_or_path), **kwargs)
+        name = resolve_pretrained(pretrained_model_name_or_path)
+        for file in PROCESSOR_FILES:
+            path = Path(name, kwargs.get("subfolder") or "", file)
+            if path.exists():
+                read_json_object(path)
+        try:
+            return super().from_pretrained(name, **kwargs)
+        except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = one_line(error.__cause__ or error)
+            raise ValueError(f"the processor of {one_line(name)}: {reason}") from error
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:

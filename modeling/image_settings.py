@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .limits import check_limit
 from .safe_text import one_line
 
 # What files of processors hold beside settings, and what `from_pretrained` of transformers takes beside them.
@@ -11,7 +12,7 @@ KEYS_OF_FILES = ("auto_map", "feature_extractor_type", "image_processor_type", "
 OPTIONS_OF_LOADING = (
     *("cache_dir", "code_revision", "force_download", "image_processor_filename", "local_files_only", "proxies"),
     *("resume_download", "return_unused_kwargs", "revision", "subfolder", "token", "trust_remote_code"),
-    *("use_auth_token", "use_fast", "user_agent", "backend"),
+    *("use_auth_token", "use_fast", "user_agent", "backend", "dtype", "torch_dtype"),
 )
 
 
@@ -59,6 +60,7 @@ def check_sizes(settings: dict[str, Any]) -> None:
     crop = (crop_size.height, crop_size.width)
     if None in crop or min(crop) < 1:
         raise ValueError(f'crop_size must be {{"height": pixels, "width": pixels}}, got {dict(crop_size)}')
+    check_limit("image_pixels", crop[0] * crop[1], "an image of the crop_size")
     if not isinstance(patch_size, int):
         return  # `preprocess` says so
     if patch_size < 1:

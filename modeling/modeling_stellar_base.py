@@ -70,18 +70,17 @@ class StellarPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Block", "ResidualBlock"]
     _keep_in_fp32_modules_strict = ["position_code"]
-
-    if TYPE_CHECKING:  # transformers wraps both in a way that type checkers read as functions without self
-
-        def to(self, *args: Any, **kwargs: Any) -> Self:
-            """Moves the model to a device or changes its dtype."""
-
-        def cuda(self, *args: Any, **kwargs: Any) -> Self:
-            """Moves the model to a GPU."""
-
     _can_record_outputs = {"hidden_states": Block}
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
+
+    if TYPE_CHECKING:  # transformers' wrappers hide the types of these
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model, as `torch.nn.Module.to` does."""
+
+        def cuda(self, *args: Any, **kwargs: Any) -> Self:
+            """Moves the model to a GPU."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

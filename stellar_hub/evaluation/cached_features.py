@@ -146,7 +146,7 @@ def _raise_together(failure: Exception | None, images: ImageSource, run: RunSett
 
 
 class _HashedImages:
-    """A source whose hash is known, as a store needs it."""
+    """A source whose content has a known hash, as a store needs it. It has no stamps: times of files do not matter."""
 
     def __init__(self, images: ImageSource, data_hash: str):
         self.images = images
@@ -160,9 +160,6 @@ class _HashedImages:
 
     def fingerprint(self) -> str:
         return self.data_hash
-
-    def stamp(self, index: int) -> str:
-        return ""  # the hash is that of the content
 
 
 def _hash_content(images: ImageSource) -> str:
@@ -192,7 +189,7 @@ def _cached_features(
                 plan,
                 folder / "+".join(names),
                 backbone,
-                images,
+                images,  # type: ignore[arg-type]  # it has no stamps
                 num_workers=run.num_workers,
                 repair=True,
                 processes=run.processes,
@@ -214,7 +211,7 @@ def _cache_plan(
     shard_rows = run.batch_size * max(1, SHARD_ROWS // run.batch_size)
     options = ExtractionOptions(dtype="float32", batch_size=run.batch_size, shard_rows=shard_rows)
     more = {"device": backbone.device.type, "view": None if view is None else view.facts()}
-    return make_plan(backbone, images, options, outputs=names, more=more)
+    return make_plan(backbone, images, options, outputs=names, more=more)  # type: ignore[arg-type]  # it has no stamps
 
 
 def _cache_folder(run: RunSettings, plan: Manifest) -> Path:

@@ -77,7 +77,7 @@ class UnknownFormatError(ValueError):
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file of a store, the whole file or nothing.
+    """Writes a file of a store that no other process writes, the whole file or nothing.
 
     Raises:
         OSError: if it cannot be written, for example because the disk is full; the message names the file.
@@ -140,7 +140,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Writes the manifest into a folder, the whole file or nothing."""
         text = json.dumps(self._on_disk(), indent=2, sort_keys=True) + "\n"
-        write_whole(folder / MANIFEST, text.encode())
+        write_atomically(folder / MANIFEST, text.encode())  # other processes may be writing it too
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

@@ -90,7 +90,9 @@ def _is_shape(value: Any) -> bool:
 
 
 def _is_shapes(value: Any) -> bool:
-    return isinstance(value, Mapping) and len(value) > 0 and all(_is_shape(shape) for shape in value.values())
+    # Evaluation keeps single numbers, such as the PSNR of each image: their shape is empty.
+    shapes = value.values() if isinstance(value, Mapping) else ()
+    return len(shapes) > 0 and all(shape == [] or _is_shape(shape) for shape in shapes)
 
 
 def _is_grid(value: Any) -> bool:

@@ -13,6 +13,7 @@ from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.conversion.vqgan_layout import DECODER_TARGET, ENCODER_TARGET, vqgan_sources
 from stellar_hub.hub.download import fetch
 from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.weight_files import check_finite, check_types, headers_of
 from stellar_hub.registry import TOKENIZER
 from stellar_hub.training.model.modeling_pretraining import OPTIONAL_PARTS, StellarForPreTraining
 from stellar_hub.training.recipes.sections import ModelRecipe
@@ -160,7 +161,8 @@ def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] |
 
     Raises:
         OSError: if the file cannot be fetched or read.
-        ValueError: if it does not fit the model, or is another tokenizer than the model's.
+        ValueError: if it does not fit the model, is another tokenizer than the model's, or has weights that are not
+            finite floating-point numbers.
     """
     path = fetch(TOKENIZER) if vqgan is None else vqgan
     tensors = read_checkpoint(path)
@@ -174,6 +176,8 @@ def load_tokenizer(model: StellarForPreTraining, vqgan: str | os.PathLike[str] |
     if misshapen:
         names = ", ".join(misshapen[:5])
         raise ValueError(f"{path} is not the tokenizer of this model: the shapes differ of {names}")
+    check_types(headers_of(weights), str(path))
+    check_finite(weights, f"the weights of {path}")
     if keep_decoder and not torch.equal(own[CODEBOOK].cpu(), weights[CODEBOOK].to(own[CODEBOOK].dtype)):
         raise ValueError(f"{path} is another tokenizer than the model's: the codebooks differ")
     if keep_decoder:

@@ -19,6 +19,7 @@ def attempt(path):
     from fuzz_targets import SilentDifference
     word = path.read_text()
     if word == "hang": time.sleep(600)
+    while word == "turn": pass
     if word == "die": os._exit(3)
     if word == "grow": return str(len(b"x" * 300_000_000))
     if word == "differ": raise SilentDifference("another value")
@@ -53,6 +54,7 @@ def test_fuzz__mutated_files_end_in_one_line_each(fuzz: ModuleType, target: str)
     ("word", "outcome"),
     [
         ("hang", "hang"),
+        ("turn", "hang"),
         ("die", "died"),
         ("grow", "memory"),
         ("differ", "silent difference"),
@@ -67,8 +69,10 @@ def test_fuzz__notices_each_fault(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "fake_target", raising=False)
     monkeypatch.setattr(fuzz, "MAX_BYTES", 100_000_000)
-    if word == "hang":
+    if word == "turn":
         monkeypatch.setattr(fuzz, "MAX_SECONDS", 0.5)
+    if word == "hang":
+        monkeypatch.setattr(fuzz, "MAX_CLOCK_SECONDS", 0.5)
     result = fuzz.run_target("fake_target", count=1, seed=0)
     assert result.counts == {outcome: 1}
     assert bool(result.faults) == (outcome != "ok")

@@ -466,6 +466,6 @@ def test_two_processes__count_each_test_image_once(
 def test_accelerate_launch__runs_the_script(squares: tuple[Path, Path], model_folder: Path, tmp_path: Path) -> None:
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     printed, progress = run_script(launcher, squares, model_folder, tmp_path / "out", "frozen")
-    assert re.search(r"56/56 .* images/s, loss \d\.\d+", progress)
+    assert f"loading {model_folder}" in progress
     assert num_right(printed)[1] == "3 of 11"
     assert (tmp_path / "out" / "classes.json").exists()

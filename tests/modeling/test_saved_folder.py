@@ -70,13 +70,12 @@ class TestProcessor:
 
     @pytest.mark.parametrize("model_first", [False, True])
     def test_of_the_users_own__stays(self, tmp_path: Path, pixel_model: StellarModel, model_first: bool) -> None:
-        processor = StellarImageProcessor.from_config(pixel_model.config)
-        processor.size = {"shortest_edge": 99}
+        processor = StellarImageProcessor.from_config(pixel_model.config, image_size=96)
         if model_first:
             pixel_model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
         pixel_model.save_pretrained(tmp_path)
-        assert StellarImageProcessor.from_pretrained(tmp_path).size["shortest_edge"] == 99
+        assert StellarImageProcessor.from_pretrained(tmp_path).crop_size["height"] == 96
 
 
 class TestFullDisk:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -249,9 +248,8 @@ def read_mask(path: Path) -> Tensor:
 
 def _raw_mode(image: Image.Image) -> str:
     """Returns how an image that was only opened stores its values, such as "L;4" for grey values of 4 bits."""
-    tiles: Any = getattr(image, "tile", None)  # formats that Pillow decodes in pieces have one
-    tile = tiles[0] if tiles else None
-    args = () if tile is None else tile[3]
+    tiles = getattr(image, "tile", None)
+    args = tiles[0][3] if tiles else ()
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 

@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -133,14 +133,15 @@ class Narrow(PixelBackbone):
     @classmethod
     def refuse_wide(cls) -> "Narrow":
         backbone = cls.load("narrow")
-        fit = backbone.processor.geometry_of_shape
+        fit = backbone.processor.fit_image
 
-        def geometry_of_shape(shape: torch.Size) -> object:
-            if shape[-1] > 4 * shape[-2]:
+        def fit_image(*arguments: Any) -> Any:
+            pixels, geometry = fit(*arguments)
+            if geometry.original_size[1] > 4 * geometry.original_size[0]:
                 raise ValueError("too wide")
-            return fit(shape)
+            return pixels, geometry
 
-        backbone.processor.geometry_of_shape = geometry_of_shape  # type: ignore[method-assign, assignment]
+        backbone.processor.fit_image = fit_image  # type: ignore[method-assign]
         return backbone  # type: ignore[return-value]
 
 

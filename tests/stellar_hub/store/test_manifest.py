@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.features.rows import ImageRecord
+from stellar_hub.modeling.atomic_write import unfinished_path
 from stellar_hub.modeling.limits import variable_of
 from stellar_hub.old_names import old_names
 from stellar_hub.store.feature_store import FeatureStore
@@ -28,6 +29,13 @@ def test_manifest__comes_back_as_it_was(shared_store: FeatureStore, tmp_path: Pa
     shared_store.manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == shared_store.manifest
     assert Manifest.read(tmp_path).plan == shared_store.manifest.plan
+
+
+def test_write__leaves_what_another_process_is_writing(shared_store: FeatureStore, tmp_path: Path) -> None:
+    others = unfinished_path(tmp_path / "manifest.json")
+    others.write_bytes(b"not yet whole")
+    shared_store.manifest.write(tmp_path)
+    assert others.exists()
 
 
 def test_plan__does_not_depend_on_counts_or_place(shared_store: FeatureStore) -> None:

@@ -115,6 +115,16 @@ def test_tensors_of_other_shapes__are_named(build_pretraining_model: Build, vqga
         load_tokenizer(model, vqgan, keep_decoder=False)
 
 
+@pytest.mark.parametrize("change", [lambda weight: weight * float("nan"), lambda weight: weight.int()])
+def test_weights_that_are_not_numbers__are_named(
+    model: StellarForPreTraining, altered: Callable[..., Path], change: Callable[[Tensor], Tensor]
+) -> None:
+    name = "encoder.conv_out.bias"
+    path = altered(lambda tensors: tensors.update({name: change(tensors[name])}))
+    with pytest.raises(ValueError, match=r"conv_out\.bias"):
+        load_tokenizer(model, path, keep_decoder=False)
+
+
 def test_file_that_is_not_there__is_named(model: StellarForPreTraining, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint file: .*nowhere\.bin"):
         load_tokenizer(model, tmp_path / "nowhere.bin", keep_decoder=False)

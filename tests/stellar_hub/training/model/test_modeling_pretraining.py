@@ -481,7 +481,7 @@ class TestNewParts:
         assert_equal_states(model.stellar.state_dict(), inner.state_dict())
         assert model.newly_initialized == ("clustering_head", "cls_clustering_head", "teacher")
         (message,) = caplog.messages
-        assert message.startswith(f"{tmp_path} has no clustering_head, cls_clustering_head, teacher")
+        assert f"{tmp_path}' has no clustering_head, cls_clustering_head, teacher" in message
         assert_teacher_is_a_copy(model)
         assert {name for name in trainable(model) if name.startswith("teacher.")} == set()
         assert model.clustering_head.prototypes.weight.std() > 0.5
@@ -523,12 +523,10 @@ class TestErrors:
         without(saved, lambda name: name in missing)
         with pytest.raises(ValueError, match="do not fit the model") as error:
             StellarForPreTraining.from_pretrained(saved)
-        for name in missing:
-            assert f"missing: {name}" in str(error.value)
-        assert str(error.value).count("missing: ") == len(list(missing))
+        assert f"missing: {', '.join(sorted(missing))}" in str(error.value)
 
     def test_head_of_another_size__is_named_with_both_shapes(self, saved: Path) -> None:
-        message = r"wrong shape: clustering_head\.prototypes\.weight is \(16, 12\), the model has \(8, 12\)"
+        message = r"clustering_head\.prototypes\.weight is \(16, 12\), the model has \(8, 12\)"
         with pytest.raises(ValueError, match=message):
             StellarForPreTraining.from_pretrained(saved, num_prototypes=8)
 
