@@ -164,7 +164,8 @@ class FolderWalk:
         if self.links_out:
             notes.append(
                 f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)} and "
-                "were not followed; name a folder above their targets as root (--root) to follow them"
+                f"{'is' if self.links_out == 1 else 'are'} not followed; name a folder above the targets as root (--root) "
+                "to follow links"
             )
         if self.special:
             notes.append(
