@@ -164,8 +164,8 @@ class FolderWalk:
         if self.links_out:
             notes.append(
                 f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)} and "
-                f"{'is' if self.links_out == 1 else 'are'} not followed; name a folder above the targets as root (--root) "
-                "to follow links"
+                f"{'is' if self.links_out == 1 else 'are'} not followed; name a folder above the targets as root "
+                "(--root) to follow links"
             )
         if self.special:
             notes.append(

@@ -176,8 +176,8 @@ class TarShards(IndexedSource[EncodedImage]):
                 size,
                 int(images.offsets[number]),
             )
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, error.filename or name) from error
+        except OSError as fault:
+            raise OSError(fault.errno, fault.strerror, fault.filename or name) from fault
         error = "" if len(data) == size else f"{name} cannot be read: {self.paths[shard]} is shorter than before"
         return EncodedImage(name, data, error)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from stellar_hub.data.sources import TarShards, read_image
+from stellar_hub.data.sources import TarShards, read_image, tar_shards
+from stellar_hub.data.sources.open_files import OpenFiles
 from stellar_hub.data.sources.tar_shards import index_tar
 from stellar_hub.data.views import MultiCropDataset, ResumableBatchSampler, ViewSettings, collate_samples
 from tests.stellar_hub.data.sources.conftest import png, write_tar
@@ -154,6 +155,7 @@ def test_disk_that_fails__names_the_image(shards: list[Path], monkeypatch: pytes
 
 def test_open_files__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stellar_hub.data.sources.open_files.MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(tar_shards, "_open_files", OpenFiles())  # earlier tests may have left some open
     source = TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)}) for n in range(8)])
     before = len(os.listdir("/proc/self/fd"))
     assert colors(source, [*range(8), 0, 7, 5]) == [*range(8), 0, 7, 5]
@@ -162,6 +164,7 @@ def test_open_files__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_open_files__are_bounded_over_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stellar_hub.data.sources.open_files.MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(tar_shards, "_open_files", OpenFiles())  # earlier tests may have left some open
     sources = [TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)})]) for n in range(8)]
     before = len(os.listdir("/proc/self/fd"))
     assert [colors(source, [0]) for source in [*sources, *sources]] == [[n] for n in [*range(8), *range(8)]]
