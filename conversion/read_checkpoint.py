@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stellar_hub.modeling.limits import check_limit
-from stellar_hub.modeling.safe_paths import regular_file
+from stellar_hub.modeling.safe_paths import regular_file, utf8_name
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.modeling.weight_files import listed
 
@@ -63,7 +63,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         return tensors_of(read_pickled(path), path)
     try:
-        tensors = load_file(path)
+        with utf8_name(path) as name:
+            tensors = load_file(name)
     except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
         reason = one_line(error, 200)
         raise ValueError(f"{path} is damaged, cut short, or not a safetensors file: {reason}") from error
@@ -95,9 +96,9 @@ def read_pickled(path: Path) -> Any:
     """Returns the object in a file that `torch.save` wrote, if it has tensors and plain containers only."""
     zipped = check_zip(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), utf8_name(path) as name:
             warnings.simplefilter("ignore", UserWarning)  # they are about content that is refused below, or harmless
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
     except PermissionError:
         raise
     except DAMAGE as error:

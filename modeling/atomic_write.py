@@ -4,10 +4,12 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import os
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -83,8 +85,13 @@ def unfinished_path(path: Path) -> Path:
 
     `path` may have a name of any length; the beginning of the name is for people who look into the folder.
     """
-    beginning = os.fsencode(path.name)[:40].decode("utf-8", "ignore")
+    beginning = _cut(path.name, 40)
     return path.with_name(f".{beginning}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:16]}.part")
+
+
+def _cut(name: str, length: int) -> str:
+    """Returns the beginning of a name of a file: so many bytes, without those that are no text on this system."""
+    return os.fsencode(name)[:length].decode(sys.getfilesystemencoding(), "ignore")
 
 
 @functools.cache
@@ -156,7 +163,7 @@ def errors_name(path: str | os.PathLike[str], unfinished: Path | None = None) ->
         raise
 
 
-class _PatientFile:
+class _PatientFile(io.RawIOBase):
     """A file that keeps the error of a write, and lets the rest of the writes pass without doing them."""
 
     def __init__(self, file: IO[bytes]):
@@ -177,6 +184,18 @@ class _PatientFile:
 
     def flush(self) -> None:
         """Does nothing: the file is flushed when it is closed."""
+
+    def writable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Returns True: torch warns of files that cannot go back to their beginning."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Does nothing: torch goes back to the beginning when all is written, and nothing is read from here."""
+        return offset
 
 
 @contextlib.contextmanager
@@ -227,7 +246,7 @@ def replaced_folder(path: str | os.PathLike[str], unfinished: Path | None = None
         raise FileNotFoundError(f"cannot write {path}: the folder {final.parent} does not exist")
     clear_leftovers(final.parent)
     partial = unfinished or unfinished_path(final)
-    beginning = os.fsencode(final.name)[:240].decode("utf-8", "ignore")  # disks limit the length of names
+    beginning = _cut(final.name, 240)  # disks limit the length of names
     old = final.with_name(f".{beginning}.old")
     restore(final, old)
     partial.mkdir()

@@ -14,7 +14,7 @@ from transformers.utils import cached_file, is_peft_available
 
 from .safe_paths import regular_file
 from .safe_text import one_line
-from .weight_files import check_folder, check_headers, check_index, headers_of, read_headers
+from .weight_files import DTYPES, check_folder, check_headers, check_index, headers_of, read_headers
 
 TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 # They change torch and transformers for all threads while a model is built. Our models need none of them: a model is
@@ -74,9 +74,9 @@ def local_contexts(contexts: Iterable[Any], dtype: torch.dtype) -> list[Any]:
         dtype: Type of the weights, which `post_init` sets.
 
     Raises:
-        ValueError: if the type is not a floating-point type.
+        ValueError: if the type is not a floating-point type that torch computes with.
     """
-    if not dtype.is_floating_point:
+    if dtype not in DTYPES:  # torch computes with no other floating-point type
         raise ValueError(f"dtype must be a floating-point type such as torch.float32, got {dtype}")
     contexts = list(contexts)
     if not any(isinstance(context, torch.device) for context in contexts):
@@ -150,3 +150,11 @@ def remove_capturing_hooks(model: Any) -> None:
             if getattr(hook, "__name__", "") == CAPTURING_HOOK:
                 del module._forward_hooks[number]
     model._output_capturing_hooks_installed = False
+
+
+def execution_device(model: nn.Module) -> torch.device | None:
+    """Returns the device on which a model with offloaded weights computes, and None if it has no such weights."""
+    hooks = [getattr(module, "_hf_hook", None) for module in model.modules()]
+    devices = [getattr(hook, "execution_device", None) for hook in hooks]
+    device = next((device for device in devices if device is not None), None)
+    return None if device is None else torch.device(device)

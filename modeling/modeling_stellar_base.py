@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -27,6 +28,7 @@ from .loading import (
     check_before_loading,
     check_source,
     dtype_to_build,
+    execution_device,
     is_set,
     loading,
     local_contexts,
@@ -36,6 +38,7 @@ from .loading import (
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import write_card
 from .pretrained_names import convert_if_original, push_model, resolve_pretrained
+from .safe_paths import utf8_name
 from .safe_text import one_line
 from .saved_folder import PROCESSOR, filled_folder, keeps_processor, sizes_in
 from .weight_files import check_finite, problems_by_kind
@@ -57,6 +60,11 @@ def _success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -
     return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
 
 
+def _readable(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
+    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
+    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
+
+
 class StellarPreTrainedModel(PreTrainedModel):
     """The base class of all STELLAR models, with their initialization, loading and saving."""
 
@@ -73,6 +81,12 @@ class StellarPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": Block}
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device that images go to: that of the weights, or that of the computation if weights are offloaded."""
+        device: torch.device = super().device
+        return device if device.type != "meta" else execution_device(self) or device
 
     if TYPE_CHECKING:  # transformers' wrappers hide the types of these
 
@@ -204,9 +218,9 @@ class StellarPreTrainedModel(PreTrainedModel):
             kwargs = cls._with_decoder(name, decoder, kwargs)
         strict = not tolerate_shapes and kwargs.get("key_mapping") is None
         try:
-            with without_load_report(), is_set(loading, Loading(subject, strict)):
+            with without_load_report(), is_set(loading, Loading(subject, strict)), _readable(name) as readable:
                 loaded: Any = super().from_pretrained(
-                    name, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+                    readable, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
         except SafetensorError as error:
             raise ValueError(f"the weights of {subject} are damaged or cut short: {one_line(error)}") from error

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 from .atomic_write import write_atomically
 from .input_checks import resolve_grid_size
 from .limits import check_limit
+from .safe_paths import utf8_name
 from .safe_text import one_line
 
 _DTYPES = {"F64", "F32", "F16", "BF16"}  # as safetensors spells them
@@ -154,11 +155,8 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
     Yields:
         What `safetensors.safe_open` gives.
     """
-    with contextlib.ExitStack() as stack:
-        if not os.fspath(path).isprintable():
-            descriptor = stack.enter_context(open(path, "rb")).fileno()
-            path = f"/dev/fd/{descriptor}" if os.path.exists("/dev/fd") else path
-        yield stack.enter_context(safe_open(path, framework="pt"))
+    with utf8_name(path) as name, safe_open(name, framework="pt") as file:
+        yield file
 
 
 def _grid_of_header(metadata: dict[str, str], name: str) -> tuple[int, int] | None:

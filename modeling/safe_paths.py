@@ -1,8 +1,10 @@
 """Names and paths that come from elsewhere (an index, a manifest, a table), checked before a file is opened."""
 
+import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from .limits import check_limit
@@ -107,3 +109,30 @@ def read_bounded(path: str | os.PathLike, limit: str, root: str | os.PathLike | 
     check_limit(limit, size, one_line(path))
     with open(checked, "rb") as file:
         return file.read(size)  # a file that grows meanwhile is read no further
+
+
+@contextlib.contextmanager
+def utf8_name(path: str | os.PathLike) -> Iterator[str | os.PathLike]:
+    """Gives a name of a file or folder that safetensors and torch's reader take: their names must be UTF-8.
+
+    Args:
+        path: Path of any name; the file or folder must exist if its name is not UTF-8.
+
+    Yields:
+        The path, or a name of the open file, which is valid inside the block.
+
+    Raises:
+        OSError: if the name is not UTF-8, and the file cannot be opened.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        yield path
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}" if os.path.exists("/dev/fd") else path
+    finally:
+        os.close(descriptor)

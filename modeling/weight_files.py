@@ -13,7 +13,7 @@ from torch import Tensor
 from .config_checks import DTYPES as TYPE_NAMES
 from .config_checks import read_json_object
 from .limits import check_limit
-from .safe_paths import path_below
+from .safe_paths import path_below, utf8_name
 from .safe_text import one_line
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -49,11 +49,14 @@ def check_folder(folder: str | os.PathLike) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         return
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+    adapter = folder / "adapter_config.json"
+    if adapter.exists() and not (folder / "config.json").exists():
         raise ValueError(
             f"{one_line(folder)} holds an adapter to another model: load that model first, then the adapter with "
             "peft.PeftModel.from_pretrained(model, folder)"
         )
+    if adapter.exists() and not isinstance(read_json_object(adapter).get("peft_type"), str):
+        raise ValueError(f"{one_line(adapter)} must name the kind of its adapter as peft_type, such as 'LORA'")
     for index in sorted(folder.glob("*.safetensors.index*.json")):
         check_index(read_json_object(index), index)
 
@@ -81,7 +84,7 @@ def read_headers(files: Iterable[str | os.PathLike]) -> dict[str, Header]:
     """
     headers: dict[str, Header] = {}
     for path in files:
-        with safe_open(path, framework="pt") as file:
+        with utf8_name(path) as readable, safe_open(readable, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # it is not a dictionary
                 part = file.get_slice(name)
                 dtype, shape = part.get_dtype(), tuple(part.get_shape())

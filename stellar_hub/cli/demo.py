@@ -18,9 +18,10 @@ def demo(output: Output = Path("demo"), device: Device = "auto", debug: Debug = 
     """
     from stellar_hub.cli.visualize import visualize
 
-    photographs = Path(str(files("stellar_hub.demo_images")))
+    folder = Path(str(files("stellar_hub.demo_images")))
     say("The small demonstration model stellar-tiny comes with the package. It sees 64 x 64 pixels of each photograph,")
     say("encodes them as 16 tokens (S) and one map per token (L), and decodes both to an image.")
-    visualize(images=[photographs], output=output, fit=FitOption.crop, device=device, overwrite=True, debug=debug)
+    photographs = sorted(folder.glob("*.jpg"))
+    visualize(images=photographs, output=output, fit=FitOption.crop, device=device, overwrite=True, debug=debug)
     program = "stellar-hub" if shutil.which("stellar-hub") else sys.argv[0]
     say(f"The pages are in {output.resolve()}. For your own images, run: {program} visualize PHOTO --output {output}")

@@ -1,6 +1,7 @@
 """The command line `stellar-hub` with all its commands."""
 
 import signal
+import sys
 from collections.abc import Callable
 
 import typer
@@ -9,7 +10,7 @@ from stellar_hub.cli.convert import convert
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.encode import encode
-from stellar_hub.cli.errors import CommandGroup
+from stellar_hub.cli.errors import CommandGroup, one_line
 from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
 from stellar_hub.cli.extract import extract
@@ -71,7 +72,11 @@ def main() -> None:
     let_streams_take_any_text()
     if hasattr(signal, "SIGXFSZ"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit on the size of files is then an error, not a death
-    app()
+    try:
+        app()
+    except OSError as error:  # of texts of help on a full disk; commands report their own errors
+        typer.echo(f"error: {one_line(error)}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

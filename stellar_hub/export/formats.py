@@ -14,6 +14,7 @@ from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import patient_file, replaced_folder
 from stellar_hub.modeling.encoder_stellar import normalize_pixels
 from stellar_hub.modeling.factorization import low_rank_product
+from stellar_hub.modeling.limits import check_limit
 
 Runner = Callable[..., tuple[Tensor, ...]]  # runs a graph that was loaded from its file
 
@@ -162,8 +163,8 @@ def export_model(
         The graphs that were written.
 
     Raises:
-        ValueError: if the format is unknown, the size does not fit, weights of the model are offloaded, or a graph's
-            outputs differ from the model's.
+        ValueError: if the format is unknown, the size does not fit or is beyond a limit, weights of the model are
+            offloaded, or a graph's outputs differ from the model's.
         FileExistsError: if the output exists.
         OSError: if a file cannot be written.
         ImportError: if the format needs an extra that is not installed.
@@ -172,7 +173,11 @@ def export_model(
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {fmt!r}")
     if Path(output).exists():
         raise FileExistsError(f"{output} exists already: name a new folder")
-    height, width = height or model.config.image_size, width or model.config.image_size
+    height = model.config.image_size if height is None else height
+    width = model.config.image_size if width is None else width
+    if min(height, width) < 1:
+        raise ValueError(f"height and width must be at least 1, got {height} and {width}")
+    check_limit("image_pixels", height * width, f"an image of {height} x {width}")
     model.grid_size(height, width)  # raises an error for a wrong size before anything is written
     offloaded = [name for name, tensor in model.state_dict().items() if tensor.device.type == "meta"]
     if offloaded:

@@ -341,3 +341,11 @@ def test_read_checkpoint__does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.pt")
     with pytest.raises(ValueError, match="pipe"):
         read_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", [b"\xff.safetensors", b"\xff.pt"])
+def test_read_checkpoint__reads_a_file_whose_name_is_not_utf8(name: bytes, tensors: StateDict, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    save_file(tensors, plain) if name.endswith(b"safetensors") else torch.save(tensors, plain)
+    path = plain.rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    assert_same(read_checkpoint(path), tensors)

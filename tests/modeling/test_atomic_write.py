@@ -147,6 +147,12 @@ class TestNames:
                 fill(folder)
         assert names(tmp_path) == ["x" * 255]
 
+    def test_unfinished_name__has_no_letters_that_the_system_cannot_write(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+        assert atomic_write.unfinished_path(tmp_path / "aü日b").name.startswith(".ab.")
+
     def test_name_that_is_not_utf8__can_be_written(self, tmp_path: Path) -> None:
         write_atomically(tmp_path / "caf\udce9.bin", NEW)
         assert (tmp_path / "caf\udce9.bin").read_bytes() == NEW

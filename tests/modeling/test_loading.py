@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import pickle
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +109,24 @@ class TestNames:
         (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(pixel_folder)}))
         with pytest.raises(ValueError, match="adapter to another model"):
             StellarModel.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000])
+    def test_adapter__that_is_damaged_is_named(self, pixel_folder: Path, altered: Altered, content: str) -> None:
+        path = altered(pixel_folder, lambda tensors: None)
+        (path / "adapter_config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"adapter_config\.json "):
+            StellarModel.from_pretrained(path)
+
+    def test_folder__whose_name_is_not_utf8_loads(self, pixel_folder: Path, tmp_path: Path) -> None:
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+        shutil.copytree(pixel_folder, folder)
+        assert StellarModel.from_pretrained(folder).config.name_or_path == str(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_dtype__that_torch_does_not_compute_with_is_refused(pixel_folder: Path, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="dtype must be a floating-point type"):
+        StellarModel.from_pretrained(pixel_folder, dtype=dtype)
 
 
 class TestThreads:

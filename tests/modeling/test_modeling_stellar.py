@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from stellar_hub.modeling import StellarConfig, StellarEncoding, StellarModel, StellarModelOutput
@@ -635,3 +636,11 @@ class TestHooks:
             for options in ({}, {"norm": True}, {"indices": 1, "intermediates_only": True, "stop_early": True}):
                 actual, expected = (m.forward_intermediates(images, **options) for m in (model, whole))
                 torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+    def test_offloaded_weights__compute_where_the_model_says(self, pixel_folder: Path, tmp_path: Path) -> None:
+        places = {"encoder": "disk", "localization": "cpu", "decoder": "disk"}
+        model = StellarModel.from_pretrained(pixel_folder, device_map=places, offload_folder=tmp_path / "offloaded")
+        assert model.device == torch.device("cpu")
+        Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+        (batch,) = model.extract(str(tmp_path), ["S"], num_workers=0)
+        assert batch["S"].isfinite().all()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling.limits import variable_of
-from stellar_hub.modeling.safe_paths import path_below, read_bounded, regular_file
+from stellar_hub.modeling.safe_paths import path_below, read_bounded, regular_file, utf8_name
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "parts/a.safetensors", "a..b", "..a", "ä.bin"])
@@ -72,3 +72,13 @@ def test_read_bounded__stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(variable_of("image_bytes"), "4")
     with pytest.raises(ValueError, match="STELLAR_HUB_MAX_IMAGE_BYTES"):
         read_bounded(tmp_path / "a", "image_bytes")
+
+
+def test_utf8_name__opens_a_file_of_any_name(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    path.write_bytes(b"content")
+    with utf8_name(path) as name:
+        str(name).encode()
+        assert Path(name).read_bytes() == b"content"
+    with utf8_name(tmp_path / "not there") as name:
+        assert name == tmp_path / "not there"

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
+from stellar_hub.modeling.safe_paths import utf8_name
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.training.checkpoints.checkpoints import (
     OPTIMIZER_FILE,
@@ -118,7 +119,8 @@ def load_run(folder: Path, model: StellarForPreTraining, optimizer: Optimizer, s
 def _load_file(file: Path, read: Callable[[Path], Any], take: Callable[[Any], object]) -> None:
     """Reads a file and hands its contents to `take`; raises ValueError if it is damaged or does not fit."""
     try:
-        take(read(file))
+        with utf8_name(file) as name:
+            take(read(Path(name)))
     except DAMAGED as error:
         raise ValueError(
             f"{file} is damaged or does not fit the model: {one_line(error)}; --resume takes the path of another "

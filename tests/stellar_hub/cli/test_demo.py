@@ -21,6 +21,7 @@ def test_demo__draws_a_page_for_each_photograph_without_a_network(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     result = command("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
+    assert "note:" not in result.stderr
     names = {
         Path(entry.name).stem for entry in files("stellar_hub.demo_images").iterdir() if entry.name.endswith(".jpg")
     }

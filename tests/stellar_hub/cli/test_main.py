@@ -1,11 +1,13 @@
 """The command line as a whole."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from stellar_hub.cli import main
 from stellar_hub.version import __version__
 
 from .conftest import Command
@@ -56,3 +58,15 @@ def test_error__is_one_line_without_traceback_as_a_user_sees_it(tmp_path: Path) 
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.strip() == f"error: no such file or folder: {tmp_path / 'no.jpg'}"
+
+
+def test_help_on_a_full_disk__is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(main, "app", refuse)
+    monkeypatch.setattr(main, "let_streams_take_any_text", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"

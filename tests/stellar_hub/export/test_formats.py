@@ -103,3 +103,16 @@ def test_export__refuses_offloaded_weights(pixel_model: StellarModel, tmp_path: 
     pixel_model.encoder.norm.to("meta")
     with pytest.raises(ValueError, match=r"encoder\.norm\.weight: load it without device_map"):
         export_model(pixel_model, tmp_path / "new", "torch-export")
+
+
+@pytest.mark.parametrize("height", [0, -8, 800_000])
+def test_export__refuses_sizes_out_of_range(height: int, pixel_model: StellarModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^height and width must be|the limit is"):
+        export_model(pixel_model, tmp_path / "new", "torch-export", height, 800_000)
+
+
+def test_torch_export__does_not_warn_of_its_file(
+    pixel_model: StellarModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_model(pixel_model, tmp_path / "new", "torch-export")
+    assert "archive file" not in caplog.text

@@ -102,3 +102,8 @@ boxes = st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 4)
 @given(st.lists(st.builds(ImageRecord, st.integers(0, 2**40), st.text(), sizes, boxes, st.none() | st.text())))
 def test_records__come_back_exactly(records: list[ImageRecord]) -> None:
     assert records_from_json(records_to_json(records)) == records
+
+
+def test_shard__whose_name_is_not_utf8_is_read(shard: Path) -> None:
+    path = shard.rename(os.fsdecode(os.fsencode(shard.parent) + b"/\xff"))
+    assert torch.equal(open_shard(path, range(2, 4)).get_tensor("S"), TENSORS["S"])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import random
 from collections.abc import Callable
@@ -90,6 +91,12 @@ class TestRoundTrip:
         step(model, optimizer, 3)
         for (name, ours), theirs in zip(model.named_parameters(), copied.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=name)
+
+    def test_folder__whose_name_is_not_utf8_is_loaded(self, folder: Path) -> None:
+        expected = load(folder)[0].state_dict()
+        renamed = folder.rename(os.fsdecode(os.fsencode(folder.parent) + b"/\xff"))
+        for name, tensor in load(renamed)[0].state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)
 
     def test_random_states__draw_the_same_again(self, folder: Path) -> None:
         write_random_state(folder, 0)
