@@ -182,11 +182,14 @@ def _load(image: Image.Image, name: str) -> None:
 
 
 def _narrow_transparency(image: Image.Image) -> None:
-    """Gives the transparent colour of a PNG with 16 bits per channel 8 bits, as Pillow gives its pixels."""
+    """Scales the transparent colour of a PNG to 8 bits where Pillow scales its pixels: from 16, 4 or 2 bits."""
     color = image.info.get("transparency")
     tiles = getattr(image, "tile", None)
-    if isinstance(color, tuple) and tiles and tiles[0][3] == "RGB;16B":
+    kind = tiles[0][3] if tiles and image.format == "PNG" else None
+    if isinstance(color, tuple) and kind == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in color)
+    elif isinstance(color, int) and kind in ("L;2", "L;4"):
+        image.info["transparency"] = color * (85 if kind == "L;2" else 17)
 
 
 def _say_first_page(image: Image.Image, name: str) -> None:

@@ -88,6 +88,8 @@ def _band_to_rgb(image: Image.Image, name: str, wide: WideGrey, transform: Image
         if transform is None or pixels.is_floating_point():
             return pixels
         image = Image.fromarray(pixels[0].numpy())
+    if image.mode == "La":  # grey times alpha: Pillow converts it to grey and alpha alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if transform is not None:

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from stellar_hub.extras import require
 from stellar_hub.modeling.atomic_write import write_atomically
+from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits, unit_queries, unit_vectors
 from stellar_hub.store import FeatureStore
@@ -24,6 +24,9 @@ MAX_PROBES = 1024  # vectors that a new graph must find again
 FOUND = 1 - 1e-3  # cosine of a vector with the one that is found for it
 HEADER = b"stellar_hub index 2\n"
 OLD_HEADER = b"stellar_hub\n"
+_GRAPH = re.compile(r"(?:^|,)HNSW(\d*)", re.IGNORECASE)  # not "IVF64_HNSW32", whose graph is one of centroids
+_INEXACT = ("PQ", "SQ", "PCA", "OPQ", "RR", "ITQ")  # the scores of compressed or turned vectors are not exact
+_PLACE_IN_FAISS = re.compile(r"^Error in .*? at /\S+:\d+: ")
 
 _logger = getLogger(__name__)
 
@@ -51,7 +54,7 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
         ValueError: if faiss does not know the factory, or has too few rows to train it.
     """
     index = _filled_index(store, output, factory)
-    if factory.upper().startswith("HNSW") and (reason := _unreachable(store, output, factory, index)):
+    if _GRAPH.search(factory) and (reason := _unreachable(store, output, factory, index)):
         _logger.warning("%s, which %s does not reach: the index is exact (Flat) instead", reason, factory)
         return _filled_index(store, output, "Flat")
     return index
@@ -64,11 +67,11 @@ def _filled_index(store: FeatureStore, output: str, factory: str) -> Any:
         index = faiss.index_factory(shape[-1], f"IDMap2,{factory}", faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             index.train(_training_vectors(store, output).numpy())
+        for ids, vectors in _vectors_with_ids(store, output):
+            index.add_with_ids(vectors.numpy(), ids.numpy())
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = _PLACE_IN_FAISS.sub("", one_line(error))
         raise ValueError(f"faiss cannot build {factory!r} for {len(store)} rows: {reason}") from error
-    for ids, vectors in _vectors_with_ids(store, output):
-        index.add_with_ids(vectors.numpy(), ids.numpy())
     return index
 
 
@@ -92,10 +95,10 @@ def _unreachable(store: FeatureStore, output: str, factory: str, index: Any) -> 
     if not hashes:
         return ""
     most_equal = int(torch.cat(hashes).unique(return_counts=True)[1].max())
-    digits = re.match(r"HNSW(\d+)", factory, re.IGNORECASE)
-    if most_equal > int(digits[1] if digits else 32):
+    graph = _GRAPH.search(factory)
+    if most_equal > int(graph[1] if graph and graph[1] else 32):
         return f"{most_equal} vectors are equal"
-    if "PQ" in factory or "SQ" in factory:  # the scores of compressed vectors are not exact
+    if any(kind in factory for kind in _INEXACT):
         return ""
     probes = _sample(store, output, MAX_PROBES)
     scores, _ = index.search(probes.numpy(), 1)
@@ -185,7 +188,7 @@ class ApproximateIndex:
             ImportError: if faiss is not installed.
             ValueError: if the file is damaged, is not an index, or belongs to another content of the store.
         """
-        faiss, data = _faiss(), Path(path).read_bytes()
+        faiss, data = _faiss(), regular_file(path).read_bytes()
         try:
             facts, content = _checked_content(data)
             index = cls(faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8)), facts)

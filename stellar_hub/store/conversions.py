@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stellar_hub.data.sources.table_files import reading_table
 from stellar_hub.extras import require
 from stellar_hub.features.identity import weights_sha256
 from stellar_hub.modeling import StellarModel
@@ -123,7 +124,8 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
 
     # The cache recognizes a table by what the store holds and by what is read of it.
     identity = {"content": f"{store.manifest.plan} {store.digest} {','.join(names)} {with_errors}"}
-    return library.Dataset.from_generator(rows, features=library.Features(columns), gen_kwargs=identity)
+    with reading_table(store.path):  # else the library hides what is wrong
+        return library.Dataset.from_generator(rows, features=library.Features(columns), gen_kwargs=identity)
 
 
 def to_pandas(store: "FeatureStore", outputs: Sequence[str], rows: Rows | None) -> Any:

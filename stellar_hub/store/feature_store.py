@@ -11,10 +11,12 @@ from torch import Tensor
 
 from stellar_hub.features.rows import FeatureBatch, FeatureRow
 from stellar_hub.modeling.safe_text import escape_control, one_line
+from stellar_hub.progress import track
 from stellar_hub.store.files import check_shard, open_shard
 from stellar_hub.store.manifest import incompatibilities, shard_path
 from stellar_hub.store.origin import folder_of, open_named_source, stale_rows
 from stellar_hub.store.reader import StoreReader
+from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, check_row, is_single
 
 if TYPE_CHECKING:
@@ -229,7 +231,8 @@ class FeatureStore(StoreReader):
             images have another size or modification time than at the extraction.
         """
         lines = []
-        for number in range(self.manifest.num_shards):
+        numbers = range(self.manifest.num_shards)
+        for number in track(numbers, "reading the store", unit="shard", enabled=len(self) >= MANY_ROWS):
             rows = self.manifest.rows_of_shard(number)
             try:
                 check_shard(shard_path(self.path, number), rows, self.manifest.plan)

@@ -20,7 +20,7 @@ from torch import Tensor
 from stellar_hub.extras import require
 from stellar_hub.features.identity import tensors_sha256
 from stellar_hub.features.rows import ImageRecord
-from stellar_hub.modeling.safe_paths import utf8_name
+from stellar_hub.modeling.safe_paths import regular_file, utf8_name
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.manifest import Manifest, shard_path, spell_rows, write_whole
 from stellar_hub.store.tensor_format import stored_layout
@@ -93,7 +93,7 @@ def open_shard(path: Path, rows: range, plan: str | None = None) -> Any:
         ValueError: if the shard is missing, damaged or another one; the message names the rows.
     """
     try:
-        with utf8_name(path) as name:
+        with utf8_name(regular_file(path)) as name:
             file = safe_open(name, framework="pt")
         found = header_of(file)
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling.image_errors import NOT_THE_IMAGES_FAULT
-from stellar_hub.modeling.safe_paths import utf8_name
+from stellar_hub.modeling.safe_paths import regular_file, utf8_name
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
 from stellar_hub.store.files import pyarrow, records_to_json
@@ -209,7 +209,7 @@ def open_index(path: Path, num_rows: int) -> Any:
     """
     pa = pyarrow()
     try:
-        with utf8_name(path) as name:
+        with utf8_name(regular_file(path)) as name:
             index = pa.parquet.ParquetFile(name, page_checksum_verification=True)
         found = index.schema_arrow
     except (OSError, pa.ArrowException, ValueError) as error:

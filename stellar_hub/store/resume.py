@@ -8,10 +8,12 @@ from pathlib import Path
 
 from stellar_hub.data.sources import ImageFolder, ImageSource
 from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.progress import track
 from stellar_hub.store.files import check_shard, header_of, open_shard, read_records
 from stellar_hub.store.manifest import SHARDS, Manifest, differences, shard_path, unknown_files
 from stellar_hub.store.plan import batches_of
 
+MANY_ROWS = 10_000  # from so many on, progress is shown
 _REPAIR = "run the same command with --repair to extract only these rows again"
 
 
@@ -118,7 +120,8 @@ def plan_work(
     Raises:
         ValueError: if a shard is damaged and `repair` is not set.
     """
-    stamps = {number: stamps_sha256(source, plan.rows_of_shard(number)) for number in shards}
+    looked_at = track(shards, "looking for images that changed", unit="shard", enabled=plan.num_rows >= MANY_ROWS)
+    stamps = {number: stamps_sha256(source, plan.rows_of_shard(number)) for number in looked_at}
     repaired = remove_damaged(folder, plan, shards) if repair else []
     num_stale = remove_stale(folder, plan, stamps)
     missing = missing_shards(folder, plan, shards)
@@ -146,17 +149,25 @@ def stamps_sha256(source: ImageSource, rows: range) -> str | None:
     return digest.hexdigest()
 
 
+def _stamps_of_nothing(rows: range) -> str:
+    """Returns what `stamps_sha256` returns if none of the files is there."""
+    return hashlib.sha256(bytes(len(rows))).hexdigest()
+
+
 def is_stale(file: object, stamps: str | None) -> bool:
     """Whether the images of an open shard have changed since it was written, as far as this is known."""
     return stamps is not None and header_of(file).stamps not in (None, stamps)
 
 
 def remove_stale(folder: Path, plan: Manifest, stamps: Mapping[int, str | None]) -> int:
-    """Removes the shards whose images have changed; returns how many."""
+    """Removes the shards whose images have changed; returns how many.
+
+    A shard of which no image is there now stays: more likely a disk is away than all images have changed.
+    """
     count = 0
     for number, now in stamps.items():
         path = shard_path(folder, number)
-        if now is None or not path.exists():
+        if now in (None, _stamps_of_nothing(plan.rows_of_shard(number))) or not path.exists():
             continue
         try:
             file = open_shard(path, plan.rows_of_shard(number), plan.plan)

@@ -57,6 +57,13 @@ def save(tmp_path: Path) -> Save:
     return write
 
 
+def png_of(chunks: dict[bytes, bytes]) -> bytes:
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in (chunks | {b"IEND": b""}).items():
+        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return data
+
+
 class TestSources:
     def test_path_pil_array_tensor__give_the_same(self, photo: np.ndarray, save: Save) -> None:
         expected = chw(photo)
@@ -131,6 +138,9 @@ class TestModes:
         assert image.mode == "1"
         for source in (image, save(image, "a.png"), bits, torch.from_numpy(bits)):
             assert_same(load_rgb(source), expected)
+
+    def test_grey_times_alpha__is_composited_on_white(self) -> None:
+        assert load_rgb(Image.new("LA", (1, 1), (100, 51)).convert("La"))[0].item() == pytest.approx(224, abs=1)
 
     def test_grey_with_alpha__is_composited_on_white(self, save: Save) -> None:
         image = Image.new("LA", (3, 1))
@@ -239,14 +249,23 @@ class TestSixteenBits:
         image.save(tmp_path / "a.png", transparency=10 if depth == 8 else 2570)
         assert load_rgb(tmp_path / "a.png")[0, 0].tolist() == [156, 255, 156, 255]
 
+    @pytest.mark.parametrize(("depth", "row", "step"), [(1, 0x40, 255), (2, 0x10, 85), (4, 0x01, 17)])
+    def test_transparent_grey_of_few_bits__is_white(self, tmp_path: Path, depth: int, row: int, step: int) -> None:
+        header = struct.pack(">IIBBBBB", 2, 1, depth, 0, 0, 0, 0)  # the pixels 0 and 1, of which 0 is transparent
+        parts = {b"IHDR": header, b"tRNS": b"\0\0", b"IDAT": zlib.compress(bytes([0, row]))}
+        (tmp_path / "a.png").write_bytes(png_of(parts))
+        assert load_rgb(tmp_path / "a.png")[0, 0].tolist() == [255, step]
+        (tmp_path / "a.png").write_bytes(png_of(parts | {b"tRNS": b"\0\1"}))
+        assert load_rgb(tmp_path / "a.png")[0, 0].tolist() == [0, 255]
+
     def test_transparent_colour__is_white(self, tmp_path: Path) -> None:
         rows = b"\0" + struct.pack(">6H", 40000, 1000, 500, 1000, 2000, 3000)
         parts = {b"IHDR": struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0), b"tRNS": struct.pack(">3H", 1000, 2000, 3000)}
-        data = b"\x89PNG\r\n\x1a\n"
-        for name, content in (parts | {b"IDAT": zlib.compress(rows), b"IEND": b""}).items():
-            crc = struct.pack(">I", zlib.crc32(name + content))
-            data += struct.pack(">I", len(content)) + name + content + crc
-        assert load_rgb(data)[:, 0].tolist() == [[156, 255], [3, 255], [1, 255]]
+        assert load_rgb(png_of(parts | {b"IDAT": zlib.compress(rows)}))[:, 0].tolist() == [
+            [156, 255],
+            [3, 255],
+            [1, 255],
+        ]
 
     def test_tiff_with_white_as_zero__is_inverted(self, save: Save) -> None:
         path = save(Image.fromarray(WIDE_VALUES), "a.tif")
@@ -478,13 +497,14 @@ class TestUnreadable:
             load_rgb(address)
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("code", [errno.EIO, errno.EREMOTE, errno.EUCLEAN, errno.EKEYEXPIRED])
     def test_fault_of_the_machine__is_no_fault_of_the_image(
-        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch
+        self, photo: np.ndarray, save: Save, monkeypatch: pytest.MonkeyPatch, code: int
     ) -> None:
         path = save(Image.fromarray(photo), "a.png")
 
         def fail(*arguments: object) -> None:
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr("builtins.open", fail)
         with pytest.raises(OSError, match=r"a\.png") as caught:

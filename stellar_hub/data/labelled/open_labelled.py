@@ -7,7 +7,7 @@ from pathlib import Path
 from stellar_hub.data.labelled.labelled_images import LabelledImages
 from stellar_hub.data.labelled.tables import DELIMITERS, read_labelled_table, read_split_file
 from stellar_hub.data.sources.files import FolderWalk, counted
-from stellar_hub.data.sources.open_sources import check_root, expand_pattern
+from stellar_hub.data.sources.open_sources import check_root, expand_pattern, refuse_address
 from stellar_hub.data.sources.table import TABLE_PREFIX, HubDataset, given, is_saved_table, load_saved_table
 from stellar_hub.data.sources.table_files import TablePart, check_parquet, check_saved_table, load_parquet
 from stellar_hub.modeling.safe_text import one_line
@@ -35,6 +35,7 @@ def open_labelled(name: str | os.PathLike[str], root: str | os.PathLike[str] | N
     """
     text = os.fspath(name)
     check_root(root)
+    refuse_address(text)
     if text.startswith(TABLE_PREFIX):
         dataset = HubDataset.parse(text)
         return read_labelled_table(dataset.load(), text, [*given(root), dataset.cache_folder()])

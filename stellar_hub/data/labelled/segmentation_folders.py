@@ -17,7 +17,9 @@ from stellar_hub.modeling.image_errors import is_fault_of_machine, unreadable
 from stellar_hub.modeling.image_formats import open_encoded
 from stellar_hub.modeling.image_loading import read_encoded, read_size
 from stellar_hub.modeling.safe_paths import is_below, read_bounded
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import old_names
+from stellar_hub.progress import track
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
 NUMBER_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's modes of images that hold one number per pixel
@@ -61,13 +63,13 @@ class SegmentationImages:
         """
         path = self.masks[index]
         if not path.is_file():
-            raise FileNotFoundError(f"{self.images[index]} has no mask {path}")
+            raise FileNotFoundError(f"{one_line(self.images[index])} has no mask {one_line(path)}")
         _check_place(path, self.roots)
         mask = read_mask(path)
         height, width = read_size(self.images[index])
         if tuple(mask.shape) != (height, width):
             raise ValueError(
-                f"the mask {path} must have the size of its image, {height} x {width} pixels, "
+                f"the mask {one_line(path)} must have the size of its image, {height} x {width} pixels, "
                 f"got {mask.shape[0]} x {mask.shape[1]}"
             )
         return mask
@@ -89,8 +91,9 @@ class SegmentationImages:
         undefined = sorted(set(labels) - allowed)
         if undefined:
             raise ValueError(
-                f"the mask {self.masks[index]} has the label {undefined[0]}, allowed are 0 to {len(self.classes) - 1} "
-                f"and {UNLABELLED} (unlabelled); correct the mask or name all classes in {CLASSES}"
+                f"the mask {one_line(self.masks[index])} has the label {undefined[0]}, allowed are 0 to "
+                f"{len(self.classes) - 1} and {UNLABELLED} (unlabelled); correct the mask or name all classes in "
+                f"{CLASSES}"
             )
 
     def some(self, rows: Iterable[int]) -> "SegmentationImages":
@@ -155,7 +158,8 @@ def read_segmentation_folder(
 
 def _note_on_masks_alone(folder: Path, masks: Sequence[Path]) -> list[str]:
     """Returns a note on the masks without an image, if there are any."""
-    alone = len(set(folder.rglob("*.png")) - set(masks))
+    found = {mask for mask in folder.rglob("*.png") if not mask.name.startswith(".")}
+    alone = len(found - set(masks))
     return (
         [f"{counted(alone, 'mask has', 'masks have')} no image and {'is' if alone == 1 else 'are'} not used"]
         if alone
@@ -168,7 +172,8 @@ def _check_place(mask: Path, roots: Sequence[str]) -> None:
     real = os.path.realpath(mask)
     if roots and not any(is_below(real, root) for root in roots):
         raise ValueError(
-            f"the mask {mask} is a link that leads out of the folder: name a folder above its target as root (--root)"
+            f"the mask {one_line(mask)} is a link that leads out of the folder: name a folder above its target as root "
+            "(--root)"
         )
 
 
@@ -203,7 +208,7 @@ def _all_labels(masks: Sequence[Path], roots: Sequence[str]) -> frozenset[int]:
     """
     found: set[int] = set()
     first: Exception | None = None
-    for path in masks:
+    for path in track(masks, "looking for the classes in masks", unit="mask"):
         try:
             _check_place(path, roots)
             found.update(read_mask(path).unique().tolist())
@@ -226,17 +231,17 @@ def read_mask(path: Path) -> Tensor:
     with open_encoded(*read_encoded(path, f"the mask {path}")) as image:
         mode, step = image.mode, _SCALED_PNG.get(_raw_mode(image), 1)
         if image.format == "JPEG":
-            raise ValueError(f"the mask {path} is a JPEG, which changes numbers: save it as PNG")
+            raise ValueError(f"the mask {one_line(path)} is a JPEG, which changes numbers: save it as PNG")
         values = _decoded(image, path)
     if mode not in NUMBER_MODES:
         raise ValueError(
-            f"the mask {path} must hold one class number per pixel, got a colour image ({mode}): replace each colour "
-            "by the number of its class"
+            f"the mask {one_line(path)} must hold one class number per pixel, got a colour image ({mode}): replace "
+            "each colour by the number of its class"
         )
     if values.max() > UNLABELLED or values.min() < 0:
         raise ValueError(
-            f"the mask {path} must hold numbers from 0 to 255, got {values.min()} to {values.max()}: number the "
-            f"classes from 0, and write {UNLABELLED} for unlabelled pixels"
+            f"the mask {one_line(path)} must hold numbers from 0 to 255, got {values.min()} to {values.max()}: number "
+            f"the classes from 0, and write {UNLABELLED} for unlabelled pixels"
         )
     return torch.from_numpy(values.astype(np.uint8) // step)
 

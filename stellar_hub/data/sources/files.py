@@ -16,8 +16,12 @@ from stellar_hub.data.sources.image_source import HASHED_WORD, IndexedSource, fi
 from stellar_hub.modeling.image_loading import IMAGE_SUFFIXES
 from stellar_hub.modeling.safe_paths import is_below
 from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.progress import track
 
 _MAX_NAMED = 6  # suffixes in a note
+MANY_FILES = 10_000  # from so many on, progress is shown
+# Folders that systems make beside people's files, with copies of images or without permission to look inside.
+FOLDERS_OF_SYSTEMS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 # Errors of a file that is not there or may not be looked at. Others, such as those of a network disk, are passing.
 _NO_SIZE = (FileNotFoundError, NotADirectoryError, PermissionError)
 _NEVER_THERE = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
@@ -52,8 +56,8 @@ def scan_images(
     """Finds all images below a folder.
 
     A file is an image if its suffix, in lower case, is in `suffixes`. Files and folders whose name starts with "." are
-    skipped. Links are followed if they end below the folder or below `root`; each folder is read once, even if links
-    form a circle.
+    skipped, and so are `FOLDERS_OF_SYSTEMS`. Links are followed if they end below the folder or below `root`; each
+    folder is read once, even if links form a circle.
 
     Args:
         folder: Folder to search.
@@ -125,7 +129,8 @@ class FolderWalk:
                     continue
                 # A link to nothing or to itself is neither a file nor a folder; `DirEntry` would raise for some.
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    folders.append(prefix + entry.name)
+                    if entry.name.lower() not in FOLDERS_OF_SYSTEMS:
+                        folders.append(prefix + entry.name)
                 elif self._is_image(entry):
                     files.append(prefix + entry.name)
         return files, sorted(folders)
@@ -158,13 +163,14 @@ class FolderWalk:
         notes = [*note_on_suffixes(self.others)]
         if self.links_out:
             notes.append(
-                f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)}: to "
-                "follow, name a folder above the target as root (--root)"
+                f"{counted(self.links_out, 'link leads', 'links lead')} out of the folder {one_line(self.folder)} and "
+                f"{'is' if self.links_out == 1 else 'are'} not followed; name a folder above the targets as root "
+                "(--root) to follow links"
             )
         if self.special:
             notes.append(
-                f"{counted(self.special, 'entry', 'entries')} with the name of an image in {one_line(self.folder)}: not "
-                "a file, but a pipe, device, socket or link to nothing"
+                f"{counted(self.special, 'entry', 'entries')} with the name of an image in {one_line(self.folder)}: "
+                "not a file, but a pipe, device, socket or link to nothing"
             )
         return tuple(notes)
 
@@ -275,7 +281,7 @@ class ImageFolder(IndexedSource[Path]):
             OSError: if the file system fails.
         """
         digest = hashlib.sha256(f"folder of {len(self)} {HASHED_WORD}\0".encode())
-        for name in self.names:
+        for name in track(self.names, "looking at files", unit="file", enabled=len(self) >= MANY_FILES):
             size = known_size(os.path.join(self.folder, name))
             digest.update(os.fsencode(name) + f"\0{size}\0".encode())
         return digest.hexdigest()

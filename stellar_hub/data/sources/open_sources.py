@@ -12,7 +12,7 @@ from stellar_hub.data.sources.image_list import ImageList
 from stellar_hub.data.sources.image_source import StoredSource
 from stellar_hub.data.sources.table import TABLE_PREFIX, ImageTable, is_saved_table
 from stellar_hub.data.sources.tar_shards import TarShards
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 MAX_SHARDS = 1_000_000
@@ -36,7 +36,8 @@ def open_sources(
         ImportError: if a table is named and `datasets` is not installed.
     """
     if isinstance(names, str | os.PathLike):
-        raise ValueError(f"sources must be a list, got {str(names)!r}; write [{str(names)!r}]")
+        shown = repr(one_line(mask_secrets(str(names))))
+        raise ValueError(f"sources must be a list, got {shown}; write [{shown}]")
     return JoinedSources([open_source(name, root) for name in names], repeats)
 
 
@@ -59,11 +60,12 @@ def open_source(name: str | os.PathLike[str], root: str | os.PathLike[str] | Non
 
     Raises:
         OSError: if it does not exist or cannot be read.
-        ValueError: if it has no images or is of another kind, or `root` is not a folder.
+        ValueError: if it has no images, is of another kind or an address, or `root` is not a folder.
         ImportError: if it is a table and `datasets` is not installed.
     """
     text = os.fspath(name)
     check_root(root)
+    refuse_address(text)
     if text.startswith(TABLE_PREFIX):
         return ImageTable.from_hub(text.removeprefix(TABLE_PREFIX), root=root)
     if Path(text).is_dir():
@@ -79,10 +81,24 @@ def open_source(name: str | os.PathLike[str], root: str | os.PathLike[str] | Non
         return ImageTable.from_parquet(expand_pattern(text), root=root)
     if not Path(text).exists():
         raise FileNotFoundError(f"no such folder: {one_line(text)}")
+    if ".tar." in text.lower() or suffix == ".tgz":
+        raise ValueError(
+            f"{one_line(text)} is a compressed tar, in which images cannot be reached by index: unpack it, or read it "
+            'as "stream:", for training and in Python'
+        )
     raise ValueError(
         f"{one_line(text)} is not a source of images; name a folder, a list (.txt), tar files (.tar), "
         f"tables (.parquet), or {TABLE_PREFIX}OWNER/NAME"
     )
+
+
+def refuse_address(name: str) -> None:
+    """Raises ValueError, without its secrets, if a name is an address: only streams read from other machines."""
+    if "://" in name and not os.path.exists(name):
+        raise ValueError(
+            f"{one_line(mask_secrets(name))} is an address, which is read as a stream, for training and in Python: "
+            'write "stream:ADDRESS" there, or download it'
+        )
 
 
 def check_root(root: str | os.PathLike[str] | None) -> None:
@@ -104,7 +120,7 @@ def expand_pattern(pattern: str) -> list[str]:
         return [pattern]
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
-        raise FileNotFoundError(f"no file matches {pattern}")
+        raise FileNotFoundError(f"no file matches {one_line(mask_secrets(pattern))}")
     return found
 
 
@@ -120,7 +136,8 @@ def expand_range(pattern: str) -> list[str]:
     first, last = int(match[1]), int(match[2])
     if not first <= last < first + MAX_SHARDS:
         raise ValueError(
-            f"{match[0]} in {pattern} must count upwards and have at most {MAX_SHARDS} numbers, got {first} to {last}"
+            f"{match[0]} in {one_line(mask_secrets(pattern))} must count upwards and have at most {MAX_SHARDS} "
+            f"numbers, got {first} to {last}"
         )
     numbers = (f"{number:0{len(match[1])}d}" for number in range(first, last + 1))
     before, after = pattern[: match.start()], pattern[match.end() :]

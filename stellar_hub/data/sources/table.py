@@ -25,7 +25,7 @@ from stellar_hub.modeling.safe_paths import is_below, regular_file
 from stellar_hub.modeling.safe_text import escape_control, one_line
 
 TABLE_PREFIX = "hub:"
-BINARY_TYPES = ("binary", "large_binary")
+BINARY_TYPES = ("binary", "large_binary", "binary_view")
 _NO_BYTES = (
     "its cell in the table has a path and no bytes; a table may name files only below a folder that you name: root= in "
     "Python, --root on the command line, data.root in a recipe"

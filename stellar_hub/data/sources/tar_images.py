@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
-from stellar_hub.data.sources.files import IMAGE_SUFFIXES
+from stellar_hub.data.sources.files import IMAGE_SUFFIXES, counted
 from stellar_hub.data.sources.tar_members import Member
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_text import escape_control
@@ -73,7 +73,8 @@ class PassedOver:
             return ()
         named = [escape_control(suffix) or "none" for suffix, _ in self.suffixes.most_common(_MAX_SUFFIXES)]
         more = ", ..." if len(self.suffixes) > _MAX_SUFFIXES else ""
-        return (f"{sum(self.suffixes.values())} files are not images by their suffix ({', '.join(named)}{more})",)
+        total = counted(sum(self.suffixes.values()), "file is not an image by its", "files are not images by their")
+        return (f"{total} suffix ({', '.join(named)}{more})",)
 
 
 BESIDE = "images passed over because their sample has one with a plain name"

@@ -16,6 +16,7 @@ BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**20  # bytes that are held when many are passed over
 _MAX_PART = 2**24  # bytes that are asked for at once
 _ZEROS = bytes(_CHUNK)
+MAX_ZEROS = 2**31  # bytes in one place that are read; a file with holes can have terabytes of them for nothing
 _MAGIC, _MAGIC_PLACE = b"ustar", 257
 _RECORDS = (20, 64, 128, 256, 512, 1024, 2048)  # numbers of blocks to which programs fill up the end of an archive
 _MAX_TRIES = 100_000  # places that look like a header, in damaged bytes
@@ -113,11 +114,14 @@ class ForwardReader:
             size -= len(part)
         return not size
 
-    def skip_zeros(self) -> None:
-        """Passes over blocks of zeros."""
+    def skip_zeros(self) -> bool:
+        """Passes over blocks of zeros, and returns whether they end within `MAX_ZEROS`."""
+        end = self.position + MAX_ZEROS
         while (chunk := self.read(_CHUNK)) == _ZEROS:
-            pass
+            if self.position >= end:
+                return False
         self.put_back(chunk[(len(chunk) - len(chunk.lstrip(b"\0"))) // BLOCK * BLOCK :])
+        return True
 
 
 def walk_members(reader: ForwardReader, damage: Damage) -> Iterator[Member]:
@@ -167,7 +171,9 @@ class _Headers:
         while block := self._reader.read(BLOCK):
             start = self._reader.position - len(block)
             if not any(block):
-                self._reader.skip_zeros()
+                if not self._reader.skip_zeros():
+                    self._damage.add(f"it has more than {MAX_ZEROS:,} bytes of zeros from byte {start} on")
+                    return
                 zeros = start
                 continue
             if zeros is not None:

@@ -7,9 +7,9 @@ image on. No sample is lost or repeated when the tars are of unequal size.
 import hashlib
 import os
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from stellar_hub.data.sources.files import PackedNames
 from stellar_hub.data.sources.image_source import HASHED_WORD, EncodedImage, IndexedSource
+from stellar_hub.data.sources.open_files import OpenFiles
 from stellar_hub.data.sources.tar_images import (
     Links,
     PassedOver,
@@ -27,8 +28,10 @@ from stellar_hub.data.sources.tar_images import (
 )
 from stellar_hub.data.sources.tar_members import BLOCK, Damage, ForwardReader, Member, looks_like_tar, walk_members
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
+from stellar_hub.progress import track
 
-MAX_OPEN_FILES = 64  # of one source in one process; systems often allow 1024 in all
+_open_files = OpenFiles()  # of all sources: a run may name each of a thousand tars as a source of its own
+_numbers = count()  # of sources in this process
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
 
 
@@ -128,8 +131,7 @@ class TarShards(IndexedSource[EncodedImage]):
         )
         self.notes = _notes(self.paths, self.indices)
         self._ends = list(accumulate(len(index.names) for index in indices))
-        self._files: OrderedDict[int, int] = OrderedDict()  # descriptors of this process, by shard; the last used last
-        self._process = os.getpid()
+        self._number = next(_numbers)
 
     @classmethod
     def scan(cls, paths: Sequence[str | os.PathLike[str]]) -> "TarShards":
@@ -147,15 +149,14 @@ class TarShards(IndexedSource[EncodedImage]):
                 f'{mask_secrets(address)} is an address, which is read as a stream: write "stream:ADDRESS"'
             )
         found = [Path(path).absolute() for path in paths]
-        doubled = sorted({str(path) for path in found if found.count(path) > 1}) if len(set(found)) < len(found) else []
+        doubled = sorted(one_line(path) for path, times in Counter(found).items() if times > 1)
         if doubled:
-            raise ValueError(f"tar files are given twice: {', '.join(doubled)}")
-        indices = [index_tar(path) for path in found]
+            raise ValueError(f"tar files are given twice: {', '.join(doubled[:3])}")
+        indices = [index_tar(path) for path in track(found, "finding images", unit="tar", enabled=len(found) > 1)]
         if not any(len(index.names) for index in indices):
             names = ", ".join(one_line(path) for path in paths[:3]) + (" ..." if len(paths) > 3 else "")
-            raise ValueError(
-                "; ".join([f"no images in {names}", *(index.damage for index in indices[:3] if index.damage)])
-            )
+            damage = [index.damage for index in indices[:3] if index.damage]
+            raise ValueError("; ".join([f"no images in {names}", *damage, *_notes(found, indices)]))
         return cls(found, indices)
 
     def __len__(self) -> int:
@@ -168,7 +169,15 @@ class TarShards(IndexedSource[EncodedImage]):
         name, size = f"{self.paths[shard].name}/{images.names[number]}", int(images.sizes[number])
         if error := refusal_of_size(size, name):
             return EncodedImage(name, b"", error)
-        data = _read_at(self._file(shard), size, int(images.offsets[number]))
+        try:
+            data = _open_files.read(
+                (self._number, shard),
+                lambda: _open_unchanged(self.paths[shard], images.file_size),
+                size,
+                int(images.offsets[number]),
+            )
+        except OSError as fault:
+            raise OSError(fault.errno, fault.strerror, fault.filename or name) from fault
         error = "" if len(data) == size else f"{name} cannot be read: {self.paths[shard]} is shorter than before"
         return EncodedImage(name, data, error)
 
@@ -191,9 +200,8 @@ class TarShards(IndexedSource[EncodedImage]):
         self.__init__(**state)  # type: ignore[misc]
 
     def __del__(self) -> None:
-        if getattr(self, "_process", None) == os.getpid():
-            for descriptor in self._files.values():
-                os.close(descriptor)
+        if hasattr(self, "_number"):
+            _open_files.close(self._number)
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the images' names and sizes, file by file, wherever the tars are stored."""
@@ -202,17 +210,6 @@ class TarShards(IndexedSource[EncodedImage]):
             digest.update(f"{len(index.names)} {HASHED_WORD} in {path.name}\0".encode(errors="surrogateescape"))
             digest.update(index.names.text + b"\0" + index.names.ends.tobytes() + index.sizes.tobytes())
         return digest.hexdigest()
-
-    def _file(self, shard: int) -> int:
-        """Returns this process's descriptor of a tar file, which it opens on first use."""
-        if self._process != os.getpid():  # the parent closes its own
-            self._files, self._process = OrderedDict(), os.getpid()
-        if shard not in self._files:
-            while len(self._files) >= MAX_OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = _open_unchanged(self.paths[shard], self.indices[shard].file_size)
-        self._files.move_to_end(shard)
-        return self._files[shard]
 
 
 def _notes(paths: Sequence[Path], indices: Sequence[TarIndex]) -> tuple[str, ...]:
@@ -238,12 +235,3 @@ def _open_unchanged(path: Path, size: int) -> int:
         os.close(descriptor)
         raise ValueError(f"{one_line(path)} had {size} bytes when it was opened, and has {seen} now: open it again")
     return descriptor
-
-
-def _read_at(descriptor: int, size: int, offset: int) -> bytes:
-    """Returns bytes of a file, fewer only at its end."""
-    # `pread` has no position that processes with the same descriptor could disturb.
-    data = os.pread(descriptor, size, offset)
-    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
-        data += more  # a call reads 2 GiB at most
-    return data

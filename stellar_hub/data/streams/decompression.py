@@ -53,8 +53,13 @@ _KINDS: dict[bytes, Callable[[], _Decompressor]] = {
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\0": lambda: lzma.LZMADecompressor(memlimit=_MAX_DICTIONARY),
 }
-_MAGIC_LENGTH = 6
+MAGIC_LENGTH = 6
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
+
+
+def is_compressed(start: bytes) -> bool:
+    """Returns whether a file that begins with these bytes, at least 6, is compressed."""
+    return start.startswith((*_KINDS, _ZSTANDARD))
 
 
 def open_decompressed(read: Callable[[int], bytes], name: str) -> Callable[[int], bytes]:
@@ -70,7 +75,7 @@ def open_decompressed(read: Callable[[int], bytes], name: str) -> Callable[[int]
     Raises:
         ValueError: if it is compressed in a way that cannot be read.
     """
-    start = _read_all(read, b"", _MAGIC_LENGTH)
+    start = _read_all(read, b"", MAGIC_LENGTH)
     if start.startswith(_ZSTANDARD):
         raise ValueError("it is compressed with zstandard, which cannot be read: use gzip, bzip2 or xz")
     for magic, kind in _KINDS.items():
@@ -143,7 +148,7 @@ class _Decompressed:
     def _has_next(self) -> bool:
         """Begins the next of several joined files and returns whether there is one. Other bytes are no more content."""
         self._pending = self._pending.lstrip(b"\0")  # files may be filled up with zeros
-        while len(self._pending) < _MAGIC_LENGTH and (more := self._more()):
+        while len(self._pending) < MAGIC_LENGTH and (more := self._more()):
             self._pending = (self._pending + more).lstrip(b"\0")
         if not self._pending.startswith(self._magic):
             return False

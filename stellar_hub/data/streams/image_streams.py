@@ -22,10 +22,10 @@ from stellar_hub.data.sources.tar_images import (
     refusal_of_size,
 )
 from stellar_hub.data.sources.tar_members import Damage, ForwardReader, Member, walk_members
-from stellar_hub.data.streams.decompression import open_decompressed
+from stellar_hub.data.streams.decompression import MAGIC_LENGTH, is_compressed, open_decompressed
 from stellar_hub.extras import require
-from stellar_hub.modeling.image_loading import is_fault_of_machine
-from stellar_hub.modeling.safe_paths import read_bounded
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_fault_of_machine, is_passing_fault
+from stellar_hub.modeling.safe_paths import read_bounded, regular_file
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class TarStream:
         for image in choose_by_key(self._files(shard, damage, passed_over, links), passed_over):
             num_images += 1
             yield image.content
-        for link in self._linked(shard, links, passed_over):
+        for link in self._linked(shard, damage, links, passed_over):
             num_images += 1
             yield link
         self._note(shard, passed_over)
@@ -111,7 +111,7 @@ class TarStream:
         address = self._addresses[shard]
         with _opened(address) as file:
             try:
-                reader = ForwardReader(open_decompressed(file.read, self.shards[shard]))
+                reader = _reader_of(file, address)
                 for member in walk_members(reader, damage):
                     links.add(member)
                     if is_image_file(member, passed_over) and (image := _read_image(address, member, reader)):
@@ -120,20 +120,22 @@ class TarStream:
                 _raise_fault_of_machine(error)
                 damage.add(_shown_error(error, address))
 
-    def _linked(self, shard: int, links: Links, passed_over: PassedOver) -> Iterator[EncodedImage]:
-        """Reads the images that are links. The first reading of the shard has recorded its damage."""
+    def _linked(self, shard: int, damage: Damage, links: Links, passed_over: PassedOver) -> Iterator[EncodedImage]:
+        """Reads the images that are links. The first reading of the shard has recorded the damage of its file."""
         address = self._addresses[shard]
         if not (wanted := links.of_files()):
             return
         with _opened(address) as file:
             try:
-                reader = ForwardReader(open_decompressed(file.read, self.shards[shard]))
+                reader = _reader_of(file, address)
                 for member, names in linked_images(walk_members(reader, Damage()), wanted, passed_over):
                     if image := _read_image(address, member, reader):
                         for name in names:
                             yield EncodedImage(f"{file_name(address)}/{name}", image.content.data, image.content.error)
             except Exception as error:
                 _raise_fault_of_machine(error)
+                if not damage.count:  # else the first reading has recorded the same
+                    damage.add(_shown_error(error, address))
 
     def _note(self, shard: int, passed_over: PassedOver) -> None:
         """Says what was passed over: each kind once, because a run reads many shards many times."""
@@ -160,6 +162,16 @@ def _read_image(address: str, member: Member, reader: ForwardReader) -> _TarImag
     return _TarImage(member.name, member.size, EncodedImage(name, data)) if len(data) == member.size else None
 
 
+def _reader_of(file: Any, address: str) -> ForwardReader:
+    """Returns a reader of a tar, compressed or not. In a plain file of this machine it passes over what is not read."""
+    if "://" not in address:
+        start = file.read(MAGIC_LENGTH)
+        file.seek(0)
+        if not is_compressed(start):
+            return ForwardReader(file.read, file.seek, os.fstat(file.fileno()).st_size)
+    return ForwardReader(open_decompressed(file.read, shown_address(address)))
+
+
 @contextmanager
 def _opened(address: str) -> Iterator[Any]:
     """Opens a path or an address for reading.
@@ -167,7 +179,14 @@ def _opened(address: str) -> Iterator[Any]:
     Raises:
         ImportError: if a package that opens such addresses is not installed.
         OSError: if it cannot be reached. The message names it without secrets.
+        DamagedShardError: if it is a pipe, a device or a socket: a read from them may never end.
     """
+    local = address.removeprefix("file://")
+    if "://" not in local and os.path.exists(local):
+        try:
+            regular_file(local)
+        except ValueError as error:
+            raise DamagedShardError(str(error)) from None
     try:
         opened = fsspec.open(address, "rb")
         file = opened.__enter__()
@@ -207,6 +226,8 @@ def _shown_error(error: Exception, address: str) -> str:
 
 def shown_address(address: str) -> str:
     """Returns a path, or an address without user, password and what follows "?" or "#"."""
+    if "::" in address:  # an address in another one, such as "zip://a.tar::https://user:password@host/b.zip"
+        return one_line("::".join(shown_address(part) for part in address.split("::")))
     scheme, separator, rest = address.partition("://")
     if not separator:
         return one_line(address)
@@ -309,7 +330,9 @@ class TableStream:
         try:
             return image_of_cell(name, read_bounded(image, "image_bytes", self.roots[0]))
         except (OSError, ValueError) as error:
-            return EncodedImage(name, b"", str(error))
+            _raise_fault_of_machine(error)
+            reason = f"{NOT_THE_IMAGES_FAULT if is_passing_fault(error) else ''}{name}: {error}"
+            return EncodedImage(name, b"", reason)
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the table's name and its number of shards."""

@@ -49,6 +49,8 @@ def open_stream(names: Sequence[str], root: str | os.PathLike[str] | None = None
         ValueError: if no name is given, some names do not begin with "stream:", or the kind is unknown.
         ImportError: if it is a table and `datasets` is not installed.
     """
+    if isinstance(names, str):
+        raise ValueError(f"streams must be a list of names, got {shown_address(names)!r}")
     if not names or not all(name.startswith(STREAM_PREFIX) for name in names):
         raise ValueError(
             f'streams and sources cannot be mixed: all names or none must begin with "{STREAM_PREFIX}", '
@@ -73,7 +75,4 @@ def _expand(pattern: str) -> list[str]:
     """Returns the files of a pattern. In addresses of another host only "{000..127}" is expanded."""
     if "://" not in pattern:
         return expand_pattern(pattern)
-    try:
-        return expand_range(pattern)
-    except ValueError as error:
-        raise ValueError(str(error).replace(pattern, shown_address(pattern))) from None
+    return expand_range(pattern)

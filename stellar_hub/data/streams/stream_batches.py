@@ -12,6 +12,7 @@ from stellar_hub.data.sources.image_source import skipped_entry
 from stellar_hub.data.streams.reading_order import Cursor, Readers
 from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.data.workers import ImageLoader, default_num_workers, leave_interrupt_to_parent
+from stellar_hub.modeling.image_loading import is_fault_of_machine
 
 MAX_TRIES = 1000  # images of a reader in a row that cannot be read
 
@@ -83,7 +84,9 @@ class StreamParts(IterableDataset[dict[str, Any] | None]):
             generator = sample_generator(self.readers.seed, streamed.epoch, streamed.index)
             try:
                 sample = self.view_maker(streamed.image, generator)
-            except (ValueError, OSError) as error:
+            except Exception as error:
+                if is_fault_of_machine(error):
+                    raise
                 skipped.append(skipped_entry(streamed.image, error))
                 num_failed += 1
                 if num_failed > MAX_TRIES:

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def test_damaged_index__is_said(tmp_path: Path, data: bytes) -> None:
         ApproximateIndex.load(tmp_path / "index.faiss")
 
 
+def test_pipe__is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.index")
+    with pytest.raises(ValueError, match="a pipe"):
+        ApproximateIndex.load(tmp_path / "a.index")
+
+
 def test_changed_byte_of_an_index__is_noticed(store: FeatureStore, tmp_path: Path) -> None:
     path = tmp_path / "index.faiss"
     ApproximateIndex.build(store, factory="Flat").save(path)
@@ -98,14 +105,14 @@ def test_training_sample__is_spread_over_all_rows(
     assert (ratios.diff() < 0.02).all()
 
 
-@pytest.mark.parametrize("num_equal", [3, 400])
+@pytest.mark.parametrize(("num_equal", "factory"), [(3, "HNSW16"), (400, "HNSW16"), (400, "PCA4,HNSW16")])
 def test_graph__that_equal_vectors_cut_apart_is_replaced(
-    store: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, num_equal: int
+    store: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, num_equal: int, factory: str
 ) -> None:
     vectors = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
     vectors[-num_equal:] = vectors[0]
     many = write_store(tmp_path / "equal", {"pooled": vectors}, store.manifest)
-    index = ApproximateIndex.build(many, factory="HNSW16")
+    index = ApproximateIndex.build(many, factory=factory)
     assert ("400 vectors are equal" in caplog.text) == (num_equal == 400) or "401 vectors" in caplog.text
     distinct = vectors[1 : 600 - num_equal]
     found = index.search(distinct.numpy(), 1)
@@ -117,10 +124,11 @@ def test_store_without_features__has_an_empty_index(store: FeatureStore, tmp_pat
     assert ApproximateIndex.build(none).search(torch.ones(1, 8), 2).rows.tolist() == [[-1, -1]]
 
 
-@pytest.mark.parametrize("factory", ["Cube3", "IVF4096,Flat"])
+@pytest.mark.parametrize("factory", ["Cube3", "IVF4096,Flat", "IDMap,Flat"])
 def test_factory__is_checked(store: FeatureStore, factory: str) -> None:
-    with pytest.raises(ValueError, match=f"{factory}.* 20 rows"):
+    with pytest.raises(ValueError, match=f"{factory}.* 20 rows") as error:
         build_index(store, factory=factory)
+    assert ".cpp" not in str(error.value)
 
 
 def test_missing_faiss__says_what_to_install(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:

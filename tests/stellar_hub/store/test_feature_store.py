@@ -305,6 +305,19 @@ def test_to_datasets__has_index_and_features(
     torch.testing.assert_close(again["pooled"], shared_store[3].features["pooled"], atol=0, rtol=0)
 
 
+def test_to_datasets__of_a_damaged_shard_names_its_rows(
+    extract: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = extract()
+    shard = path / "shards" / "000001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match="rows 8 to 15"):
+        FeatureStore(path).to_datasets(["pooled"])
+
+
 def test_to_datasets__is_not_taken_from_a_cache_of_other_content(
     extract: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,12 @@ def test_missing_shard__says_which_rows(tmp_path: Path) -> None:
         open_shard(tmp_path / "gone.safetensors", range(7, 8))
 
 
+def test_pipe__is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"row 2 .*a pipe"):
+        open_shard(tmp_path / "a.safetensors", range(2, 3))
+
+
 def test_foreign_safetensors__is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -1,6 +1,7 @@
 """The index of a store."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_other_files__are_refused(tmp_path: Path) -> None:
 def copied(shared_store: FeatureStore, tmp_path: Path) -> Path:
     """A copy of the store of 23 rows, of which 4 and 17 have an error, in shards of 8 rows."""
     return shutil.copytree(shared_store.path, tmp_path / "copied")
+
+
+def test_pipe__is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "index.parquet")
+    with pytest.raises(ValueError, match="a pipe"):
+        open_index(tmp_path / "index.parquet", 3)
 
 
 def test_index__gives_records_and_status(shared_store: FeatureStore) -> None:

@@ -39,10 +39,13 @@ def run(pixel_model: StellarModel, images: Path, tmp_path: Path) -> Callable[...
     """Extracts the images into "store", or another folder."""
 
     def extract(name: str = "store", **options: object) -> ExtractionReport:
-        source = open_sources([images])
-        names = [str(images)]
-        given = {"source_names": names, "num_workers": 0, "show_progress": False} | options
-        return extract_to_store(pixel_model, source, tmp_path / name, OPTIONS, **given)  # type: ignore[arg-type]
+        given = {
+            "source": open_sources([images]) if images.is_dir() else None,
+            "source_names": [str(images)],
+            "num_workers": 0,
+            "show_progress": False,
+        } | options
+        return extract_to_store(pixel_model, given.pop("source"), tmp_path / name, OPTIONS, **given)  # type: ignore[arg-type]
 
     return extract
 
@@ -76,6 +79,21 @@ def test_exchanged_image__is_noticed_by_verify_and_source(run: Run, images: Path
     with pytest.raises(ValueError, match=r"rows 0 to 7 .*changed.*verify=False"):
         store.source(trust_names=True)
     assert len(store.source(trust_names=True, verify=False)) == COUNT
+
+
+def test_images_that_are_all_away__cost_no_features(run: Run, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"photos/{index}.bmp\n" for index in range(COUNT)))
+
+    def extract() -> ExtractionReport:
+        return run(source=open_sources([tmp_path / "list.txt"]), source_names=[])
+
+    extract()
+    images.rename(tmp_path / "away")
+    assert (extract().rows, extract().num_stale) == (0, 0)
+    assert FeatureStore(tmp_path / "store").ok.all()
+    (tmp_path / "away").rename(images)
+    (images / "1.bmp").unlink()
+    assert extract().num_stale == 1
 
 
 def test_unchanged_images__are_not_extracted_again(run: Run, tmp_path: Path) -> None:

@@ -40,6 +40,13 @@ def test_folder__pairs_images_with_masks_and_numbers_classes(folder: Path) -> No
     assert sorted(mask.unique().tolist()) == [0, 1, 2, UNLABELLED]
 
 
+def test_hidden_files_beside_masks__are_not_counted(folder: Path) -> None:
+    (folder / "masks" / "._a.png").touch()
+    assert read_segmentation_folder(folder).notes == ()
+    (folder / "masks" / "c.png").touch()
+    assert len(read_segmentation_folder(folder).notes) == 1
+
+
 def test_folder_of_earlier_releases__opens(folder: Path) -> None:
     expected = read_segmentation_folder(folder)
     old = next(old for old, new in old_names("folders").items() if new == "images")

@@ -42,6 +42,13 @@ def test_find_images__skips_hidden_files_and_folders_below_the_root(tmp_path: Pa
     assert find_images(root) == ["seen.png"]
 
 
+def test_find_images__skips_folders_that_systems_make(tmp_path: Path) -> None:
+    for name in ("a.jpg", "@eaDir/a.jpg/thumb.jpg", "x/__MACOSX/a.jpg", "lost+found/a.jpg", "$RECYCLE.BIN/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images(tmp_path) == ["a.jpg"]
+
+
 def test_find_images__a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
     touch(tmp_path / "album.png" / "seen.png")
     assert find_images(tmp_path) == ["album.png/seen.png"]

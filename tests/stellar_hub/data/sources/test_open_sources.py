@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from stellar_hub.data.labelled import open_labelled
 from stellar_hub.data.sources import ImageFolder, ImageList, ImageTable, TarShards, open_source, open_sources
 from stellar_hub.data.sources.open_sources import expand_pattern
 from tests.stellar_hub.data.sources.conftest import png
@@ -74,13 +75,31 @@ def test_hub_name__goes_to_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("gone", FileNotFoundError, "gone"),
         ("gone.tar", FileNotFoundError, r"gone\.tar"),
+        ("a.tar.gz", ValueError, r"a\.tar\.gz .*stream:"),
         ("a.zip", ValueError, r"a\.zip .*\.txt.*\.tar.*\.parquet.*hub:"),
     ],
 )
 def test_other_names__are_refused(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
     (tmp_path / "a.zip").touch()
+    (tmp_path / "a.tar.gz").touch()
     with pytest.raises(error, match=message):
         open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.parquet", "a-*.tar", "a.tar.gz", "a.txt", "folder", "a.csv", "{2..1}.parquet?SECRET"]
+)
+def test_address__is_refused_without_its_secrets(name: str) -> None:
+    for opened in (open_source, open_labelled):
+        with pytest.raises(ValueError, match="stream:ADDRESS") as error:
+            opened(f"https://me:SECRET@host/{name}")
+        assert "SECRET" not in str(error.value)
+
+
+def test_pattern__without_a_file_is_printable(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        open_source(f"{tmp_path}/\x1b[31m*.tar")
+    assert str(error.value).isprintable()
 
 
 def test_one_name_instead_of_a_list__is_refused() -> None:

@@ -66,6 +66,15 @@ def test_end__filled_up_to_any_record_is_whole(tar: bytearray, record: int) -> N
     assert walk(data + bytes(-len(data) % (record * BLOCK)))[1] == ""
 
 
+def test_zeros_without_end__are_not_read(tar: bytearray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stellar_hub.data.sources.tar_members.MAX_ZEROS", 2**20)
+    damage, data = Damage(), bytes(tar) + bytes(2**23)
+    reader = ForwardReader(io.BytesIO(data).read)
+    assert len(list(walk_members(reader, damage))) > 0
+    assert damage.count == 1
+    assert reader.position < len(tar) + 2**22
+
+
 def test_joined__are_read_as_one_and_whole(tar: bytearray) -> None:
     assert names(bytes(tar + tar)) == 2 * [f"{n}.png" for n in range(5)]
     assert walk(bytes(tar + tar + tar))[1] == ""

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from stellar_hub.data.sources import TarShards, read_image
+from stellar_hub.data.sources import TarShards, read_image, tar_shards
+from stellar_hub.data.sources.open_files import OpenFiles
 from stellar_hub.data.sources.tar_shards import index_tar
 from stellar_hub.data.views import MultiCropDataset, ResumableBatchSampler, ViewSettings, collate_samples
 from tests.stellar_hub.data.sources.conftest import png, write_tar
@@ -140,11 +142,32 @@ def test_tar_of_another_size__is_not_read(shards: list[Path]) -> None:
         source[0]
 
 
+def test_disk_that_fails__names_the_image(shards: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = TarShards.scan(shards)
+    monkeypatch.setattr("os.pread", fail)
+    with pytest.raises(OSError, match=r"shard-000\.tar/0-1\.png") as error:
+        source[1]
+    assert error.value.errno == errno.EIO
+
+
 def test_open_files__are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stellar_hub.data.sources.tar_shards.MAX_OPEN_FILES", 3)
+    monkeypatch.setattr("stellar_hub.data.sources.open_files.MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(tar_shards, "_open_files", OpenFiles())  # earlier tests may have left some open
     source = TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)}) for n in range(8)])
     before = len(os.listdir("/proc/self/fd"))
     assert colors(source, [*range(8), 0, 7, 5]) == [*range(8), 0, 7, 5]
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+
+
+def test_open_files__are_bounded_over_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stellar_hub.data.sources.open_files.MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(tar_shards, "_open_files", OpenFiles())  # earlier tests may have left some open
+    sources = [TarShards.scan([write_tar(tmp_path / f"{n}.tar", {"a.png": png(n)})]) for n in range(8)]
+    before = len(os.listdir("/proc/self/fd"))
+    assert [colors(source, [0]) for source in [*sources, *sources]] == [[n] for n in [*range(8), *range(8)]]
     assert len(os.listdir("/proc/self/fd")) == before + 3
 
 
@@ -245,5 +268,5 @@ def test_scan__refuses_what_has_no_images_or_is_given_twice(shards: list[Path], 
         TarShards.scan([])
     with pytest.raises(ValueError, match=r"twice: .*shard-001\.tar$"):
         TarShards.scan([*shards, shards[1]])
-    with pytest.raises(ValueError, match=r"no images in .*a\.tar$"):
+    with pytest.raises(ValueError, match=r"no images in .*a\.tar; 1 file is .*\.txt"):
         TarShards.scan([write_tar(tmp_path / "a.tar", {"a.txt": b"x"})])

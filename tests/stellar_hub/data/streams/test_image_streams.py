@@ -1,6 +1,7 @@
 import errno
 import gzip
 import io
+import os
 import sys
 import tarfile
 import traceback
@@ -202,6 +203,7 @@ def test_web_address__needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (ADDRESS, "https://***@host/a.tar?***", "a.tar"),
         ("s3://KEY:SECRET@bucket/x/a.tar", "s3://***@bucket/x/a.tar", "a.tar"),
+        ("tar://b.tar::https://me:SECRET@h/a.tar?SECRET", "tar://b.tar::https://***@h/a.tar?***", "a.tar"),
         ("filecache::https://h/a.tar.gz#SECRET", "filecache::https://h/a.tar.gz?***", "a.tar.gz"),
         ("folder/a?#1.tar", "folder/a?#1.tar", "a?#1.tar"),
     ],
@@ -210,6 +212,45 @@ def test_address__is_shown_and_named_without_secrets(address: str, shown: str, n
     assert shown_address(address) == shown
     assert file_name(address) == name
     assert TarStream([address]).shards == (shown,)
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_pipe_or_device__is_damaged(tmp_path: Path, prefix: str) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "device.tar").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(DamagedShardError, match=rf"{name}\.tar is a {name}"):
+            list(TarStream([f"{prefix}{tmp_path}/{name}.tar"]).read(0))
+
+
+def test_member_above_the_limit__is_not_read_in_a_file_of_this_machine(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("huge.png")
+    info.size = 2**40
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(tmp_path / "a.tar", 2**40 + 512)  # it takes no place on the disk
+    with write_tar(tmp_path / "b.tar", {"b.png": png(1)}).open("rb") as more, (tmp_path / "a.tar").open("ab") as file:
+        file.write(more.read())
+    images = list(TarStream([str(tmp_path / "a.tar")]).read(0))
+    assert [image.name for image in images] == ["a.tar/huge.png", "a.tar/b.png"]
+    assert "MAX_IMAGE_BYTES" in images[0].error
+
+
+def test_links__that_a_second_reading_loses_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(png(1))
+        tar.addfile(info, io.BytesIO(png(1)))
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+        tar.addfile(link)
+
+    def fail(*arguments: object) -> None:
+        raise ConnectionResetError("the host went away")
+
+    monkeypatch.setattr("stellar_hub.data.streams.image_streams.linked_images", fail)
+    images, damage = read_all(TarStream([str(tmp_path / "a.tar")]))
+    assert images == [png(1)]
+    assert "the host went away" in str(damage)
 
 
 def test_given_twice__has_no_secrets() -> None:

@@ -37,6 +37,8 @@ def test_pattern_with_a_question_mark__is_expanded(shards: list[Path]) -> None:
         ["stream:https://me:SECRET@h/a.txt?SECRET"],
         ["stream:https://me:SECRET@h/a.tar", "b.tar"],
         ["stream:https://me:SECRET@h/{9..1}.tar?SECRET"],
+        ["stream:zip://a.tar::https://me:SECRET@h/a.zip?SECRET"],
+        "stream:https://me:SECRET@h/a.tar",  # type: ignore[list-item]  # not a list
     ],
 )
 def test_errors__have_no_secrets(names: list[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from stellar_hub.data.streams import Cursor, Readers, StreamBatches, TarStream
 from stellar_hub.data.streams.stream_batches import StreamParts
 from stellar_hub.data.views import ViewMaker, ViewSettings
+from stellar_hub.data.views.view_maker import read_planned
 from tests.stellar_hub.data.sources.conftest import png, write_tar
 
 VIEWS = ViewSettings(8, 4, 1, 1, (0.5, 1.0), (0.5, 1.0), 0.5)
@@ -151,3 +152,20 @@ def test_too_many_damaged_images__end_the_run(tmp_path: Path, monkeypatch: pytes
     tar = write_tar(tmp_path / "a.tar", {f"{number}.png": b"damaged" for number in range(3)})
     with pytest.raises(ValueError, match=r"none of 6 images .*a\.tar"):
         batches(Readers(TarStream([str(tar)]), 0), 2, 1)
+
+
+@pytest.mark.parametrize(("error", "is_machine"), [(TypeError("odd"), False), (MemoryError("full"), True)])
+def test_error_nobody_foresaw__costs_an_image_and_a_full_machine_ends_the_run(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch, error: Exception, is_machine: bool
+) -> None:
+    def read(image: Any, *arguments: Any) -> Any:
+        if "0-1.png" in str(image):
+            raise error
+        return read_planned(image, *arguments)
+
+    monkeypatch.setattr("stellar_hub.data.views.view_maker.read_planned", read)
+    if is_machine:
+        with pytest.raises(MemoryError):
+            batches(readers, 6, 12)
+    else:
+        assert any("0-1.png: odd" in entry for batch in batches(readers, 6, 12) for entry in batch["skipped"])
