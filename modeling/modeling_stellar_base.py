@@ -88,7 +88,13 @@ class StellarPreTrainedModel(PreTrainedModel):
         device: torch.device = super().device
         return device if device.type != "meta" else execution_device(self) or device
 
-    if TYPE_CHECKING:  # transformers' wrappers hide the types of these
+    if TYPE_CHECKING:  # transformers hides the types of these
+
+        def eval(self) -> Self:
+            """Sets the model to evaluation, as `torch.nn.Module.eval` does."""
+
+        def train(self, mode: bool = True) -> Self:
+            """Sets the model to training or evaluation, as `torch.nn.Module.train` does."""
 
         def to(self, *args: Any, **kwargs: Any) -> Self:
             """Moves the model, as `torch.nn.Module.to` does."""
