@@ -39,9 +39,11 @@ def with_image_size(kwargs: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("image_size sets size and crop_size: pass either image_size, or size and crop_size")
     if isinstance(image_size, Mapping):
         image_size = (image_size.get("height"), image_size.get("width"))
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
-        raise ValueError(f"image_size must be a side or (height, width) in pixels, got {one_line(image_size)}")
+        raise ValueError(
+            f"image_size must be a side or (height, width) in pixels, got {one_line(repr(image_size), 80)}"
+        )
     height, width = sides
     return kwargs | {
         "size": {"shortest_edge": round(256 * max(sides) / 224)},
@@ -70,7 +72,8 @@ def check_sizes(settings: dict[str, Any]) -> None:
     is_cropped = settings["fit"] == "crop" and settings["do_resize"] and settings["do_center_crop"]
     edge = size["shortest_edge"]
     if is_cropped and not min(crop) <= edge < 2 * max(crop):
+        nearest = max(1, round(edge / patch_size)) * patch_size
         raise ValueError(
-            f"size and crop_size do not fit together: of a shortest side of {edge} pixels the model would see "
-            f"{min(crop)}. Pass image_size={edge}, which sets both, or crop_size too"
+            f"size and crop_size do not fit together: the model would see {crop[0]} x {crop[1]} pixels of an image "
+            f"whose shortest side is {edge}. Pass image_size={nearest} or image_size={crop} alone, which sets both"
         )

@@ -96,6 +96,9 @@ class StellarPreTrainedModel(PreTrainedModel):
         def train(self, mode: bool = True) -> Self:
             """Sets the model to training or evaluation, as `torch.nn.Module.train` does."""
 
+        def requires_grad_(self, requires_grad: bool = True) -> Self:
+            """Switches gradients of all weights, as `torch.nn.Module.requires_grad_` does."""
+
         def to(self, *args: Any, **kwargs: Any) -> Self:
             """Moves the model, as `torch.nn.Module.to` does."""
 

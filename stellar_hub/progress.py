@@ -65,7 +65,8 @@ class Progress:
     def _line(self, text: str) -> str:
         rate = (self._count - self._done) / max(time.perf_counter() - self._start, 1e-9)
         total = "" if self._total is None else f"/{self._total}"
-        parts = [f"{self._count}{total} {self._unit}s, {rate:.3g} {self._unit}s/s", text]
+        units = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
+        parts = [f"{self._count}{total} {units}, {rate:.3g} {units}/s", text]
         if self._total is not None and rate > 0:
             parts.append(f"{tqdm.format_interval((self._total - self._count) / rate)} left")
         line = ", ".join(part for part in parts if part)

@@ -18,7 +18,7 @@ from stellar_hub.hub.download import client_message
 from stellar_hub.modeling.model_card import CARD_HEAD, is_generated, read_card
 from stellar_hub.modeling.safe_paths import path_below, read_bounded
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
-from stellar_hub.registry import MODELS
+from stellar_hub.registry import MODELS, embedded_folder
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarPreTrainedModel
@@ -135,7 +135,7 @@ def push(
             _refuse_other_content(api, repo_id, revision, there.names, model.config.model_type)
         standing = None if replace or "README.md" not in there.names else _card_there(api, repo_id, revision)
     with tempfile.TemporaryDirectory() as folder:
-        _start_card(Path(folder), source, standing)
+        _start_card(Path(folder), embedded_folder(str(source)) or source, standing)
         model.save_pretrained(folder, license=license, name=repo_id, base_model=base_model_of(source))
         if finish is not None:
             finish(Path(folder))

@@ -13,7 +13,7 @@ def load() -> None:
     assert_type(StellarForPreTraining.from_pretrained("folder"), StellarForPreTraining)
     assert_type(StellarModel.from_backbone("vit_tiny_patch16_224"), StellarModel)
     assert_type(StellarConfig.from_pretrained("stellar-b16"), StellarConfig)
-    assert_type(StellarModel.from_pretrained("stellar-tiny").to("cpu").eval(), StellarModel)
+    assert_type(StellarModel.from_pretrained("stellar-tiny").to("cpu").eval().requires_grad_(False), StellarModel)
     pair = StellarModel.from_pretrained("stellar-tiny", output_loading_info=True)
     assert_type(pair, tuple[StellarModel, dict[str, Any]])
 

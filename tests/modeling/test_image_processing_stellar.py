@@ -228,7 +228,7 @@ class TestRefused:
         ("options", "message"),
         [
             ({"crop_size": 30}, r"crop_size .* 8, got \(30, 30\)"),
-            ({"crop_size": 64}, "shortest side of 37 pixels .* 64"),
+            ({"crop_size": 64}, "64 x 64 pixels .* side is 37"),
             ({"size": {"height": 37, "width": 37}}, "shortest_edge.*got .*height"),
             ({"fit": "stretch"}, r"fit must be 'crop', 'aspect' or 'pad', got 'stretch'"),
             ({"do_center_crop": False}, "do_center_crop=False .* do_resize=False"),

@@ -26,7 +26,7 @@ def test_without_load_report__holds_back_the_table_alone(transformers_log: pytes
     with without_load_report():
         logger.warning("a LOAD REPORT of tensors")
         logger.warning("something else")
-    assert transformers_log.messages == ["something else"]
+    assert set(transformers_log.messages) == {"something else"}  # twice where transformers propagates
 
 
 class TestValues:

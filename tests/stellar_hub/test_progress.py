@@ -48,3 +48,11 @@ def test_progress__disabled_writes_nothing(capsys: pytest.CaptureFixture[str], m
 def test_shows_a_bar__needs_a_terminal(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None) -> None:
     monkeypatch.setattr("sys.stderr", stream)
     assert not progress.shows_a_bar()
+
+
+def test_progress__counts_batches_in_the_plural(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    list(track([1, 2], "encoding"))
+    assert "1/2 batches, " in capsys.readouterr().err
