@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from stellar_hub.data.sources import ImageSource, open_source
@@ -60,6 +61,7 @@ def extract_features(
 
     Raises:
         OSError: if the source does not exist or cannot be read.
+        TypeError: if the source is one image, or something else.
         ValueError: if the source has no images, or an argument does not fit.
     """
     check_at_least("batch_size", batch_size, 1)
@@ -73,8 +75,20 @@ def extract_features(
         stream = cast(ImageStream, source)
         batches = StreamedBatches(stream, backbone.processor, batch_size, Processes.from_environment())
     else:
-        opened: Any = open_source(source) if isinstance(source, str | os.PathLike) else source
+        opened: Any = open_source(source) if isinstance(source, str | os.PathLike) else _checked_source(source)
         if not len(opened):
             raise ValueError("the source has no images")
         batches = PreparedBatches(opened, backbone.processor, split_rows(range(len(opened)), batch_size))
     return encoder.encode_all(batch_loader(batches, num_workers, pin_memory=encoder.on_gpu))
+
+
+def _checked_source(source: Any) -> Any:
+    """Returns a source or a list of images; raises TypeError for one image, whose rows would count as images."""
+    is_array = isinstance(source, np.ndarray | torch.Tensor)
+    if source.ndim == 4 if is_array else hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return source
+    found = f"an array of {source.ndim} dimensions" if is_array else type(source).__name__
+    raise TypeError(
+        f"source must be a path, a source as open_source gives it, or a list of images, got {found}: pass [image] for "
+        "one image"
+    )
