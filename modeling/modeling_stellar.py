@@ -31,6 +31,9 @@ from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTr
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
 from .pretrained_names import extract_features
 
+if TYPE_CHECKING:
+    from .pretrained_names import FeatureBatch
+
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
@@ -306,7 +309,9 @@ class StellarModel(StellarPreTrainedModel):
         """
         return optimize(self, dtype, compile)
 
-    def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
+    def extract(
+        self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any
+    ) -> "Iterator[FeatureBatch]":
         """Extracts features of all images of a source, batch by batch. It also reads and resizes the images.
 
         Args:

@@ -6,13 +6,17 @@ nothing here imports upwards.
 """
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 registry: Any  # None if the library is not installed
 try:
     from stellar_hub import registry
+
+    if TYPE_CHECKING:
+        from stellar_hub.features.rows import FeatureBatch
 except ImportError:
     registry = None
 
@@ -71,7 +75,7 @@ def convert_if_original(
     return None if convert is None else convert(str(name_or_path), decoder, base_only, options)
 
 
-def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> Any:
+def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> "Iterator[FeatureBatch]":
     """Calls the library's `extract_features`, which gives the features of a source's images batch by batch.
 
     Raises:
@@ -80,7 +84,8 @@ def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> A
     extract = _registered("extract_features")
     if extract is None:
         raise ImportError("model.extract needs the library: pip install stellar_hub")
-    return extract(model, source, outputs, **options)
+    batches: Iterator[FeatureBatch] = extract(model, source, outputs, **options)
+    return batches
 
 
 def push_model(model: Any, repo_id: str, **options: Any) -> str:

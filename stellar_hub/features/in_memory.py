@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 
 from stellar_hub.data.sources import ImageSource, open_source
 from stellar_hub.data.streams import STREAM_PREFIX, ImageStream, open_stream
@@ -27,7 +28,7 @@ from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 def extract_features(
     model: StellarModel | Backbone,
-    source: str | os.PathLike[str] | ImageSource | ImageStream,
+    source: str | os.PathLike[str] | ImageSource | ImageStream | Sequence[Image.Image | np.ndarray | torch.Tensor],
     outputs: Sequence[str] = DEFAULT_OUTPUTS,
     *,
     processor: StellarImageProcessor | None = None,
@@ -42,9 +43,9 @@ def extract_features(
 
     Args:
         model: STELLAR model on its device, or a backbone as `open_backbone` opens it.
-        source: Anything that `open_source` takes (a folder, a list, tars, a table), a source, or a list of images. Also
-            a stream, as "stream:..." or as `open_stream` gives it: the processes of a launch and their workers share
-            its shards, and rows count by shard and place (`StreamedBatches`).
+        source: Anything that `open_source` takes (a folder, a list, tars, a table), a source, or a list of paths, PIL
+            images, arrays or tensors. Also a stream, as "stream:..." or as `open_stream` gives it: the processes of a
+            launch and their workers share its shards, and rows count by shard and place (`StreamedBatches`).
         outputs: Names of the features, each once: "S", "L", "pooled", "cls", "patches" or another one in the table of
             features (`stellar_hub.features.FEATURES`) that the model has.
         processor: Processor that fits the images to one size, with fit "crop" or "pad". None takes the one that

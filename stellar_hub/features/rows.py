@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -41,21 +41,25 @@ class ImageRecord:
         return "ok" if self.error is None else "error"
 
 
-class FeatureRow(NamedTuple):
-    """One row: the record of the image, and its features by name, without a batch dimension.
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureRow:
+    """One row: the record of an image, and its features.
 
     `row["S"]` is `row.features["S"]`, and `record, features = row` unpacks it.
+
+    Attributes:
+        record: What is known about the image.
+        features: Tensors by name, without a batch dimension.
     """
 
     record: ImageRecord
     features: dict[str, Tensor]
 
-    @overload  # type: ignore[override]
-    def __getitem__(self, key: str) -> Tensor: ...
-    @overload
-    def __getitem__(self, key: SupportsIndex | slice) -> Any: ...
-    def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
-        return feature_of("row", self.features, key) if isinstance(key, str) else tuple.__getitem__(self, key)
+    def __getitem__(self, name: str) -> Tensor:
+        return feature_of("row", self.features, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.record, self.features))
 
     def __repr__(self) -> str:
         error = "" if self.record.error is None else ", an error"
@@ -179,6 +183,20 @@ def file_name(printed: str) -> str:
         return chr(int(digits, 16) + (0xDC00 if kind == "x" else 0))
 
     return _ESCAPED.sub(unescape, printed)
+
+
+def named_once(line: str, name: str) -> str:
+    """Returns an error, on one line, that names an image once; the line may spell the name in another way.
+
+    Args:
+        line: The error.
+        name: Name of the image, as `printable` writes it.
+    """
+    raw = file_name(name)
+    for spelling in (name, one_line(escape_control(raw)), one_line(raw), one_line(name)):
+        if spelling in line:
+            return line.replace(spelling, name)
+    return f"{name}: {line}"
 
 
 def printable_line(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def as_queries(
         )
     backbone = backbone_of(store, store.known_model(model, "a search for images", load_model))
     precision = store.manifest.features.get("precision", "float32")
-    listed: Any = list(images)  # type: ignore[arg-type]
+    listed: Any = list(images)
     vectors = []
     for batch in extract_features(backbone, listed, [output], num_workers=0, precision=precision):
         failed = next((record.error for record in batch.records if record.error is not None), None)

@@ -118,7 +118,10 @@ class FeatureStore(StoreReader):
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """For each row the name of the folder that its image lies in: the class of images in class folders."""
-        return tuple(folder_of(record.image) for record in self.records())
+        numbers = range(self.manifest.num_shards)
+        shown = track(numbers, "reading labels", unit="shard", enabled=len(self) >= MANY_ROWS)
+        parts = (self.records(self.manifest.rows_of_shard(number)) for number in shown)
+        return tuple(folder_of(record.image) for records in parts for record in records)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -259,7 +262,7 @@ class FeatureStore(StoreReader):
         return lines + stale_rows(self, source)
 
     @overload
-    def to_numpy(self, output: str, rows: Rows | None = None) -> np.ndarray: ...
+    def to_numpy(self, output: str, rows: Rows | None = None) -> np.ndarray: ...  # type: ignore[overload-overlap]
     @overload
     def to_numpy(self, output: Sequence[str] | None = None, rows: Rows | None = None) -> dict[str, np.ndarray]: ...
     def to_numpy(

@@ -57,7 +57,7 @@ def test_images_in_memory__are_a_list(pixel_model: StellarModel, image_folder: P
     images = [Image.open(path) for path in paths]
     (expected,) = extract_features(pixel_model, paths, num_workers=0)
     for source in (images, [np.array(image) for image in images], np.stack([np.array(image) for image in images])):
-        (batch,) = extract_features(pixel_model, source, num_workers=0)  # type: ignore[arg-type]
+        (batch,) = extract_features(pixel_model, source, num_workers=0)
         torch.testing.assert_close(batch["S"], expected["S"], atol=0, rtol=0)
     assert batch.records[1].image == "image 1"
 
