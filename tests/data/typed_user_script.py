@@ -40,12 +40,15 @@ def use(model: StellarModel, images: Tensor) -> None:
 
 def extract(model: StellarModel) -> None:
     """Batches and rows have types, by whichever way they come."""
-    assert_type(model.extract("photos"), Iterator[FeatureBatch])
     assert_type(extract_features(model, "photos"), Iterator[FeatureBatch])
     extract_features(model, [Image.new("RGB", (8, 8))])
-    for batch in model.extract(["a.jpg", "b.jpg"], outputs=["S"]):
+    for loose in model.extract(["a.jpg", "b.jpg"], outputs=["S"]):
+        assert_type(loose["S"], Tensor)
+        assert_type(loose.row_ids, Tensor)
+        assert_type([row["S"] for row in loose], list[Any])
+        assert_type(len(loose), int)
+    for batch in extract_features(model, ["a.jpg", "b.jpg"], outputs=["S"]):
         assert_type(batch["S"], Tensor)
-        assert_type(batch.row_ids, Tensor)
         for row in batch:
             assert_type(row, FeatureRow)
         assert_type(batch[0]["S"], Tensor)
