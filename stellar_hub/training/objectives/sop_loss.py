@@ -162,12 +162,23 @@ class SopLoss(Function):
     """The autograd function that calls `loss_and_gradient`."""
 
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, *rest: Any) -> Tensor:
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        supports: Tensor,
+        scores: Tensor,
+        teacher_distribution: Tensor,
+        target_index: Tensor | None,
+        row_weights: Tensor | None,
+        temperature: float,
+        chunk_size: int,
+        differentiable: bool,
+    ) -> Tensor:
         """Returns the loss, and keeps the gradient, which is as large as the embeddings."""
-        *operands, differentiable = rest
-        loss, gradient = loss_and_gradient(embeddings, *operands, differentiable and ctx.needs_input_grad[0])
+        targets = teacher_distribution, target_index, row_weights
+        wanted = differentiable and ctx.needs_input_grad[0]
+        loss, gradient = loss_and_gradient(embeddings, supports, scores, *targets, temperature, chunk_size, wanted)
         ctx.save_for_backward(gradient)
-        ctx.num_operands = len(rest)
         return loss
 
     @staticmethod
@@ -176,7 +187,7 @@ class SopLoss(Function):
         if torch.is_grad_enabled():  # as in `PrototypeLoss`
             raise RuntimeError("sop_loss can be differentiated only once: leave out create_graph=True")
         (gradient,) = ctx.saved_tensors
-        return (None if gradient is None else gradient * grad_outputs[0], *[None] * ctx.num_operands)
+        return (None if gradient is None else gradient * grad_outputs[0], *[None] * 8)
 
 
 def loss_and_gradient(
