@@ -150,7 +150,7 @@ def field_names(cls: Any) -> list[str]:
 
 
 def refuse_unknown_fields(names: Iterable[str], cls: Any) -> None:
-    """Raises TypeError for the first keyword that is no field of a configuration, which would be kept without a use."""
+    """Raises TypeError for the first keyword that is not a field of a configuration, which would have no effect."""
     for name in unknown_fields(names, cls):
         hint = did_you_mean(name, field_names(cls))
         raise TypeError(f"{cls.__name__} does not have a field {one_line(repr(name), 100)}{hint}")

@@ -234,7 +234,7 @@ class StellarConfig(PreTrainedConfig):
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"it cannot be used: {one_line(error)}") from error
         if returns_unused:
-            return config, unused
+            return config, unused  # type: ignore[return-value]  # as in transformers
         refuse_unknown_fields((name for name in unused if name not in OPTIONS_OF_READING), cls)
         return config
 

@@ -219,7 +219,7 @@ class StellarImageProcessor(TorchvisionBackend):
         refuse_unknown(kwargs, _settings())
         check_values(kwargs)  # before transformers does, in errors of several lines
         changed = {key: value for key, value in with_image_size(kwargs).items() if value is not None}
-        return super().preprocess(images, *args, **changed)  # type: ignore[arg-type]  # it takes paths too
+        return super().preprocess(images, *args, **changed)
 
     def fetch_images(self, images: Any) -> Any:
         """Returns the images unchanged, because `process_image` opens paths."""

@@ -129,7 +129,7 @@ def _problem(name: str, value: Any) -> str:
 
 
 def _shown(value: object) -> str:
-    names = {PILImageResampling.BICUBIC: "bicubic", 1 / 255: "1/255"}
+    names: dict[object, str] = {PILImageResampling.BICUBIC: "bicubic", 1 / 255: "1/255"}
     return names.get(value, repr(value)) if type(value) is not bool else repr(value)
 
 

@@ -26,7 +26,7 @@ from .loading import DECODING_KEYS
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import PRETRAINING_KEYS
 from .outputs import StellarEncoding, StellarModelOutput
-from .pretrained_names import extract_features
+from .pretrained_names import ExtractedBatch, extract_features
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
@@ -300,7 +300,9 @@ class StellarModel(StellarIntermediatesModel):
         """
         return optimize(self, dtype, compile)
 
-    def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
+    def extract(
+        self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any
+    ) -> Iterator[ExtractedBatch]:
         """Extracts features of all images of a source, batch by batch. It also reads and resizes the images.
 
         Args:

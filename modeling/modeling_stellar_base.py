@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
 import torch
 from safetensors import SafetensorError
@@ -44,6 +44,8 @@ from .saved_folder import PROCESSOR, filled_folder, keeps_processor, sizes_in
 from .weight_files import check_finite, problems_by_kind
 
 logger = logging.getLogger(__name__)
+
+Metrics: TypeAlias = Mapping[str, float]  # here, because the class has a method `float`
 
 PRETRAINING_KEYS = [
     r"^clustering_head\.",
@@ -292,7 +294,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         license: str | None = None,
         name: str | None = None,
         base_model: str | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Metrics | None = None,
         **kwargs: Any,
     ) -> None:
         """Saves weights (safetensors), configuration, image processor, code and model card.
