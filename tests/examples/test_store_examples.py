@@ -70,7 +70,7 @@ def test_concept_search__draws_similar_regions(
     [
         (["--at", "30,1"], "the model did not see the pixel"),
         (["--token", "16"], "token must be 0 to 15, got 16"),
-        (["--images", "gone"], "no such folder: gone"),
+        (["--images", "gone"], "no such file or folder: gone"),
     ],
 )
 def test_concept_search__says_what_is_not_there(
