@@ -144,7 +144,7 @@ def main() -> None:
         missing = missing_seeds(args.output, seeds, args.size)
         options = {"size": args.size, "max_objects": args.max_objects, "class_cue": args.class_cue}
         write_scenes(args.output, missing, args.num_workers, **options)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"draw_scenes: {error}") from error
     print(f"{args.output}: {len(missing)} scenes drawn, {len(seeds) - len(missing)} existed")
 
