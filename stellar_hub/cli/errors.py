@@ -31,7 +31,7 @@ OPTIONS = {
     "license=": "--license",
     "vqgan=": "--vqgan",
 }
-WORDS_OF_TYPER = {"Value error, ": "", "Input should be": "it must be", ", unable to parse string as an integer": ""}
+WORDS_OF_TYPER = {"Value error, ": "", "Input should be": "it must be", ", unable to parse string as an? \\w+": ""}
 FULL_DISK = {
     errno.ENOSPC: "No space left on device",
     errno.EDQUOT: "Disk quota exceeded",
@@ -182,5 +182,5 @@ class CommandGroup(TyperGroup):
                 wrong.message += hint
                 wrong.possibilities = None
             for words, plainer in WORDS_OF_TYPER.items():
-                wrong.message = wrong.message.replace(words, plainer)
+                wrong.message = re.sub(words, plainer, wrong.message)
             raise

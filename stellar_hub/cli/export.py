@@ -8,7 +8,7 @@ import typer
 
 from stellar_hub.cli.errors import WrongUsage, reports_errors
 from stellar_hub.cli.messages import announce_loading, say
-from stellar_hub.cli.models import check_image_size
+from stellar_hub.cli.models import check_image_size, check_name
 from stellar_hub.cli.options import Debug, ImageSize, ModelName, at_least, parse_image_size
 
 
@@ -53,6 +53,7 @@ def export(
     from stellar_hub.export import export_model
     from stellar_hub.features import load_model
 
+    check_name(model)
     announce_loading(model)
     for option, given in (("--height", height), ("--width", width), ("--image-size", size)):
         check_image_size(model, given, option=option)

@@ -8,7 +8,7 @@ import typer
 
 from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
 from stellar_hub.cli.messages import announce_loading, say, warn
-from stellar_hub.cli.models import check_image_size
+from stellar_hub.cli.models import check_image_size, check_name
 from stellar_hub.cli.options import Debug, Device, FitOption, ImageSize, ModelName, at_least, parse_image_size
 
 
@@ -194,6 +194,7 @@ def extract(
         root,
     )
     require("pyarrow.parquet", "extract", "the index of a feature store")  # before a model is loaded
+    check_name(model)
     announce_loading(model)
     check_image_size(model, size, fit.value)
     if engine is EngineOption.ray:

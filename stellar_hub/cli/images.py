@@ -53,6 +53,8 @@ def plan_jobs(
     names = plan_names([name for _, name in found], suffix, existing)
     jobs = list(dict.fromkeys(Job(source, output / name) for (source, _), name in zip(found, names, strict=True)))
     check_targets([job.source for job in jobs], [job.target for job in jobs], overwrite, is_recorded)
+    if not existing.is_dir():
+        raise NotADirectoryError(f"--output {output} is below {existing}, which is a file; name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"--output {output} may not be written to: change its permissions or name another folder")
     return jobs

@@ -22,8 +22,9 @@ def open_model(
     Raises:
         OSError: if the model does not exist.
         ValueError: if the device is not available, or the weights do not fit.
-        WrongUsage: if the size does not fit the model.
+        WrongUsage: if there is no such model, or the size does not fit it.
     """
+    check_name(name)
     announce_loading(name)
     check_image_size(name, image_size, fit)
     from stellar_hub.features.identity import load_model, load_processor
@@ -34,6 +35,18 @@ def open_model(
     check_multiples(name, model.config.patch_size, image_size)
     with wrong_usage():
         return model, load_processor(name, model, fit=fit, image_size=image_size)
+
+
+def check_name(name: str) -> None:
+    """Raises WrongUsage if a name is neither a published model's, nor a path, nor a repository's.
+
+    Raises:
+        FileNotFoundError: if it can only be a path, and the path does not exist.
+    """
+    from stellar_hub.modeling.pretrained_names import resolve_pretrained
+
+    with wrong_usage():
+        resolve_pretrained(name)
 
 
 def check_image_size(

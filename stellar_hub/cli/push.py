@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
+from stellar_hub.cli.errors import WrongUsage, reports_errors
 from stellar_hub.cli.messages import announce_loading, safe, say, warn
+from stellar_hub.cli.models import check_name
 from stellar_hub.cli.options import Debug
 
 
@@ -52,8 +53,13 @@ def push(
     from stellar_hub.hub.push import license_of
     from stellar_hub.hub.push import push as push_model
 
-    with wrong_usage():
+    check_name(model)
+    try:
         validate_repo_id(repository)
+    except ValueError as error:
+        raise WrongUsage(
+            f"the repository must be USER/NAME or NAME, of letters, digits, '-', '_' and '.', got {repository!r}"
+        ) from error
     license, known = license.strip(), license_of(model)
     if not license and not known and Path(model).is_dir():
         raise WrongUsage(f"the card of {model} names no license: pass --license, such as mit, apache-2.0 or other")

@@ -10,6 +10,7 @@ import typer
 
 from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
 from stellar_hub.cli.messages import announce_loading, say, warn
+from stellar_hub.cli.models import check_name
 from stellar_hub.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def train(
         raise WrongUsage(
             "the recipe has no model to start from: pass --init with a model, such as stellar-b16, or random"
         )
+    if resume is None:
+        check_fit(chosen)
     if not chosen.data.sources:
         raise WrongUsage("there are no images to train on: pass --data with a folder, a list, tar files or tables")
     logging.disable_progress_bar()
@@ -127,6 +130,26 @@ def train(
         raise typer.Exit(128 + stopped.signal_number) from None
     if is_main:
         say(f"{output}: the model is in {model}")
+
+
+def check_fit(recipe: "Recipe") -> None:
+    """Checks that the views of a new run fit its model, before weights are read; files and timm's models are skipped.
+
+    Raises:
+        OSError: if the configuration of the model cannot be read.
+        WrongUsage: if there is no such model, or a side of the views is not a multiple of its patch size.
+    """
+    from stellar_hub.modeling import StellarConfig
+    from stellar_hub.training.start import resolve_sizes
+
+    init = str(recipe.model.init)
+    if init.startswith("timm:") or Path(init).is_file():
+        return
+    if init != "random":
+        check_name(init)
+    config = StellarConfig() if init == "random" else StellarConfig.from_pretrained(init)
+    with wrong_usage():
+        resolve_sizes(recipe, StellarConfig.from_dict({**config.to_dict(), **recipe.model.config}))
 
 
 def start_of(recipe: "Recipe", resume: str | None) -> str:

@@ -95,7 +95,7 @@ def test_encode__refuses_two_sources_for_one_output_before_any_work(
 
 def test_encode__names_an_unknown_model(command: Command, image_folder: Path, tmp_path: Path) -> None:
     result = command("encode", image_folder, "-o", tmp_path / "out", "-m", "stellar-tiney")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "did you mean 'stellar-tiny'" in result.stderr
 
 

@@ -135,3 +135,8 @@ def test_plan_jobs__never_replaces_an_input(photos: Path, tmp_path: Path) -> Non
     (tmp_path / "out" / "top.png").symlink_to(photos / "top.png")
     with pytest.raises(ValueError, match="would replace"):
         plan_jobs([photos / "top.png"], tmp_path / "out", ".png", overwrite=True)
+
+
+def test_plan_jobs__refuses_an_output_below_a_file(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match=r"below .*top\.png, which is a file"):
+        plan_jobs([photos], photos / "top.png" / "out", ".out", overwrite=False)
