@@ -15,6 +15,7 @@ import io
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data import ImageSource, read_image
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="number of images to find (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("hits.png"), help="image to write (default: %(default)s)")
     args = parser.parse_args()
+    disable_progress_bar()  # of loading weights, which takes no time here
     try:
         store = FeatureStore(args.store)
         source = store.source([args.images] if args.images else None, trust_names=args.trust_names)

@@ -90,5 +90,5 @@ def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.C
 def test_duplicates__are_the_copies(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("find_duplicates", store, "--threshold", 0.999999)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "1 pairs among 17 images"
+    assert lines[-1] == "1 pair among 17 images"
     assert lines[0].endswith("blue/copy.png")
