@@ -57,6 +57,14 @@ def test_push__without_an_owner_belongs_to_the_user_of_the_token(command: Comman
     assert len(result.stderr.splitlines()) == 2  # loading, and asking
 
 
+def test_push__asks_the_hub_whose_token_it_is(
+    command: Command, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda api: {"name": "ana"})
+    result = command("push", model_folder, "birds", "--license", "mit", "--dry-run")
+    assert "/ana/birds (not reached)" in result.stdout
+
+
 def test_push__says_which_license_it_replaces(
     command: Command, pixel_model: StellarModel, tmp_path: Path, calls: list[dict[str, Any]]
 ) -> None:
