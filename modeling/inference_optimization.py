@@ -75,7 +75,7 @@ def _optimize(
     fitting = sorted({call.batch_size for call, _ in measured}) or list(batch_sizes)
     part_sizes = [NUM_IMAGES] if device.type == "cpu" else sorted({fitting[len(fitting) // 2], fitting[-1]})
     if images is not None and expected is not None:
-        line, found = choose_float8(model, images, tuple(expected), part_sizes, capture, compile is not False)
+        line, found = choose_float8(model, images, tuple(expected), fitting[-1], capture, compile is not False)
         steps.append(line)
         choices += found
     for part in parts_of(model):

@@ -12,7 +12,7 @@ class Choice:
             whole call, "encode" or "decode".
         batch_size: Number of images of the measurement.
         kept: The way to compute it that was kept.
-        seconds_before: Median seconds without `optimize_for_inference`.
+        seconds_before: Median seconds as it was, in the type that was chosen.
         seconds_after: Median seconds with what was kept.
     """
 

@@ -285,9 +285,10 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
         to measure one block with layers packed for oneDNN and with attention that is not fused. On CUDA it measures
         parts (GELU in the matrix product, patches as one product, the tokenizer's memory layout), and then `encode` and
         `decode` at each batch size: as they are, and as a CUDA graph, plain or compiled. A graph serves one shape:
-        images of the model's size in these batch sizes, and plain graphs also smaller ones, 16 shapes in all. Results
-        are copied out of it, so they never change later. Calls with gradients, autocast, hooks or in training run
-        without graphs. Load new weights with `load_state_dict`; after `.to(...)`, call this method again.
+        images of the model's size in these batch sizes, and plain graphs also smaller ones, 16 shapes in all. It is
+        measured with uint8 images; the first call with another type captures and compiles again. Results are copied out
+        of it, so they never change later. Calls with gradients, autocast, hooks or in training run without graphs. Load
+        new weights with `load_state_dict`; after `.to(...)`, call this method again.
 
         Afterwards the model is for inference only: it is in evaluation mode, and its weights get no gradients. Call
         this method after the model has its weights and is on its device. The model can still be copied and saved; a

@@ -103,7 +103,7 @@ def choose_float8(
     model: Any,
     images: Tensor,
     expected: tuple[Tensor, ...],
-    batch_sizes: Sequence[int],
+    batch_size: int,
     capture: Capture | None,
     compiled: bool,
 ) -> tuple[str, list[Choice]]:
@@ -115,7 +115,7 @@ def choose_float8(
         model: The `StellarModel`, in bfloat16.
         images: Images for `encode`.
         expected: `(S, L)` of the images from the model as it was.
-        batch_sizes: Numbers of images of the measurement.
+        batch_size: Number of images of the measurement; large ones gain most.
         capture: What records calls.
         compiled: Whether blocks may be compiled. Without that, rounding takes more time than float8 saves.
 
@@ -125,7 +125,7 @@ def choose_float8(
     reasons = []
     for variant in (FLOAT8, FLOAT8_MLP):
         part = encoder_part(model, (NOT_CHANGED, variant), MAX_DIFFERENCE_OF_FLOAT8)
-        seconds = measure_part(part, batch_sizes, model.device, capture, compiled)
+        seconds = measure_part(part, [batch_size], model.device, capture, compiled)
         if best_variant(list(seconds.values())) != variant:
             reasons.append(f"{variant.name} are not faster")
             continue

@@ -7,7 +7,15 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from stellar_hub.modeling import float8
-from stellar_hub.modeling.float8 import MIN_SAME_TOKEN, check_float8, convert_linears, keeps_encoding, linears
+from stellar_hub.modeling.float8 import (
+    MAX_DIFFERENCE_OF_FLOAT8,
+    MIN_SAME_TOKEN,
+    check_float8,
+    convert_linears,
+    keeps_encoding,
+    linears,
+)
+from stellar_hub.modeling.inference_timing import relative_difference
 
 CUDA = torch.device("cuda")
 
@@ -88,3 +96,13 @@ class TestKeepsEncoding:
     def test_nan__is_not(self) -> None:
         semantics, localization = self.encoding()
         assert not keeps_encoding((semantics * float("nan"), localization), (semantics, localization))[0]
+
+
+@pytest.mark.gpu
+def test_block__stays_close_on_a_gpu() -> None:
+    pytest.importorskip("torchao.quantization")
+    block = Block(64, 2).eval().requires_grad_(False).to(CUDA, torch.bfloat16)
+    hidden_states = torch.randn(4, 32, 64, device=CUDA, dtype=torch.bfloat16)
+    expected = block(hidden_states)
+    convert_linears(block)
+    assert relative_difference((block(hidden_states),), (expected,)) < MAX_DIFFERENCE_OF_FLOAT8

@@ -135,7 +135,7 @@ class TestChooseFloat8:
     def choose(self, model: StellarModel, images: torch.Tensor) -> tuple[str, list[Any]]:
         model.requires_grad_(False)
         expected = tuple(model.encode(images))
-        return choose_float8(model.bfloat16(), images, expected, [2], None, compiled=False)
+        return choose_float8(model.bfloat16(), images, expected, 2, None, compiled=False)
 
     def test_faster_and_close__is_kept_and_cannot_be_saved(
         self, pixel_model: StellarModel, images: torch.Tensor, prefer: Callable[..., None]
