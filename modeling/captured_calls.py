@@ -49,7 +49,7 @@ class CapturedCalls:
 
     def run(self, model: Any, method: str, inputs: tuple[Tensor, ...], constants: dict[str, Any]) -> tuple[Tensor, ...]:
         """Returns what `model.method(*inputs, **constants)` returns, a tuple of tensors."""
-        mode = self.mode(method, inputs)
+        mode = "eager" if _is_watched(inputs[0]) else self.mode(method, inputs)
         if mode != "eager" and self._fits(model, inputs):
             call = self._call(model, method, mode, inputs, constants)
             if call is not None:
@@ -119,7 +119,7 @@ class CapturedCalls:
 
     def _fits(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
         """Whether a graph would compute what the call computes."""
-        if model.training or not all(type(x) in (Tensor, nn.Parameter) for x in inputs) or _is_watched(inputs[0]):
+        if model.training or not all(type(x) in (Tensor, nn.Parameter) for x in inputs):
             return False
         state = self._state = self._state or _State(model)
         if state.has_hooks() or any(x.device != state.device for x in inputs):

@@ -293,6 +293,12 @@ class TestCompiled:
 
 
 class TestTracing:
+    def test_trace__sees_the_model_itself(self, fast: StellarModel, images: Tensor) -> None:
+        expected = fast.encode(images).semantics
+        traced = torch.jit.trace(lambda x: fast._run("_encode_tensors", x)[0], (images[:1],), check_trace=False)
+        torch.testing.assert_close(traced(1 - images[:1]), fast.encode(1 - images).semantics[:1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(fast.encode(images).semantics, expected, rtol=0, atol=0)
+
     def test_export__sees_the_model_itself(self, fast: StellarModel, images: Tensor) -> None:
         expected = fast.encode(images).semantics
 
