@@ -49,7 +49,7 @@ class CapturedCalls:
 
     def run(self, model: Any, method: str, inputs: tuple[Tensor, ...], constants: dict[str, Any]) -> tuple[Tensor, ...]:
         """Returns what `model.method(*inputs, **constants)` returns, a tuple of tensors."""
-        mode = "eager" if _is_watched(inputs[0]) else self.mode(method, inputs)
+        mode: Mode = "eager" if _is_watched(inputs[0]) else self.mode(method, inputs)
         if mode != "eager" and self._fits(model, inputs):
             call = self._call(model, method, mode, inputs, constants)
             if call is not None:
