@@ -30,7 +30,7 @@ from .input_checks import check_encoding, check_image_shape, check_pixel_values,
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
-from .pretrained_names import extract_features
+from .pretrained_names import ExtractedBatch, extract_features
 from .tensor_calls import TensorCalls
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
@@ -321,7 +321,9 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
         """
         return optimize(self, dtype, compile, batch_sizes, max_seconds)
 
-    def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
+    def extract(
+        self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any
+    ) -> Iterator[ExtractedBatch]:
         """Extracts features of all images of a source, batch by batch. It also reads and resizes the images.
 
         Args:
