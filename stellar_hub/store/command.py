@@ -9,7 +9,7 @@ from stellar_hub.features.identity import load_model
 from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.modeling.inference_optimization import pack_linears
+from stellar_hub.modeling.inference_variants import pack_linears
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.index import StoreIndex
 from stellar_hub.store.manifest import INDEX, Manifest
