@@ -149,8 +149,7 @@ class BatchEncoder:
         encoded = {} if fetched is None else fetched.wait()
         finite = encoded.pop(_FINITE, ok[:0])
         if encoded and ok.all() and finite.all():
-            # Pinned memory is scarce, and callers may keep what they get.
-            return FeatureBatch(records, {name: t.clone() if self.on_gpu else t for name, t in encoded.items()})
+            return FeatureBatch(records, encoded)
         kept = ok.clone()
         kept[ok] = finite
         features = {

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +22,22 @@ class Fetched:
     done: Any = None
 
     def wait(self) -> dict[str, Tensor]:
-        """Returns the tensors when they are complete."""
-        if self.done is not None:
-            self.done.synchronize()
-        return dict(self.tensors)
+        """Returns the tensors when they are complete, outside of pinned memory, which is scarce."""
+        if self.done is None:
+            return dict(self.tensors)
+        self.done.synchronize()
+        return {name: copied(tensor) for name, tensor in self.tensors.items()}
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """Returns a copy of a contiguous tensor on the CPU.
+
+    One thread makes it: torch would share it among as many threads as there are cores, and wait for those that data
+    workers hold.
+    """
+    copy = torch.empty_like(tensor)
+    np.copyto(copy.flatten().view(torch.uint8).numpy(), tensor.flatten().view(torch.uint8).numpy())
+    return copy
 
 
 class HostCopies:

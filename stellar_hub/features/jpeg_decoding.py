@@ -62,7 +62,8 @@ def decode_jpegs(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
         from torchvision.io import ImageReadMode, decode_jpeg
     except ImportError as error:
         raise RuntimeError(f"this torchvision does not decode JPEGs ({one_line(error)})") from error
-    return decode_jpeg(encoded, ImageReadMode.RGB, device)
+    # Grey images come with one channel: what RGB makes of them is not documented for nvJPEG.
+    return [image.expand(3, -1, -1) for image in decode_jpeg(encoded, ImageReadMode.UNCHANGED, device)]
 
 
 class JpegDecoder:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -156,3 +157,19 @@ def test_features__can_train_a_head(pixel_model: StellarModel) -> None:
     head(batch["pooled"]).sum().backward()
     assert head.weight.grad is not None
     assert not batch["pooled"].requires_grad
+
+
+def test_gpu__has_two_batches_more_than_are_fetched(pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = BatchEncoder(as_backbone(pixel_model), ("pooled",))
+    expected = [batch["pooled"] for batch in encoder.encode_all([prepared(image[None]) for image in IMAGES])]
+    monkeypatch.setattr(BatchEncoder, "on_gpu", True)  # in its order only: there is no GPU
+    taken: list[int] = []
+
+    def batches() -> Iterator[PreparedBatch]:
+        for number, image in enumerate(IMAGES):
+            taken.append(number)
+            yield prepared(image[None])
+
+    for number, batch in enumerate(encoder.encode_all(batches())):
+        assert torch.equal(batch["pooled"], expected[number])
+        assert len(taken) == min(number + 3, len(IMAGES))

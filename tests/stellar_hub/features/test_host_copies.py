@@ -1,13 +1,23 @@
 import pytest
 import torch
 
-from stellar_hub.features.host_copies import HostCopies
+from stellar_hub.features.host_copies import HostCopies, copied
 
 
 def test_cpu__copies_nothing() -> None:
     copies, tensor = HostCopies(torch.device("cpu")), torch.ones(3)
     assert copies.send(tensor) is tensor
     assert copies.fetch({"a": tensor}).wait()["a"] is tensor
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (7,), (0, 4)])
+def test_copy__is_equal_and_apart(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = (torch.arange(60)[: torch.Size(shape).numel()] % 7).reshape(shape).to(dtype)
+    found = copied(tensor)
+    assert found.dtype == dtype
+    assert torch.equal(found, tensor)
+    assert found.data_ptr() != tensor.data_ptr() or not found.numel()
 
 
 @pytest.mark.gpu
