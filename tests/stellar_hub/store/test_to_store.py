@@ -283,6 +283,21 @@ def test_each_decoder__goes_on_to_the_same_bytes(extract: Extract, jpegs: Joined
         extract(options=dataclasses.replace(options, decoder=other), source=jpegs)
 
 
+@pytest.mark.gpu
+def test_nvjpeg__goes_on_to_the_same_bytes(extract: Extract, jpegs: JoinedSources, pixel_model: StellarModel) -> None:
+    options = dataclasses.replace(OPTIONS, decoder="torchvision", precision="auto")
+    model = pixel_model.to("cuda")
+    folder = extract(options=options, source=jpegs, model=model)
+    expected = files_of(folder)
+    assert (FeatureStore(folder).manifest.decoder, FeatureStore(folder).manifest.features["precision"]) == (
+        "nvjpeg",
+        "bfloat16",
+    )
+    (folder / "shards" / "000001.safetensors").unlink()
+    auto = dataclasses.replace(options, decoder="auto")
+    assert files_of(extract(options=auto, source=jpegs, model=model, num_workers=1)) == expected
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_torchvision__gives_the_same_rows_from_workers_and_from_processes(
     extract: Extract, jpegs: JoinedSources
