@@ -30,7 +30,7 @@ from stellar_hub.modeling.safe_text import one_line
 TORCHVISION = "torchvision"
 _OF_TORCHVISION = {"cuda": "nvjpeg", "cpu": "libjpeg-turbo"}  # by the type of the device
 DECODERS = (PILLOW, *_OF_TORCHVISION.values())
-_MOST_PIXELS = {"cuda": 2**26, "cpu": 2**23}  # that are decoded, and fitted as floats, at once
+_MOST_PIXELS = {"cuda": 2**25, "cpu": 2**23}  # that are decoded, and fitted as floats, at once
 _BATCHES_AHEAD = 2
 
 Decode = Callable[[list[Tensor]], list[Tensor]]
@@ -142,6 +142,9 @@ class JpegDecoder:
         Raises:
             RuntimeError: if memory does not suffice for one of them.
         """
+        if self._stream is not None:
+            # nvJPEG writes on a stream of its own, into memory that this stream may still read from.
+            self._stream.synchronize()
         try:
             return self._decode(encoded)
         except RuntimeError as error:
