@@ -1,6 +1,7 @@
 """From a source or a stream of images to batches that a model takes; this runs in data workers."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Self
@@ -17,7 +18,7 @@ from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.features.encoded_jpegs import EncodedJpeg, EncodedJpegs, for_the_device
 from stellar_hub.features.processes import Processes
-from stellar_hub.features.rows import ImageRecord, name_of, printable_line
+from stellar_hub.features.rows import ImageRecord, name_of, named_once, printable_line
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_loading import (
     NOT_THE_IMAGES_FAULT,
@@ -182,7 +183,7 @@ def prepare_image(
         if view is not None:
             return ImageRecord(row, name), view.prepare(processor, image, row)
         content, full_name = encoded_and_name(image)
-        if keep_jpegs:
+        if keep_jpegs and isinstance(content, str | bytes | os.PathLike):
             content, full_name = read_encoded(content, full_name)
             if (jpeg := for_the_device(content, full_name, processor)) is not None:
                 geometry = jpeg.facts.geometry
@@ -203,9 +204,7 @@ def error_of_row(error: Exception, name: str) -> str:
     """
     if is_fault_of_machine(error):
         raise error
-    line = printable_line(error)
-    if name not in line:
-        line = f"{name}: {line}"
+    line = named_once(printable_line(error), name)
     return NOT_THE_IMAGES_FAULT + line if is_passing_fault(error) else line
 
 
