@@ -329,7 +329,7 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
         Args:
             source: A folder, a list (.txt), tar archives, a table, or a list of images.
             outputs: Names of the features: "S", "L", "pooled", "cls" and "patches".
-            **options: `batch_size`, `num_workers`, `processor`, `precision` and `dtype`, as for
+            **options: `batch_size`, `num_workers`, `processor`, `precision`, `dtype` and `decoder`, as for
                 `stellar_hub.features.extract_features`.
 
         Yields:
