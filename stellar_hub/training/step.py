@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,6 +199,7 @@ class Stepper:
     Attributes:
         captured: Forward and backward of batches of the usual shape as one graph; None computes all batches one
             operation after the other.
+        augment: Makes the model's arguments of tensors from `move_views`: `augmented_inputs`, or a compiled one.
     """
 
     def __init__(
@@ -226,6 +227,7 @@ class Stepper:
         self.view_sizes = view_sizes
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.captured: CapturedStep | None = None
+        self.augment: Callable[..., dict[str, Tensor]] = augmented_inputs
 
     def step(self, step: int, batches: list[dict[str, Any]]) -> StepResult:
         """Does one step, and returns its result; `step` counts from 0."""
@@ -267,7 +269,7 @@ class Stepper:
 
     def compute(self, moved: Mapping[str, Tensor], num_batches: int = 1) -> StellarPreTrainingOutput:
         """Does forward and backward of tensors from `move_views`, and returns the output."""
-        inputs = augmented_inputs(moved, self.photometric, self.dtype)
+        inputs = self.augment(moved, self.photometric, self.dtype)
         # Shards are gathered as bfloat16 on GPUs, and copies of them would stay when their block is done.
         with contextlib.nullcontext() if is_sharded(self.model) else weights_cast_once():
             output: StellarPreTrainingOutput = self.wrapped(**inputs)

@@ -194,32 +194,33 @@ def loss_and_gradients(
     scores_buffer = embeddings.new_empty(min(chunk_size, num_rows), num_prototypes)
     product_buffer = torch.empty_like(scores_buffer)
     targets_buffer = None if target_index is None else torch.empty_like(scores_buffer, dtype=assignment.dtype)
+    mass = assignment.sum(dim=1, keepdim=True, dtype=embeddings.dtype)
+    mass = mass if target_index is None else mass[target_index]
     for start in range(0, num_rows, chunk_size):
         rows = slice(start, start + chunk_size)
         part = embeddings[rows]
         scores = torch.mm(part / temperature, prototypes.T, out=scores_buffer[: len(part)])
         targets = target_rows(assignment, target_index, rows, targets_buffer).to(scores.dtype)
-        losses[rows], grad_scores = row_losses(scores, targets, product_buffer[: len(part)])
+        losses[rows], descent = row_losses(scores, targets, mass[rows], product_buffer[: len(part)])
         if grad_embeddings is not None:
-            grad_embeddings[rows].addmm_(grad_scores, prototypes, alpha=scale)
+            grad_embeddings[rows].addmm_(descent, prototypes, alpha=-scale)
         if grad_prototypes is not None:
-            grad_prototypes.addmm_(grad_scores.T, part, alpha=scale)
+            grad_prototypes.addmm_(descent.T, part, alpha=-scale)
     return LossAndGradients(losses.sum() / max(num_rows, 1), grad_embeddings, grad_prototypes)
 
 
-def row_losses(scores: Tensor, targets: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the loss of each row, `(rows,)`, and its gradient for the scores, `(rows, K)`, written over the scores.
+def row_losses(scores: Tensor, targets: Tensor, mass: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the loss of each row, `(rows,)`, and minus its gradient for the scores, `(rows, K)`, over the scores.
 
     With `m` the largest score of a row, the loss is `sum_k a_k log(sum_j e^(x_j - m)) - sum_k a_k (x_k - m)`, and its
-    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a` is 1, except in rows whose Sinkhorn mass vanished. It
+    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a`, `mass`, is 1, except in rows whose Sinkhorn mass vanished. It
     overwrites `product`, `(rows, K)`.
     """
-    mass = targets.sum(dim=1, keepdim=True)
     scores -= scores.amax(dim=1, keepdim=True)
     expected = torch.mul(targets, scores, out=product).sum(dim=1, keepdim=True)
     total = scores.exp_().sum(dim=1, keepdim=True)
     losses = mass * total.log() - expected
-    return losses[:, 0], scores.mul_(mass / total).sub_(targets)
+    return losses[:, 0], torch.addcmul(targets, scores, mass / total, value=-1, out=scores)
 
 
 def target_rows(assignment: Tensor, target_index: Tensor | None, rows: slice, buffer: Tensor | None) -> Tensor:

@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from stellar_hub.training import step_choices as module
 from stellar_hub.training.exports import describe_choices
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
+from stellar_hub.training.step import Stepper, augmented_inputs, move_views
 from stellar_hub.training.step_choices import (
     capture_obstacle,
     choose_by_device,
     choose_step,
-    compile_parts,
     compiled_parts,
     noise_batch,
     restore_choices,
@@ -59,15 +58,15 @@ def test_null__keeps_what_is_faster(
     assert (is_compiled(run), run.stepper.captured is not None) == (compiled, captured)
     assert "blocks compiled 1000.0 to" in line
     assert line.count("not kept") == 2 - compiled - captured
-    undo_compiling(run.model)
+    undo_compiling(run.stepper)
 
 
 def test_failure_of_what_is_open__is_said_and_the_run_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(model: nn.Module) -> None:
+    def fail(stepper: Stepper) -> None:
         raise RuntimeError("no compiler\nhere")
 
     times(monkeypatch, 1.0)
-    monkeypatch.setattr(module, "compile_parts", fail)
+    monkeypatch.setattr(module, "compile_step", fail)
     recipe, (line,) = choose_step(changed(run.recipe, "run.compile=null"), run.stepper, measure=True)
     assert recipe.run.compile is False
     assert "blocks compiled failed (no compiler here)" in line
@@ -157,6 +156,11 @@ def test_channels_last__changes_no_value(build_pretraining_model: Any, views: di
     torch.testing.assert_close(model(**views).loss, loss, rtol=1e-5, atol=0)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert len(compiled_parts(model)) > len(list(model.stellar.encoder.blocks) + list(model.stellar.decoder.blocks))
-    compile_parts(model)
-    assert model.state_dict().keys() == before.keys()
-    undo_compiling(model)
+
+
+def test_augmentation__compiles_as_one_graph_with_the_same_views(run: Run) -> None:
+    batch = noise_batch(run.recipe, run.stepper)
+    moved = move_views(batch, torch.device("cpu"))
+    compiled = torch.compile(augmented_inputs, backend="eager", fullgraph=True, dynamic=False)
+    expected = augmented_inputs(moved, run.recipe.augmentation)
+    torch.testing.assert_close(compiled(moved, run.recipe.augmentation, torch.float32), expected, rtol=0, atol=1e-6)
