@@ -34,15 +34,18 @@ class CudaGraph:
 
     def capture(self, function: Callable[[], StellarPreTrainingOutput]) -> StellarPreTrainingOutput:
         """Calls a function until its kernels are chosen, then captures it; see `Graph`."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(stream)
         with torch.cuda.stream(side):
             for _ in range(NUM_WARM_UP_CALLS):
                 function()
-        torch.cuda.current_stream().wait_stream(side)
-        # Other threads, such as the one that pins batches, may call CUDA meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            return function()
+        stream.wait_stream(side)
+        try:
+            # Other threads, such as the one that pins batches, may call CUDA meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                return function()
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails stays on its own
 
     def replay(self) -> None:
         """Launches the graph; see `Graph`."""

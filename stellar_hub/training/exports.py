@@ -23,6 +23,7 @@ from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 from stellar_hub.training.run import JOURNAL_FILE, Run
 from stellar_hub.training.sharding import is_sharded
 from stellar_hub.training.start import describe_devices
+from stellar_hub.training.step_choices import describe_choices
 from stellar_hub.version import __version__
 from stellar_hub.visualization import draw_curves
 
@@ -104,20 +105,10 @@ def card_facts(run: Run, done: int) -> dict[str, object]:
         "initialized from": without_folders(run.recipe.model.init),
         "device": describe_devices(accelerator, is_sharded(run.model)),
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
-        "computed with": describe_choices(run.recipe),
+        "computed with": describe_choices(run.recipe, run.stepper),
         "time": f"{seconds / 60:.1f} minutes" + (f" since step {run.start_step}" if run.start_step else ""),
         "library": f"stellar_hub {__version__}, torch {torch.__version__}",
     }
-
-
-def describe_choices(recipe: Recipe) -> str | None:
-    """Returns how the steps of a run are computed, where that is not the plain way."""
-    choices = {
-        "compiled blocks": recipe.run.compile,
-        "a CUDA graph": recipe.run.cuda_graphs,
-        "prototype scores in TF32": recipe.optimization.prototype_precision == "tf32",
-    }
-    return ", ".join(name for name, chosen in choices.items() if chosen) or None
 
 
 def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:

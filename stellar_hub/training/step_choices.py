@@ -35,6 +35,7 @@ OPEN_CHOICES = (
     ("run", "cuda_graphs"),
 )
 NUM_ROUNDS = 5
+MAX_GRAPHS = 64  # that torch compiles for one class of blocks; beyond its own limit of 8 it would stop to compile
 MAX_TIME_RATIO = 0.97  # a variant must take at most this share of the time without it; more may be noise
 
 
@@ -152,7 +153,20 @@ def choose_step(
         apply, undo = lambda: capture(stepper, batch, make_graph), lambda: forget_capture(stepper)
         captured = steps.attempt(captured, "one CUDA graph", apply, undo)
         notes += [f"forward and backward of a step: {'; '.join(steps.found)}"] if steps.found else []
-    return recipe.with_values("run", compile=compiled, cuda_graphs=captured), notes
+    recipe = recipe.with_values("run", compile=compiled, cuda_graphs=captured)
+    chosen = describe_choices(recipe, stepper)
+    return recipe, [*notes, f"steps are computed with {chosen}"] if chosen else notes
+
+
+def describe_choices(recipe: Recipe, stepper: Stepper) -> str | None:
+    """Returns how the steps of a run are computed, where that is not the plain way."""
+    choices = {
+        "compiled blocks": recipe.run.compile,
+        "a CUDA graph": recipe.run.cuda_graphs,
+        "prototype scores in TF32": recipe.optimization.prototype_precision == "tf32",
+        "a fused update": any(group.get("fused") for group in stepper.optimizer.param_groups),
+    }
+    return ", ".join(name for name, chosen in choices.items() if chosen) or None
 
 
 def capture_obstacle(recipe: Recipe, stepper: Stepper) -> str | None:
@@ -215,6 +229,9 @@ def compiled_parts(model: StellarForPreTraining) -> list[nn.Module]:
 
 def compile_step(stepper: Stepper) -> None:
     """Compiles the model's blocks and, on a GPU, the augmentation, whose many small operations become few."""
+    # Blocks of one class share their graphs: one for each kind of weights and of memory, far fewer than blocks.
+    dynamo: Any = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_GRAPHS)
     compile_blocks(compiled_parts(stepper.model))
     if stepper.accelerator.device.type == "cuda":  # on a CPU, compiling it takes a minute and saves little
         stepper.augment = torch.compile(augmented_inputs, dynamic=False)

@@ -108,3 +108,14 @@ def test_capture__needs_a_cuda_device_unless_a_graph_is_given() -> None:
         pytest.skip("there is one")
     with pytest.raises((RuntimeError, AssertionError)):
         CapturedStep(lambda batch: StellarPreTrainingOutput(), [], {})
+
+
+@pytest.mark.gpu
+def test_cuda_graph__gives_the_losses_of_plain_steps(recipe: Recipe, tmp_path: Path) -> None:
+    found = []
+    for graphs in ("true", "false"):
+        run = build_run(changed(recipe, f"run.cuda_graphs={graphs}"), tmp_path / graphs)
+        assert (run.stepper.captured is not None) == (graphs == "true")
+        steps = enumerate(run.batches.steps())
+        found.append([float(run.stepper.step(step, batches).losses["loss"]) for step, batches in steps])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=0)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from stellar_hub.training import step_choices as module
-from stellar_hub.training.exports import describe_choices
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
 from stellar_hub.training.step import Stepper, augmented_inputs, move_views
@@ -17,6 +16,7 @@ from stellar_hub.training.step_choices import (
     choose_by_device,
     choose_step,
     compiled_parts,
+    describe_choices,
     noise_batch,
     restore_choices,
     set_channels_last,
@@ -53,11 +53,12 @@ def test_null__keeps_what_is_faster(
 ) -> None:
     times(monkeypatch, *seconds)
     graph = ReplayedGraph(run.stepper.parameters)
-    recipe, (line,) = choose_step(changed(run.recipe, *OPEN), run.stepper, lambda: graph, measure=True)
+    recipe, (line, *last) = choose_step(changed(run.recipe, *OPEN), run.stepper, lambda: graph, measure=True)
     assert (recipe.run.compile, recipe.run.cuda_graphs) == (compiled, captured)
     assert (is_compiled(run), run.stepper.captured is not None) == (compiled, captured)
     assert "blocks compiled 1000.0 to" in line
     assert line.count("not kept") == 2 - compiled - captured
+    assert [("compiled blocks" in words, "a CUDA graph" in words) for words in last] == [(compiled, captured)]
     undo_compiling(run.stepper)
 
 
@@ -80,7 +81,7 @@ def test_null_on_a_cpu__changes_nothing(tiny_recipe: Recipe, tmp_path: Path) -> 
     assert run.recipe.optimization.prototype_precision == run.model.prototype_precision == "fp32"
     assert not is_compiled(run)
     assert len(run.notes) == 1
-    assert describe_choices(run.recipe) is None
+    assert describe_choices(run.recipe, run.stepper) is None
 
 
 def test_graph_that_is_asked_for_on_a_cpu__is_refused_with_a_note(tiny_recipe: Recipe, tmp_path: Path) -> None:
