@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.optim import OptimInfo, create_optimizer_v2, get_optimizer_info
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,6 +22,7 @@ from stellar_hub.training.model.targets import cosine_momentum
 from stellar_hub.training.recipes.sections import OptimizationRecipe
 from stellar_hub.training.sharding import full_tensor, is_sharded
 
+FUSED_OPTIMIZERS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)  # that of Adagrad is for CPUs alone
 LOSSES = tuple(field.name for field in dataclasses.fields(StellarPreTrainingOutput) if field.name.endswith("loss"))
 
 
@@ -35,11 +35,11 @@ def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe, fu
     Args:
         model: The model.
         recipe: The optimizer and its numbers.
-        fused: Whether one kernel updates many weights, where the optimizer has such a kernel: those of torch do.
+        fused: Whether one kernel updates many weights, for the optimizers in `FUSED_OPTIMIZERS`.
     """
     info = get_optimizer_info(recipe.optimizer)
     options: dict[str, Any] = {"betas": tuple(recipe.betas)} if info.has_betas and info.num_betas == 2 else {}
-    if fused and has_fused_kernel(info):
+    if fused and info.opt_class in FUSED_OPTIMIZERS:
         options["fused"] = True
     return create_optimizer_v2(
         model,
@@ -49,11 +49,6 @@ def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe, fu
         layer_decay=recipe.layer_decay,
         **options,
     )
-
-
-def has_fused_kernel(info: OptimInfo) -> bool:
-    """Returns whether an optimizer of timm takes `fused`; a name stands for one of a library that is not installed."""
-    return not isinstance(info.opt_class, str) and "fused" in inspect.signature(info.opt_class).parameters
 
 
 def count_steps(recipe: OptimizationRecipe, num_images: int | None) -> int:

@@ -477,7 +477,7 @@ class TestOptimizers:
         assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
         assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
 
-    @pytest.mark.parametrize(("name", "expected"), [("adamw", True), ("sgd", True), ("lamb", None)])
+    @pytest.mark.parametrize(("name", "expected"), [("adamw", True), ("sgd", True), ("lamb", None), ("adagrad", None)])
     def test_fused__is_for_those_that_have_such_a_kernel(
         self, build_pretraining_model: Build, name: str, expected: bool | None
     ) -> None:
