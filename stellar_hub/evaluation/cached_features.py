@@ -183,7 +183,7 @@ def _cached_features(
         pyarrow()
         plan = _cache_plan(backbone, images, names, run, view)
         folder = _cache_folder(run, plan)
-        store = _complete_store(folder, names)
+        store = _complete_store(folder, names, run)
         if store is None:
             fill_store(
                 plan,
@@ -209,7 +209,10 @@ def _cache_plan(
 ) -> Manifest:
     """Returns the plan of a store whose batches are those of an evaluation without a cache."""
     shard_rows = run.batch_size * max(1, SHARD_ROWS // run.batch_size)
-    options = ExtractionOptions(dtype="float32", batch_size=run.batch_size, shard_rows=shard_rows)
+    # In float32 and decoded by Pillow on every device: these numbers are compared with published ones.
+    options = ExtractionOptions(
+        dtype="float32", precision="float32", batch_size=run.batch_size, shard_rows=shard_rows, decoder="pillow"
+    )
     more = {"device": backbone.device.type, "view": None if view is None else view.facts()}
     return make_plan(backbone, images, options, outputs=names, more=more)  # type: ignore[arg-type]  # it has no stamps
 
@@ -223,12 +226,12 @@ def _cache_folder(run: RunSettings, plan: Manifest) -> Path:
     return run.cache / replace(plan, features=settings).plan[:_KEY_LENGTH]
 
 
-def _complete_store(folder: Path, names: Sequence[str]) -> FeatureStore | None:
+def _complete_store(folder: Path, names: Sequence[str], run: RunSettings) -> FeatureStore | None:
     """Returns a complete store in a folder of the cache that has these features, or None."""
     for path in sorted(folder.glob("*")):
         try:
             store = FeatureStore(path)
-            for number in range(store.manifest.num_shards):
+            for number in run.progress(range(store.manifest.num_shards), "checking the cache", unit="shard"):
                 store.open_shard(number)
         except (ValueError, OSError):  # not complete, or damaged
             continue
