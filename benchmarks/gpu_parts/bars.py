@@ -1,4 +1,4 @@
-"""The limits that a run on an H100 is compared with, as data. All are ratios or rates within one run."""
+"""The bars that a run on an H100 is compared with, as data. All are ratios or rates within one run."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,10 +12,10 @@ MAX_RATIO = 1.03  # of a time; more than that is slower, less may be noise
 
 
 class Bar(NamedTuple):
-    """A limit.
+    """A bar.
 
     Attributes:
-        what: What is limited, with its unit.
+        what: What is measured, with its unit.
         limit: The limit.
         at_least: Whether the value must be at least the limit; else at most.
         value: Computes the value from the rows; None if it was not measured.
@@ -27,7 +27,7 @@ class Bar(NamedTuple):
     value: Callable[[Rows], float | None]
 
     def met(self, rows: Rows) -> bool | None:
-        """Returns whether the limit is kept; None if it was not measured."""
+        """Returns whether the bar is met; None if it was not measured."""
         value = self.value(rows)
         if value is None:
             return None

@@ -92,13 +92,15 @@ def measure_workers(
     """Measures the worker processes alone, which read, decode with Pillow and fit; and the device's decoder alone."""
     source = open_sources([images])
     processor = StellarImageProcessor.from_config(config)
-    batches = split_rows(range(count // 4), batch_size)
+    batches = split_rows(range(count // 4), 1 + batch_size // 8)  # small ones, so that all workers have some
     dataset = PreparedBatches(source, processor, batches)
     loader = ImageLoader(dataset, num_workers, batch_size=None, persistent_workers=num_workers > 0)
     seconds = medians({"workers": lambda: [None for _ in loader]}, bench, torch.device("cpu"))["workers"]
     bench.row(GROUP, "pillow alone, in the workers", per_second=count // 4 / seconds, note=f"{num_workers} workers")
     if len(decoders()) > 1:
-        bench.attempt(GROUP, "torchvision alone", 5, lambda: measure_decoder(bench, source, processor, batches[0]))
+        bench.attempt(
+            GROUP, "torchvision alone", 5, lambda: measure_decoder(bench, source, processor, range(batch_size))
+        )
 
 
 def measure_decoder(bench: Bench, source: Any, processor: StellarImageProcessor, rows: range) -> bool:

@@ -32,9 +32,10 @@ SMOKE_SIZE = Size(
     TINY,
 )
 EAGER, OPTIMIZED, FLOAT8 = "as it is", "optimized", "optimized, float8"
-TIMM, TIMM_BLOCKS, TIMM_WHOLE = "timm", "timm, blocks compiled", "timm, compiled"
-# Seconds that preparing may take on an H100, from 12 layers to 32; with less left, it is not tried.
-COMPILING, OPTIMIZING = 15.0, 20.0
+TIMM, TIMM_BLOCKS = "timm", "timm, blocks compiled"
+# Seconds that these may take on an H100; with less left, they are not tried.
+COMPILING, OPTIMIZING = 12.0, 15.0  # blocks of one kind; `optimize_for_inference`
+COMPILING_ALL = {12: 15.0, 24: 40.0, 32: 50.0}  # a whole model, by its number of layers
 MAX_DIFFERENCE = 0.05  # relative, of outputs in bfloat16 from those of the same model as it is, by the Euclidean norm
 MAX_DIFFERENCE_OF_CODES = 0.2  # of decoded images, where rounding decides between two codes that are nearly equal
 MIN_COSINE, MIN_SAME_TOKEN = 0.99, 0.95  # of S and L in float8
@@ -51,6 +52,7 @@ class Contestant(NamedTuple):
         tokens: Number of tokens per image that go through the blocks.
         operations: Number of floating-point operations per image.
         seconds: Seconds that preparing may take on a GPU.
+        first: Seconds that the first call may take on a GPU, for each batch size.
         ours: Whether its outputs are compared with those of `EAGER`.
     """
 
@@ -59,6 +61,7 @@ class Contestant(NamedTuple):
     tokens: int
     operations: int
     seconds: float = 0.0
+    first: float = 0.0
     ours: bool = True
 
 
@@ -90,7 +93,7 @@ class Race:
                 continue
             outputs = {
                 batch: self.bench.attempt(
-                    group, contestant.name, contestant.seconds / 2, lambda run=run, batch=batch: run(self.images[batch])
+                    group, contestant.name, contestant.first, lambda run=run, batch=batch: run(self.images[batch])
                 )
                 for batch, group in self.groups.items()
             }
@@ -179,7 +182,9 @@ def optimized(
 ) -> Any:
     """Returns an optimized copy of a model, and writes its report into `notes`."""
     model = copy.deepcopy(model)
-    options = {"batch_sizes": tuple(batches), "max_seconds": max(1.0, 0.3 * bench.left())}
+    # Of one large batch, the compiled blocks; of small ones, whole calls too. What has begun may take longer.
+    share = 0.35 if len(batches) == 1 else 0.6
+    options = {"batch_sizes": tuple(batches), "max_seconds": max(1.0, share * bench.left())}
     known = inspect.signature(model.optimize_for_inference).parameters
     report = model.optimize_for_inference(dtype, **{name: value for name, value in options.items() if name in known})
     notes[FLOAT8 if dtype == "float8" else OPTIMIZED] = str(report)
@@ -204,6 +209,11 @@ def variants(model: StellarModel, parts: Sequence[str]) -> list[tuple[str, Calla
     return [(each.name, changed(each)) for each in candidates(model) if each.name.split(":")[0] in parts]
 
 
+def first_seconds(name: str) -> float:
+    """Returns the seconds that the first call of a variant may take on a GPU: some compile."""
+    return COMPILING if name.startswith("calls: ") else 0.0
+
+
 def encode(bench: Bench, size: str, batches: Sequence[int]) -> None:
     """Measures encoding at these batch sizes."""
     spec = size_of(bench, size)
@@ -216,19 +226,19 @@ def encode(bench: Bench, size: str, batches: Sequence[int]) -> None:
         operations = flops(model.encode, image)
         notes: dict[str, str] = {}
 
-        def ours(name: str, build: Callable[[], Any], seconds: float = COMPILING) -> Contestant:
-            return Contestant(name, lambda: build().encode, tokens, operations, seconds)
+        def ours(name: str, build: Callable[[], Any], seconds: float = 0) -> Contestant:
+            return Contestant(name, lambda: build().encode, tokens, operations, seconds, first_seconds(name))
 
-        compiled = others_compiled(bench, spec, image, whole=len(batches) == 1)
-        of_timm = [each for each in compiled if each.name.startswith(TIMM)]
-        race.enter([ours(EAGER, lambda: model, 0), *others(bench, spec, image)])
-        if len(batches) == 1:  # the limits compare with it; of small batches they limit the time itself
-            race.enter(of_timm)
+        large = len(batches) == 1
+        compiled = others_compiled(bench, spec, image, model.config.num_hidden_layers if large else None)
+        first = [each for each in compiled if large and each.name == TIMM_BLOCKS]  # the limits compare with it
+        race.enter([ours(EAGER, lambda: model), *others(bench, spec, image)])
+        race.enter(first)
         race.enter([ours(OPTIMIZED, lambda: optimized(bench, model, batches, notes), OPTIMIZING)], notes)
         if size != "b16" or bench.smoke:
             build = lambda: optimized(bench, model, batches, notes, "float8")  # noqa: E731
             race.enter([ours(FLOAT8, build, OPTIMIZING)], notes)
-        race.enter([each for each in compiled if len(batches) > 1 or each not in of_timm])
+        race.enter([each for each in compiled if each not in first])
         parts = ("encoder", "patch projection", "calls")
         race.enter([ours(name, build) for name, build in variants(model, parts)])
 
@@ -245,14 +255,14 @@ def decode(bench: Bench, size: str, batch: int) -> None:
         with torch.inference_mode():
             code = tuple(model.encode(race.images[batch]))
 
-        def ours(name: str, build: Callable[[], Any], seconds: float = COMPILING) -> Contestant:
+        def ours(name: str, build: Callable[[], Any], seconds: float = 0) -> Contestant:
             def decoder() -> Run:
                 built = build()
                 return lambda images: built.decode(*code[:2])
 
-            return Contestant(name, decoder, num_patches, operations, seconds)
+            return Contestant(name, decoder, num_patches, operations, seconds, first_seconds(name))
 
-        race.enter([ours(EAGER, lambda: model, 0)])
+        race.enter([ours(EAGER, lambda: model)])
         race.enter([ours(OPTIMIZED, lambda: optimized(bench, model, [batch], notes), OPTIMIZING)], notes)
         race.enter([ours(name, build) for name, build in variants(model, ("decoder", "tokenizer", "calls"))])
 
@@ -294,16 +304,23 @@ def others(bench: Bench, spec: Size, image: Tensor) -> list[Contestant]:
     found = []
     for name, make, tokens in plain_models(spec):
         model = on_device(make(), bench.device)
-        found.append(Contestant(name, lambda model=model: on_floats(model), tokens, flops(model, image), 0, False))
+        found.append(Contestant(name, lambda model=model: on_floats(model), tokens, flops(model, image), ours=False))
     return found
 
 
-def others_compiled(bench: Bench, spec: Size, image: Tensor, whole: bool) -> list[Contestant]:
-    """Returns the other libraries' models with each block compiled, and with the whole model compiled."""
+def others_compiled(bench: Bench, spec: Size, image: Tensor, num_layers: int | None) -> list[Contestant]:
+    """Returns the other libraries' models with each block compiled, and with the whole model compiled.
+
+    Args:
+        bench: The device.
+        spec: The models.
+        image: One image.
+        num_layers: Their number of layers; None leaves the whole models out.
+    """
     found = []
     for name, make, tokens in plain_models(spec):
         model = on_device(make(), bench.device)
-        operations = flops(model, image)
+        facts = tokens, flops(model, image)
 
         def by_blocks(model: Any = model) -> Run:
             model = copy.deepcopy(model)
@@ -314,7 +331,8 @@ def others_compiled(bench: Bench, spec: Size, image: Tensor, whole: bool) -> lis
         def as_a_whole(model: Any = model) -> Run:
             return on_floats(bench.compile(model))
 
-        found.append(Contestant(f"{name}, blocks compiled", by_blocks, tokens, operations, COMPILING, False))
-        if whole:
-            found.append(Contestant(f"{name}, compiled", as_a_whole, tokens, operations, 2 * COMPILING, False))
+        found.append(Contestant(f"{name}, blocks compiled", by_blocks, *facts, first=COMPILING, ours=False))
+        if num_layers is not None:
+            seconds = COMPILING_ALL.get(num_layers, 0)
+            found.append(Contestant(f"{name}, compiled", as_a_whole, *facts, first=seconds, ours=False))
     return found

@@ -1,4 +1,4 @@
-"""The tables of a run: rows as they come, limits at the end, and the section of a page of docs."""
+"""The tables of a run: rows as they come, bars at the end, and the section of a page of docs."""
 
 import json
 from collections.abc import Sequence
@@ -56,9 +56,9 @@ def measured_table(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def limits_table(rows: Rows) -> str:
-    """Returns the limits as a table in Markdown, with what was measured and whether it is enough."""
-    lines = ["| what | measured | limit | |", "|---|---|---|---|"]
+def bars_table(rows: Rows) -> str:
+    """Returns the bars as a table in Markdown, with what was measured and whether it is enough."""
+    lines = ["| what | measured | bar | |", "|---|---|---|---|"]
     words = {True: "met", False: "**missed**", None: "not measured"}
     for bar in BARS:
         value = bar.value(rows)
@@ -89,8 +89,8 @@ def section(path: Path | None) -> str:
     """
     if path is None:
         return (
-            "**No number of this section is filled in yet: it was written on a machine without a GPU.** These two commands\n"
-            f"fill it, in at most six minutes on an H100:\n\n```sh\n{COMMAND}\n```\n\n{limits_table([])}"
+            "**No number of this section is filled in yet: it was written on a machine without a GPU.** These "
+            f"commands\nfill it; the first one ends within six minutes:\n\n```sh\n{COMMAND}\n```\n\n{bars_table([])}"
         )
     found = json.loads(path.read_text())
     if found["environment"]["smoke"] or found["environment"]["device_type"] != "cuda":
@@ -102,10 +102,10 @@ def section(path: Path | None) -> str:
             "`python benchmarks/gpu.py --json FILE` measured this on:\n"
             f"{environment_line(found['environment'])}.\nThe second of these commands writes this section.",
             f"```sh\n{COMMAND}\n```",
-            limits_table(rows),
+            bars_table(rows),
             *(["These parts did not end:\n\n" + "\n".join(problems)] if problems else []),
-            "Rows of one group took turns, and times are medians. `difference` is relative: to the same model as it is, "
-            "or to\nthe authors' numbers.",
+            "Rows of one group took turns, and times are medians. `difference` is relative: to the same model as it "
+            "is, or to\nthe authors' numbers.",
             measured_table(rows),
             f"What was chosen:\n\n```text\n{reports(rows)}\n```",
         ]
