@@ -29,7 +29,7 @@ from .input_checks import check_encoding, check_image_shape, check_pixel_values,
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
-from .pretrained_names import extract_features
+from .pretrained_names import ExtractedBatch, extract_features
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
@@ -306,7 +306,9 @@ class StellarModel(StellarPreTrainedModel):
         """
         return optimize(self, dtype, compile)
 
-    def extract(self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any) -> Iterator[Any]:
+    def extract(
+        self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any
+    ) -> Iterator[ExtractedBatch]:
         """Extracts features of all images of a source, batch by batch. It also reads and resizes the images.
 
         Args:

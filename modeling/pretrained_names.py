@@ -6,9 +6,12 @@ nothing here imports upwards.
 """
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, overload
+
+from torch import Tensor
 
 registry: Any  # None if the library is not installed
 try:
@@ -19,6 +22,35 @@ except ImportError:
 REGISTERED = "stellar_hub.modeling"  # the group of entry points
 
 PathT = TypeVar("PathT", str, os.PathLike, str | os.PathLike, str | os.PathLike | None)
+
+
+class ExtractedBatch(Protocol):
+    """What is known here of the library's `FeatureBatch`, which `extract_features` gives."""
+
+    @property
+    def records(self) -> Sequence[Any]:
+        """One record for each row: `row`, `image`, `original_size`, `crop_box` and `error`."""
+
+    @property
+    def features(self) -> Mapping[str, Tensor]:
+        """Tensors `(B, ...)` by name."""
+
+    @property
+    def row_ids(self) -> Tensor:
+        """Indices of the images in their source, `(B,)` int64."""
+
+    @property
+    def ok(self) -> Tensor:
+        """Which rows have features, `(B,)` bool."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    @overload
+    def __getitem__(self, key: str, /) -> Tensor: ...
+    @overload
+    def __getitem__(self, key: int, /) -> Any: ...
 
 
 def resolve_pretrained(name_or_path: PathT) -> PathT | str:
@@ -71,7 +103,7 @@ def convert_if_original(
     return None if convert is None else convert(str(name_or_path), decoder, base_only, options)
 
 
-def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> Any:
+def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> Iterator[ExtractedBatch]:
     """Calls the library's `extract_features`, which gives the features of a source's images batch by batch.
 
     Raises:
@@ -80,7 +112,8 @@ def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> A
     extract = _registered("extract_features")
     if extract is None:
         raise ImportError("model.extract needs the library: pip install stellar_hub")
-    return extract(model, source, outputs, **options)
+    batches: Iterator[ExtractedBatch] = extract(model, source, outputs, **options)
+    return batches
 
 
 def push_model(model: Any, repo_id: str, **options: Any) -> str:

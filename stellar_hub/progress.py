@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -11,6 +13,7 @@ from tqdm import tqdm
 
 ItemT = TypeVar("ItemT")
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_BEATS = 1.0
 
 
 class Progress:
@@ -54,6 +57,28 @@ class Progress:
             self._last_line = time.perf_counter()
             self.note(self._line(text))
 
+    @contextmanager
+    def keep_showing(self) -> Iterator[None]:
+        """Shows progress while one unit may take long: the clock of the bar goes on, and lines come as promised."""
+        ended = threading.Event()
+
+        def show() -> None:
+            while not ended.wait(SECONDS_BETWEEN_BEATS):
+                if self._has_bar:
+                    self._bar.refresh()
+                else:
+                    self.update(0)
+
+        thread = threading.Thread(target=show, daemon=True)
+        if self._enabled:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if self._enabled:
+                thread.join()
+
     def note(self, text: str) -> None:
         """Writes a line of its own to standard error, above the bar where there is one."""
         if self._has_bar:
@@ -65,7 +90,7 @@ class Progress:
     def _line(self, text: str) -> str:
         rate = (self._count - self._done) / max(time.perf_counter() - self._start, 1e-9)
         total = "" if self._total is None else f"/{self._total}"
-        units = f"{self._unit}es" if self._unit.endswith("ch") else f"{self._unit}s"
+        units = f"{self._unit}es" if self._unit.endswith("tch") else f"{self._unit}s"
         parts = [f"{self._count}{total} {units}, {rate:.3g} {units}/s", text]
         if self._total is not None and rate > 0:
             parts.append(f"{tqdm.format_interval((self._total - self._count) / rate)} left")

@@ -183,7 +183,7 @@ def _cached_features(
         pyarrow()
         plan = _cache_plan(backbone, images, names, run, view)
         folder = _cache_folder(run, plan)
-        store = _complete_store(folder, names)
+        store = _complete_store(folder, names, run)
         if store is None:
             fill_store(
                 plan,
@@ -223,12 +223,12 @@ def _cache_folder(run: RunSettings, plan: Manifest) -> Path:
     return run.cache / replace(plan, features=settings).plan[:_KEY_LENGTH]
 
 
-def _complete_store(folder: Path, names: Sequence[str]) -> FeatureStore | None:
+def _complete_store(folder: Path, names: Sequence[str], run: RunSettings) -> FeatureStore | None:
     """Returns a complete store in a folder of the cache that has these features, or None."""
     for path in sorted(folder.glob("*")):
         try:
             store = FeatureStore(path)
-            for number in range(store.manifest.num_shards):
+            for number in run.progress(range(store.manifest.num_shards), "checking the cache", unit="shard"):
                 store.open_shard(number)
         except (ValueError, OSError):  # not complete, or damaged
             continue

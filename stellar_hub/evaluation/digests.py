@@ -7,6 +7,7 @@ from stellar_hub.data.sources import ImageSource
 from stellar_hub.data.sources.image_source import image_digest, read_image
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.features.preparation import error_of_row
+from stellar_hub.features.rows import printable
 
 Part = tuple[ImageSource, Sequence[str], str]  # images, the hash of each, and their name
 
@@ -81,9 +82,9 @@ def unreadable_shared(train: Part, test: Part) -> dict[str, dict[int, str]]:
 
 
 def name_of(images: ImageSource, row: int) -> str:
-    """Returns the name of an image, or its number where even the name cannot be read."""
+    """Returns the name of an image as `printable` writes it, or its number where even the name cannot be read."""
     try:
-        return str(images[row])
+        return printable(str(images[row]))
     except (OSError, ValueError):
         return f"image {row}"
 

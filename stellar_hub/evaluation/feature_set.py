@@ -11,6 +11,7 @@ from stellar_hub.data.labelled.segmentation_folders import SegmentationImages
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.measures import UNLABELLED
 from stellar_hub.modeling.image_geometry import ImageGeometry
+from stellar_hub.modeling.safe_text import one_line
 
 _MAX_NAMED = 3
 
@@ -51,7 +52,7 @@ def check_finite(name: str, feature: Tensor, names: Sequence[str]) -> None:
     if feature.isfinite().all():
         return
     bad = (~feature.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
-    shown = ", ".join(names[index] for index in bad[:_MAX_NAMED])
+    shown = ", ".join(one_line(names[index]) for index in bad[:_MAX_NAMED])
     raise ValueError(
         f"the feature {name!r} is not finite for {len(bad)} of {len(names)} images ({shown}"
         f"{', ...' if len(bad) > _MAX_NAMED else ''}): check the weights, or compute in a wider type"

@@ -65,14 +65,14 @@ def features_of_labelled(store: FeatureStore, labelled: LabelledImages, names: S
     if lost:
         raise ValueError(
             f"the store lacks {len(lost)} of the {len(images)} images of {labelled.name}, the first is "
-            f"{one_line(lost[0])}"
+            f"{one_line(printable(lost[0]))}"
         )
     rows = [places[key] for key in keys]
     failed = {index: record.error for index, record in enumerate(store.records(rows)) if record.error is not None}
     if failed:
         raise UnreadableImagesError(labelled.images, failed, complete=True)
     features = read_features(store, rows, names)
-    return FeatureSet(features, images, torch.tensor(labelled.labels), labelled.classes)
+    return FeatureSet(features, [printable(image) for image in images], torch.tensor(labelled.labels), labelled.classes)
 
 
 def open_stores(folders: Sequence[str | os.PathLike[str]]) -> tuple[FeatureStore, ...]:

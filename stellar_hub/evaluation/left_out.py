@@ -15,7 +15,7 @@ class LeftOut(NamedTuple):
 
     Attributes:
         part: Part of the data that the image belongs to: "train", "test" or "data".
-        image: Name of the image.
+        image: Name of the image, as `stellar_hub.features.rows.printable` writes it.
         reason: Why it, or its mask, cannot be used.
     """
 
@@ -105,4 +105,4 @@ def _with_name(reason: str, name: str) -> str:
 
 
 def _short(image: str) -> str:
-    return "/".join(image.replace("\\", "/").split("/")[-2:])
+    return "/".join(image.replace("\\\\", "/").split("/")[-2:])  # a backslash alone begins an escape

@@ -10,7 +10,7 @@ from stellar_hub.data.labelled.labelled_images import shortened
 from stellar_hub.data.labelled.segmentation_folders import BINARY
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.evaluation.cached_features import RunSettings
-from stellar_hub.evaluation.digests import count_shared, digests_of, join_digests, unreadable_shared
+from stellar_hub.evaluation.digests import count_shared, digests_of, join_digests, name_of, unreadable_shared
 from stellar_hub.evaluation.left_out import LeftOut, remaining
 from stellar_hub.features.preparation import error_of_row
 from stellar_hub.measures import UNLABELLED
@@ -125,7 +125,7 @@ class SegmentationSplits:
         kept = {}
         for part, masked in (("train", self.train_part), ("test", self.test_part)):
             reasons = unreadable.get(part, {})
-            lost += [LeftOut(part, str(masked.images.images[row]), reasons[row]) for row in sorted(reasons)]
+            lost += [LeftOut(part, name_of(masked.images.images, row), reasons[row]) for row in sorted(reasons)]
             kept[part] = masked.some(remaining(masked.images.name, len(masked.images), reasons)) if reasons else masked
             _check_classes(kept[part], part)
         num_shared = count_shared(kept["test"].image_digests, kept["train"].image_digests)
@@ -202,7 +202,7 @@ def _labels_or_reason(images: SegmentationImages, index: int) -> tuple[frozenset
     try:
         return frozenset(images.numbers(index).unique().tolist()), None
     except (OSError, ValueError) as error:
-        return frozenset(), error_of_row(error, str(images.images[index]))
+        return frozenset(), error_of_row(error, name_of(images.images, index))
 
 
 def _hold_two_numbers(train: MaskedImages, test: MaskedImages, expected: bool) -> bool:

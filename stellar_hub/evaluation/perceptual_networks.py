@@ -14,6 +14,7 @@ import torch
 
 from stellar_hub.extras import require
 from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.progress import Progress
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -101,7 +102,8 @@ def fetch_weights(urls: Sequence[str], folder: Path | None) -> list[Path]:
         if not path.is_file():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(path), progress=False)
+                with Progress(1, "file", f"downloading {name}", leave=False) as progress, progress.keep_showing():
+                    torch.hub.download_url_to_file(url, str(path), progress=False)
             except OSError as error:
                 missing.append(f"{name} ({url}: {' '.join(str(error).split())})")
         found.append(path)

@@ -28,6 +28,7 @@ TITLES = {
 }
 SCORECARD = "scorecard"  # name of the files that hold the reports of several protocols
 MAX_COLUMNS = 8  # a table with more columns is transposed
+ROUNDING = 1e-9  # a metric that is 0 comes out like this
 DIGITS = {"%": 1, "dB": 2}  # decimals by unit; other metrics have four significant digits
 
 
@@ -149,6 +150,7 @@ def _format_value(name: str, value: float | None) -> str:
         return ""
     if not math.isfinite(value):
         return str(value)
+    value = 0.0 if abs(value) < ROUNDING else value
     digits = next((number for unit, number in DIGITS.items() if name.endswith(unit)), None)
     return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
 

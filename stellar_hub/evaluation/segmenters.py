@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -110,14 +110,31 @@ def predict_masks(probe: nn.Module, features: Tensor, masks: Tensor) -> Tensor:
     return _predict_logits(probe, features, masks).argmax(dim=1).to(torch.uint8)
 
 
-def count_predictions(probe: nn.Module, features: Tensor, masks: Tensor, num_classes: int, batch_size: int) -> Tensor:
+def count_predictions(
+    probe: nn.Module,
+    features: Tensor,
+    masks: Tensor,
+    num_classes: int,
+    batch_size: int,
+    on_images: Callable[[int], object] = lambda count: None,
+) -> Tensor:
     """Counts how many pixels of each class (row) a probe takes for each class (column), over all images.
+
+    Args:
+        probe: The probe.
+        features: Dense features, `(N, d, h, w)`.
+        masks: True classes, `(N, H, W)`.
+        num_classes: Number of classes.
+        batch_size: Number of images to predict at a time.
+        on_images: Function to call with the number of images after each batch.
 
     Returns:
         `(num_classes, num_classes)` int64, as from `count_confusion`.
     """
-    pairs = zip(features.split(batch_size), masks.split(batch_size), strict=True)
-    counts = [count_confusion(predict_masks(probe, each, mask), mask, num_classes, UNLABELLED) for each, mask in pairs]
+    counts = []
+    for each, mask in zip(features.split(batch_size), masks.split(batch_size), strict=True):
+        counts.append(count_confusion(predict_masks(probe, each, mask), mask, num_classes, UNLABELLED))
+        on_images(len(mask))
     return torch.stack(counts).sum(dim=0).cpu()
 
 
@@ -159,7 +176,7 @@ def object_regions(mask: Tensor, background: int | None) -> Tensor:
     return torch.stack([mask == label for label in labels]) if labels else mask.new_zeros(0, *mask.shape).bool()
 
 
-def object_ious(regions: Sequence[Tensor], masks: Tensor, background: int | None) -> tuple[list[float], list[float]]:
+def object_ious(regions: Iterable[Tensor], masks: Tensor, background: int | None) -> tuple[list[float], list[float]]:
     """Compares the objects of all images with regions by intersection over union.
 
     Args:

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
+from PIL import Image
 
 from stellar_hub.data.sources import ImageSource, open_source
 from stellar_hub.data.streams import STREAM_PREFIX, ImageStream, open_stream
@@ -26,7 +28,7 @@ from stellar_hub.modeling import StellarImageProcessor, StellarModel
 
 def extract_features(
     model: StellarModel | Backbone,
-    source: str | os.PathLike[str] | ImageSource | ImageStream,
+    source: str | os.PathLike[str] | ImageSource | ImageStream | Sequence[Image.Image | np.ndarray | torch.Tensor],
     outputs: Sequence[str] = DEFAULT_OUTPUTS,
     *,
     processor: StellarImageProcessor | None = None,
@@ -41,9 +43,9 @@ def extract_features(
 
     Args:
         model: STELLAR model on its device, or a backbone as `open_backbone` opens it.
-        source: Anything that `open_source` takes (a folder, a list, tars, a table), a source, or a list of images. Also
-            a stream, as "stream:..." or as `open_stream` gives it: the processes of a launch and their workers share
-            its shards, and rows count by shard and place (`StreamedBatches`).
+        source: Anything that `open_source` takes (a folder, a list, tars, a table), a source, or a list of paths, PIL
+            images, arrays or tensors. Also a stream, as "stream:..." or as `open_stream` gives it: the processes of a
+            launch and their workers share its shards, and rows count by shard and place (`StreamedBatches`).
         outputs: Names of the features, each once: "S", "L", "pooled", "cls", "patches" or another one in the table of
             features (`stellar_hub.features.FEATURES`) that the model has.
         processor: Processor that fits the images to one size, with fit "crop" or "pad". None takes the one that
@@ -60,6 +62,7 @@ def extract_features(
 
     Raises:
         OSError: if the source does not exist or cannot be read.
+        TypeError: if the source is one image, or something else.
         ValueError: if the source has no images, or an argument does not fit.
     """
     check_at_least("batch_size", batch_size, 1)
@@ -73,8 +76,20 @@ def extract_features(
         stream = cast(ImageStream, source)
         batches = StreamedBatches(stream, backbone.processor, batch_size, Processes.from_environment())
     else:
-        opened: Any = open_source(source) if isinstance(source, str | os.PathLike) else source
+        opened: Any = open_source(source) if isinstance(source, str | os.PathLike) else _checked_source(source)
         if not len(opened):
             raise ValueError("the source has no images")
         batches = PreparedBatches(opened, backbone.processor, split_rows(range(len(opened)), batch_size))
     return encoder.encode_all(batch_loader(batches, num_workers, pin_memory=encoder.on_gpu))
+
+
+def _checked_source(source: Any) -> Any:
+    """Returns a source or a list of images; raises TypeError for one image, whose rows would count as images."""
+    is_array = isinstance(source, np.ndarray | torch.Tensor)
+    if source.ndim == 4 if is_array else hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return source
+    found = f"an array of {source.ndim} dimensions" if is_array else type(source).__name__
+    raise TypeError(
+        f"source must be a path, a source as open_source gives it, or a list of images, got {found}: pass [image] for "
+        "one image"
+    )

@@ -16,7 +16,7 @@ from stellar_hub.data.streams.reading_order import MAX_IN_SHARD
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.features.processes import Processes
-from stellar_hub.features.rows import ImageRecord, name_of, printable_line
+from stellar_hub.features.rows import ImageRecord, name_of, named_once, printable_line
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_fault_of_machine, is_passing_fault
 
@@ -170,9 +170,7 @@ def error_of_row(error: Exception, name: str) -> str:
     """
     if is_fault_of_machine(error):
         raise error
-    line = printable_line(error)
-    if name not in line:
-        line = f"{name}: {line}"
+    line = named_once(printable_line(error), name)
     return NOT_THE_IMAGES_FAULT + line if is_passing_fault(error) else line
 
 

@@ -2,15 +2,16 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from stellar_hub.data.sources import EncodedImage
 from stellar_hub.modeling.safe_text import escape_control, one_line
+from stellar_hub.old_names import did_you_mean
 
 _ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
@@ -40,18 +41,37 @@ class ImageRecord:
         return "ok" if self.error is None else "error"
 
 
-class FeatureRow(NamedTuple):
-    """One row: the record of the image, and its features by name, without a batch dimension."""
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureRow:
+    """One row: the record of an image, and its features.
+
+    `row["S"]` is `row.features["S"]`, and `record, features = row` unpacks it.
+
+    Attributes:
+        record: What is known about the image.
+        features: Tensors by name, without a batch dimension.
+    """
 
     record: ImageRecord
     features: dict[str, Tensor]
 
+    def __getitem__(self, name: str) -> Tensor:
+        return feature_of("row", self.features, name)
 
-@dataclass(frozen=True)
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.record, self.features))
+
+    def __repr__(self) -> str:
+        error = "" if self.record.error is None else ", an error"
+        image = one_line(repr(self.record.image))
+        return f"FeatureRow(row {self.record.row}, {image}{error}; {describe_features(self.features)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureBatch:
     """Some rows.
 
-    `batch["S"]` is `batch.features["S"]`.
+    `batch["S"]` is `batch.features["S"]`, `batch[0]` is the first row, and iteration gives the rows.
 
     Attributes:
         records: One record for each row, in the order of rows.
@@ -64,10 +84,24 @@ class FeatureBatch:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.features:
-            raise KeyError(f"the batch has {', '.join(self.features)}, not {name!r}: name it in outputs")
-        return self.features[name]
+    @overload
+    def __getitem__(self, key: str) -> Tensor: ...
+    @overload
+    def __getitem__(self, key: int) -> FeatureRow: ...
+    def __getitem__(self, key: str | int) -> Tensor | FeatureRow:
+        if isinstance(key, str):
+            return feature_of("batch", self.features, key)
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"row {key} of a batch of {len(self)}")
+        return FeatureRow(self.records[key], {name: tensor[key] for name, tensor in self.features.items()})
+
+    def __iter__(self) -> Iterator[FeatureRow]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        rows, errors = len(self), sum(record.error is not None for record in self.records)
+        count = "1 row" if rows == 1 else f"{rows} rows"
+        return f"FeatureBatch({count}, {errors} with an error; {describe_features(self.features)})"
 
     @property
     def row_ids(self) -> Tensor:
@@ -78,6 +112,31 @@ class FeatureBatch:
     def ok(self) -> Tensor:
         """Which rows have features, `(B,)` bool."""
         return torch.tensor([record.error is None for record in self.records], dtype=torch.bool)
+
+
+def feature_of(what: str, features: Mapping[str, Tensor], name: str) -> Tensor:
+    """Returns a feature of a row or a batch.
+
+    Args:
+        what: What has the features, "row" or "batch".
+        features: The features by name.
+        name: Name of the feature.
+
+    Raises:
+        KeyError: if it is not there; the message has the names of those that are.
+    """
+    if name not in features:
+        hint = did_you_mean(str(name), features) or ": name it in outputs"
+        raise KeyError(f"the {what} has {', '.join(features)}, not {one_line(repr(name))}{hint}")
+    return features[name]
+
+
+def describe_features(features: Mapping[str, Tensor]) -> str:
+    """Returns the name, the shape and the dtype of each feature, as in "S (16, 192) float16"."""
+    parts = (
+        f"{name} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in features.items()
+    )
+    return ", ".join(parts) or "no features"
 
 
 def name_of(image: object, row: int) -> str:
@@ -124,6 +183,20 @@ def file_name(printed: str) -> str:
         return chr(int(digits, 16) + (0xDC00 if kind == "x" else 0))
 
     return _ESCAPED.sub(unescape, printed)
+
+
+def named_once(line: str, name: str) -> str:
+    """Returns an error, on one line, that names an image once; the line may spell the name in another way.
+
+    Args:
+        line: The error.
+        name: Name of the image, as `printable` writes it.
+    """
+    raw = file_name(name)
+    for spelling in (name, one_line(escape_control(raw)), one_line(raw), one_line(name)):
+        if spelling in line:
+            return line.replace(spelling, name)
+    return f"{name}: {line}"
 
 
 def printable_line(error: BaseException) -> str:

@@ -34,6 +34,7 @@ from stellar_hub.measures.spread import (
     singular_values,
     uniformity,
     vendi_score,
+    without_rounding,
 )
 from stellar_hub.measures.tokens import (
     MapShape,
@@ -82,4 +83,5 @@ __all__ = [
     "token_stability",
     "uniformity",
     "vendi_score",
+    "without_rounding",
 ]

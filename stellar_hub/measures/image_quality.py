@@ -67,7 +67,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         second: Features of shape `(M, d)`, M at least 2.
 
     Returns:
-        A value of at least 0, up to rounding. Good is low. It depends on N: compare at the same number of images.
+        A value of at least 0. Good is low. It depends on N: compare at the same number of images.
 
     Raises:
         ValueError: if shapes do not fit, or one set has fewer than two rows.
@@ -84,7 +84,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         roots.append(centred if len(centred) <= centred.shape[1] else torch.linalg.qr(centred).R)
     cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     total = (means[0] - means[1]).square().sum() + sum(root.square().sum() for root in roots) - 2 * cross
-    return float(total)
+    return max(0.0, float(total))  # rounding may leave less for equal sets
 
 
 def image_psnr(images: Tensor, references: Tensor) -> Tensor:

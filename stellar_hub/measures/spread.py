@@ -50,6 +50,24 @@ def singular_values(rows: Tensor) -> Tensor:
     return torch.where(finite[..., None], values, torch.nan)
 
 
+def without_rounding(values: Tensor, rows: Tensor) -> Tensor:
+    """Sets the singular values to 0 that rounding alone may have made; the others are the numerical rank.
+
+    Two errors bound them: that of the eigenvalues of the Gram matrix in float64, and that of the rows in their own
+    dtype, at most half of its epsilon for each entry.
+
+    Args:
+        values: Singular values from `singular_values(rows)`, `(k,)` float64.
+        rows: The rows, `(N, d)`, in the dtype that they were computed in.
+
+    Returns:
+        The values, `(k,)`, with zeros for those at the level of rounding.
+    """
+    gram = math.sqrt(max(rows.shape) * torch.finfo(torch.float64).eps) * values.amax()
+    entries = 0.5 * torch.finfo(rows.dtype).eps * rows.double().norm()
+    return torch.where(values > torch.maximum(gram, entries.to(values.device)), values, 0)
+
+
 def effective_rank(rows: Tensor) -> Tensor:
     """Computes the number of directions that rows spread over: `exp` of the entropy of their singular values.
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from logging import getLogger
 from typing import Any
 
@@ -17,6 +17,7 @@ from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits, unit_queries, unit_vectors
+from stellar_hub.retrieval.queries import as_features, spell_shape
 from stellar_hub.store import FeatureStore
 
 MAX_TRAINING_VECTORS = 262_144
@@ -43,7 +44,8 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
     Args:
         store: Store that holds `output`.
         output: Feature to index, "pooled", "cls" or "S".
-        factory: Kind of index, in the language of `faiss.index_factory`: "Flat" (exact), "HNSW32", "IVF1024,PQ48".
+        factory: Kind of index, in the language of `faiss.index_factory`: "Flat" (exact), "HNSW32", "IVF1024,PQ48"; all
+            but those with NSG.
 
     Returns:
         The faiss index.
@@ -51,8 +53,14 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
     Raises:
         ImportError: if faiss is not installed.
         KeyError: if the store does not hold the output.
-        ValueError: if faiss does not know the factory, or has too few rows to train it.
+        ValueError: if faiss does not know the factory, or has too few rows to train it; or if the factory has an NSG
+            graph, which faiss builds without an end where many vectors are equal.
     """
+    if "NSG" in factory.upper():
+        raise ValueError(
+            f"factory {one_line(repr(factory))} has an NSG graph, which faiss builds without an end where many vectors "
+            "are equal: take 'HNSW32'"
+        )
     index = _filled_index(store, output, factory)
     if _GRAPH.search(factory) and (reason := _unreachable(store, output, factory, index)):
         _logger.warning("%s, which %s does not reach: the index is exact (Flat) instead", reason, factory)
@@ -67,7 +75,7 @@ def _filled_index(store: FeatureStore, output: str, factory: str) -> Any:
         index = faiss.index_factory(shape[-1], f"IDMap2,{factory}", faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             index.train(_training_vectors(store, output).numpy())
-        for ids, vectors in _vectors_with_ids(store, output):
+        for ids, vectors in _vectors_with_ids(store, output, "building the index"):
             index.add_with_ids(vectors.numpy(), ids.numpy())
     except RuntimeError as error:
         reason = _PLACE_IN_FAISS.sub("", one_line(error))
@@ -75,10 +83,10 @@ def _filled_index(store: FeatureStore, output: str, factory: str) -> Any:
     return index
 
 
-def _vectors_with_ids(store: FeatureStore, output: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields the ids of vectors in an index, `(N,)`, and the vectors `(N, d)`, in chunks."""
+def _vectors_with_ids(store: FeatureStore, output: str, description: str = "") -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the ids of vectors in an index, `(N,)`, and the vectors `(N, d)`, in chunks; see `unit_vectors`."""
     shape = store.shape(output)
-    for rows, vectors in unit_vectors(store, output):
+    for rows, vectors in unit_vectors(store, output, description=description):
         if vectors.ndim == 3:
             rows = (rows[:, None] * shape[0] + torch.arange(shape[0])).flatten()
             vectors = vectors.flatten(0, 1)
@@ -138,11 +146,15 @@ class ApproximateIndex:
         facts = _origin(store, output) | {"content": store.digest}
         return cls(build_index(store, output, factory), facts)
 
-    def search(self, queries: Tensor | np.ndarray, k: int = 10) -> Hits:
+    def __repr__(self) -> str:
+        return f"ApproximateIndex({self.index.ntotal:,} vectors of {self.facts['output']})"
+
+    def search(self, queries: Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray], k: int = 10) -> Hits:
         """Finds the images that are nearest to each query.
 
         Args:
-            queries: Vectors of shape `(Q, d)`, as a tensor or an array. Their lengths do not matter.
+            queries: Vectors of shape `(Q, d)`, or `(d,)` for one query, as a tensor, an array, or a list of either.
+                Their lengths do not matter.
             k: Number of hits for each query.
 
         Returns:
@@ -150,10 +162,17 @@ class ApproximateIndex:
             infinity.
 
         Raises:
+            TypeError: if the queries are something else.
             ValueError: if the queries do not fit.
         """
-        vectors = torch.as_tensor(queries)
-        unit = unit_queries(vectors, tuple(self.facts["shape"][-1:]), k)
+        shape = tuple(self.facts["shape"][-1:])
+        vectors = as_features(queries, shape)
+        if vectors is None:
+            raise TypeError(
+                f"queries must be vectors {spell_shape(shape)} as a tensor or an array, got {type(queries).__name__}: "
+                "an index has no model to encode images with, and search_images takes them"
+            )
+        unit = unit_queries(vectors, shape, k)
         scores, rows = self.index.search(unit.numpy(), k)
         rows = torch.from_numpy(rows)
         return Hits(rows, torch.from_numpy(scores).masked_fill(rows < 0, -torch.inf))

@@ -1,5 +1,6 @@
 """Exact search by one concept: a token finds images with a similar token, and where in them it is."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from stellar_hub.modeling.input_checks import resolve_grid_size
 from stellar_hub.retrieval.hits import unit_queries, unit_vectors
-from stellar_hub.retrieval.queries import as_queries
+from stellar_hub.retrieval.queries import as_features, spell_shape
 from stellar_hub.store import FeatureStore
 
 
@@ -26,15 +27,17 @@ class ConceptHits(NamedTuple):
     scores: Tensor
 
 
-def search_concepts(store: FeatureStore, queries: Tensor | np.ndarray, k: int = 10) -> ConceptHits:
+def search_concepts(
+    store: FeatureStore, queries: Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray], k: int = 10
+) -> ConceptHits:
     """Finds the images of a store that have the token nearest to each query.
 
     The search is exact and reads the store once. It never finds rows with an error.
 
     Args:
         store: Store that holds "S".
-        queries: Tokens of the same model and preprocessing, `(Q, d)`, as a tensor or an array: rows of the `S` of some
-            images.
+        queries: Tokens of the same model and preprocessing, `(Q, d)`, or `(d,)` for one query, as a tensor, an array,
+            or a list of either: rows of the `S` of some images.
         k: Number of images to find for each query. A smaller store returns fewer.
 
     Returns:
@@ -45,11 +48,16 @@ def search_concepts(store: FeatureStore, queries: Tensor | np.ndarray, k: int = 
         TypeError: if the queries are not tokens.
         ValueError: if the queries do not fit.
     """
-    if not isinstance(queries, Tensor | np.ndarray):
-        raise TypeError(f"queries must be tokens (Q, d) as a tensor or an array, got {type(queries).__name__}")
-    unit = unit_queries(as_queries(store, queries, "S"), store.shape("S")[1:], k)
+    shape = store.shape("S")[1:]
+    tokens = as_features(queries, shape)
+    if tokens is None:
+        raise TypeError(
+            f"queries must be tokens {spell_shape(shape)} as a tensor or an array, got {type(queries).__name__}: take "
+            "rows of the S of an image, as in model.encode(pixel_values).semantics[0]"
+        )
+    unit = unit_queries(tokens, shape, k)
     found = ConceptHits(*(torch.empty(len(unit), 0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32)))
-    for rows, tokens in unit_vectors(store, "S"):
+    for rows, tokens in unit_vectors(store, "S", description="searching"):
         scores, best_tokens = torch.einsum("qd,ntd->qnt", unit, tokens).max(dim=2)
         parts = zip(found, (rows.expand(len(unit), -1), best_tokens, scores), strict=True)
         together = ConceptHits(*(torch.cat(part, dim=1) for part in parts))

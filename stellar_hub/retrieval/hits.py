@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stellar_hub.progress import track
 from stellar_hub.store import FeatureStore
+from stellar_hub.store.resume import MANY_ROWS
 
 ROWS_AT_A_TIME = 4096
 
@@ -49,27 +52,40 @@ def unit_queries(queries: Tensor, shape: tuple[int, ...], k: int) -> Tensor:
     """Checks queries `(Q, *shape)` and scales them, as float32, to length 1 in the last dimension.
 
     Raises:
+        TypeError: if `k` is not a whole number.
         ValueError: if their shape does not fit the store, they are not finite, or `k` is below 1.
     """
     if queries.ndim != len(shape) + 1 or queries.shape[-1] != shape[-1]:
+        sizes = ", ".join(map(str, shape))
         raise ValueError(
-            f"queries must have shape (Q, {', '.join(map(str, shape))}), as in the store, got {tuple(queries.shape)}"
+            f"queries must have shape (Q, {sizes}) or {shape}, as in the store, got {tuple(queries.shape)}"
         )
     if not queries.isfinite().all():
         raise ValueError("queries have values that are not finite: leave out the rows with an error")
+    if not isinstance(k, int | np.integer):
+        raise TypeError(f"k must be a whole number, got {k!r}")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     return F.normalize(queries.float(), dim=-1)
 
 
-def unit_vectors(store: FeatureStore, output: str, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def unit_vectors(
+    store: FeatureStore, output: str, start: int = 0, description: str = ""
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Reads a store in chunks, from the row `start` on, without the rows that have an error.
+
+    Args:
+        store: The store.
+        output: Name of the feature.
+        start: First row.
+        description: Text of the progress bar of a large store; empty shows none.
 
     Yields:
         Rows, `(N,)`, and their features at length 1, `(N, ..., d)` float32.
     """
     ok = store.ok
-    for first in range(start, len(store), ROWS_AT_A_TIME):
+    starts = range(start, len(store), ROWS_AT_A_TIME)
+    for first in track(starts, description, unit="part", enabled=bool(description) and len(store) >= MANY_ROWS):
         chunk = range(first, min(first + ROWS_AT_A_TIME, len(store)))
         kept = ok[chunk.start : chunk.stop]
         vectors = store.read(output, chunk)[kept].float()

@@ -16,6 +16,7 @@ def search_images(
     k: int = 10,
     output: str = "pooled",
     model: StellarModel | Backbone | None = None,
+    load_model: bool = False,
 ) -> Hits:
     """Finds the images of a store that are nearest to each query by cosine similarity.
 
@@ -23,12 +24,15 @@ def search_images(
 
     Args:
         store: Store that holds `output`.
-        queries: Vectors of the same model and preprocessing, `(Q, d)`, as a tensor or an array. Their lengths do not
-            matter. Or images: a path, or a list of paths.
+        queries: Vectors of the same model and preprocessing, `(Q, d)`, or `(d,)` for one query: a tensor, an array, or
+            a list of either. Their lengths do not matter. Or rows of a store, such as `store[3]`. Or images: a path, a
+            PIL image, or a list of these.
         k: Number of images to find for each query. A smaller store returns fewer.
         output: Feature to compare, "pooled" or "cls".
         model: Model that made the store, which encodes queries that are images. None takes the one that
             `store.load_model()` has loaded.
+        load_model: Whether to load the model by the name in the store's manifest, once. The name may lead to any folder
+            or repository: load only models of stores that you trust.
 
     Returns:
         The nearest rows and their cosine similarities.
@@ -37,9 +41,9 @@ def search_images(
         KeyError: if the store does not hold the output.
         ValueError: if the queries do not fit.
     """
-    unit = unit_queries(as_queries(store, queries, output, model), store.shape(output), k)
+    unit = unit_queries(as_queries(store, queries, output, model, load_model), store.shape(output), k)
     found = no_hits(len(unit))
-    for rows, vectors in unit_vectors(store, output):
+    for rows, vectors in unit_vectors(store, output, description="searching"):
         found = best_hits(found, rows, unit @ vectors.T, k)
     return found
 
@@ -52,7 +56,8 @@ def search_sets(
     epsilon: float = 0.1,
     num_iters: int = 5,
     cost: str = "cosine",
-    model: StellarModel | None = None,
+    model: StellarModel | Backbone | None = None,
+    load_model: bool = False,
 ) -> Hits:
     """Finds the images of a store whose sets of tokens are most similar to each query's set.
 
@@ -61,8 +66,9 @@ def search_sets(
 
     Args:
         store: Store that holds "S", and "pooled" if `num_candidates` is given.
-        queries: `S` of each query, `(Q, r, d)`, of the same model and preprocessing, as a tensor or an array. Or
-            images: a path, or a list of paths.
+        queries: `S` of each query, `(Q, r, d)`, or `(r, d)` for one query, of the same model and preprocessing: a
+            tensor, an array, or a list of either. Or rows of a store, such as `store[3]`. Or images: a path, a PIL
+            image, or a list of these.
         k: Number of images to find for each query. A smaller store returns fewer.
         num_candidates: Number of images to match for each query: the nearest ones by pooled vectors. None matches all.
         epsilon: Weight of the entropy in the matching, above 0.
@@ -70,6 +76,8 @@ def search_sets(
         cost: Cost of matching two tokens, "cosine" or "euclidean".
         model: Model that made the store, which encodes queries that are images. None takes the one that
             `store.load_model()` has loaded.
+        load_model: Whether to load the model by the name in the store's manifest, once. The name may lead to any folder
+            or repository: load only models of stores that you trust.
 
     Returns:
         The most similar rows and their set similarities.
@@ -78,16 +86,16 @@ def search_sets(
         KeyError: if the store does not hold a feature that the search needs.
         ValueError: if the queries do not fit, or a parameter is out of range.
     """
-    queries = as_queries(store, queries, "S", model)
-    unit_queries(queries, store.shape("S"), k)
+    tokens = as_queries(store, queries, "S", model, load_model)
+    unit_queries(tokens, store.shape("S"), k)
     if num_candidates is None:
-        found = no_hits(len(queries))
-        for rows, tokens in unit_vectors(store, "S"):
-            found = best_hits(found, rows, set_similarity(queries, tokens, epsilon, num_iters, cost), k)
+        found = no_hits(len(tokens))
+        for rows, others in unit_vectors(store, "S", description="comparing sets"):
+            found = best_hits(found, rows, set_similarity(tokens, others, epsilon, num_iters, cost), k)
         return found
-    candidates = search_images(store, queries.float().mean(dim=1), max(k, num_candidates)).rows
+    candidates = search_images(store, tokens.float().mean(dim=1), max(k, num_candidates)).rows
     best = []
-    for query, rows in zip(queries.split(1), candidates.sort(dim=1).values, strict=True):
+    for query, rows in zip(tokens.split(1), candidates.sort(dim=1).values, strict=True):
         scores = set_similarity(query, store.read("S", rows), epsilon, num_iters, cost)
         best.append(best_hits(no_hits(1), rows, scores, k))
     return Hits(torch.cat([hits.rows for hits in best]), torch.cat([hits.scores for hits in best]))
@@ -115,7 +123,7 @@ def find_duplicates(
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     pairs = []
-    for rows, vectors in unit_vectors(store, output):
+    for rows, vectors in unit_vectors(store, output, description="comparing rows"):
         for other_rows, others in unit_vectors(store, output, start=int(rows[0])):
             similarity = vectors @ others.T
             for one, other in ((similarity >= threshold) & (rows[:, None] < other_rows)).nonzero().tolist():

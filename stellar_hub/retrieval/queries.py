@@ -6,55 +6,132 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import as_backbone
 from stellar_hub.features.in_memory import extract_features
+from stellar_hub.features.rows import FeatureBatch, FeatureRow
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.conversions import check_weights
 
-ImageQuery = str | os.PathLike[str]
-Queries = Tensor | np.ndarray | ImageQuery | Sequence[ImageQuery]
+ImageQuery = str | os.PathLike[str] | Image.Image
+_IMAGES = (str, os.PathLike, Image.Image)
+# Features, rows of a store, or images.
+Queries = (
+    Tensor
+    | np.ndarray
+    | FeatureRow
+    | FeatureBatch
+    | ImageQuery
+    | Sequence[Tensor]
+    | Sequence[np.ndarray]
+    | Sequence[float]
+    | Sequence[ImageQuery]
+)
 
 
 def as_queries(
-    store: FeatureStore, queries: Queries, output: str, model: StellarModel | Backbone | None = None
+    store: FeatureStore,
+    queries: Queries,
+    output: str,
+    model: StellarModel | Backbone | None = None,
+    load_model: bool = False,
 ) -> Tensor:
     """Returns the vectors or sets of tokens that a search compares with a store, `(Q, ...)`.
 
     Args:
         store: Store to search.
-        queries: Features `(Q, ...)` as a tensor or an array; or the path of an image, or a list of paths.
+        queries: Features `(Q, ...)`, or those of one image, as `as_features` takes them; or images, each a path or a
+            PIL image, alone or in a list.
         output: Feature that is compared.
         model: Model that made the store, for images. None takes the one that `store.load_model()` has loaded.
+        load_model: Whether to load the model by the name in the store's manifest if there is none.
 
     Raises:
-        KeyError: if the store does not hold the output.
+        KeyError: if the store, or the row that is the query, does not hold the output.
         TypeError: if the queries are something else.
         ValueError: if an image cannot be read, no model is known, or it is not the model that made the store.
     """
-    store.shape(output)
-    if isinstance(queries, Tensor):
-        return queries
-    if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu":
-        return torch.from_numpy(np.ascontiguousarray(queries)).float()
-    images = [queries] if isinstance(queries, str | os.PathLike) else list(queries)
-    if not images or not all(isinstance(image, str | os.PathLike) for image in images):
-        kinds = ", ".join(sorted({type(image).__name__ for image in images})) or "nothing"
-        raise TypeError(f"queries must be a tensor, an array, or paths of images, got {kinds}")
-    backbone = backbone_of(store, store.known_model(model, "a search for images"))
+    shape = store.shape(output)
+    if isinstance(queries, FeatureRow | FeatureBatch):
+        queries = queries[output]
+    features = as_features(queries, shape)
+    if features is not None:
+        return features
+    images = [queries] if isinstance(queries, _IMAGES) else queries
+    if not _all_are(images, _IMAGES):
+        raise TypeError(
+            f"queries must be features {spell_shape(shape)}, paths of images or PIL images, got {_kinds_in(queries)}"
+        )
+    backbone = backbone_of(store, store.known_model(model, "a search for images", load_model))
     precision = store.manifest.features.get("precision", "float32")
-    batches = extract_features(backbone, images, [output], num_workers=0, precision=precision)  # type: ignore[arg-type]
+    listed: Any = list(images)
     vectors = []
-    for batch in batches:
+    for batch in extract_features(backbone, listed, [output], num_workers=0, precision=precision):
         failed = next((record.error for record in batch.records if record.error is not None), None)
         if failed is not None:
             raise ValueError(failed)
         vectors.append(batch[output])
     return torch.cat(vectors)
+
+
+def as_features(queries: Any, shape: tuple[int, ...]) -> Tensor | None:
+    """Returns queries that are features as a tensor on the CPU, `(Q, ...)`.
+
+    Args:
+        queries: A tensor, an array, or a list of tensors, of arrays or of numbers.
+        shape: Shape of one feature. A query of this shape is one query.
+
+    Returns:
+        The queries; None if they are not features.
+
+    Raises:
+        ValueError: if the features of a list differ in shape.
+    """
+    if isinstance(queries, list | tuple) and (_all_are(queries, Tensor) or _all_are(queries, np.ndarray)):
+        if len({tuple(each.shape) for each in queries}) > 1:
+            found = " and ".join(str(tuple(each.shape)) for each in queries[:2])
+            raise ValueError(f"a list of queries must have features of one shape, {spell_shape(shape)}, got {found}")
+        queries = torch.stack([torch.as_tensor(each) for each in queries])
+    elif isinstance(queries, list | tuple) and _are_numbers(queries):
+        queries = np.asarray(queries)
+    if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu":
+        queries = torch.from_numpy(np.ascontiguousarray(queries)).float()
+    if not isinstance(queries, Tensor):
+        return None
+    features = queries.detach().cpu()
+    return features[None] if features.ndim == len(shape) else features
+
+
+def spell_shape(shape: tuple[int, ...]) -> str:
+    """Returns the shapes that queries may have, such as "(Q, 192) or (192,)"."""
+    return f"(Q, {', '.join(map(str, shape))}) or {shape}"
+
+
+def _all_are(values: Any, kind: Any) -> bool:
+    """Whether values are a sequence of at least one object, each of a kind."""
+    is_sequence = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str | bytes)
+    return is_sequence and len(values) > 0 and all(isinstance(value, kind) for value in values)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Whether values are numbers, or lists of numbers of equal length, to any depth."""
+    if _all_are(values, int | float | np.number):
+        return True
+    same = _all_are(values, list | tuple) and len({len(value) for value in values}) == 1
+    return same and all(_are_numbers(value) for value in values)
+
+
+def _kinds_in(queries: Any) -> str:
+    """Returns what queries are, for a message: their type, or those of the values of a list."""
+    if not isinstance(queries, list | tuple | np.ndarray):
+        return type(queries).__name__
+    kinds = ", ".join(sorted({type(each).__name__ for each in queries}))
+    return f"{type(queries).__name__} of {kinds or 'nothing'}"
 
 
 def backbone_of(store: FeatureStore, model: StellarModel | Backbone) -> Backbone:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +22,12 @@ from stellar_hub.store.origin import folder_of
 from stellar_hub.store.row_selection import Rows, check_row, select_rows
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas
+
     from stellar_hub.store.feature_store import FeatureStore
+
+ROW, LABEL = "row", "label"  # names of columns that are not features
 
 DECODED_AT_A_TIME = 32  # images
 # Of each model that was hashed: the places and versions of its tensors, and the hash.
@@ -76,30 +82,49 @@ def check_weights(store: "FeatureStore", model: StellarModel) -> None:
 
 
 class StoreDataset(Dataset[dict[str, Any]]):
-    """The rows of a store for a data loader: dictionaries with "row" and the features, float32.
+    """The rows of a store for a data loader: dictionaries with "row", "label" and the features, float32.
 
     Args:
         store: The store.
         outputs: Names of the features; None takes all.
         with_errors: Whether to include rows with an error, as NaN.
+
+    Attributes:
+        classes: Names of the classes, as in `torchvision.datasets.ImageFolder`.
+        class_to_idx: Number of each class, which is the "label" of its images.
+        targets: Number of the class of each item.
     """
 
     def __init__(self, store: "FeatureStore", outputs: Sequence[str] | None = None, with_errors: bool = False):
         self.store = store
-        self.outputs = _known_outputs(store, outputs)
+        self.outputs = store.known_outputs(outputs)
         self.rows = torch.arange(len(store)) if with_errors else store.ok.nonzero().flatten()
+        self.classes = list(store.classes)
+        self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
+        self.targets: list[int] = _label_numbers(store, self.rows.tolist()).tolist()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = int(self.rows[check_row(index, len(self))])
+        place = check_row(index, len(self))
+        row = int(self.rows[place])
         features: dict[str, Tensor] = {name: self.store.read(name, range(row, row + 1))[0] for name in self.outputs}
-        return {"row": row} | {name: tensor.float() for name, tensor in features.items()}
+        return {
+            ROW: row,
+            LABEL: self.targets[place],
+            **{name: tensor.float() for name, tensor in features.items()},
+        }
+
+    def __repr__(self) -> str:
+        path = one_line(repr(str(self.store.path)))
+        return f"StoreDataset({len(self)} rows of {path}: row, label, {', '.join(self.outputs)})"
 
 
-def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
-    """Returns a `datasets.Dataset` with the columns of the index and the features as float32 arrays.
+def to_datasets(
+    store: "FeatureStore", outputs: Sequence[str] | None = None, with_errors: bool = False
+) -> "datasets.Dataset":
+    """Returns a `datasets.Dataset` with the columns of the index, the labels, and the features as float32 arrays.
 
     The library writes it to its cache.
 
@@ -108,8 +133,9 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
         ValueError: if a shard of the store is missing or damaged.
     """
     library = require("datasets", "datasets", "a table of features")
-    names = _known_outputs(store, outputs)
+    names = store.known_outputs(outputs)
     columns: dict[str, Any] = library.Features.from_arrow_schema(records_to_table(store.records([0])).schema)
+    columns[LABEL] = library.ClassLabel(names=list(store.classes))
     for name in names:
         shape = store.shape(name)
         value = library.Value("float32")
@@ -120,33 +146,52 @@ def to_datasets(store: "FeatureStore", outputs: Sequence[str] | None = None, wit
             lines = records_to_table(batch.records).to_pylist()
             for index, line in enumerate(lines):
                 if with_errors or line["status"] == "ok":
-                    yield line | {name: batch[name][index].float().numpy() for name in names}
+                    features = {name: batch[name][index].float().numpy() for name in names}
+                    yield {**line, LABEL: folder_of(line["image"]), **features}
 
     # The cache recognizes a table by what the store holds and by what is read of it.
     identity = {"content": f"{store.manifest.plan} {store.digest} {','.join(names)} {with_errors}"}
     with reading_table(store.path):  # else the library hides what is wrong
-        return library.Dataset.from_generator(rows, features=library.Features(columns), gen_kwargs=identity)
+        table: datasets.Dataset = library.Dataset.from_generator(
+            rows, features=library.Features(columns), gen_kwargs=identity
+        )
+    return table
 
 
-def to_pandas(store: "FeatureStore", outputs: Sequence[str], rows: Rows | None) -> Any:
+def to_numpy(
+    store: "FeatureStore", output: str | Sequence[str] | None, rows: Rows | None
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Returns features as arrays, as `FeatureStore.to_numpy` describes it."""
+    chosen = select_rows(rows, len(store))
+    if isinstance(output, str):
+        return _column(store, output, chosen)
+    names = [name for name in output or () if name not in (ROW, LABEL)]
+    if output is None:
+        names = list(store.outputs)
+    return {name: _column(store, name, chosen) for name in (ROW, LABEL, *store.known_outputs(names))}
+
+
+def to_pandas(store: "FeatureStore", outputs: Sequence[str] | None, rows: Rows | None) -> "pandas.DataFrame":
     """Returns a `pandas.DataFrame` of some rows, as `FeatureStore.to_pandas` describes it."""
-    pandas = require("pandas", "datasets", "a pandas table of features")
+    library = require("pandas", "datasets", "a pandas table of features")
     chosen = select_rows(rows, len(store))
     records = store.records(chosen)
     columns: dict[str, Any] = records_to_table(records).to_pydict()
-    columns["label"] = [folder_of(record.image) for record in records]
-    for name in outputs:
+    columns[LABEL] = [folder_of(record.image) for record in records]
+    for name in store.known_outputs(outputs):
         columns[name] = list(store.read(name, chosen).float().numpy())
-    return pandas.DataFrame(columns)
+    table: pandas.DataFrame = library.DataFrame(columns)
+    return table
 
 
-def _known_outputs(store: "FeatureStore", outputs: Sequence[str] | None) -> tuple[str, ...]:
-    """Returns the names of features, all of them by default.
+def _column(store: "FeatureStore", name: str, rows: Sequence[int]) -> np.ndarray:
+    """Returns a feature of some rows, or their numbers, or the numbers of their classes."""
+    if name == ROW:
+        return np.asarray(rows, dtype=np.int64)
+    return _label_numbers(store, rows) if name == LABEL else store.read(name, rows).float().clone().numpy()
 
-    Raises:
-        KeyError: if the store does not hold one.
-    """
-    names = store.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    for name in names:
-        store.shape(name)
-    return names
+
+def _label_numbers(store: "FeatureStore", rows: Sequence[int]) -> np.ndarray:
+    """Returns the place in `store.classes` of the label of each row, `(num_chosen,)` int64."""
+    numbers = {name: number for number, name in enumerate(store.classes)}
+    return np.array([numbers[store.labels[row]] for row in rows], dtype=np.int64)

@@ -20,16 +20,21 @@ from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, check_row, is_single
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas
+
     from stellar_hub.data.sources import ImageSource
     from stellar_hub.modeling import StellarModel
+    from stellar_hub.store.conversions import StoreDataset
 
 
 class FeatureStore(StoreReader):
     """The features that `stellar-hub extract` wrote: `store[7]`, `store[10:20]`, `store["pooled"]`, `len(store)`.
 
-    Iteration gives the rows. Row `i` is always image `i` of the source. Features are memory-mapped and have the dtype
-    of the store; features of quantized stores are float32. Rows with an error are NaN. Wherever rows are given, they
-    are numbers from 0 on, a slice, or a mask of booleans with one value for each row of the store.
+    Iteration gives the rows, and `"pooled" in store` says whether the store has a feature. Row `i` is always image `i`
+    of the source. Features are memory-mapped and have the dtype of the store; features of quantized stores are float32.
+    Rows with an error are NaN. Wherever rows are given, they are numbers from 0 on, a slice, or a mask of booleans with
+    one value for each row of the store.
 
     Args:
         path: Folder of the store.
@@ -80,15 +85,17 @@ class FeatureStore(StoreReader):
         batch = self[row : row + 1]
         return FeatureRow(batch.records[0], {name: tensor[0] for name, tensor in batch.features.items()})
 
+    def __contains__(self, output: object) -> bool:
+        return output in self.outputs
+
     def __iter__(self) -> Iterator[FeatureRow]:
         for batch in self.batches():
-            for index, record in enumerate(batch.records):
-                yield FeatureRow(record, {name: tensor[index] for name, tensor in batch.features.items()})
+            yield from batch
 
     def batches(
         self, batch_size: int = 256, outputs: Sequence[str] | None = None, rows: Rows | None = None
     ) -> Iterator[FeatureBatch]:
-        """Yields rows in order, in batches.
+        """Gives rows in order, in batches.
 
         Args:
             batch_size: Number of rows per batch, at least 1. If all rows are read, a batch never reaches into the next
@@ -97,23 +104,29 @@ class FeatureStore(StoreReader):
             rows: Rows to read; None takes all.
 
         Raises:
+            KeyError: if the store does not hold a feature.
             ValueError: if `batch_size` is below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        names = self.known_outputs(outputs)
         numbers = range(self.manifest.num_shards)
         parts = [self.manifest.rows_of_shard(number) for number in numbers] if rows is None else [self._select(rows)]
-        for part in parts:
-            for start in range(0, len(part), batch_size):
-                chosen = part[start : start + batch_size]
-                yield FeatureBatch(
-                    self.records(chosen), {name: self.read(name, chosen) for name in outputs or self.outputs}
-                )
+        chunks = (part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size))
+        return (FeatureBatch(self.records(each), {name: self.read(name, each) for name in names}) for each in chunks)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """For each row the name of the folder that its image lies in: the class of images in class folders."""
-        return tuple(folder_of(record.image) for record in self.records())
+        numbers = range(self.manifest.num_shards)
+        shown = track(numbers, "reading labels", unit="shard", enabled=len(self) >= MANY_ROWS)
+        parts = (self.records(self.manifest.rows_of_shard(number)) for number in shown)
+        return tuple(folder_of(record.image) for records in parts for record in records)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names in `labels`, each once, in alphabetical order; a number for a class is a place in it."""
+        return tuple(sorted(set(self.labels)))
 
     def load_model(self) -> "StellarModel":
         """Loads the model that made the store, by the name in the manifest, and keeps it for `decode` and searches.
@@ -130,12 +143,13 @@ class FeatureStore(StoreReader):
             self._model = load_model_of(self.manifest)
         return self._model
 
-    def known_model(self, model: Any, purpose: str) -> Any:
+    def known_model(self, model: Any, purpose: str, load_model: bool = False) -> Any:
         """Returns a model, or the one that `load_model` has loaded.
 
         Args:
             model: The model, or None.
             purpose: What it is needed for, as the subject of a sentence.
+            load_model: Whether to load the model by the name in the manifest if there is none.
 
         Raises:
             TypeError: if it is the name of a model.
@@ -143,12 +157,14 @@ class FeatureStore(StoreReader):
         """
         if isinstance(model, str | os.PathLike):
             raise TypeError(f"model must be a model, not its name: pass StellarModel.from_pretrained({str(model)!r})")
+        if model is None and load_model:
+            return self.load_model()
         found = self._model if model is None else model
         if found is None:
             name = one_line(repr(self.manifest.model["name"]))
             raise ValueError(
                 f"{purpose} needs the model that made the store: pass model=StellarModel.from_pretrained({name}), or "
-                "call store.load_model() first, if you trust the name"
+                "load_model=True if you trust this name"
             )
         return found
 
@@ -179,9 +195,7 @@ class FeatureStore(StoreReader):
         for record in self.records(chosen):
             if record.error is not None:
                 raise ValueError(f"row {record.row} has no features to decode: {one_line(record.error)}")
-        if model is None and load_model:
-            model = self.load_model()
-        images = decode_rows(self, chosen, self.known_model(model, "decoding"))
+        images = decode_rows(self, chosen, self.known_model(model, "decoding", load_model))
         return images[0] if single else images
 
     def source(
@@ -211,13 +225,18 @@ class FeatureStore(StoreReader):
 
     def compatible(self, other: "FeatureStore") -> bool:
         """Whether the features of two stores can be compared: they have the same weights and preprocessing."""
-        return not incompatibilities(self.manifest, other.manifest)
+        return not self._differences(other)
 
     def check_compatible(self, other: "FeatureStore") -> None:
         """Raises ValueError, which names the differences, unless the features of two stores can be compared."""
-        lines = incompatibilities(self.manifest, other.manifest)
+        lines = self._differences(other)
         if lines:
             raise ValueError(f"{self.path} and {other.path} cannot be mixed; they differ in " + "; ".join(lines))
+
+    def _differences(self, other: "FeatureStore") -> list[str]:
+        if not isinstance(other, FeatureStore):
+            raise TypeError(f"other must be a FeatureStore, got {type(other).__name__}")
+        return incompatibilities(self.manifest, other.manifest)
 
     def verify(self, source: "ImageSource | None" = None) -> list[str]:
         """Reads the whole store and looks at the files of its images, without opening them.
@@ -242,41 +261,70 @@ class FeatureStore(StoreReader):
                 lines.append(str(error))
         return lines + stale_rows(self, source)
 
-    def to_numpy(self, output: str, rows: Rows | None = None) -> np.ndarray:
-        """Returns one feature of some rows as an array, `(num_chosen, ...)` float32, a copy; None takes all rows."""
-        return self.read(output, rows).float().clone().numpy()
+    @overload
+    def to_numpy(self, output: str, rows: Rows | None = None) -> np.ndarray: ...  # type: ignore[overload-overlap]
+    @overload
+    def to_numpy(self, output: Sequence[str] | None = None, rows: Rows | None = None) -> dict[str, np.ndarray]: ...
+    def to_numpy(
+        self, output: str | Sequence[str] | None = None, rows: Rows | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Returns copies of features as arrays, `(num_chosen, ...)` float32, and labels.
 
-    def to_pandas(self, outputs: Sequence[str] = (), rows: Rows | None = None) -> Any:
+        Args:
+            output: Name of a feature, which gives its array. Or "row" or "label", which gives row numbers, or places in
+                `classes`, int64. Several names, or None for all, give a dictionary that has "row" and "label", too.
+            rows: Rows to take; None takes all, those with an error included. `store.ok` leaves them out.
+
+        Raises:
+            KeyError: if the store does not hold a feature.
+        """
+        from stellar_hub.store.conversions import to_numpy
+
+        return to_numpy(self, output, rows)
+
+    def to_pandas(self, outputs: Sequence[str] | None = (), rows: Rows | None = None) -> "pandas.DataFrame":
         """Returns a `pandas.DataFrame`: the columns of the index, "label", and a column of arrays for each feature.
 
         Args:
-            outputs: Names of the features; empty gives the index alone.
+            outputs: Names of the features; empty gives the index and labels alone, None takes all features.
             rows: Rows to take; None takes all, those with an error included.
 
         Raises:
             ImportError: if pandas is not installed.
+            KeyError: if the store does not hold a feature.
         """
         from stellar_hub.store.conversions import to_pandas
 
         return to_pandas(self, outputs, rows)
 
-    def to_torch(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
-        """Returns a `torch.utils.data.Dataset` of dictionaries: features by name, and "row".
+    def to_torch(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> "StoreDataset":
+        """Returns a `torch.utils.data.Dataset` of dictionaries: "row", "label" and the features by name.
+
+        Labels are integers. The data set has `classes`, `class_to_idx` and `targets`, as those of torchvision.
 
         Args:
             outputs: Names of the features; None takes all.
             with_errors: Whether to include rows with an error, as NaN.
+
+        Raises:
+            KeyError: if the store does not hold a feature.
         """
         from stellar_hub.store.conversions import StoreDataset
 
         return StoreDataset(self, outputs, with_errors)
 
-    def to_datasets(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> Any:
-        """Returns a `datasets.Dataset` with the columns of the index and one column for each feature.
+    def to_datasets(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> "datasets.Dataset":
+        """Returns a `datasets.Dataset` with the columns of the index, "label" and one column for each feature.
+
+        "label" is a `datasets.ClassLabel` with the names in `classes`.
 
         Args:
             outputs: Names of the features; None takes all.
             with_errors: Whether to include rows with an error, as NaN.
+
+        Raises:
+            ImportError: if `datasets` is not installed.
+            KeyError: if the store does not hold a feature.
         """
         from stellar_hub.store.conversions import to_datasets
 

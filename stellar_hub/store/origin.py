@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from stellar_hub.data.sources import ImageSource, open_sources
 from stellar_hub.data.sources.files import file_stamp
 from stellar_hub.features.rows import file_name
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
+from stellar_hub.progress import track
 from stellar_hub.store.files import header_of, open_shard
 from stellar_hub.store.manifest import shard_path, spell_rows
-from stellar_hub.store.resume import stamps_sha256
+from stellar_hub.store.resume import MANY_ROWS, stamps_sha256
 
 if TYPE_CHECKING:
     from stellar_hub.store.feature_store import FeatureStore
@@ -60,7 +62,8 @@ def stale_rows(store: "FeatureStore", source: ImageSource | None = None) -> list
             other images, and those of earlier releases, are passed over.
     """
     lines = []
-    for number in range(store.manifest.num_shards):
+    numbers = range(store.manifest.num_shards)
+    for number in track(numbers, "looking for images that changed", unit="shard", enabled=len(store) >= MANY_ROWS):
         rows = store.manifest.rows_of_shard(number)
         try:
             kept = header_of(open_shard(shard_path(store.path, number), rows, store.manifest.plan)).stamps
@@ -76,7 +79,12 @@ def stale_rows(store: "FeatureStore", source: ImageSource | None = None) -> list
 
 def folder_of(image: str) -> str:
     """Returns the name of the folder that an image lies in, or "" if its name has none."""
-    return PurePosixPath(image.replace("\\\\", "/")).parent.name
+    return _last_part(image.replace("\\\\", "/").rpartition("/")[0])
+
+
+@lru_cache(maxsize=4096)  # the images of a class lie in one folder
+def _last_part(folder: str) -> str:
+    return PurePosixPath(folder).name
 
 
 def _stamps_of_files(store: "FeatureStore", rows: range) -> str | None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from stellar_hub.features.names import in_table_order
 from stellar_hub.features.rows import ImageRecord
+from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.old_names import did_you_mean
 from stellar_hub.store.files import header_of, open_shard, open_shard_of
 from stellar_hub.store.index import StoreIndex
 from stellar_hub.store.manifest import INDEX, Manifest, shard_path, spell_rows
@@ -39,6 +41,8 @@ class StoreReader:
     def __init__(self, path: str | os.PathLike[str], check: bool = True):
         self.path = Path(path)
         self.check = check
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"no such folder: {one_line(self.path)}; a feature store is a folder")
         self.manifest = Manifest.read(self.path)
         if self.manifest.counts is None:
             raise ValueError(f"{path} is not complete: run the same extract command again to resume it")
@@ -84,18 +88,31 @@ class StoreReader:
         Raises:
             KeyError: if the store does not hold the feature.
         """
-        if output not in self.outputs:
-            raise KeyError(
-                f"{self.path} does not hold {output!r}, only {', '.join(self.outputs)}: extract it with --outputs into "
-                "another folder"
+        if not isinstance(output, str):
+            raise TypeError(
+                f"output must be the name of one feature of {', '.join(self.outputs)}, got {type(output).__name__}"
             )
+        if output not in self.outputs:
+            hint = did_you_mean(output, self.outputs) or ": extract it with --outputs into another folder"
+            raise KeyError(f"{self.path} does not hold {one_line(repr(output))}, only {', '.join(self.outputs)}{hint}")
         return tuple(self.manifest.features["shapes"][output])
 
-    def read(self, output: str, rows: Rows | None = None) -> Tensor:
+    def known_outputs(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
+        """Returns names of features, all of them for None; one name stands for itself.
+
+        Raises:
+            KeyError: if the store does not hold one.
+        """
+        names = self.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        for name in names:
+            self.shape(name)
+        return names
+
+    def read(self, output: str | None = None, rows: Rows | None = None) -> Tensor:
         """Returns one feature of some rows, `(num_chosen, ...)`; a range inside a shard is not copied.
 
         Args:
-            output: Name of the feature.
+            output: Name of the feature. It may be left out if the store has only one.
             rows: Rows to read; None takes all. Negative numbers are refused, because searches give -1 for a hit that
                 is missing.
 
@@ -104,8 +121,12 @@ class StoreReader:
             IndexError: if a row does not exist.
             TypeError: if the rows are not whole numbers or booleans.
             ValueError: if a shard is missing or damaged; the message names its rows. Also if a mask has another length
-                than the store.
+                than the store, or no feature is named and the store has several.
         """
+        if output is None:
+            if len(self.outputs) > 1:
+                raise ValueError(f"name one feature to read: the store holds {', '.join(self.outputs)}")
+            (output,) = self.outputs
         self.shape(output)
         chosen = self._select(rows)
         parts = [self._read_part(output, *place) for run in runs_of(chosen) for place in self._places(run)]

@@ -1,7 +1,7 @@
 """Which rows a caller means: numbers, a range, a slice, or a mask of booleans."""
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,11 @@ def _as_array(rows: Any) -> np.ndarray:
     """Returns rows as a vector of integers or booleans."""
     if isinstance(rows, Tensor):
         values = rows.detach().cpu().numpy()
-    elif isinstance(rows, str | bytes) or not hasattr(rows, "__len__"):
-        raise TypeError(f"rows must be a sequence of row numbers or a mask of booleans, got {type(rows).__name__}")
+    elif isinstance(rows, str | bytes | Set | Mapping) or not hasattr(rows, "__len__"):
+        is_row = isinstance(rows, int) and not isinstance(rows, bool) and rows >= 0
+        hint = f": for one row pass [{rows}]" if is_row else ""
+        kind = type(rows).__name__
+        raise TypeError(f"rows must be a sequence of row numbers or a mask of booleans, got {kind}{hint}")
     else:
         values = np.asarray(rows) if len(rows) else np.zeros(0, dtype=np.int64)
         if not isinstance(rows, np.ndarray) and _has_booleans(rows) and values.dtype != np.bool_:
@@ -103,7 +106,8 @@ def _as_array(rows: Any) -> np.ndarray:
     if not len(values):
         return np.zeros(0, dtype=np.int64) if values.dtype != np.bool_ else values
     if values.dtype != np.bool_ and not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"rows must be whole numbers or booleans, got {values.dtype}")
+        found = "text; one name reads a feature, as in store['pooled']" if values.dtype.kind in "US" else values.dtype
+        raise TypeError(f"rows must be whole numbers or booleans, got {found}")
     return values
 
 

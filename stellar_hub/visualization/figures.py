@@ -66,6 +66,8 @@ def draw_curves(curves: Sequence[Curve]) -> Image.Image:
     Returns:
         An RGB image, about 1320 pixels wide. Without curves it says that nothing is recorded yet.
     """
+    from matplotlib.ticker import MaxNLocator
+
     columns, rows = min(COLUMNS, max(1, len(curves))), max(1, math.ceil(len(curves) / COLUMNS))
     figure = _figure(columns * PANEL[0], rows * PANEL[1])
     if not curves:
@@ -77,6 +79,7 @@ def draw_curves(curves: Sequence[Curve]) -> Image.Image:
         _draw_curve(axes, curve)
         if last > first:
             axes.set_xlim(first, last)
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))  # no step 1.25
         else:
             axes.set_xticks([first])
     return _render(figure)

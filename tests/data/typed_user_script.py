@@ -1,10 +1,16 @@
 """What a user writes, for mypy: `.ci/run` checks it against the installed package. It is never run."""
 
+from collections.abc import Iterator
 from typing import Any, assert_type
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from stellar_hub import StellarConfig, StellarEncoding, StellarForPreTraining, StellarModel, StellarModelOutput
+from stellar_hub.features import FeatureBatch, FeatureRow, ImageRecord, extract_features
+from stellar_hub.retrieval import ApproximateIndex, ConceptHits, Hits, search_concepts, search_images, search_sets
+from stellar_hub.store import FeatureStore
 
 
 def load() -> None:
@@ -30,3 +36,52 @@ def use(model: StellarModel, images: Tensor) -> None:
     assert_type(model.reconstruct(images), Tensor)
     assert_type(model(images), StellarModelOutput)
     assert_type(model.forward(images, output_reconstruction=True), StellarModelOutput)
+
+
+def extract(model: StellarModel) -> None:
+    """Batches and rows have types, by whichever way they come."""
+    assert_type(extract_features(model, "photos"), Iterator[FeatureBatch])
+    extract_features(model, [Image.new("RGB", (8, 8))])
+    for loose in model.extract(["a.jpg", "b.jpg"], outputs=["S"]):
+        assert_type(loose["S"], Tensor)
+        assert_type(loose.row_ids, Tensor)
+        assert_type([row["S"] for row in loose], list[Any])
+        assert_type(len(loose), int)
+    for batch in extract_features(model, ["a.jpg", "b.jpg"], outputs=["S"]):
+        assert_type(batch["S"], Tensor)
+        for row in batch:
+            assert_type(row, FeatureRow)
+        assert_type(batch[0]["S"], Tensor)
+
+
+def read(store: FeatureStore) -> None:
+    """What a store gives depends on what it is asked with."""
+    assert_type(store["pooled"], Tensor)
+    assert_type(store[3], FeatureRow)
+    assert_type(store[3]["pooled"], Tensor)
+    assert_type(store[3].record, ImageRecord)
+    assert_type(store[2:4], FeatureBatch)
+    assert_type(store[[1, 2]], FeatureBatch)
+    assert_type(store.to_numpy("pooled"), np.ndarray)
+    assert_type(store.to_numpy(), dict[str, np.ndarray])
+    assert_type(store.decode(3), Image.Image)
+    assert_type(store.decode([3, 4], load_model=True), list[Image.Image])
+    assert_type(store.to_torch("pooled")[0], dict[str, Any])
+    assert_type(store.to_torch(["pooled"]).classes, list[str])
+    store.to_pandas("pooled")
+    store.to_datasets("pooled")
+    for row in store:
+        assert_type(row, FeatureRow)
+    assert_type(store[3].features, dict[str, Tensor])
+
+
+def search(store: FeatureStore, image: Image.Image) -> None:
+    """Every kind of query is allowed."""
+    assert_type(search_images(store, image, load_model=True), Hits)
+    search_images(store, ["a.jpg", "b.jpg"])
+    search_images(store, store["pooled"][3])
+    search_images(store, [store["pooled"][3], store["pooled"][4]])
+    search_images(store, [0.5, 0.25])
+    assert_type(search_sets(store, store[3]), Hits)
+    assert_type(search_concepts(store, store["S"][3, 0]), ConceptHits)
+    assert_type(ApproximateIndex.build(store).search(store["pooled"][3]), Hits)

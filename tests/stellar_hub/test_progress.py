@@ -1,4 +1,5 @@
 import io
+import threading
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_progress__on_a_terminal_draws_a_bar(monkeypatch: pytest.MonkeyPatch) ->
     assert "0/2" in stream.getvalue()
 
 
+def test_progress__goes_on_while_one_unit_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_BEATS", 0.0)
+    shown, said = threading.Event(), progress.Progress.note
+    monkeypatch.setattr(progress.Progress, "note", lambda self, text: (said(self, text), shown.set()))
+    with Progress(2, "fit", "fitting") as work, work.keep_showing():
+        assert shown.wait(60)
+    assert capsys.readouterr().err.startswith("fitting: 0/2 fits")
+
+
 def test_progress__disabled_writes_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     with Progress(2, "image", enabled=False) as shown:
@@ -55,4 +68,7 @@ def test_progress__counts_batches_in_the_plural(
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     list(track([1, 2], "encoding"))
-    assert "1/2 batches, " in capsys.readouterr().err
+    list(track([1, 2], "training", unit="epoch"))
+    shown = capsys.readouterr().err
+    assert "1/2 batches, " in shown
+    assert "1/2 epochs, " in shown

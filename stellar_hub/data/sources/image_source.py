@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb, own_name
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import escape_control, one_line
@@ -121,10 +123,14 @@ def stamp_of(source: ImageSource, index: int) -> str:
 def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:
     """Returns what `load_rgb` takes for an image of a source, a path or bytes, and the name for errors.
 
+    A PIL image, an array or a tensor in a list of images stays what it is.
+
     Raises:
         OSError: as in `check_file`.
         ValueError: as in `check_file`.
     """
+    if isinstance(image, Image.Image | np.ndarray | Tensor):
+        return image, own_name(image) or "the image"  # type: ignore[return-value]  # `load_rgb` takes it
     check_file(image)
     return (image.data, image.name) if isinstance(image, EncodedImage) else (image, str(image))
 

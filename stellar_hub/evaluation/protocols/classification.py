@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
+from stellar_hub.evaluation.digests import name_of
 from stellar_hub.evaluation.feature_set import FeatureSet
 from stellar_hub.evaluation.report import Measurement
 from stellar_hub.evaluation.splits import Splits
@@ -61,7 +62,7 @@ def _features_of_split(
         if stored is not None:
             return stored
     features = all_features(backbone, labelled.images, poolings, run, data_hash, f"encoding {split}")
-    names = [str(labelled.images[index]) for index in range(len(labelled))]
+    names = [name_of(labelled.images, index) for index in range(len(labelled))]
     return FeatureSet(features, names, torch.tensor(labelled.labels), labelled.classes)
 
 

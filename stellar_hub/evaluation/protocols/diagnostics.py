@@ -31,6 +31,7 @@ from stellar_hub.measures import (
     token_stability,
     uniformity,
     vendi_score,
+    without_rounding,
 )
 from stellar_hub.visualization import draw_spectra
 
@@ -191,7 +192,9 @@ def evaluate_diagnostics(
         run: Choices that decide how it is computed.
 
     Returns:
-        A report with one row per model. Metrics of tokens and maps are None for a model that has none.
+        A report with one row per model. Metrics of tokens and maps are None for a model that has none. The details of a
+        row have the spectrum of the pooled features, as shares of its sum, and its numerical rank: values that rounding
+        alone may have made are 0.
 
     Raises:
         OSError: if the checkpoint with prototypes does not exist.
@@ -222,16 +225,21 @@ def measure_diagnostics(
     for backbone in backbones:
         features, views = _encode_images_and_views(backbone, sample, protocol, run)
         pooled = backbone.poolings[0]
-        metrics = _measure_pooled(features[pooled], views[0][pooled], views[1][pooled], protocol)
-        if TOKENS in features:
-            metrics |= _measure_tokens(features[TOKENS], views[0][TOKENS], views[1][TOKENS])
-            metrics |= _measure_maps(features[MAPS])
-        if head is not None and backbone is backbones[0]:
-            metrics |= _measure_prototypes(features, head)
-        values = singular_values(features[pooled])
-        spectra[backbone.name] = values
-        shares = {"spectrum": (values / values.sum().clamp(min=1e-300)).tolist()}
-        rows.append(Measurement(backbone.name, pooled, {each: metrics.get(each) for each in LEGEND}, shares))
+        with run.progress_of(3, f"measuring, {backbone.name}", "part") as progress, progress.keep_showing():
+            metrics = _measure_pooled(features[pooled], views[0][pooled], views[1][pooled], protocol)
+            progress.update()
+            if TOKENS in features:
+                metrics |= _measure_tokens(features[TOKENS], views[0][TOKENS], views[1][TOKENS])
+                metrics |= _measure_maps(features[MAPS])
+            progress.update()
+            if head is not None and backbone is backbones[0]:
+                metrics |= _measure_prototypes(features, head)
+            progress.update()
+        values = without_rounding(singular_values(features[pooled]), features[pooled])
+        rank = int((values > 0).sum())
+        spectra[f"{backbone.name}, rank {rank} of {len(values)}"] = values
+        spectrum = {"spectrum": (values / values.sum().clamp(min=1e-300)).tolist(), "numerical_rank": rank}
+        rows.append(Measurement(backbone.name, pooled, {each: metrics.get(each) for each in LEGEND}, spectrum))
     rows = _without_empty_columns(rows)
     return make_report(
         "diagnostics",

@@ -4,6 +4,7 @@ The protocol is that of Wu et al. 2018 (arXiv 1805.01978) and DINO (arXiv 2104.1
 the `k` nearest training images votes for its class with weight `exp(similarity / temperature)`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -143,7 +144,9 @@ def _predict(train: Tensor, test: Tensor, splits: Splits, protocol: KnnProtocol,
         bank, queries = bank - center, queries - center
     labels = torch.tensor(splits.train.labels, device=device)
     chunks = similarities(queries, bank)
-    if bank.ndim == 3:
+    if bank.ndim == 2:
+        chunks = run.progress(chunks, "voting", math.ceil(len(queries) / QUERIES_AT_A_TIME))
+    else:
         sets = run.progress(queries.split(SETS_AT_A_TIME), f"matching sets, {SET}")
         chunks = (set_similarity(each, bank, protocol.set_epsilon, protocol.set_num_iters) for each in sets)
     counts = protocol.num_neighbours

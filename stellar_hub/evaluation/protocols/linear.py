@@ -130,7 +130,7 @@ def measure_linear(backbones: Sequence[Backbone], splits: Splits, protocol: Line
             features = train.features[pooling], test.features[pooling]
             fits: dict[str, Fit] = {ADAMW: partial(_fit_by_adamw, protocol=protocol, splits=splits, run=run)}
             if with_logistic:
-                fits[LOGISTIC] = partial(_fit_logistic, protocol=protocol)
+                fits[LOGISTIC] = partial(_fit_logistic, protocol=protocol, run=run)
             row, predictions = _row(backbone.name, pooling, *features, labels, parts, fits, splits)
             rows.append(row)
             if not images:
@@ -183,7 +183,7 @@ def _fit_by_adamw(
     fitted, held = (part.to(device) for part in parts)
 
     def heads(index: Tensor, rates: Sequence[float], what: str) -> Any:
-        with run.progress_of(protocol.num_epochs, f"linear, {what}", "epoch") as progress:
+        with run.progress_of(protocol.num_epochs, f"linear, {what}", "epoch") as progress, progress.keep_showing():
             return train_heads(
                 train[index],
                 labels_there[index],
@@ -206,15 +206,24 @@ def _fit_by_adamw(
 
 
 def _fit_logistic(
-    train: Tensor, labels: Tensor, parts: tuple[Tensor, Tensor], test: Tensor, protocol: LinearProtocol
+    train: Tensor,
+    labels: Tensor,
+    parts: tuple[Tensor, Tensor],
+    test: Tensor,
+    protocol: LinearProtocol,
+    run: RunSettings,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Chooses the penalty on the held-out part, fits on all of train, and predicts test."""
     fitted, held = parts
     scores = []
-    for inverse in protocol.inverse_penalties:
-        model = fit_logistic(train[fitted], labels[fitted], inverse)
-        scores.append(accuracy(predict_logistic(model, train[held]), labels[held]))
-    inverse = protocol.inverse_penalties[scores.index(max(scores))]
-    model = fit_logistic(train, labels, inverse)
+    num_fits = len(protocol.inverse_penalties) + 1
+    with run.progress_of(num_fits, "logistic regression", "fit") as progress, progress.keep_showing():
+        for inverse in protocol.inverse_penalties:
+            model = fit_logistic(train[fitted], labels[fitted], inverse)
+            scores.append(accuracy(predict_logistic(model, train[held]), labels[held]))
+            progress.update()
+        inverse = protocol.inverse_penalties[scores.index(max(scores))]
+        model = fit_logistic(train, labels, inverse)
+        progress.update()
     by_penalty = {str(each): score for each, score in zip(protocol.inverse_penalties, scores, strict=True)}
     return predict_logistic(model, test), {"C": inverse, "held_out_accuracy": by_penalty}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import torch
 from PIL import Image
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
+from stellar_hub.evaluation.digests import name_of
 from stellar_hub.evaluation.perceptual_networks import LPIPS_URLS, MetricNetworks
 from stellar_hub.evaluation.protocols.checks import check_seed
 from stellar_hub.evaluation.readable import evaluate_readable
@@ -106,7 +107,8 @@ def measure_reconstruction(
         meter = ReconstructionMeter(backbone, protocol, networks)
         meter.to(run.processes.device)
         measured = all_features(meter, sample.images, meter.names(), run, sample.sha256, "reconstructing")
-        rows.append(_row(backbone.name, measured, protocol))
+        with run.progress_of(1, f"averaging, {backbone.name}", "model") as progress, progress.keep_showing():
+            rows.append(_row(backbone.name, measured, protocol))
         if not figures and run.processes.is_main:
             worst = measured["psnr"].argsort()[:NUM_WORST].tolist()
             figures["reconstruction-worst"] = _draw_images(decoding[0], sample.images, worst, measured["psnr"])
@@ -151,5 +153,5 @@ def _draw_images(backbone: StellarBackbone, images: ImageSource, indices: Sequen
     originals = torch.stack([pixel_values_of(backbone.processor, images[index]) for index in indices])
     with torch.inference_mode():
         decoded = reconstruct(backbone, originals.to(backbone.device)).cpu()
-    captions = [f"{Path(str(images[index])).name}, {psnr[index]:.1f} dB" for index in indices]
+    captions = [f"{PurePosixPath(name_of(images, index)).name}, {psnr[index]:.1f} dB" for index in indices]
     return draw_worst(originals, decoded, captions, f"{backbone.name}: worst of {len(images)}")

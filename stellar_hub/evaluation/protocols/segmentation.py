@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
+from stellar_hub.evaluation.digests import name_of
 from stellar_hub.evaluation.feature_set import check_finite, fit_masks
 from stellar_hub.evaluation.mask_splits import SegmentationSplits
 from stellar_hub.evaluation.protocols.checks import check_positive, check_seed
@@ -123,8 +124,10 @@ def measure_segmentation(
         train, test = _dense_features(backbone, splits, tuple(dict.fromkeys((*names, region_feature))), run)
         if not run.processes.is_main:
             continue
-        train_masks = fit_masks(backbone, splits.train, range(len(splits.train)))
-        test_masks = fit_masks(backbone, splits.test, range(len(splits.test)))
+        train_masks, test_masks = (
+            fit_masks(backbone, images, run.progress(range(len(images)), f"fitting masks of {part}", unit="mask"))
+            for part, images in (("train", splits.train), ("test", splits.test))
+        )
         predicted = None
         shown = choose_shown(test_masks, NUM_SHOWN)
         for name in names:
@@ -134,7 +137,7 @@ def measure_segmentation(
             rows.append(row)
             predicted = found if predicted is None else predicted
         regions = _find_regions(backbone, region_feature, test[region_feature], protocol, run)
-        rows.append(_region_row(backbone, region_feature, regions, test_masks, protocol))
+        rows.append(_region_row(backbone, region_feature, regions, test_masks, protocol, run))
         if not images and predicted is not None:
             title = f"{backbone.name}: {names[0]}, {rows[-1].features}"
             examples = _make_examples(backbone, splits, shown, test_masks, predicted, regions)
@@ -171,7 +174,7 @@ def _dense_features(
     ):
         features = all_features(backbone, images.images, names, run, data_hash, f"encoding {split}")
         for name, feature in features.items():
-            check_finite(name, feature, [str(path) for path in images.images])
+            check_finite(name, feature, [name_of(images.images, index) for index in range(len(images))])
         found.append(features)
     return found[0], found[1]
 
@@ -198,7 +201,8 @@ def _probe_row(
     train_masks, test_masks = (each.to(device) for each in masks)
 
     def train_on(index: Tensor, rates: Sequence[float], what: str) -> nn.ModuleList:
-        with run.progress_of(protocol.num_epochs, f"probe of {name}, {what}", "epoch") as progress:
+        description = f"probe of {name}, {what}"
+        with run.progress_of(protocol.num_epochs, description, "epoch") as progress, progress.keep_showing():
             return train_probes(
                 train[index],
                 train_masks[index],
@@ -211,15 +215,16 @@ def _probe_row(
                 progress.update,
             )
 
+    def count_on(each: nn.Module, features: Tensor, true_masks: Tensor) -> Tensor:
+        with run.progress_of(len(features), f"probe of {name}, predicting masks", "image") as progress:
+            return count_predictions(each, features, true_masks, number, protocol.batch_size, progress.update)
+
     fitted, held = (part.to(device) for part in parts)
     tried = train_on(fitted, protocol.learning_rates, "choosing the learning rate")
-    scores = [
-        100 * mean_iou(count_predictions(each, train[held], train_masks[held], number, protocol.batch_size))
-        for each in tried
-    ]
+    scores = [100 * mean_iou(count_on(each, train[held], train_masks[held])) for each in tried]
     rate = protocol.learning_rates[scores.index(max(scores))]
     (probe,) = train_on(torch.arange(len(train), device=device), (rate,), "fitting")
-    counts = count_predictions(probe, test, test_masks, number, protocol.batch_size)
+    counts = count_on(probe, test, test_masks)
     by_class = zip(splits.train.classes, (100 * class_iou(counts)).tolist(), strict=True)
     details = {
         "learning_rate": rate,
@@ -243,10 +248,16 @@ def _find_regions(
 
 
 def _region_row(
-    backbone: Backbone, feature: str, regions: list[Tensor], masks: Tensor, protocol: SegmentationProtocol
+    backbone: Backbone,
+    feature: str,
+    regions: list[Tensor],
+    masks: Tensor,
+    protocol: SegmentationProtocol,
+    run: RunSettings,
 ) -> Measurement:
     """Measures how well regions fit objects."""
-    best, matched = object_ious(regions, masks, protocol.background)
+    shown = run.progress(regions, f"comparing regions, {backbone.name}", unit="image")
+    best, matched = object_ious(shown, masks, protocol.background)
     label = "tokens as segments" if feature == "L" else f"{protocol.num_clusters} clusters of {feature}"
     if not best:
         return Measurement(backbone.name, label, {BEST: None, MATCHED: None}, {"num_objects": 0})

@@ -27,6 +27,8 @@ from stellar_hub.evaluation.report import (
     write_scorecard,
 )
 from stellar_hub.features.backbones import PixelBackbone
+from stellar_hub.features.rows import file_name, named_once, printable
+from stellar_hub.modeling.safe_text import one_line
 
 MARK = "<!-- stellar-hub eval knn -->"  # cards in the wild have it
 
@@ -127,6 +129,21 @@ def test_images_that_were_left_out__are_said_everywhere(report: Report) -> None:
     fields = json.loads(found.as_json())
     assert fields["num_left_out"] == len(fields["left_out"]) == 8
     assert fields["left_out"][7] == {"part": "train", "image": "a.tar/b.png", "reason": "no memory"}
+
+
+def test_image_whose_name_has_a_newline__is_named_once(report: Report) -> None:
+    name = printable("/photos/red/two\nlines  and more.jpg")
+    lost = LeftOut("data", name, named_once(f"{one_line(file_name(name))} cannot be read", name))
+    (line,) = terminal_table(replace(report, left_out=[lost])).splitlines()[-1:]
+    assert line == r"1 image is left out: /photos/red/two\u000alines and more.jpg cannot be read"
+    assert r"left out: red/two\u000alines and more.jpg cannot be read" in markdown_section(
+        replace(report, left_out=[lost])
+    )
+
+
+def test_value_at_the_level_of_rounding__is_0(report: Report) -> None:
+    row = replace(report.measurements[0], metrics={"rFID": -3e-13, "PSNR, dB": -1e-12, "alignment": 2e-8})
+    assert terminal_table(replace(report, measurements=[row])).splitlines()[-1].split()[-3:] == ["0", "0.00", "2e-08"]
 
 
 def test_names_from_elsewhere__steer_neither_terminal_nor_page(report: Report, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stellar_hub.features.in_memory import extract_features
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
@@ -47,6 +50,22 @@ def test_options__are_checked_at_once(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         extract_features(pixel_model, image_folder, **options)  # type: ignore[arg-type]
+
+
+def test_images_in_memory__are_a_list(pixel_model: StellarModel, image_folder: Path) -> None:
+    paths = [image_folder / f"{index:04d}.png" for index in range(2)]
+    images = [Image.open(path) for path in paths]
+    (expected,) = extract_features(pixel_model, paths, num_workers=0)
+    for source in (images, [np.array(image) for image in images], np.stack([np.array(image) for image in images])):
+        (batch,) = extract_features(pixel_model, source, num_workers=0)
+        torch.testing.assert_close(batch["S"], expected["S"], atol=0, rtol=0)
+    assert batch.records[1].image == "image 1"
+
+
+@pytest.mark.parametrize("source", [None, 3, Image.new("RGB", (40, 40)), np.zeros((40, 40, 3)), torch.zeros(3, 40, 40)])
+def test_one_image__is_refused(pixel_model: StellarModel, source: Any) -> None:
+    with pytest.raises(TypeError, match=r"\[image\]"):
+        extract_features(pixel_model, source)
 
 
 def test_no_images__is_an_error(pixel_model: StellarModel, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import EncodedImage
-from stellar_hub.features.rows import FeatureBatch, ImageRecord, file_name, name_of, printable, printable_line
-from stellar_hub.modeling.safe_text import escape_control
+from stellar_hub.features.rows import (
+    FeatureBatch,
+    FeatureRow,
+    ImageRecord,
+    file_name,
+    name_of,
+    named_once,
+    printable,
+    printable_line,
+)
+from stellar_hub.modeling.safe_text import escape_control, one_line
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=["Cs"]), max_size=30))
@@ -55,6 +65,39 @@ def test_batch__tells_rows_and_which_are_ok() -> None:
 def test_batch__names_what_it_has() -> None:
     with pytest.raises(KeyError, match="S, not 'L'"):
         BATCH["L"]
+
+
+def test_batch__gives_its_rows() -> None:
+    first, second = BATCH
+    assert first.record is BATCH.records[0]
+    assert torch.equal(second["S"], BATCH["S"][1])
+    assert BATCH[-1].record.row == 5
+    with pytest.raises(IndexError, match="row 2 of a batch of 2"):
+        BATCH[2]
+
+
+def test_row__is_read_by_name_and_unpacked() -> None:
+    row = BATCH[0]
+    record, features = row
+    assert row["S"] is features["S"]
+    assert (record, features) == (row.record, row.features)
+    with pytest.raises(KeyError, match="did you mean 'pooled'"):
+        FeatureRow(record, {"pooled": features["S"]})["poled"]
+
+
+def test_repr__has_names_shapes_and_counts_but_no_values() -> None:
+    assert repr(BATCH) == "FeatureBatch(2 rows, 1 with an error; S (2, 4, 8) float32)"
+    assert repr(BATCH[0]) == "FeatureRow(row 4, 'a'; S (4, 8) float32)"
+    assert repr(BATCH[1]) == "FeatureRow(row 5, 'b', an error; S (4, 8) float32)"
+    assert "\x1b" not in repr(FeatureRow(ImageRecord(0, "\x1b[31m"), {}))
+
+
+@pytest.mark.parametrize("spell", [str, one_line, escape_control, printable])
+@pytest.mark.parametrize("name", ["a/b.jpg", "a/new\nline.jpg", "a/two  blanks\x1b.jpg", "c:\\b.jpg"])
+def test_name__is_in_an_error_once(name: str, spell: Callable[[str], str]) -> None:
+    line = one_line(f"{spell(name)} cannot be read")
+    assert named_once(line, printable(name)) == f"{printable(name)} cannot be read"
+    assert named_once("cut short", printable(name)) == f"{printable(name)}: cut short"
 
 
 def test_error__is_one_printable_line() -> None:

@@ -20,6 +20,7 @@ from stellar_hub.measures import (
     singular_values,
     uniformity,
     vendi_score,
+    without_rounding,
 )
 
 
@@ -39,6 +40,26 @@ def test_rank__is_the_formula_by_numpys_decomposition(seed: int, number: int, wi
     found = singular_values(torch.from_numpy(rows))
     torch.testing.assert_close(found, torch.from_numpy(values), rtol=1e-6, atol=1e-6)
     assert effective_rank(torch.from_numpy(rows)).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
+def test_values_of_rounding__are_0(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((shape[0], 5), (5, shape[1]))
+    )
+    rows = (left @ right + 7).to(dtype)
+    values = singular_values(rows)
+    kept = without_rounding(values, rows)
+    assert (values[5:] > 0).any()  # else there is nothing to take away
+    assert kept.count_nonzero() == 5
+    torch.testing.assert_close(kept[:5], values[:5], rtol=0, atol=0)
+
+
+def test_values_of_rounding__are_all_0_for_equal_rows() -> None:
+    rows = torch.randn(1, 30, generator=torch.Generator().manual_seed(0)).expand(9, 30)
+    assert not without_rounding(singular_values(rows), rows).any()
 
 
 @pytest.mark.parametrize("measure", [effective_rank, vendi_score])

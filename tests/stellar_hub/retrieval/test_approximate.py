@@ -22,6 +22,21 @@ def test_index__finds_what_exact_search_finds(store: FeatureStore, pooled: torch
     assert BAD not in found.rows
 
 
+def test_one_vector__is_one_query(store: FeatureStore, pooled: torch.Tensor) -> None:
+    index = ApproximateIndex.build(store, factory="Flat")
+    assert torch.equal(index.search(pooled[0]).rows, index.search(pooled[:1]).rows)
+    assert torch.equal(index.search(list(pooled[:2])).rows, index.search(pooled[:2]).rows)
+    with pytest.raises(TypeError, match="search_images takes them"):
+        index.search("photo.jpg")  # type: ignore[arg-type]
+    assert "19 vectors of pooled" in repr(index)
+
+
+@pytest.mark.parametrize("factory", ["NSG32", "IVF4_NSG16,Flat", "nsg16"])
+def test_graph_that_may_never_end__is_refused(store: FeatureStore, factory: str) -> None:
+    with pytest.raises(ValueError, match="HNSW32"):
+        build_index(store, factory=factory)
+
+
 def test_rows__that_are_not_there_are_minus_one(store: FeatureStore, pooled: torch.Tensor) -> None:
     found = ApproximateIndex.build(store, factory="Flat").search(pooled[:1], k=25)
     assert (found.rows[0] >= 0).sum() == 19

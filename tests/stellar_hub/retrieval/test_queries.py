@@ -1,10 +1,12 @@
 """What a search may be asked with."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
@@ -59,10 +61,58 @@ def test_preprocessing__is_that_of_the_store(store: FeatureStore, pixel_model: S
     torch.testing.assert_close(found, padded.read("pooled", [5]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("queries", [[], [3], [b"bytes"], np.array([None])])
+@pytest.mark.parametrize("queries", [[], None, 3, [b"bytes"], b"bytes", np.array([None]), ["a.png", torch.ones(48)]])
 def test_other_queries__are_refused(store: FeatureStore, queries: object) -> None:
     with pytest.raises(TypeError, match="queries must be"):
         search_images(store, queries)  # type: ignore[arg-type]
+
+
+def test_one_vector__is_one_query(store: FeatureStore, pooled: torch.Tensor) -> None:
+    expected = search_images(store, pooled[:1])
+    for query in (pooled[0], pooled[0].numpy(), pooled[0].tolist(), pooled[0].requires_grad_()):
+        found = search_images(store, query)
+        torch.testing.assert_close(found, expected)
+    tokens = store.read("S", [2])
+    assert torch.equal(search_sets(store, tokens[0]).rows, search_sets(store, tokens).rows)
+    assert torch.equal(search_concepts(store, tokens[0, 1]).rows, search_concepts(store, tokens[0, 1:2]).rows)
+
+
+def test_list_of_vectors__is_stacked(store: FeatureStore, pooled: torch.Tensor) -> None:
+    expected = search_images(store, pooled[:2]).rows
+    for queries in (list(pooled[:2]), tuple(pooled[:2].numpy()), pooled[:2].tolist()):
+        assert torch.equal(search_images(store, queries).rows, expected)
+    with pytest.raises(ValueError, match="one shape"):
+        search_images(store, [pooled[0], pooled[0, :3]])
+    with pytest.raises(ValueError, match=r"\(Q, 48\) or \(48,\)"):
+        search_images(store, [3.0])
+
+
+def test_row_of_a_store__is_a_query(store: FeatureStore) -> None:
+    assert search_images(store, store[4], k=1).rows.tolist() == [[4]]
+    assert search_images(store, store[4:6], k=1).rows.tolist() == [[4], [5]]
+    assert search_sets(store, store[4], k=1).rows.tolist() == [[4]]
+
+
+def test_image_in_memory__is_a_query(store: FeatureStore, pixel_model: StellarModel) -> None:
+    images = [Image.open(path_of(store, row)) for row in (4, 8)]
+    assert search_images(store, images[0], k=1, model=pixel_model).rows.tolist() == [[4]]
+    assert search_sets(store, images, k=1, model=pixel_model).rows.tolist() == [[4], [8]]
+
+
+def test_model__is_loaded_only_if_asked(
+    store: FeatureStore, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FeatureStore, "load_model", lambda self: pixel_model)
+    with pytest.raises(ValueError, match="load_model=True"):
+        search_images(store, path_of(store, 4))
+    for search in (search_images, search_sets):
+        assert search(store, path_of(store, 4), k=1, load_model=True).rows.tolist() == [[4]]
+
+
+@pytest.mark.parametrize("k", [2.5, "3", None])
+def test_k__is_a_whole_number(store: FeatureStore, pooled: torch.Tensor, k: Any) -> None:
+    with pytest.raises(TypeError, match="k must be a whole number"):
+        search_images(store, pooled[:1], k)
 
 
 def test_concepts__are_tokens(store: FeatureStore) -> None:

@@ -72,6 +72,52 @@ def test_feature_that_is_not_there__is_named(shared_store: FeatureStore) -> None
         shared_store.read("dense", range(2))
 
 
+def test_name__that_is_nearly_right_gets_a_hint(shared_store: FeatureStore) -> None:
+    uses: tuple[Callable[[], Any], ...] = (
+        lambda: shared_store["poled"],
+        lambda: shared_store[0]["poled"],
+        lambda: shared_store.batches(outputs=["poled"]),
+        lambda: shared_store.to_torch("poled"),
+        lambda: shared_store.to_datasets("poled"),
+        lambda: shared_store.to_pandas("poled"),
+        lambda: shared_store.to_numpy(["poled"]),
+    )
+    for use in uses:
+        with pytest.raises(KeyError, match="did you mean 'pooled'"):
+            use()
+
+
+def test_one_name__stands_for_itself(shared_store: FeatureStore) -> None:
+    assert set(next(shared_store.batches(2, "pooled")).features) == {"pooled"}
+    assert shared_store.to_pandas("pooled")["pooled"][0].shape == (48,)
+    assert set(shared_store.to_pandas(None)) > set(shared_store.outputs)
+    assert ("pooled" in shared_store, "poled" in shared_store, 3 in shared_store) == (True, False, False)
+
+
+def test_numpy__has_everything_by_name(shared_store: FeatureStore) -> None:
+    arrays = shared_store.to_numpy()
+    assert set(arrays) == {"row", "label", *shared_store.outputs}
+    assert {len(array) for array in arrays.values()} == {23}
+    some = shared_store.to_numpy(["cls"], shared_store.ok)
+    assert list(some) == ["row", "label", "cls"]
+    assert some["row"].tolist() == [row for row in range(23) if row not in (4, 17)]
+    np.testing.assert_array_equal(some["cls"], shared_store["cls"][shared_store.ok].numpy())
+
+
+def test_read__without_a_name_lists_them(shared_store: FeatureStore) -> None:
+    with pytest.raises(ValueError, match="S, L, pooled, cls, patches"):
+        shared_store.read()
+    with pytest.raises(TypeError, match=r"one feature of S, .*got list"):
+        shared_store.read(["S", "L"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"pass \[3\]"):
+        shared_store.read("S", 3)  # type: ignore[arg-type]
+
+
+def test_batches__are_checked_at_once(shared_store: FeatureStore) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        shared_store.batches(0)
+
+
 def test_few_files__are_open_at_a_time(shared_store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_OPEN", 1)
     store = FeatureStore(shared_store.path)
@@ -250,7 +296,9 @@ def test_repr__tells_what_is_in_the_store(shared_store: FeatureStore) -> None:
         assert part in shown
 
 
-def test_labels__are_the_folders_of_images(pixel_model: StellarModel, tmp_path: Path) -> None:
+def test_labels__are_the_folders_of_images_everywhere(
+    pixel_model: StellarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("cats", "dogs"):
         draw_images(tmp_path / "pets" / name, 2, ())
     extract_to_store(pixel_model, open_sources([tmp_path / "pets"]), tmp_path / "store", show_progress=False)
@@ -260,6 +308,15 @@ def test_labels__are_the_folders_of_images(pixel_model: StellarModel, tmp_path: 
     assert table["label"].tolist() == ["cats", "cats", "dogs", "dogs"]
     assert table["pooled"][3].shape == (48,)
     assert table["row"].tolist() == [0, 1, 2, 3]
+    assert store.classes == ("cats", "dogs")
+    assert store.to_numpy("label", [3, 0]).tolist() == [1, 0]
+    loaded = store.to_torch("pooled")
+    assert [item["label"] for item in loaded] == loaded.targets == [0, 0, 1, 1]
+    assert (loaded.classes, loaded.class_to_idx) == (["cats", "dogs"], {"cats": 0, "dogs": 1})
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    table = store.to_datasets("pooled")
+    assert table.features["label"].names == ["cats", "dogs"]
+    assert table["label"] == [0, 0, 1, 1]
 
 
 def test_compatible__stores_of_one_model_and_preprocessing(
@@ -276,6 +333,12 @@ def test_compatible__stores_of_one_model_and_preprocessing(
     assert not shared_store.compatible(other)
     with pytest.raises(ValueError, match=r"model: .*weights"):
         shared_store.check_compatible(other)
+
+
+def test_compatible__takes_a_store(shared_store: FeatureStore) -> None:
+    for use in (shared_store.compatible, shared_store.check_compatible):
+        with pytest.raises(TypeError, match="FeatureStore, got str"):
+            use(str(shared_store.path))  # type: ignore[arg-type]
 
 
 def test_compatible__not_with_other_preprocessing(shared_store: FeatureStore) -> None:
@@ -349,3 +412,5 @@ def test_dtypes__are_near_what_was_computed(
 def test_no_store__is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"manifest.json"):
         FeatureStore(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        FeatureStore(tmp_path / "gone")

@@ -48,6 +48,8 @@ def test_rows__are_numbers_slices_or_masks(rows: Any, chosen: list[int]) -> None
         ("0", TypeError),
         (3, TypeError),
         (["a"], TypeError),
+        ({1, 2}, TypeError),
+        ({1: 2}, TypeError),
         ([0, 4], IndexError),
         ([-1], IndexError),
         (range(-1, 2), IndexError),

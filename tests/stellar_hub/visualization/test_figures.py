@@ -1,6 +1,7 @@
 """Figures: what is drawn, and numbers that are few, odd or missing."""
 
 import math
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stellar_hub.visualization import Curve, draw_confusion, draw_curves, draw_spectra
+from stellar_hub.visualization import Curve, draw_confusion, draw_curves, draw_spectra, figures
 from stellar_hub.visualization.figures import LOST, SMOOTH, smooth, value_range
 
 some_numbers = st.lists(st.floats(width=32), max_size=60)
@@ -37,6 +38,15 @@ def test_curves__have_a_plot_each() -> None:
     few, many = draw_curves([curve(1.0, 2.0)] * 2), draw_curves([curve(1.0, 2.0)] * 4)
     assert few.width < many.width
     assert few.height < many.height
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 40, 2001])
+def test_curves__have_whole_steps_at_their_ticks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(figures, "_render", lambda figure: figure)
+    drawn: Any = draw_curves([curve(*range(count))])
+    ticks = drawn.axes[0].get_xticks()
+    assert len(ticks) > 1
+    assert (ticks == ticks.round()).all()
 
 
 def test_curves__mark_what_is_not_finite() -> None:

@@ -1,6 +1,7 @@
 """The diagnostics protocol."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,20 @@ def test_report__has_every_number_that_applies_and_its_legend(
     assert all(set(entry) == {"what", "source", "range", "good"} for entry in LEGEND.values())
     assert list(report.images) == ["diagnostics-spectrum"]
     assert sum(of_tiny.details["spectrum"]) == pytest.approx(1)
+    assert of_pixels.details["numerical_rank"] == 12  # of 13 images, whose mean is subtracted
+    assert of_pixels.details["spectrum"][12:] == [0.0]
+
+
+def test_long_work__is_shown(
+    pixels: PixelBackbone,
+    train: LabelledImages,
+    run: RunSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("stellar_hub.progress.SECONDS_BETWEEN_LINES", 0.0)
+    evaluate_diagnostics([pixels], train.images, "train", DiagnosticsProtocol(), replace(run, show_progress=True))
+    assert "measuring, pixels: 3/3 parts" in capsys.readouterr().err
 
 
 def test_numbers__are_of_the_images_and_of_two_views(

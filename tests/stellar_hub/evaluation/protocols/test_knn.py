@@ -1,6 +1,7 @@
 """Classification by nearest neighbours."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,6 +43,18 @@ def test_report__has_a_row_for_each_model_and_pooling_and_one_to_be_better_than(
     assert [facts["name"] for facts in report.models] == ["tiny", "pixels"]
     assert report.protocol["num_neighbours"] == (1, 5)
     assert list(report.images) == ["knn-confusion"]
+
+
+def test_long_work__is_shown(
+    pixels: PixelBackbone,
+    splits: Splits,
+    run: RunSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("stellar_hub.progress.SECONDS_BETWEEN_LINES", 0.0)
+    evaluate_knn([pixels], splits, KnnProtocol((1,)), replace(run, show_progress=True))
+    assert "voting: 1/1 batches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("center", [False, True])

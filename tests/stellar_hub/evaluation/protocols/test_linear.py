@@ -1,6 +1,7 @@
 """The linear protocol."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,24 @@ def test_report__says_what_was_chosen_and_on_what(
     assert set(first.details["logistic, %"]["held_out_accuracy"]) == {"0.1", "1.0"}
     assert set(report.backends) == {"scikit-learn"}
     assert [row.features for row in report.measurements[1:]] == ["pooled", "cls", "patches_mean", ""]
+
+
+def test_long_work__is_shown(
+    pixels: PixelBackbone,
+    splits: Splits,
+    run: RunSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("stellar_hub.progress.SECONDS_BETWEEN_LINES", 0.0)
+    evaluate_linear([pixels], splits, QUICK, replace(run, show_progress=True))
+    shown = capsys.readouterr().err
+    for work in (
+        "linear, choosing the learning rate: 1/5 epochs",
+        "linear, fitting: 5/5 epochs",
+        "logistic regression: 3/3 fits",
+    ):
+        assert work in shown
 
 
 def test_choices__are_made_without_test(

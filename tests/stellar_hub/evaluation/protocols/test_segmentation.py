@@ -1,5 +1,6 @@
 """The segmentation protocol."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def test_report__has_probes_and_segments_of_each_model(
     assert set(report.backends) == {"scikit-learn", "scipy"}
     assert list(report.images) == ["segmentation-overlays"]
     assert report.data["classes"] == ["background", "red", "blue"]
+
+
+def test_long_work__is_shown(
+    tiny: StellarBackbone,
+    masked: SegmentationSplits,
+    run: RunSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("stellar_hub.progress.SECONDS_BETWEEN_LINES", 0.0)
+    evaluate_segmentation([tiny], masked, QUICK, replace(run, show_progress=True))
+    shown = capsys.readouterr().err
+    for work in (
+        "fitting masks of test: 5/5 masks",
+        "probe of patches, fitting: 8/8 epochs",
+        "predicting masks: 4/5 images",
+        "comparing regions, tiny: 5/5 images",
+    ):
+        assert work in shown
 
 
 def test_probe__learns_colours(pixels: PixelBackbone, masked: SegmentationSplits, run: RunSettings) -> None:
