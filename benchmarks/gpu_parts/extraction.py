@@ -1,8 +1,8 @@
 """Extraction of JPEGs into a store with each decoder, compared with the model alone and with each decoder alone."""
 
-import dataclasses
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpu_parts.measure import Bench, medians, own_memory
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.data import open_sources
 from stellar_hub.data.workers import ImageLoader
+from stellar_hub.features.jpeg_decoding import TORCHVISION, JpegDecoder, decoder_on
 from stellar_hub.features.preparation import PreparedBatches, split_rows
 from stellar_hub.store import ExtractionOptions, extract_to_store
 
@@ -35,17 +36,12 @@ def extraction(bench: Bench) -> None:
         write_names(images, count)
         measure_model(bench, model, batch_size)
         measure_workers(bench, images, count, num_workers, batch_size, config)
-        for decoder in decoders():
+        precision = "bfloat16" if bench.device.type == "cuda" else "float32"
+        for decoder in ("pillow", "torchvision"):
             store = Path(folder) / f"store-{decoder}"
-            options = options_of(decoder, batch_size, bench.device)
-            bench.attempt(
-                GROUP,
-                f"extract, {decoder}",
-                10,
-                lambda decoder=decoder, store=store, options=options: measure_store(
-                    bench, model, images, store, options, num_workers, decoder
-                ),
-            )
+            options = ExtractionOptions(batch_size=batch_size, precision=precision, decoder=decoder)
+            run = partial(measure_store, bench, model, images, store, options, num_workers)
+            bench.attempt(GROUP, f"extract, {decoder}", 10, run)
 
 
 def write_names(folder: Path, count: int) -> None:
@@ -53,23 +49,6 @@ def write_names(folder: Path, count: int) -> None:
     paths = [Path(path) for path in write_images(folder, min(count, NUM_DIFFERENT))]
     for index in range(len(paths), count):
         os.link(paths[index % len(paths)], folder / f"{index:06d}.jpg")
-
-
-def decoders() -> list[str]:
-    """Returns the decoders that this version has."""
-    has_choice = "decoder" in {field.name for field in dataclasses.fields(ExtractionOptions)}
-    return ["pillow", "torchvision"] if has_choice else ["pillow"]
-
-
-def options_of(decoder: str, batch_size: int, device: torch.device) -> ExtractionOptions:
-    """Returns the options of an extraction."""
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "precision": "bfloat16" if device.type == "cuda" else "float32",
-    }
-    if "decoder" in {field.name for field in dataclasses.fields(ExtractionOptions)}:
-        options["decoder"] = decoder
-    return ExtractionOptions(**options)
 
 
 def measure_model(bench: Bench, model: Any, batch_size: int) -> None:
@@ -97,16 +76,11 @@ def measure_workers(
     loader = ImageLoader(dataset, num_workers, batch_size=None, persistent_workers=num_workers > 0)
     seconds = medians({"workers": lambda: [None for _ in loader]}, bench, torch.device("cpu"))["workers"]
     bench.row(GROUP, "pillow alone, in the workers", per_second=count // 4 / seconds, note=f"{num_workers} workers")
-    if len(decoders()) > 1:
-        bench.attempt(
-            GROUP, "torchvision alone", 5, lambda: measure_decoder(bench, source, processor, range(batch_size))
-        )
+    bench.attempt(GROUP, "torchvision alone", 5, lambda: measure_decoder(bench, source, processor, range(batch_size)))
 
 
 def measure_decoder(bench: Bench, source: Any, processor: StellarImageProcessor, rows: range) -> bool:
     """Measures decoding and fitting on the device of JPEGs that are in memory."""
-    from stellar_hub.features.jpeg_decoding import TORCHVISION, JpegDecoder, decoder_on
-
     decoder = JpegDecoder(decoder_on(TORCHVISION, bench.device), processor, bench.device)
     batch = PreparedBatches(source, processor, [rows], keep_jpegs=True)[0]
     seconds = medians({"decoder": lambda: decoder.complete(batch)}, bench)["decoder"]
@@ -115,14 +89,14 @@ def measure_decoder(bench: Bench, source: Any, processor: StellarImageProcessor,
 
 
 def measure_store(
-    bench: Bench, model: Any, images: Path, store: Path, options: ExtractionOptions, num_workers: int, decoder: str
+    bench: Bench, model: Any, images: Path, store: Path, options: ExtractionOptions, num_workers: int
 ) -> bool:
     """Measures one extraction, from files to the finished store."""
     source = open_sources([images])
     found = extract_to_store(model, source, store, options, num_workers=num_workers, show_progress=False)
-    kept = getattr(found.manifest, "decoder", decoder)
-    note = f"{found.rows} rows, waiting {found.waiting_share:.0%}, decoder {kept}"
-    bench.row(GROUP, f"extract, {decoder}", per_second=found.rows_per_second, waiting=found.waiting_share, note=note)
+    note = f"{found.rows} rows, waiting {found.waiting_share:.0%}"
+    name = f"extract, {options.decoder}"
+    bench.row(GROUP, name, per_second=found.rows_per_second, waiting=found.waiting_share, note=note)
     if found.errors:
         raise RuntimeError(f"{found.errors} rows have an error")
     return True

@@ -1,7 +1,6 @@
 """Encoding and decoding: STELLAR as it is, optimized and in each candidate variant, against timm and DINOv2."""
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from gpu_parts.measure import Bench, matrix_product, medians, own_memory
 from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.inference_candidates import candidates
 
 TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
 SMOKE_SIZE = Size(
@@ -184,19 +184,13 @@ def optimized(
     model = copy.deepcopy(model)
     # Of one large batch, the compiled blocks; of small ones, whole calls too. What has begun may take longer.
     share = 0.35 if len(batches) == 1 else 0.6
-    options = {"batch_sizes": tuple(batches), "max_seconds": max(1.0, share * bench.left())}
-    known = inspect.signature(model.optimize_for_inference).parameters
-    report = model.optimize_for_inference(dtype, **{name: value for name, value in options.items() if name in known})
+    report = model.optimize_for_inference(dtype, batch_sizes=tuple(batches), max_seconds=max(1.0, share * bench.left()))
     notes[FLOAT8 if dtype == "float8" else OPTIMIZED] = str(report)
     return model
 
 
 def variants(model: StellarModel, parts: Sequence[str]) -> list[tuple[str, Callable[[], Any]]]:
     """Returns each change that `optimize_for_inference` may make to these parts: its name, and what makes a model."""
-    try:
-        from stellar_hub.modeling.inference_candidates import candidates
-    except ImportError:
-        return []
 
     def changed(candidate: Any) -> Callable[[], Any]:
         def build() -> Any:

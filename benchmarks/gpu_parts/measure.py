@@ -139,6 +139,8 @@ def machine_rates(bench: Bench) -> None:
 def own_memory(device: torch.device) -> Iterator[None]:
     """Forgets what earlier code compiled, and gives back the memory that was used inside the block."""
     torch.compiler.reset()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     try:
         yield
     finally:
