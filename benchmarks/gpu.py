@@ -179,7 +179,15 @@ def measure(args: argparse.Namespace) -> int:
     def show(line: str) -> None:
         print(f"[{args.seconds - until + time.time():5.0f} s] {line}", flush=True)
 
-    supervise(names, command, until, results, show, lambda row: print(f"  {line_of(row)}", flush=True))
+    seen: set[tuple[str, str]] = set()
+
+    def show_row(row: dict[str, Any]) -> None:
+        key = row["group"], row["name"]
+        if key not in seen or "ms" not in row:  # it is measured again with each new contestant, for the last table
+            print(f"  {line_of(row)}", flush=True)
+        seen.add(key)
+
+    supervise(names, command, until, results, show, show_row)
     rows = merged(results.rows)
     print(f"\n{measured_table(rows)}\n\n{reports(rows)}\n", flush=True)
     print("a smoke run: no number means anything" if args.smoke else bars_table(rows), flush=True)
