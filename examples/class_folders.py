@@ -132,3 +132,7 @@ def _augment(processor: StellarImageProcessor, augmentation: v2.Compose, path: P
 
 def _prepare(processor: StellarImageProcessor, path: Path) -> Tensor:
     return processor(path)["pixel_values"][0]
+
+
+if __name__ == "__main__":
+    print(f"{__doc__}\nThis file is a part of that program: python examples/finetune_classification.py --help")

@@ -15,6 +15,7 @@ import io
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from stellar_hub import StellarImageProcessor, StellarModel
 from stellar_hub.data import ImageSource, read_image
@@ -35,7 +36,10 @@ def encode_query(store: FeatureStore, model: StellarModel, image: Path) -> tuple
     manifest = store.manifest
     if weights_sha256(model) != manifest.model["weights_sha256"]:
         raise ValueError("another model made the store, its weights differ: name the right one with --model")
-    processor = StellarImageProcessor.from_config(model.config, fit=manifest.preprocessing["settings"]["fit"])
+    settings = manifest.preprocessing["settings"]
+    processor = StellarImageProcessor.from_config(
+        model.config, fit=settings["fit"], image_size=tuple(settings["crop_size"])
+    )
     batch = next(model.extract([image], outputs=("S", "L"), processor=processor))
     record = batch.records[0]
     if record.crop_box is None:
@@ -64,6 +68,15 @@ def region_of_hit(store: FeatureStore, source: ImageSource, row: int, token: int
     return Region(read_image(source[row]), localization, token, record.crop_box, grid_size, caption)
 
 
+def read_pixel(text: str) -> tuple[float, float]:
+    """Returns the row and the column of "120,200"."""
+    try:
+        row, column = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be ROW,COLUMN, such as 120,200, got {text!r}") from None
+    return row, column
+
+
 def main() -> None:
     """Searches and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,18 +85,20 @@ def main() -> None:
     parser.add_argument("--model", default="stellar-tiny", help="model that made the store (default: %(default)s)")
     parser.add_argument("--trust-names", action="store_true", help="open the images and the model that the store names")
     parser.add_argument("--query", type=Path, required=True, help="image with the concept")
-    parser.add_argument("--at", help="pixel of the query, as ROW,COLUMN")
+    parser.add_argument(
+        "--at", type=read_pixel, metavar="ROW,COLUMN", help="pixel of the query: its row and its column"
+    )
     parser.add_argument("--token", type=int, help="number of a token of the query, instead of --at")
     parser.add_argument("--count", type=int, default=10, help="number of images to find (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("hits.png"), help="image to write (default: %(default)s)")
     args = parser.parse_args()
+    disable_progress_bar()  # of loading weights, which takes no time here
     try:
         store = FeatureStore(args.store)
         source = store.source([args.images] if args.images else None, trust_names=args.trust_names)
         model = store.load_model() if args.trust_names else StellarModel.from_pretrained(args.model, decoder=False)
         tokens, region = encode_query(store, model, args.query)
-        pixel = tuple(float(part) for part in args.at.split(",")) if args.at else None
-        token = choose_token(region, args.token, pixel)
+        token = choose_token(region, args.token, args.at)
         if not 0 <= token < len(tokens):
             raise ValueError(f"token must be 0 to {len(tokens) - 1}, got {token}")
         found = search_concepts(store, tokens[token : token + 1], args.count)

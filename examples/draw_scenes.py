@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from PIL import Image
-from tqdm import tqdm
 
 from stellar_hub.data import default_num_workers
 from stellar_hub.data.scenes import ClassCue, draw_scene
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.old_names import hint_of_new_name, old_names
+from stellar_hub.progress import track
 
 FIRST_EVALUATION_SEED = 1_000_000
 SCENES_PER_TASK = 16  # a worker draws this many before it takes more
@@ -77,7 +77,7 @@ def write_scene(seed: int, folder: Path, size: int, max_objects: int, class_cue:
 
 
 def write_scenes(folder: Path, seeds: list[int], num_workers: int, **options: Any) -> None:
-    """Writes the scenes of all seeds and shows a progress bar.
+    """Writes the scenes of all seeds and shows the progress.
 
     Args:
         folder: Folder for the images.
@@ -86,7 +86,7 @@ def write_scenes(folder: Path, seeds: list[int], num_workers: int, **options: An
         options: Options of `write_scene`.
     """
     write = partial(write_scene, folder=folder, **options)
-    progress = partial(tqdm, total=len(seeds), desc="scenes", unit="scene")
+    progress = partial(track, description="drawing", total=len(seeds), unit="scene")
     if num_workers == 0:
         for _ in progress(map(write, seeds)):
             pass
@@ -140,11 +140,13 @@ def main() -> None:
     args = parse_arguments()
     try:
         seeds = seed_range(args.start, args.count)
+        if args.output.exists() and not args.output.is_dir():
+            raise FileExistsError(f"--output {args.output} is a file; name a folder")
         args.output.mkdir(parents=True, exist_ok=True)
         missing = missing_seeds(args.output, seeds, args.size)
         options = {"size": args.size, "max_objects": args.max_objects, "class_cue": args.class_cue}
         write_scenes(args.output, missing, args.num_workers, **options)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"draw_scenes: {error}") from error
     print(f"{args.output}: {len(missing)} scenes drawn, {len(seeds) - len(missing)} existed")
 

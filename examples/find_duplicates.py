@@ -29,7 +29,7 @@ def main() -> None:
     for one, other, similarity in pairs:
         first, second = store.records([one, other])
         print(escape_control(f"{similarity:.4f}  {first.image}  {second.image}"))
-    print(f"{len(pairs)} pairs among {len(store)} images")
+    print(f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} among {len(store)} images")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,12 @@ def train(
     steps = args.epochs * len(loader)
     warmup = round(WARMUP_SHARE * steps)
     schedule = CosineLRScheduler(
-        optimizer, t_initial=steps - warmup, warmup_t=warmup, warmup_lr_init=1e-6, warmup_prefix=True
+        optimizer,
+        t_initial=steps - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=1e-6,
+        warmup_prefix=True,
+        cycle_decay=0.5,  # of a second cycle, which there is not; timm warns of cosines of one step without it
     )
     num_images = args.epochs * len(loader.dataset)
     progress = Progress(num_images, "image", args.mode, enabled=accelerator.is_main_process)
@@ -173,7 +178,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=64,
         help="Number of images per step, over all processes. Default: %(default)s.",
     )
-    add("--learning-rate", type=float, help=f"Highest learning rate. Default, by mode: {LEARNING_RATES}.")
+    rates = ", ".join(f"{rate} for {mode}" for mode, rate in LEARNING_RATES.items())
+    add("--learning-rate", type=float, help=f"Highest learning rate. Default: {rates}.")
     add("--weight-decay", type=float, default=0.05, help="Weight decay of AdamW. Default: %(default)s.")
     add(
         "--layer-decay",

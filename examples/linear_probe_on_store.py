@@ -10,12 +10,15 @@ The class of a row is the folder of its image. The classifier is the logistic re
 import argparse
 from pathlib import Path
 
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
 from stellar_hub.store import FeatureStore
+
+try:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+except ImportError:
+    raise SystemExit(f"{__doc__}\nscikit-learn is not installed: pip install scikit-learn") from None
 
 
 def labelled_rows(store: FeatureStore) -> tuple[list[int], list[str]]:

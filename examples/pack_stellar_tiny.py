@@ -71,9 +71,12 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.output / "README.md").is_file():
         raise SystemExit(f"pack_stellar_tiny: {args.output} has no README.md; the section on training goes there")
-    pack_weights(args.run / "model", args.output)
-    record_golden_values(args.output)
-    update_card(args.run, args.output)
+    try:
+        pack_weights(args.run / "model", args.output)
+        record_golden_values(args.output)
+        update_card(args.run, args.output)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"pack_stellar_tiny: {error}") from error
     last = read_journal(args.run / "metrics.jsonl")[-1]
     write_atomically(args.output / "training.json", (json.dumps(last, indent=2) + "\n").encode())
     print(f"packed {args.run} into {args.output}")

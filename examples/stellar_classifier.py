@@ -124,3 +124,7 @@ def load_classifier(folder: Path) -> tuple[StellarClassifier, StellarImageProces
     classifier = StellarClassifier(model, model.num_features, len(classes))
     classifier.head.load_state_dict(load_file(folder / "head.safetensors"))
     return classifier.eval(), StellarImageProcessor.from_pretrained(folder), classes
+
+
+if __name__ == "__main__":
+    print(f"{__doc__}\nThis file is a part of a program: python examples/finetune_classification.py --help")

@@ -1,104 +1,120 @@
-"""`StellarModel.optimize_for_inference`: it measures on one block what may be faster, and keeps what is faster."""
+"""`StellarModel.optimize_for_inference`: it measures what may be faster on this device, and keeps what is faster."""
 
-import copy
-import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
-from timm.layers import Mlp
-from timm.models.vision_transformer import Attention
-from torch import Tensor, nn
+from torch import nn
 
-from .packed_linear import PackedLinear, can_pack
+from .call_choices import choose_calls, measure_calls, smooth_images
+from .captured_calls import MODES, compile_blocks, many_recompiles
+from .float8 import check_float8
+from .graph_capture import Capture, default_capture
+from .inference_report import Choice, OptimizationReport
+from .inference_timing import interleaved_medians
+from .inference_variants import parts_of
+from .packed_linear import PackedLinear
+from .part_choices import choose_float8, choose_part, describe
 
-NUM_ROUNDS = 5
-NUM_IMAGES = 4  # in the batch of a measurement: the share of attention differs between one image and several
-MAX_TIME_RATIO = 0.97  # a variant must take at most this share of the plain block's time; more may be noise
-MAX_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # relative, of a block's output
+BATCH_SIZES = (1, 8, 32, 256)
+NUM_IMAGES = 4  # in the batch of a measurement on a CPU: the share of attention differs between one image and several
+NUM_IMAGES_OF_FLOAT8 = 8  # whose encodings are compared
+MAX_SECONDS = 60.0
 
-
-@dataclass(frozen=True)
-class OptimizationReport:
-    """The changes that were made to a model; `print` shows one a line.
-
-    Attributes:
-        steps: One sentence for each change.
-    """
-
-    steps: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(self.steps)
-
-    __repr__ = __str__  # what a notebook shows
+Dtype = torch.dtype | Literal["auto", "float8"] | None
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to run a transformer block.
-
-    Attributes:
-        packed: Whether linear layers are packed for oneDNN, with GELU in the product.
-        explicit_attention: Whether attention is two products and a softmax instead of the fused kernel.
-    """
-
-    packed: bool
-    explicit_attention: bool
-
-    def __str__(self) -> str:
-        parts = ["linear layers packed for oneDNN"] * self.packed + ["attention not fused"] * self.explicit_attention
-        return " and ".join(parts) or "not changed"
-
-    def apply(self, block: nn.Module) -> None:
-        """Changes a block of timm in place."""
-        if self.packed:
-            pack_linears(block)
-        for module in block.modules():
-            if self.explicit_attention and isinstance(module, Attention):
-                # timm's own switch; it is final for TorchScript, which copies modules.
-                module.fused_attn = False  # type: ignore[misc]
-
-
-def pack_linears(module: nn.Module) -> None:
-    """Packs all linear layers below a module, in place. The GELU of an MLP becomes part of the layer before it."""
-    for part in list(module.modules()):
-        fuses = isinstance(part, Mlp) and isinstance(part.act, nn.GELU) and part.act.approximate == "none"
-        for name, child in list(part.named_children()):
-            if isinstance(child, nn.Linear) and can_pack(child.weight):
-                gelu = fuses and name == "fc1"
-                setattr(part, name, PackedLinear(child, gelu=gelu))
-                if gelu:
-                    part.act = nn.Identity()
-
-
-def optimize(model: Any, dtype: torch.dtype | Literal["auto"] | None, compile: bool | None) -> OptimizationReport:
+def optimize(
+    model: Any,
+    dtype: Dtype,
+    compile: bool | None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    max_seconds: float = MAX_SECONDS,
+    make_capture: Callable[[torch.device], Capture | None] = default_capture,
+) -> OptimizationReport:
     """Changes a `StellarModel` in place; its method `optimize_for_inference` says what the arguments mean.
 
+    Args:
+        model: The model.
+        dtype: As for the method.
+        compile: As for the method.
+        batch_sizes: As for the method.
+        max_seconds: As for the method.
+        make_capture: Returns what captures calls on a device, or None; tests pass a fake.
+
     Raises:
-        ValueError: if `dtype` is not a floating-point type.
+        ImportError: if `dtype` is "float8" and torchao is not installed.
+        ValueError: if an argument is not allowed, or the device has no float8.
     """
-    if dtype not in (None, "auto") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f'dtype must be None, "auto" or a floating torch.dtype such as torch.bfloat16, got {dtype!r}')
+    _check_arguments(model, dtype, batch_sizes)
+    deadline = time.perf_counter() + max_seconds
     model.eval().requires_grad_(False)
-    parts = {"encoder": model.encoder.blocks}
-    if model.decoder is not None:
-        parts["decoder"] = model.decoder.blocks
-    steps = [choose_dtype(model, dtype)]
-    if model.device.type == "cpu":
-        num_patches = (model.config.image_size // model.config.patch_size) ** 2
-        num_tokens = {"encoder": num_patches + 1 + model.config.num_sparse_tokens, "decoder": num_patches}
-        steps += [optimize_blocks_on_cpu(name, blocks, num_tokens[name]) for name, blocks in parts.items()]
-    elif model.tokenizer is not None:
-        model.tokenizer.to(memory_format=torch.channels_last)
-        steps.append("tokenizer: convolutions with channels last")
-    if model.device.type == "cuda" if compile is None else compile:
-        for blocks in parts.values():
-            compile_blocks(blocks)
+    model._captured = None
+    capture = make_capture(model.device) if _is_on_one_device(model) else None
+    # Without a capture, little or nothing is compiled, and torch's compiler takes a second to import.
+    with _own_random_numbers(), nullcontext() if capture is None else many_recompiles():
+        return _optimize(model, dtype, compile, sorted(set(batch_sizes)), capture, deadline)
+
+
+def _optimize(
+    model: Any,
+    dtype: Dtype,
+    compile: bool | None,
+    batch_sizes: Sequence[int],
+    capture: Capture | None,
+    deadline: float,
+) -> OptimizationReport:
+    device = model.device
+    images = smooth_images(model, NUM_IMAGES_OF_FLOAT8) if dtype == "float8" else None
+    expected = None if images is None else model.encode(images)
+    steps = [choose_dtype(model, torch.bfloat16 if dtype == "float8" else dtype)]
+    choices: list[Choice] = []
+    measured, lines = measure_calls(model, batch_sizes) if capture is not None else ([], [])
+    fitting = sorted({call.batch_size for call, _ in measured}) or list(batch_sizes)
+    part_sizes = [NUM_IMAGES] if device.type == "cpu" else sorted({fitting[len(fitting) // 2], fitting[-1]})
+    if images is not None and expected is not None:
+        line, found = choose_float8(model, images, tuple(expected), fitting[-1], capture, compile is not False)
+        steps.append(line)
+        choices += found
+    for part in parts_of(model):
+        found = choose_part(part, part_sizes, device, capture)
+        steps.append(describe(found, device) if found else f"{part.name}: not measured, because memory is too small")
+        choices += found
+    if compile:
+        compile_blocks([block for part in (model.encoder, model.decoder) if part is not None for block in part.blocks])
         steps.append("blocks are compiled: the first call with each new kind of input is slow, so use few image sizes")
-    return OptimizationReport(tuple(steps))
+    if capture is not None:
+        modes = MODES if compile is None else ("graph",)
+        model._captured, found, more = choose_calls(model, measured, capture, modes, deadline)
+        steps += [*more, *lines]
+        choices += found
+    return OptimizationReport(tuple(steps), tuple(choices))
+
+
+def _check_arguments(model: Any, dtype: Any, batch_sizes: Sequence[int]) -> None:
+    if dtype not in (None, "auto", "float8") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f'dtype must be None, "auto", "float8" or a floating torch.dtype such as torch.bfloat16, got {dtype!r}'
+        )
+    if not batch_sizes or any(size < 1 for size in batch_sizes):
+        raise ValueError(f"batch_sizes must be numbers of images, at least 1 each, got {tuple(batch_sizes)}")
+    if dtype == "float8":
+        check_float8(model.device)
+
+
+def _is_on_one_device(model: Any) -> bool:
+    """Whether all weights are on the model's device. Offloaded ones are fetched by hooks, which no graph can run."""
+    return all(parameter.device == model.device for parameter in model.parameters())
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Draws the same numbers each time, and leaves the user's alone; those of GPUs are not drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 def choose_dtype(model: Any, dtype: torch.dtype | Literal["auto"] | None) -> str:
@@ -114,57 +130,6 @@ def choose_dtype(model: Any, dtype: torch.dtype | Literal["auto"] | None) -> str
     return f"dtype: {str(dtype).removeprefix('torch.')}, was {name}"
 
 
-def optimize_blocks_on_cpu(name: str, blocks: nn.ModuleList, num_tokens: int) -> str:
-    """Changes blocks of one kind to the variant that is fastest for the first one, and returns a sentence about it."""
-    first: Any = blocks[0]
-    weight = first.attn.qkv.weight
-    generator = torch.Generator().manual_seed(0)  # not the global one, whose draws are the user's
-    hidden_states = torch.randn(NUM_IMAGES, num_tokens, weight.shape[1], generator=generator).to(weight.dtype)
-    best, before, after = fastest_variant(first, hidden_states)
-    for block in blocks:
-        best.apply(block)
-    kept = best == Variant(packed=False, explicit_attention=False)
-    timing = f"{1e3 * before:.1f} ms" + ("" if kept else f" to {1e3 * after:.1f} ms")
-    return f"{name}: {best} (a block with {NUM_IMAGES} images: {timing}, {torch.get_num_threads()} threads)"
-
-
-@torch.inference_mode()
-def fastest_variant(block: nn.Module, hidden_states: Tensor) -> tuple[Variant, float, float]:
-    """Returns the variant to choose for a block, and the median seconds of the plain block and of this variant."""
-    plain = Variant(packed=False, explicit_attention=False)
-    variants = [Variant(packed, explicit) for packed in (False, True) for explicit in (False, True)]
-    expected = block(hidden_states).float()
-    built: dict[Variant, Callable[[], Any]] = {}
-    for variant in variants:
-        changed = copy.deepcopy(block)
-        variant.apply(changed)
-        difference = (changed(hidden_states).float() - expected).norm() / expected.norm()
-        if difference <= MAX_DIFFERENCE.get(hidden_states.dtype, 0):
-            built[variant] = lambda changed=changed: changed(hidden_states)  # type: ignore[misc]
-    seconds = interleaved_medians(built, NUM_ROUNDS)
-    best = min(seconds, key=lambda variant: seconds[variant])
-    if seconds[best] > MAX_TIME_RATIO * seconds[plain]:
-        best = plain
-    return best, seconds[plain], seconds[best]
-
-
-def interleaved_medians(calls: dict[Variant, Callable[[], Any]], rounds: int) -> dict[Variant, float]:
-    """Returns the median seconds of calls that take turns, after one round that does not count."""
-    taken: dict[Variant, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in taken.items()}
-
-
-def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Compiles blocks one by one: blocks of one kind share a graph, and names in the state dict stay the same."""
-    for block in blocks:
-        block.compile(dynamic=True)
-
-
 def prefers_bfloat16(device: torch.device) -> bool:
     """Returns whether a device multiplies bfloat16 clearly faster than float32; on a CPU it measures."""
     if device.type == "cuda":
@@ -176,5 +141,5 @@ def prefers_bfloat16(device: torch.device) -> bool:
         layers = {dtype: PackedLinear(nn.Linear(768, 768).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
     calls: Any = {dtype: lambda dtype=dtype: layers[dtype](wide.to(dtype)) for dtype in layers}
     with torch.inference_mode():
-        seconds: Any = interleaved_medians(calls, NUM_ROUNDS)
+        seconds: Any = interleaved_medians(calls, device)
     return bool(seconds[torch.bfloat16] < 0.8 * seconds[torch.float32])

@@ -115,6 +115,10 @@ class MaskGitVQGANDecoder(nn.Module):
         config: The model's configuration, of which the `tokenizer_*` fields count.
     """
 
+    # The codes of a cell lie side by side in memory, so cuDNN takes all layers to have channels last, unless this is
+    # True. `optimize_for_inference` measures which is faster.
+    channels_first = False
+
     def __init__(self, config: StellarConfig):
         super().__init__()
         base, num_blocks = config.tokenizer_hidden_channels, config.tokenizer_num_res_blocks
@@ -132,7 +136,8 @@ class MaskGitVQGANDecoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Decodes codes `(B, h, w)`, int64, to images `(B, 3, h f, w f)`, clamped to [0, 1]."""
-        hidden_states = self.conv_in(self.codebook(codes).permute(0, 3, 1, 2))
+        latents = self.codebook(codes).permute(0, 3, 1, 2)  # (B, embed_dim, h, w)
+        hidden_states = self.conv_in(latents.contiguous() if self.channels_first else latents)
         for block in self.mid:
             hidden_states = block(hidden_states)
         for level in reversed(self.up):

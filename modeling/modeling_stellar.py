@@ -23,19 +23,21 @@ from .encoder_stellar import (
     normalize_pixels,
     take_indices,
 )
-from .factorization import StellarLocalization, low_rank_product
-from .inference_optimization import OptimizationReport, optimize
+from .factorization import StellarLocalization
+from .inference_optimization import BATCH_SIZES, MAX_SECONDS, optimize
+from .inference_report import OptimizationReport
 from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size, unpack_encoding
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
 from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
 from .pretrained_names import ExtractedBatch, extract_features
+from .tensor_calls import TensorCalls
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
 
-class StellarModel(StellarPreTrainedModel):
+class StellarModel(TensorCalls, StellarPreTrainedModel):
     """A model that encodes images to `(S, L)` and decodes them back.
 
     Args:
@@ -210,10 +212,11 @@ class StellarModel(StellarPreTrainedModel):
         Raises:
             ValueError: if shape or values are wrong.
         """
-        _, patches, semantics = self.encoder(self._normalize(pixel_values))
+        check_pixel_values(pixel_values, self.patch_size, self.config.num_channels)
         height, width = pixel_values.shape[-2:]
         grid_size = (height // self.patch_size, width // self.patch_size)
-        return StellarEncoding(semantics, self.localization(patches, semantics), grid_size)
+        semantics, localization = self._run("_encode_tensors", pixel_values)
+        return StellarEncoding(semantics, localization, grid_size)
 
     def decode(
         self,
@@ -252,13 +255,7 @@ class StellarModel(StellarPreTrainedModel):
         sparse, maps, grid_size = unpack_encoding(semantics, localization, grid_size)
         check_encoding(sparse, maps, self.config.num_sparse_tokens, self.config.hidden_size)
         grid = resolve_grid_size(maps.shape[1], grid_size)
-        dtype = self.decoder.proj.weight.dtype
-        # Not `decoder.predict`: hooks, such as those that fetch offloaded weights, run around `forward` alone.
-        prediction = self.decoder(low_rank_product(maps.to(dtype), sparse.to(dtype)), grid, predict=True)
-        if self.tokenizer is None:
-            return prediction.clamp(0, 1)
-        codes = prediction.argmax(dim=-1).unflatten(1, grid)  # (B, h, w)
-        return self.tokenizer(codes)
+        return self._run("_decode_tensors", sparse, maps, grid_size=grid)[0]
 
     def reconstruct(self, pixel_values: Tensor) -> Tensor:
         """Encodes images and decodes them again.
@@ -276,26 +273,44 @@ class StellarModel(StellarPreTrainedModel):
         return self.decode(self.encode(pixel_values))
 
     def optimize_for_inference(
-        self, dtype: torch.dtype | Literal["auto"] | None = None, compile: bool | None = None
+        self,
+        dtype: torch.dtype | Literal["auto", "float8"] | None = None,
+        compile: bool | None = None,
+        batch_sizes: Sequence[int] = BATCH_SIZES,
+        max_seconds: float = MAX_SECONDS,
     ) -> OptimizationReport:
         """Makes `encode` and `decode` as fast as this device allows, in place, and returns a report.
 
-        On a CPU it takes some seconds to measure one block with layers packed for oneDNN and with attention that is not
-        fused, and keeps what is faster and gives the same results. On CUDA it compiles the blocks and stores the
-        tokenizer's weights with channels last. Afterwards the model is for inference only: it is in evaluation mode,
-        and its weights get no gradients. Call this method after the model has its weights and is on its device. The
-        model can still be saved.
+        It measures, and keeps what is faster and gives the same results up to rounding. On a CPU it takes some seconds
+        to measure one block with layers packed for oneDNN and with attention that is not fused. On CUDA it measures
+        parts (GELU in the matrix product, patches as one product, the tokenizer's memory layout), and then `encode` and
+        `decode` at each batch size: as they are, and as a CUDA graph, plain or compiled. A graph serves one shape:
+        images of the model's size in these batch sizes, and plain graphs also smaller ones, 16 shapes in all. It is
+        measured with uint8 images; the first call with another type captures and compiles again. Results are copied out
+        of it, so they never change later. Calls with gradients, autocast, hooks or in training run without graphs. Load
+        new weights with `load_state_dict`; after `.to(...)`, call this method again.
+
+        Afterwards the model is for inference only: it is in evaluation mode, and its weights get no gradients. Call
+        this method after the model has its weights and is on its device. The model can still be copied and saved; a
+        copy captures its own graphs when it is first used.
 
         Args:
             dtype: Type to convert the model to. None keeps the type, so that results agree up to rounding. "auto"
-                chooses bfloat16 if the device is faster with it.
-            compile: Whether to compile the blocks; None compiles on CUDA only.
+                chooses bfloat16 if the device is faster with it. "float8" converts to bfloat16, and linear layers of
+                the encoder to float8 if that is faster and S and L stay close; it needs a GPU of capability 8.9 or
+                above and torchao, and the model cannot be saved afterwards.
+            compile: None measures on CUDA whether compiled calls are faster, and compiles nothing on other devices.
+                True compiles the blocks for all shapes, False nothing.
+            batch_sizes: Batch sizes to measure on CUDA. A size that does not fit into memory is left out.
+            max_seconds: Seconds on CUDA after which no further compilation starts; one that runs may take a minute.
 
         Returns:
-            A report that prints one line for each change.
+            A report that prints a line for each choice with its times; `report.choices` has them as numbers.
 
         Raises:
-            ValueError: if `dtype` is not a floating-point type.
+            ImportError: if `dtype` is "float8" and torchao is not installed.
+            ValueError: if `dtype` is not a floating-point type or the device does not have it, or `batch_sizes` are not
+                positive.
 
         Example:
         ```python
@@ -304,7 +319,7 @@ class StellarModel(StellarPreTrainedModel):
 
         ```
         """
-        return optimize(self, dtype, compile)
+        return optimize(self, dtype, compile, batch_sizes, max_seconds)
 
     def extract(
         self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any

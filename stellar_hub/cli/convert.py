@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug
+from stellar_hub.cli.messages import announce_loading
+from stellar_hub.cli.options import Debug, at_least
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarModel
@@ -14,20 +15,30 @@ if TYPE_CHECKING:
 
 @reports_errors
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Original checkpoint file: .safetensors, .ckpt, .bin or .pt.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Original checkpoint file: .safetensors, .ckpt, .bin or .pt."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to create.")],
     vqgan: Annotated[
         Path | None,
-        typer.Option(help="Weights of the MaskGIT-VQGAN (.bin). A model with a vq head needs them to decode."),
+        typer.Option(
+            metavar="FILE", help="Weights of the MaskGIT-VQGAN (.bin). A model with a vq head needs them to decode."
+        ),
     ] = None,
     num_attention_heads: Annotated[
         int | None,
         typer.Option(
-            help="Number of attention heads of the encoder. Needed if its width is not 192, 384, 768, 1024 or 1280."
+            metavar="N",
+            callback=at_least(1),
+            help="Number of attention heads of the encoder. Needed if its width is not 192, 384, 768, 1024 or 1280.",
         ),
     ] = None,
     decoder_num_attention_heads: Annotated[
-        int | None, typer.Option(help="Number of the decoder's attention heads, if its width is not 512.")
+        int | None,
+        typer.Option(
+            metavar="N", callback=at_least(1), help="Number of the decoder's attention heads, if its width is not 512."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -46,6 +57,7 @@ def convert(
     logging.disable_progress_bar()
     if output.exists():
         raise FileExistsError(f"--output {output} exists already; name a folder that does not")
+    announce_loading(str(checkpoint))
     model = load_original(
         checkpoint,
         vqgan=vqgan,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.messages import announce_loading
 from stellar_hub.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def doctor(debug: Debug = False) -> None:
         say(name, value)
     from stellar_hub.modeling import StellarModel
 
+    announce_loading("stellar-tiny")
     model = StellarModel.from_pretrained("stellar-tiny")
     difference = golden_difference(model)
     verdict = "agree" if difference <= GOLDEN_TOLERANCE else "DIFFER"

@@ -1,11 +1,12 @@
-"""Errors of commands: one line for the user and exit code 1; `--debug` shows the traceback."""
+"""Errors of commands: one line for the user and exit code 1, or 2 for wrong usage; `--debug` shows the traceback."""
 
+import contextlib
 import errno
 import functools
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import typer
@@ -30,6 +31,7 @@ OPTIONS = {
     "license=": "--license",
     "vqgan=": "--vqgan",
 }
+WORDS_OF_TYPER = {"Value error, ": "", "Input should be": "it must be", ", unable to parse string as an? \\w+": ""}
 FULL_DISK = {
     errno.ENOSPC: "No space left on device",
     errno.EDQUOT: "Disk quota exceeded",
@@ -37,6 +39,25 @@ FULL_DISK = {
 }
 NO_MEMORY = "can't allocate memory|failed to map segment|Cannot allocate memory"
 OUT_OF_MEMORY = "out of memory: use smaller images, a smaller batch or fewer workers, or allow the process more memory"
+
+
+class WrongUsage(ValueError):  # noqa: N818  # named after the exit code's meaning
+    """An option or argument that is wrong in itself, or does not fit another one or the model: exit code 2.
+
+    A file or device that is missing is a failure, exit code 1.
+    """
+
+
+@contextlib.contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Makes an error of the block a `WrongUsage`: the block only checks what the user wrote.
+
+    Errors of files stay as they are.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError) as error:
+        raise WrongUsage(one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -96,7 +117,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def reports_errors(command: CommandT) -> CommandT:
-    """Wraps a command so that an error ends it with one line on standard error and exit code 1.
+    """Wraps a command so that an error ends it with one line on standard error and exit code 1, or 2 for wrong usage.
 
     The command has a keyword `debug`, which shows the traceback instead. A reader that closes its end of the pipe, such
     as `head`, ends the command without a word.
@@ -120,7 +141,7 @@ def reports_errors(command: CommandT) -> CommandT:
                 raise
             if not (isinstance(error, BrokenPipeError) and nobody_reads()):
                 typer.echo(f"error: {one_line(_without_torchs_words(error))}", err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(2 if isinstance(error, WrongUsage) else 1) from None
 
     return wrapped  # type: ignore[return-value]
 
@@ -148,16 +169,18 @@ def _ignore_dying_workers() -> None:
 
 
 class CommandGroup(TyperGroup):
-    """The group of all commands: it refuses an option of an earlier release with its new name in the error."""
+    """The group of all commands: what it says of wrong options is in plain words, and has the new names of old ones."""
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command that the arguments name."""
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            unknown_option: Any = error
+            wrong: Any = error
             hint = hint_of_new_name("options", getattr(error, "option_name", None) or "")
             if hint:
-                unknown_option.message += hint
-                unknown_option.possibilities = None
+                wrong.message += hint
+                wrong.possibilities = None
+            for words, plainer in WORDS_OF_TYPER.items():
+                wrong.message = re.sub(words, plainer, wrong.message)
             raise

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.options import Debug, ModelName
+from stellar_hub.cli.errors import WrongUsage, reports_errors
+from stellar_hub.cli.messages import announce_loading, say
+from stellar_hub.cli.models import check_image_size, check_name
+from stellar_hub.cli.options import Debug, ImageSize, ModelName, at_least, parse_image_size
 
 
 class ExportFormat(StrEnum):
@@ -20,14 +22,21 @@ class ExportFormat(StrEnum):
 @reports_errors
 def export(
     fmt: Annotated[ExportFormat, typer.Argument(metavar="FORMAT", help="torch-export, or onnx (needs the extra).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to create.")],
     model: ModelName = "stellar-tiny",
     height: Annotated[
-        int | None, typer.Option(help="Height of the images in pixels. Default: the model's image size.")
+        int | None,
+        typer.Option(
+            metavar="N", callback=at_least(1), help="Height of the images in pixels. Default: the model's image size."
+        ),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Width of the images in pixels. Default: the model's image size.")
+        int | None,
+        typer.Option(
+            metavar="N", callback=at_least(1), help="Width of the images in pixels. Default: the model's image size."
+        ),
     ] = None,
+    image_size: ImageSize = None,
     debug: Debug = False,
 ) -> None:
     """Export the encoder (pixel_values -> S, L, cls) and the decoder (S, L -> images) for one image size.
@@ -36,11 +45,20 @@ def export(
 
     Example: stellar-hub export torch-export --model stellar-tiny --output exported
     """
+    if output.exists():
+        raise FileExistsError(f"--output {output} exists already; name a folder that does not")
+    size = parse_image_size(image_size)
+    if size is not None and (height is not None or width is not None):
+        raise WrongUsage("--image-size sets --height and --width together: pass either it or them")
     from stellar_hub.export import export_model
     from stellar_hub.features import load_model
-    from stellar_hub.modeling.safe_text import escape_control
 
+    check_name(model)
+    announce_loading(model)
+    for option, given in (("--height", height), ("--width", width), ("--image-size", size)):
+        check_image_size(model, given, option=option)
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
     network, _ = load_model(model, "cpu")
     for graph in export_model(network.float(), output, fmt.value, height, width):
-        name = escape_control(str(output / graph.file))
-        typer.echo(f"{name}: largest relative difference from the model {graph.largest_difference:.1e}")
+        say(f"{output / graph.file}: largest relative difference from the model {graph.largest_difference:.1e}")

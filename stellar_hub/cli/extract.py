@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
 from stellar_hub.cli.messages import announce_loading, say, warn
-from stellar_hub.cli.options import Debug, Device, FitOption, ImageSize, ModelName, parse_image_size
+from stellar_hub.cli.models import check_image_size, check_name
+from stellar_hub.cli.options import Debug, Device, FitOption, ImageSize, ModelName, at_least, parse_image_size
 
 
 class DtypeOption(StrEnum):
@@ -46,15 +47,21 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Folder of images, list of paths (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or "
+        help="Image, folder of images, list of paths (.txt), tar files (shard-{000..127}.tar), tables (.parquet) or "
         "hub:OWNER/NAME. Several sources are joined.",
     ),
 ]
 StoreFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder of the store. A store that is not complete is resumed.")
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="Folder of the store. A store that is not complete is resumed."
+    ),
 ]
 Outputs = Annotated[
-    str, typer.Option("--outputs", help="Features to store, separated by commas: S, L, pooled, cls, patches.")
+    str,
+    typer.Option(
+        "--outputs", metavar="NAME,...", help="Features to store, separated by commas: S, L, pooled, cls, patches."
+    ),
 ]
 Dtype = Annotated[
     DtypeOption, typer.Option("--dtype", help="Type of the stored features. int8 stores S as int8 and L as uint8.")
@@ -67,15 +74,24 @@ Fit = Annotated[
     FixedFitOption,
     typer.Option("--fit", help="How an image fits the model: crop takes the centre, pad shows all of it with bars."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Number of images per batch.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", callback=at_least(1), help="Number of images per batch.")
+]
 ShardRows = Annotated[
     int,
-    typer.Option("--shard-rows", help="Number of rows per shard. An interrupted run loses at most the last shards."),
+    typer.Option(
+        "--shard-rows",
+        metavar="N",
+        callback=at_least(1),
+        help="Number of rows per shard. An interrupted run loses at most the last shards.",
+    ),
 ]
 NumWorkers = Annotated[
     int | None,
     typer.Option(
         "--num-workers",
+        metavar="N",
+        callback=at_least(0),
         help="Number of worker processes that read images. Default: number of cores, at most 8. 0 reads in the main "
         "process.",
         show_default=False,
@@ -85,6 +101,7 @@ Root = Annotated[
     Path | None,
     typer.Option(
         "--root",
+        metavar="FOLDER",
         help="Folder below which a table may name files of images, and links in folders may end. Default: a table "
         "gives the bytes in it alone.",
         show_default=False,
@@ -107,11 +124,19 @@ Engine = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        "--address", help="Address of the Ray cluster. Default: a cluster that starts on this machine for this run."
+        "--address",
+        metavar="ADDRESS",
+        help="Address of the Ray cluster. Default: a cluster that starts on this machine for this run.",
     ),
 ]
 Actors = Annotated[
-    int, typer.Option("--actors", help="Number of models that Ray runs at once. Each uses one GPU if there are GPUs.")
+    int,
+    typer.Option(
+        "--actors",
+        metavar="N",
+        callback=at_least(1),
+        help="Number of models that Ray runs at once. Each uses one GPU if there are GPUs.",
+    ),
 ]
 
 
@@ -145,11 +170,16 @@ def extract(
 
     Example: stellar-hub extract photos --output features
     """
+    if engine is EngineOption.local and (address is not None or actors != 1):
+        raise WrongUsage("--address and --actors belong to the engine ray: add --engine ray")
+    from stellar_hub.extras import require
     from stellar_hub.store import ExtractionOptions
     from stellar_hub.store.command import Command, extract_by_options
 
+    size = parse_image_size(image_size)
     names = [name.strip() for name in outputs.split(",") if name.strip()]
-    options = ExtractionOptions(names, dtype.value, precision.value, batch_size, shard_rows)
+    with wrong_usage():
+        options = ExtractionOptions(names, dtype.value, precision.value, batch_size, shard_rows)
     command = Command(
         sources,
         output,
@@ -160,12 +190,13 @@ def extract(
         device,
         repair,
         retry_errors,
-        None if image_size is None else parse_image_size(image_size),
+        size,
         root,
     )
-    if engine is EngineOption.local and (address is not None or actors != 1):
-        raise ValueError("--address and --actors belong to the engine ray: add --engine ray")
+    require("pyarrow.parquet", "extract", "the index of a feature store")  # before a model is loaded
+    check_name(model)
     announce_loading(model)
+    check_image_size(model, size, fit.value)
     if engine is EngineOption.ray:
         from stellar_hub.store.ray_engine import extract_with_ray
 

@@ -3,31 +3,23 @@
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from stellar_hub.cli.earlier_runs import is_recorded
 from stellar_hub.cli.errors import is_full_disk, one_line
 from stellar_hub.cli.messages import say, warn
-from stellar_hub.cli.targets import check_targets, plan_names
+from stellar_hub.cli.targets import Job, check_targets, plan_names
 
 SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
 APPLE_DOUBLE = b"\0\5\x16\7"  # the beginning of the file ._NAME that macOS puts beside NAME on other systems' disks
 
 
-@dataclass(frozen=True)
-class Job:
-    """One file to read and the file to write for it."""
-
-    source: Path
-    target: Path
-
-
 def plan_jobs(
     paths: Sequence[Path], output: Path, suffix: str, overwrite: bool, other_suffixes: Collection[str] = ()
 ) -> list[Job]:
-    """Returns what to read and where to write it, and makes the output folder.
+    """Returns what to read and where to write it; nothing is written yet.
 
     The outputs of a folder have the tree of that folder. If several folders are named, each has a folder of its name in
     the output. An output is named as its image without the extension; where two images of a folder differ in their
@@ -41,7 +33,8 @@ def plan_jobs(
         paths: Files and folders.
         output: Folder to write to.
         suffix: Suffix of the files to write.
-        overwrite: Whether files that exist are replaced.
+        overwrite: Whether files that exist are replaced. Otherwise files that this program has recorded may stay, and
+            `left_to_do` decides about them.
         other_suffixes: Suffixes of files in folders that are read too.
 
     Raises:
@@ -59,9 +52,10 @@ def plan_jobs(
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     names = plan_names([name for _, name in found], suffix, existing)
     jobs = list(dict.fromkeys(Job(source, output / name) for (source, _), name in zip(found, names, strict=True)))
-    check_targets([job.source for job in jobs], [job.target for job in jobs], overwrite)
-    output.mkdir(parents=True, exist_ok=True)
-    if not os.access(output, os.W_OK | os.X_OK):
+    check_targets([job.source for job in jobs], [job.target for job in jobs], overwrite, is_recorded)
+    if not existing.is_dir():
+        raise NotADirectoryError(f"--output {output} is below {existing}, which is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"--output {output} may not be written to: change its permissions or name another folder")
     return jobs
 
@@ -157,10 +151,9 @@ def for_each(jobs: Sequence[Job], work: Callable[[Path, Path], str], debug: bool
 
 
 def _do(job: Job, work: Callable[[Path, Path], str]) -> str:
-    """Does one job, and makes the folder of its target first."""
+    """Does one job."""
     if not job.source.is_file():
         raise ValueError(f"{job.source} is not a regular file: pipes and devices are not read")
-    job.target.parent.mkdir(parents=True, exist_ok=True)
     return work(job.source, job.target)
 
 

@@ -1,24 +1,32 @@
 """`stellar-hub push` uploads a model to the Hugging Face Hub."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.messages import safe
+from stellar_hub.cli.errors import WrongUsage, reports_errors
+from stellar_hub.cli.messages import announce_loading, safe, say, warn
+from stellar_hub.cli.models import check_name
 from stellar_hub.cli.options import Debug
 
 
 @reports_errors
 def push(
-    model: Annotated[str, typer.Argument(help="Name or folder of the model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name or folder of the model.")],
     repository: Annotated[
-        str, typer.Argument(help='Repository to push to, "user/name". It is created if it does not exist.')
+        str,
+        typer.Argument(
+            metavar="REPOSITORY",
+            help="Repository to push to, USER/NAME or ORGANIZATION/NAME; NAME alone belongs to the user of your token. "
+            "It is created if it does not exist.",
+        ),
     ],
     license: Annotated[
         str,
         typer.Option(
             "--license",
+            metavar="LICENSE",
             help="License of the weights: mit, apache-2.0, ... Default: that of a pretrained model, or that in the "
             "card of the model's folder.",
         ),
@@ -39,16 +47,37 @@ def push(
 
     Example: stellar-hub push ./my-model user/my-model --license mit --dry-run
     """
+    from huggingface_hub.utils import logging, validate_repo_id
+
     from stellar_hub.features import load_model
+    from stellar_hub.hub.push import license_of
     from stellar_hub.hub.push import push as push_model
 
+    check_name(model)
+    try:
+        validate_repo_id(repository)
+    except ValueError as error:
+        raise WrongUsage(
+            f"the repository must be USER/NAME or NAME, of letters, digits, '-', '_' and '.', got {repository!r}"
+        ) from error
+    license, known = license.strip(), license_of(model)
+    if not license and not known and Path(model).is_dir():
+        raise WrongUsage(f"the card of {model} names no license: pass --license, such as mit, apache-2.0 or other")
+    if license and known and license != known:
+        warn(f"note: --license {license} replaces {known}, the license of {model}")
+    announce_loading(model)
     network, _ = load_model(model, "cpu")
+    logging.set_verbosity_error()  # the client prints each try to reach the Hub; its error says the same
+    warn(f"asking the Hub for {repository}")
     done = push_model(network, repository, license=license, private=not public, dry_run=dry_run, replace=replace)
     width = max(len(safe(name)) for name in done.files)
     for name, size in done.files.items():
         typer.echo(f"{safe(name):<{width}}  {_in_words(size):>9}")
-    total = f"{len(done.files)} files, {_in_words(sum(done.files.values()))}"
-    typer.echo(f"{total}, {'would be pushed to' if dry_run else 'pushed:'} {done.url}")
+    total = f"{len(done.files)} files, {_in_words(sum(done.files.values()))}, license {license or known}"
+    if dry_run:
+        say(f"{total}, would be pushed to {done.url}; a new repository would be {'public' if public else 'private'}")
+    else:
+        say(f"{total}, pushed: {done.url}")
 
 
 def _in_words(size: float) -> str:

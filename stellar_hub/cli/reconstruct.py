@@ -1,12 +1,13 @@
 """`stellar-hub reconstruct` decodes images from their tokens, or from files of `S` and `L`."""
 
-import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stellar_hub.cli.errors import reports_errors
-from stellar_hub.cli.messages import announce_loading
+from stellar_hub.cli.errors import WrongUsage, reports_errors
+from stellar_hub.cli.messages import warn
 from stellar_hub.cli.options import (
+    Again,
     Codes,
     Debug,
     Device,
@@ -15,7 +16,6 @@ from stellar_hub.cli.options import (
     ImageSize,
     ModelName,
     Output,
-    Overwrite,
     parse_image_size,
 )
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stellar_hub.modeling import StellarModel
+
+CODES = ".safetensors"
 
 
 @reports_errors
@@ -33,41 +35,59 @@ def reconstruct(
     fit: Fit = FitOption.crop,
     image_size: ImageSize = None,
     device: Device = "auto",
-    overwrite: Overwrite = False,
+    overwrite: Again = False,
     debug: Debug = False,
 ) -> None:
     """Encode and decode images; write NAME.png for each and print its PSNR.
 
     It also decodes files that `stellar-hub encode` wrote. Two files of a folder that differ in their extension alone
-    keep it: a.jpg.png and a.webp.png.
+    keep it: a.jpg.png and a.webp.png. An interrupted command goes on when you run it again.
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
+    from stellar_hub.cli.earlier_runs import left_to_do, record_of, with_image
     from stellar_hub.cli.images import for_each, plan_jobs
+    from stellar_hub.cli.models import open_model
 
     size = parse_image_size(image_size)
-    jobs = plan_jobs(images, output, ".png", overwrite, {".safetensors"})
-    announce_loading(model)
+    jobs = plan_jobs(images, output, ".png", overwrite, {CODES})
+    check_options_of_codes([job.source for job in jobs], image_size, fit)
 
     # Late: a wrong path is reported without the seconds that these imports take.
     import torch
 
-    from stellar_hub.features import load_model
     from stellar_hub.measures import psnr
 
-    network, processor = load_model(model, device, fit, decoder=True, image_size=size)
+    network, processor = open_model(model, device, fit, decoder=True, image_size=size)
+    record = record_of("reconstruct", model, network, processor, decoder=True)
 
     def work(source: Path, target: Path) -> str:
-        if source.suffix.lower() == ".safetensors":
-            write_png(decode_file(network, source, model), target)
+        written = with_image(record, source)
+        if source.suffix.lower() == CODES:
+            write_png(decode_file(network, source, model), target, written)
             return f"{source} -> {target}"
         pixel_values = processor(source, return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             decoded = network.reconstruct(pixel_values.to(network.device)).float().cpu()
-        write_png(decoded[0], target)
+        write_png(decoded[0], target, written)
         return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
-    for_each(jobs, work, debug)
+    for_each(left_to_do(jobs, record, overwrite), work, debug)
+
+
+def check_options_of_codes(sources: Sequence[Path], image_size: str | None, fit: str) -> None:
+    """Says that options for images change nothing for codes, which are decoded at the size they were encoded at.
+
+    Raises:
+        WrongUsage: if --image-size is given, and there are only codes.
+    """
+    codes = [source for source in sources if source.suffix.lower() == CODES]
+    given = [f"--image-size {image_size}"] if image_size is not None else []
+    if given and codes and len(codes) == len(sources):
+        raise WrongUsage(f"{given[0]} does not apply to codes, which are decoded at their own size: leave it out")
+    given += [f"--fit {fit}"] if fit != FitOption.crop else []
+    if given and codes:
+        warn(f"note: {' and '.join(given)} applies to images; codes are decoded at their own size ({len(codes)} files)")
 
 
 def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
@@ -94,11 +114,11 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
         return model.decode(encoding)[0].float().cpu()
 
 
-def write_png(image: "Tensor", target: Path) -> None:
-    """Writes an image `(3, H, W)` in [0, 1] as a PNG file."""
+def write_png(image: "Tensor", target: Path, record: Mapping[str, str]) -> None:
+    """Writes an image `(3, H, W)` in [0, 1] as a PNG file, with the record of how it was made."""
+    from stellar_hub.cli.earlier_runs import png_with_record
+    from stellar_hub.cli.targets import with_folder
     from stellar_hub.modeling.atomic_write import write_atomically
     from stellar_hub.modeling.localization_maps import to_pil
 
-    buffer = io.BytesIO()
-    to_pil(image).save(buffer, format="PNG")
-    write_atomically(target, buffer.getvalue())
+    write_atomically(with_folder(target), png_with_record(to_pil(image), record))

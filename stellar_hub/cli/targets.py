@@ -5,10 +5,25 @@ import os
 import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 MAX_NAME_BYTES = 255  # where the file system does not say
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and the file to write for it."""
+
+    source: Path
+    target: Path
+
+
+def with_folder(target: Path) -> Path:
+    """Makes the folder of an output that is ready to be written, and returns the path of the output."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def plan_names(names: Sequence[str], suffix: str, folder: Path) -> list[str]:
@@ -30,8 +45,19 @@ def plan_names(names: Sequence[str], suffix: str, folder: Path) -> list[str]:
     return [_cut(plan, suffix, longest) for plan in planned]
 
 
-def check_targets(sources: Sequence[Path], targets: Sequence[Path], overwrite: bool) -> None:
+def check_targets(
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    overwrite: bool,
+    may_stay: Callable[[Path], bool] = lambda path: False,
+) -> None:
     """Checks that the outputs are different files, replace no input, and replace others only if told.
+
+    Args:
+        sources: Files to read.
+        targets: The output of each.
+        overwrite: Whether outputs that exist are replaced.
+        may_stay: Whether an output that exists may be kept, as the work of an earlier run.
 
     Raises:
         FileExistsError: if an output exists and may not be replaced.
@@ -43,8 +69,8 @@ def check_targets(sources: Sequence[Path], targets: Sequence[Path], overwrite: b
         replaced = inputs.get(_identity(target) or (-1, -1))
         if replaced is not None:
             raise ValueError(f"{target} would replace {replaced}, which is read: pass another --output")
-    existing = [path for path in targets if os.path.lexists(path)]
-    if existing and not overwrite:
+    existing = [] if overwrite else [path for path in targets if os.path.lexists(path) and not may_stay(path)]
+    if existing:
         what = f"{existing[0]} and {len(existing) - 1} more exist" if len(existing) > 1 else f"{existing[0]} exists"
         raise FileExistsError(f"{what} already: pass --overwrite or another --output")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
 from stellar_hub.cli.messages import announce_loading, say, warn
+from stellar_hub.cli.models import check_name
 from stellar_hub.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ Settings = Annotated[
 OutputFolder = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", help="Folder of the run, for checkpoints, journal, previews and the model. It is made."
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the run, for checkpoints, journal, previews and the model. It is made.",
     ),
 ]
 Resume = Annotated[
@@ -98,15 +102,24 @@ def train(
     is_main = int(os.environ.get("RANK", "0")) == 0
     if not is_main:  # the main process speaks for all
         getLogger("stellar_hub").setLevel("ERROR")
-    chosen, reference_batch_size = choose_recipe(output, recipe, settings or [], resume)
+    with wrong_usage():
+        chosen, reference_batch_size = choose_recipe(output, recipe, settings or [], resume)
     if data:
-        chosen, note = with_sources(chosen, data, settings or [])
+        with wrong_usage():
+            chosen, note = with_sources(chosen, data, settings or [])
         if note and is_main:
             warn(note)
     if init is not None:
-        chosen = chosen.with_values("model", init=init)
+        with wrong_usage():
+            chosen = chosen.with_values("model", init=init)
+    if chosen.model.init is None and resume is None:
+        raise WrongUsage(
+            "the recipe has no model to start from: pass --init with a model, such as stellar-b16, or random"
+        )
+    if resume is None:
+        check_fit(chosen)
     if not chosen.data.sources:
-        raise ValueError("there are no images to train on: pass --data with a folder, a list, tar files or tables")
+        raise WrongUsage("there are no images to train on: pass --data with a folder, a list, tar files or tables")
     logging.disable_progress_bar()
     announce_loading(start_of(chosen, resume))
     try:
@@ -117,6 +130,26 @@ def train(
         raise typer.Exit(128 + stopped.signal_number) from None
     if is_main:
         say(f"{output}: the model is in {model}")
+
+
+def check_fit(recipe: "Recipe") -> None:
+    """Checks that the views of a new run fit its model, before weights are read; files and timm's models are skipped.
+
+    Raises:
+        OSError: if the configuration of the model cannot be read.
+        WrongUsage: if there is no such model, or a side of the views is not a multiple of its patch size.
+    """
+    from stellar_hub.modeling import StellarConfig
+    from stellar_hub.training.start import resolve_sizes
+
+    init = str(recipe.model.init)
+    if init.startswith("timm:") or Path(init).is_file():
+        return
+    if init != "random":
+        check_name(init)
+    config = StellarConfig() if init == "random" else StellarConfig.from_pretrained(init)
+    with wrong_usage():
+        resolve_sizes(recipe, StellarConfig.from_dict({**config.to_dict(), **recipe.model.config}))
 
 
 def start_of(recipe: "Recipe", resume: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from PIL import Image
 
 from stellar_hub.hub.download import client_message
@@ -101,7 +101,8 @@ def push(
 
     Args:
         model: Model to push.
-        repo_id: Repository, such as "user/name"; it is created if it does not exist.
+        repo_id: Repository, such as "user/name"; it is created if it does not exist. The user of the token owns it if
+            no owner is named.
         license: License of the weights as the Hub spells it; None means the license of the checkpoint that the model
             was loaded from, if it is known.
         private: Whether a new repository is private; None means the Hub's default.
@@ -117,7 +118,7 @@ def push(
     A card that stands in that folder, or in the repository, is kept: only our sections and lines are renewed.
 
     Raises:
-        ValueError: if no license is given or known, or the repository has other content.
+        ValueError: if no license or owner is given or known, or the repository has other content.
         PermissionError: if the Hub does not allow it.
         OSError: if the Hub cannot be reached, or does not accept the upload for another reason.
     """
@@ -128,6 +129,7 @@ def push(
             "cc-by-nc-4.0 or other"
         )
     api = HfApi(token=token)
+    repo_id = _with_owner(api, repo_id, dry_run)
     source = card_folder or model.config.name_or_path
     with _hub_errors(repo_id, api.endpoint):
         there = _look_there(api, repo_id, revision, dry_run)
@@ -141,7 +143,7 @@ def push(
             finish(Path(folder))
         files = _sizes(Path(folder))
         if dry_run:
-            return Pushed(f"{mask_secrets(api.endpoint)}/{repo_id}{'' if there.reached else ' (not reached)'}", files)
+            return Pushed(_address(api, repo_id, there), files)
         with _hub_errors(repo_id, api.endpoint):
             api.create_repo(repo_id, private=private, exist_ok=True)
             done = api.upload_folder(
@@ -162,6 +164,38 @@ class _There(NamedTuple):
     names: set[str]
 
 
+def _with_owner(api: HfApi, repo_id: str, dry_run: bool) -> str:
+    """Returns a repository with its owner: the user of the token if none is named.
+
+    A dry run that does not learn the user returns the repository without an owner.
+
+    Raises:
+        ValueError: if there is no token.
+    """
+    if "/" in repo_id:
+        return repo_id
+    try:
+        with _hub_errors(repo_id, api.endpoint):
+            return f"{api.whoami()['name']}/{repo_id}"
+    except OSError as error:
+        if dry_run:
+            return repo_id
+        if not isinstance(error.__cause__, LocalTokenNotFoundError):
+            raise
+        raise ValueError(
+            f"the repository {one_line(repo_id)} needs an owner: write USER/{one_line(repo_id)}, or log in with "
+            "`hf auth login`"
+        ) from error
+
+
+def _address(api: HfApi, repo_id: str, there: _There) -> str:
+    """Returns the address of a repository after a dry run, and what is not known about it."""
+    endpoint = mask_secrets(api.endpoint)
+    if "/" not in repo_id:
+        return f"{endpoint}/USER/{repo_id}, where USER is the user of your token (not reached)"
+    return f"{endpoint}/{repo_id}{'' if there.reached else ' (not reached)'}"
+
+
 @contextmanager
 def _hub_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     """Turns the errors of the Hub client into errors for the user. Those of the disk stay as they are."""
@@ -174,7 +208,9 @@ def _hub_errors(repo_id: str, endpoint: str) -> Iterator[None]:
 
 
 def _look_there(api: HfApi, repo_id: str, revision: str | None, dry_run: bool) -> _There:
-    """Returns what is in a repository. A dry run goes on without a network."""
+    """Returns what is in a repository. A dry run goes on without a network, or without an owner."""
+    if "/" not in repo_id:
+        return _There(False, set())
     try:
         return _There(True, set(api.list_repo_files(repo_id, revision=revision)))
     except RepositoryNotFoundError:

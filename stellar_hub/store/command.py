@@ -7,14 +7,17 @@ from pathlib import Path
 from stellar_hub.data.sources import JoinedSources, open_sources
 from stellar_hub.features.identity import load_model
 from stellar_hub.features.processes import Processes
+from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.modeling.inference_optimization import pack_linears
+from stellar_hub.modeling.inference_variants import pack_linears
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.index import StoreIndex
 from stellar_hub.store.manifest import INDEX, Manifest
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.resume import check_apart
 from stellar_hub.store.to_store import ExtractionReport, extract_to_store
+
+MAX_NAMED_ERRORS = 5  # rows with an error that the lines at the end name
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def extract_by_options(command: Command, say: Callable[[str], None] = lambda lin
             f"memory did not suffice for batches of {command.options.batch_size}: the batch size is now "
             f"{report.largest_piece}; the last bits of features may differ from those of an undisturbed run"
         )
-    return [*lines, _summary(command.output, report)]
+    return [*lines, *_summary(command.output, report)]
 
 
 def open_for_extraction(command: Command, say: Callable[[str], None]) -> JoinedSources:
@@ -126,34 +129,46 @@ def packed_on_cpu(model: StellarModel) -> StellarModel:
     return model
 
 
-def completed(folder: Path, manifest: Manifest) -> str:
-    """Returns one line about a complete store.
+def completed(folder: Path, manifest: Manifest, now: str) -> list[str]:
+    """Returns the lines about a complete store: its first rows with an error, and a summary.
+
+    Args:
+        folder: Folder of the store.
+        manifest: Its manifest.
+        now: What this run has done, in words.
 
     Raises:
         ValueError: if every row has an error.
     """
-    counts = manifest.counts or {}
+    num_errors, rows = (manifest.counts or {})["error"], f"{manifest.num_rows} row{'s' * (manifest.num_rows != 1)}"
+    if not num_errors:
+        return [f"{folder}: {rows}, none with an error ({now})"]
     index = StoreIndex(folder / INDEX, manifest)
-    if not counts["ok"]:
-        first = one_line(index.records(0)[0].error)
-        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first error: {first}")
-    errors = f"{counts['error']} with an error (see the index)" if counts["error"] else "none with an error"
-    passing = index.num_passing() if counts["error"] else 0
+    named = [_named_error(record) for record in index.first_errors(MAX_NAMED_ERRORS)]
+    if num_errors == manifest.num_rows:
+        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first error: {named[0]}")
+    if num_errors > len(named):
+        named.append(f"{num_errors - len(named)} more: the column error of {folder / INDEX} has them all")
+    summary = f"{folder}: {rows}, {num_errors} with an error ({now})"
+    passing = index.num_passing()
     if passing:
-        errors += f", {passing} of them not the images' fault: try these again with --retry-errors"
-    return f"{folder}: {manifest.num_rows} rows, {errors}"
+        summary += f"; {passing} of them not the images' fault: try these again with --retry-errors"
+    return [*(f"error: {line}" for line in named), summary]
 
 
-def _summary(folder: Path, report: ExtractionReport) -> str:
-    now = (
-        f"{report.rows} rows now, {report.errors} with an error, {report.rows_per_second:.3g} rows/s, "
-        f"{report.waiting_share:.0%} waiting for data"
-    )
+def _named_error(record: ImageRecord) -> str:
+    """Returns "NAME: reason" for a row with an error; a reason that has the name stays as it is."""
+    reason = one_line(record.error)
+    return reason if record.image in reason else f"{record.image}: {reason}"
+
+
+def _summary(folder: Path, report: ExtractionReport) -> list[str]:
+    now = f"{report.rows} now, {report.rows_per_second:.3g} rows/s, {report.waiting_share:.0%} waiting for data"
     if report.damaged:
         now += f"; {spell_damaged(report.damaged)}"
     if report.manifest.counts is None:
-        return f"{folder}: {now}; other processes still work on their shards"
-    return f"{completed(folder, report.manifest)} ({now})"
+        return [f"{folder}: {report.errors} with an error so far ({now}); other processes still work on their shards"]
+    return completed(folder, report.manifest, now)
 
 
 def spell_damaged(damaged: Sequence[str]) -> str:

@@ -176,6 +176,15 @@ class StoreIndex:
             raise ValueError(f"the index {self.path} is damaged: the status of its rows is not what was written")
         return torch.tensor(parts, dtype=torch.bool)
 
+    def first_errors(self, count: int) -> list[ImageRecord]:
+        """Returns the first rows that have an error, at most `count`."""
+        found: list[ImageRecord] = []
+        for number in range(self.manifest.num_shards):
+            found += [record for record in self.records(number) if record.error is not None]
+            if len(found) >= count:
+                break
+        return found[:count]
+
     def num_passing(self) -> int:
         """Returns the number of rows whose error is not the image's fault, such as a network disk that was away."""
         errors = self._file.read(columns=["error"])["error"].to_pylist()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,15 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
     outputs = [list(in_table_order(manifest.features["shapes"])) for manifest in (old, new)]
     lines = []
     if set(outputs[0]) != set(outputs[1]):
-        lines.append(f"outputs: {', '.join(outputs[0])} in the store, {', '.join(outputs[1])} now")
+        lines.append(f"the store holds {_listed(outputs[0])}, and this extraction asks for {_listed(outputs[1])}")
         changed = [name for name in changed if not _is_of_one(name, outputs)]
     lines += [f"{name}: {before.get(name)} in the store, {now.get(name)} now" for name in changed]
     return [one_line(line) for line in lines]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Returns "S, L and pooled"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _is_of_one(name: str, outputs: list[list[str]]) -> bool:

@@ -79,9 +79,9 @@ def extract_with_ray(
     lines = what_was_redone(work.repaired, work.num_stale)
     if command.retry_errors:
         lines.append(f"tried again: {work.num_failed} rows with an error, {recovered} have features now")
-    now = f"{progress.rows} rows now, {progress.errors} with an error, {progress.rows_per_second:.3g} rows/s"
+    now = f"{progress.rows} now, {progress.rows_per_second:.3g} rows/s"
     now += f"; {spell_damaged(source.damaged)}" if source.damaged else ""
-    return [*lines, f"{completed(command.output, plan)} ({now})"]
+    return [*lines, *completed(command.output, plan, now)]
 
 
 @contextmanager

@@ -312,6 +312,8 @@ def build_stepper(
 def notes_at_start(run: Run, reference_batch_size: int | None) -> list[str]:
     """Returns the lines to show before the first step."""
     num_images, accelerator = run.batches.facts["num_images"], run.accelerator
+    if run.is_finished:
+        return [f"the run is finished: all {run.num_steps} steps were done before"]
     steps = run.start_step, run.num_steps
     first = describe_start(run.recipe, run.model, accelerator, num_images, steps, is_sharded(run.model))
     reference = reference_batch_size or run.recipe.optimization.batch_size

@@ -72,6 +72,7 @@ def build_schedule(optimizer: Optimizer, recipe: OptimizationRecipe, num_steps: 
         warmup_t=warmup,
         warmup_prefix=True,
         t_in_epochs=False,
+        cycle_decay=0.5,  # of a second cycle, which there is not; timm warns of cosines of one step without it
     )
 
 

@@ -115,8 +115,6 @@ def run_steps(run: Run) -> None:
     with progress, StopRequest() as request:
         for note in run.notes:
             progress.note(note)
-        if run.is_finished:
-            progress.note(f"the run is finished: all {run.num_steps} steps were done before")
         previous: StepResult | None = None
         for step, (batches, waited, started) in enumerate(timed(run.batches.steps()), start=run.start_step):
             # The numbers of a step are checked when the next one starts: by then the device has computed them.

@@ -125,7 +125,7 @@ def _compose(content: _Content) -> Image.Image:
 def _large_panels(content: _Content, size: tuple[int, int]) -> list[tuple[str, Image.Image]]:
     """Returns the label and the image of each large panel."""
     height, width = content.pixel_values.shape[-2:]
-    panels = [(f"input, {width} x {height} pixels", resize_panel(to_pil(content.pixel_values[0]), size))]
+    panels = [(f"input, {height} x {width} pixels", resize_panel(to_pil(content.pixel_values[0]), size))]
     if content.reconstruction is not None:
         num_tokens = content.localization.shape[1]
         noun = "token" if num_tokens == 1 else "tokens"

@@ -339,8 +339,8 @@ def only_folders(folder: Path, *names: str) -> Path:
     ("make", "message"),
     [
         (lambda folder: folder / "none", "none"),
-        (lambda folder: folder, "/CLASS"),
-        (lambda folder: only_folders(folder, "cats", "dogs"), "no images in .*bmp"),
+        (lambda folder: folder, "has no class folders"),
+        (lambda folder: only_folders(folder, "cats", "dogs"), "no images in .*jpg"),
         (
             lambda folder: only_folders(draw_squares(folder, {"red": 1, "blue": 1}), "cats", "dogs"),
             "cats, dogs",

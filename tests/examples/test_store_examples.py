@@ -70,7 +70,7 @@ def test_concept_search__draws_similar_regions(
     [
         (["--at", "30,1"], "the model did not see the pixel"),
         (["--token", "16"], "token must be 0 to 15, got 16"),
-        (["--images", "gone"], "no such folder: gone"),
+        (["--images", "gone"], "no such file or folder: gone"),
     ],
 )
 def test_concept_search__says_what_is_not_there(
@@ -90,5 +90,5 @@ def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.C
 def test_duplicates__are_the_copies(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("find_duplicates", store, "--threshold", 0.999999)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "1 pairs among 17 images"
+    assert lines[-1] == "1 pair among 17 images"
     assert lines[0].endswith("blue/copy.png")

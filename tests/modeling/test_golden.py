@@ -12,9 +12,17 @@ from torch import Tensor
 from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
 from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling.captured_calls import CapturedCalls
 from stellar_hub.modeling.factorization import low_rank_product
-from stellar_hub.modeling.inference_optimization import Variant
+from stellar_hub.modeling.inference_variants import (
+    CHANNELS_FIRST,
+    CHANNELS_LAST,
+    GELU_IN_PRODUCT,
+    PACKED_AND_EXPLICIT,
+    UNFOLDED,
+)
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder, nearest_codes
+from tests.modeling.fake_capture import FakeCapture
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 EXPECTED = load_file(GOLDEN / "expected.safetensors")
@@ -81,10 +89,28 @@ def compute(change: Callable[[StellarModel], object]) -> dict[str, Tensor]:
     return values
 
 
-def speed_up(model: StellarModel) -> None:
-    """All that `optimize_for_inference` may choose, whether it is faster here or not."""
+def change_for_a_cpu(model: StellarModel) -> None:
+    """All that `optimize_for_inference` may choose on a CPU, whether it is faster here or not."""
     for block in (*model.encoder.blocks, *model.decoder.blocks):
-        Variant(packed=True, explicit_attention=True).apply(block)
+        PACKED_AND_EXPLICIT.apply(block)
+
+
+def change_for_a_gpu(model: StellarModel) -> None:
+    """What it may choose on a GPU and a CPU can run; calls are replayed by a fake."""
+    model.eval().requires_grad_(False)
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        GELU_IN_PRODUCT.apply(block)
+    UNFOLDED.apply(model.encoder.patch_embed)
+    if model.tokenizer is not None:
+        CHANNELS_LAST.apply(model.tokenizer)
+        CHANNELS_FIRST.apply(model.tokenizer)
+    model._captured = CapturedCalls(FakeCapture(), default="graph")
+
+
+def compile_calls(model: StellarModel) -> None:
+    """Calls compiled as a whole, replayed by a fake."""
+    model.eval().requires_grad_(False)
+    model._captured = CapturedCalls(FakeCapture(), default="whole")
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +120,15 @@ def computed() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def computed_fast() -> dict[str, Tensor]:
-    """The same of models made faster."""
-    return compute(speed_up)
+def computed_on_a_cpu() -> dict[str, Tensor]:
+    """The same of models made faster for a CPU."""
+    return compute(change_for_a_cpu)
+
+
+@pytest.fixture(scope="module")
+def computed_on_a_gpu() -> dict[str, Tensor]:
+    """The same of models made faster for a GPU."""
+    return compute(change_for_a_gpu)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,8 +141,34 @@ def test_golden__value_is_the_authors(computed: dict[str, Tensor], name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_golden__value_is_the_authors_also_when_made_faster(computed_fast: dict[str, Tensor], name: str) -> None:
-    test_golden__value_is_the_authors(computed_fast, name)
+def test_golden__value_is_the_authors_also_when_made_faster(computed_on_a_cpu: dict[str, Tensor], name: str) -> None:
+    test_golden__value_is_the_authors(computed_on_a_cpu, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden__value_is_the_authors_also_by_the_ways_of_a_gpu(
+    computed_on_a_gpu: dict[str, Tensor], name: str
+) -> None:
+    test_golden__value_is_the_authors(computed_on_a_gpu, name)
+
+
+def encoded_and_decoded(change: Callable[[StellarModel], object]) -> dict[str, Tensor]:
+    """What `encode` and `decode` themselves give, by the names of the same values."""
+    model = load_original(GOLDEN / "original-vq.safetensors", vqgan=GOLDEN / "vqgan.bin", **HEADS)
+    change(model)
+    with torch.no_grad():
+        semantics, localization = model.encode(EXPECTED["image"])
+        return {
+            "vq.native.sparse": semantics,
+            "vq.native.spatial": localization,
+            "vq.reconstruction": model.decode(semantics, localization),
+        }
+
+
+@pytest.mark.parametrize("change", [change_for_a_gpu, pytest.param(compile_calls, marks=pytest.mark.slow)])
+def test_golden__replayed_calls_give_the_authors_values(change: Callable[[StellarModel], object]) -> None:
+    for name, value in encoded_and_decoded(change).items():
+        test_golden__value_is_the_authors({name: value}, name)
 
 
 def test_golden__four_input_sizes_are_among_them() -> None:

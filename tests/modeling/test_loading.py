@@ -166,7 +166,7 @@ class TestPickle:
 class TestPacked:
     def test_load_state_dict__takes_new_weights(self, pixel_model: StellarModel, images: Tensor) -> None:
         pixel_model.optimize_for_inference()
-        from stellar_hub.modeling.inference_optimization import pack_linears
+        from stellar_hub.modeling.inference_variants import pack_linears
 
         pack_linears(pixel_model.encoder)
         state = {name: tensor * 0.5 for name, tensor in pixel_model.state_dict().items()}

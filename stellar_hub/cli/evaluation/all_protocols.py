@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from stellar_hub.cli.errors import WrongUsage, wrong_usage
 from stellar_hub.cli.evaluation.options import (
     AllowShared,
     Options,
@@ -25,10 +26,13 @@ def all_protocols(
     train: Train,
     test: Test,
     segmentation_train: Annotated[
-        str | None, typer.Option(help="Folder with images/ and masks/ to learn segmentation from. Default: skip it.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder with images/ and masks/ to learn segmentation from. Default: skip it."
+        ),
     ] = None,
     segmentation_test: Annotated[
-        str | None, typer.Option(help="Folder with images/ and masks/ to measure segmentation on.")
+        str | None, typer.Option(metavar="FOLDER", help="Folder with images/ and masks/ to measure segmentation on.")
     ] = None,
     metric: Metrics = None,
     lpips_net: LpipsNet = "alex",
@@ -54,16 +58,18 @@ def all_protocols(
     )
 
     if (segmentation_train is None) != (segmentation_test is None):
-        raise ValueError("segmentation needs both --segmentation-train and --segmentation-test, got one of them")
-    protocol = ScorecardProtocol(
-        linear=LinearProtocol(seed=options.seed),
-        segmentation=SegmentationProtocol(seed=options.seed),
-        reconstruction=ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, seed=options.seed),
-        diagnostics=DiagnosticsProtocol(seed=options.seed),
-    )
+        raise WrongUsage("segmentation needs both --segmentation-train and --segmentation-test, got one of them")
+    with wrong_usage():
+        protocol = ScorecardProtocol(
+            linear=LinearProtocol(seed=options.seed),
+            segmentation=SegmentationProtocol(seed=options.seed),
+            reconstruction=ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, seed=options.seed),
+            diagnostics=DiagnosticsProtocol(seed=options.seed),
+        )
     run = options.run_settings(TASKS)
     learned, measured = open_train_and_test(train, test, options.root)
-    protocol.knn.resolved(len(learned))
+    with wrong_usage():
+        protocol.knn.resolved(len(learned))
     backbones = options.open_backbones(decoder=True)
     splits = prepare_splits(learned, measured, run, allow_shared)
     masks = None

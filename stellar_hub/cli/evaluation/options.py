@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stellar_hub.cli.errors import reports_errors
+from stellar_hub.cli.errors import reports_errors, wrong_usage
 from stellar_hub.cli.messages import announce_loading, warn
-from stellar_hub.cli.options import Debug, Device, ImageSize, ModelName, Overwrite, parse_image_size
+from stellar_hub.cli.models import check_image_size
+from stellar_hub.cli.options import Debug, Device, ImageSize, ModelName, Overwrite, at_least, parse_image_size
 
 if TYPE_CHECKING:
     from stellar_hub.data.labelled import LabelledImages
@@ -23,8 +24,11 @@ LABELLED = (
     "a folder of class folders, a table of paths and labels (.csv, .csv:SPLIT), tables of images (.parquet), "
     "or hub:OWNER/NAME:SPLIT"
 )
-Train = Annotated[str, typer.Option("--train", help=f"Labelled images to learn from: {LABELLED}.")]
-Test = Annotated[str, typer.Option("--test", help="Labelled images to measure on, in any format that --train accepts.")]
+Train = Annotated[str, typer.Option("--train", metavar="SOURCE", help=f"Labelled images to learn from: {LABELLED}.")]
+Test = Annotated[
+    str,
+    typer.Option("--test", metavar="SOURCE", help="Labelled images to measure on, in any format that --train accepts."),
+]
 AllowShared = Annotated[
     bool, typer.Option("--allow-shared", help="Accept test images that are in train too, instead of an error.")
 ]
@@ -32,6 +36,7 @@ Stores = Annotated[
     list[Path] | None,
     typer.Option(
         "--store",
+        metavar="FOLDER",
         help="Feature store from `stellar-hub extract` with these images; the features of its model are read, not "
         "computed. Repeat the option for several stores.",
     ),
@@ -55,21 +60,30 @@ class Options:
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder to write figures and a JSON with the whole protocol to."),
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Folder to write figures and a JSON with the whole protocol to."
+        ),
     ] = None
     update_card: Annotated[
-        Path | None, typer.Option("--update-card", help="Model card (README.md) to write the table into.")
+        Path | None,
+        typer.Option("--update-card", metavar="FILE", help="Model card (README.md) to write the table into."),
     ] = None
     overwrite: Overwrite = False
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", help="Folder to keep features in. An interrupted command continues from them."),
+        typer.Option(
+            "--cache", metavar="FOLDER", help="Folder to keep features in. An interrupted command continues from them."
+        ),
     ] = None
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of images per forward pass.")] = 32
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="N", callback=at_least(1), help="Number of images per forward pass.")
+    ] = 32
     num_workers: Annotated[
         int | None,
         typer.Option(
             "--num-workers",
+            metavar="N",
+            callback=at_least(0),
             help="Number of worker processes that read images. Default: number of cores, at most 8. 0 reads in the "
             "main process.",
         ),
@@ -80,12 +94,16 @@ class Options:
         Path | None,
         typer.Option(
             "--root",
+            metavar="FOLDER",
             help="Folder below which tables may name files, and links in folders may end. Default: tables give bytes "
             "only, and links must end in their own folder.",
         ),
     ] = None
     seed: Annotated[
-        int, typer.Option("--seed", help="Seed of all random choices: draws, splits, training, and random weights.")
+        int,
+        typer.Option(
+            "--seed", metavar="N", help="Seed of all random choices: draws, splits, training, and random weights."
+        ),
     ] = 0
     debug: Debug = False
 
@@ -111,9 +129,8 @@ class Options:
 
         logging.disable_progress_bar()
         check_targets(tasks, self.output, self.update_card, self.overwrite)
-        self.check_models(decoding)
-        if self.image_size is not None:
-            parse_image_size(self.image_size)
+        with wrong_usage():
+            self.check_models(decoding)
         if self.device != "auto":
             choose_device(self.device)
         opened: tuple[Any, ...] = ()
@@ -138,7 +155,7 @@ class Options:
         Raises:
             ValueError: if a name is given twice, is not a name of a model, or names a model that cannot decode.
         """
-        from stellar_hub.features.backbones import check_spec
+        from stellar_hub.features.backbones.open_backbone import check_spec, split_spec
 
         names = self._model_names
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -146,6 +163,10 @@ class Options:
             raise ValueError(f"each model must be named once, {twice[0]} is named twice")
         for name in names:
             kind = check_spec(name)
+            if kind == "stellar":
+                architecture, weights = split_spec(name)
+                given = architecture if weights in (None, "random") else weights
+                check_image_size(given.removeprefix("timm:"), parse_image_size(self.image_size))
             if decoding and kind not in ("stellar", None):
                 raise ValueError(
                     f"{name} cannot decode: reconstruction takes STELLAR models with a decoder, leave it out"

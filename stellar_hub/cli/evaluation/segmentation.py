@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
+from stellar_hub.cli.errors import wrong_usage
 from stellar_hub.cli.evaluation.options import AllowShared, Options, evaluation_command, open_masks, show_and_write
+from stellar_hub.cli.options import at_least
 
 MASKED = (
     "images/NAME.jpg, masks/NAME.png with the number of a class per pixel (255: unlabelled, or the second class if "
@@ -15,20 +17,27 @@ MASKED = (
 @evaluation_command
 def segmentation(
     options: Options,
-    train: Annotated[str, typer.Option("--train", help=f"Folder to learn from: {MASKED}.")],
-    test: Annotated[str, typer.Option("--test", help="Folder to measure on, in the form of --train.")],
+    train: Annotated[str, typer.Option("--train", metavar="SOURCE", help=f"Folder to learn from: {MASKED}.")],
+    test: Annotated[
+        str, typer.Option("--test", metavar="SOURCE", help="Folder to measure on, in the form of --train.")
+    ],
     features: Annotated[
         list[str] | None,
         typer.Option(
             "--features",
+            metavar="FEATURE",
             help="Dense feature to probe: patches, Z or L. Default: patches. Repeat the option for several.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Number of passes over the images.")] = 20,
+    epochs: Annotated[
+        int, typer.Option("--epochs", metavar="N", callback=at_least(1), help="Number of passes over the images.")
+    ] = 20,
     background: Annotated[
         int,
         typer.Option(
-            "--background", help="Class number of the background, which is not counted as an object; -1 for none."
+            "--background",
+            metavar="N",
+            help="Class number of the background, which is not counted as an object; -1 for none.",
         ),
     ] = 0,
     allow_shared: AllowShared = False,
@@ -42,14 +51,16 @@ def segmentation(
     from stellar_hub.evaluation import SegmentationProtocol, evaluate_segmentation
     from stellar_hub.evaluation.protocols.segmentation import check_background
 
-    protocol = SegmentationProtocol(
-        tuple(features or ("patches",)),
-        num_epochs=epochs,
-        background=None if background < 0 else background,
-        seed=options.seed,
-    )
+    with wrong_usage():
+        protocol = SegmentationProtocol(
+            tuple(features or ("patches",)),
+            num_epochs=epochs,
+            background=None if background < 0 else background,
+            seed=options.seed,
+        )
     run = options.run_settings(["segmentation"])
     splits = open_masks(train, test, options.root, run, allow_shared)
-    check_background(protocol, splits.train.classes)
+    with wrong_usage():
+        check_background(protocol, splits.train.classes)
     report = evaluate_segmentation(options.open_backbones(), splits, protocol, run)
     show_and_write(report, options, run)

@@ -5,23 +5,34 @@ from typing import Annotated
 
 import typer
 
+from stellar_hub.cli.errors import wrong_usage
 from stellar_hub.cli.evaluation.options import Options, evaluation_command, open_images, show_and_write
+from stellar_hub.cli.options import at_least
 
 Data = Annotated[
     str,
-    typer.Option("--data", help="Images: a folder, a list of paths (.txt), tar files, tables, or hub:OWNER/NAME."),
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="Images: a folder, a list of paths (.txt), tar files, tables, or hub:OWNER/NAME.",
+    ),
 ]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", help="Metric: psnr, ssim, lpips or rfid. Default: psnr and ssim. Repeat the option for several."
+        "--metric",
+        metavar="METRIC",
+        help="Metric: psnr, ssim, lpips or rfid. Default: psnr and ssim. Repeat the option for several.",
     ),
 ]
-LpipsNet = Annotated[str, typer.Option("--lpips-net", help="Network of LPIPS: alex, vgg or squeeze.")]
+LpipsNet = Annotated[
+    str, typer.Option("--lpips-net", metavar="NETWORK", help="Network of LPIPS: alex, vgg or squeeze.")
+]
 Networks = Annotated[
     Path | None,
     typer.Option(
         "--networks",
+        metavar="FOLDER",
         help="Folder whose checkpoints/ holds the weights of LPIPS and rFID. Default: torch.hub's folder; missing "
         "weights are downloaded to it.",
     ),
@@ -36,7 +47,13 @@ def reconstruction(
     lpips_net: LpipsNet = "alex",
     networks: Networks = None,
     max_images: Annotated[
-        int, typer.Option("--max-images", help="Largest number of images to use, drawn at random; 0 for all.")
+        int,
+        typer.Option(
+            "--max-images",
+            metavar="N",
+            callback=at_least(0),
+            help="Largest number of images to use, drawn at random; 0 for all.",
+        ),
     ] = 0,
 ) -> None:
     """Measure reconstruction from tokens.
@@ -47,7 +64,8 @@ def reconstruction(
     """
     from stellar_hub.evaluation import ReconstructionProtocol, evaluate_reconstruction, load_metric_networks
 
-    protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed)
+    with wrong_usage():
+        protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed)
     run = options.run_settings(["reconstruction"], decoding=True)
     images = open_images(data, options.root)
     loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing
@@ -61,12 +79,16 @@ def diagnostics(
     options: Options,
     data: Data,
     max_images: Annotated[
-        int, typer.Option("--max-images", help="Largest number of images to use, drawn at random.")
+        int,
+        typer.Option(
+            "--max-images", metavar="N", callback=at_least(2), help="Largest number of images to use, drawn at random."
+        ),
     ] = 1000,
     prototypes: Annotated[
         Path | None,
         typer.Option(
             "--prototypes",
+            metavar="CHECKPOINT",
             help="Training checkpoint, such as RUN/checkpoints/step-000100. Measures how evenly the tokens of --model "
             "use its prototypes.",
         ),
@@ -83,7 +105,8 @@ def diagnostics(
     from stellar_hub.evaluation.protocols.diagnostics import load_prototypes
 
     checkpoint = None if prototypes is None else str(prototypes)
-    protocol = DiagnosticsProtocol(max_images, prototypes=checkpoint, seed=options.seed)
+    with wrong_usage():
+        protocol = DiagnosticsProtocol(max_images, prototypes=checkpoint, seed=options.seed)
     run = options.run_settings(["diagnostics"])
     if prototypes is not None:
         load_prototypes(prototypes)

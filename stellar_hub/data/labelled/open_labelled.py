@@ -102,9 +102,10 @@ def scan_classes(
     walk = FolderWalk(folder, root=root)
     beside, subfolders = walk.entries("")
     if not subfolders:
+        found = f"; {counted(len(beside), 'image lies', 'images lie')} directly in it" if beside else ""
         raise ValueError(
-            f"{one_line(folder)} has no class folders; images belong in {one_line(folder / 'CLASS')}; "
-            f"{walk.what_was_sought()}"
+            f"{one_line(folder)} has no class folders: the images of each class are expected in a folder of their "
+            f"own, such as {one_line(folder / 'cats' / '1.jpg')}{found}"
         )
     images = {name: [folder / image for image in walk.images(name)] for name in subfolders}
     empty = [name for name, paths in images.items() if not paths]

@@ -19,6 +19,7 @@ from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.progress import track
 
 _MAX_NAMED = 6  # suffixes in a note
+_USUAL = (".safetensors", ".jpg", ".png", ".webp", ".tiff")  # that the error of an empty folder names
 MANY_FILES = 10_000  # from so many on, progress is shown
 # Folders that systems make beside people's files, with copies of images or without permission to look inside.
 FOLDERS_OF_SYSTEMS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
@@ -155,8 +156,11 @@ class FolderWalk:
         return is_file
 
     def what_was_sought(self) -> str:
-        """Returns the suffixes and the notes, for the error of a folder without images."""
-        return "; ".join([f"looked for {', '.join(sorted(self.suffixes))}", *self.notes()])
+        """Returns the usual suffixes and the notes, for the error of a folder without images."""
+        usual = [suffix for suffix in _USUAL if suffix in self.suffixes] or sorted(self.suffixes)[:_MAX_NAMED]
+        others = len(self.suffixes) - len(usual)
+        more = f" and {counted(others, 'other suffix', 'other suffixes')}" if others else ""
+        return "; ".join([f"looked for {', '.join(usual)}{more}", *self.notes()])
 
     def notes(self) -> tuple[str, ...]:
         """Returns what was passed over, one sentence each."""

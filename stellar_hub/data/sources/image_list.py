@@ -20,7 +20,9 @@ UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True, eq=False)
 class ImageList(IndexedSource[Path]):
-    """The images of a list file as a sequence of paths, in the list's order; make it with `ImageList.read`.
+    """The images of a list file as a sequence of paths, in the list's order.
+
+    `ImageList.read` makes it, or `ImageList.of_one` for one image.
 
     Attributes:
         folder: Folder of the list; relative paths start there.
@@ -49,6 +51,12 @@ class ImageList(IndexedSource[Path]):
         if not len(names):
             raise ValueError(f"the list {one_line(file)} names no image; write one path per line")
         return cls(path.parent, names)
+
+    @classmethod
+    def of_one(cls, image: str | os.PathLike[str]) -> "ImageList":
+        """Makes a list of one image file, which is not opened."""
+        path = Path(image).absolute()
+        return cls(path.parent, PackedNames.pack([path.name]))
 
     def __len__(self) -> int:
         return len(self.names)

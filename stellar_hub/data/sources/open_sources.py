@@ -1,4 +1,4 @@
-"""Opening sources by the names that users write: a folder, a list, tar files or a table."""
+"""Opening sources by the names that users write: an image, a folder, a list, tar files or a table."""
 
 import glob
 import os
@@ -12,6 +12,7 @@ from stellar_hub.data.sources.image_list import ImageList
 from stellar_hub.data.sources.image_source import StoredSource
 from stellar_hub.data.sources.table import TABLE_PREFIX, ImageTable, is_saved_table
 from stellar_hub.data.sources.tar_shards import TarShards
+from stellar_hub.modeling.image_loading import IMAGE_SUFFIXES
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -44,6 +45,7 @@ def open_sources(
 def open_source(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> StoredSource:
     """Opens a source of images.
 
+    - an image file: this image alone;
     - a folder: all images below it; a folder that `datasets` saved is a table;
     - `NAME.txt`: a list with one path per line;
     - `shard.tar`, `shards/*.tar`, `shard-{0000..0127}.tar`: tar files, as WebDataset writes them;
@@ -80,14 +82,16 @@ def open_source(name: str | os.PathLike[str], root: str | os.PathLike[str] | Non
     if suffix == ".parquet":
         return ImageTable.from_parquet(expand_pattern(text), root=root)
     if not Path(text).exists():
-        raise FileNotFoundError(f"no such folder: {one_line(text)}")
+        raise FileNotFoundError(f"no such file or folder: {one_line(text)}")
+    if suffix in IMAGE_SUFFIXES:
+        return ImageList.of_one(text)
     if ".tar." in text.lower() or suffix == ".tgz":
         raise ValueError(
             f"{one_line(text)} is a compressed tar, in which images cannot be reached by index: unpack it, or read it "
             'as "stream:", for training and in Python'
         )
     raise ValueError(
-        f"{one_line(text)} is not a source of images; name a folder, a list (.txt), tar files (.tar), "
+        f"{one_line(text)} is not a source of images; name an image, a folder, a list (.txt), tar files (.tar), "
         f"tables (.parquet), or {TABLE_PREFIX}OWNER/NAME"
     )
 

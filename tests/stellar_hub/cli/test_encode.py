@@ -95,7 +95,7 @@ def test_encode__refuses_two_sources_for_one_output_before_any_work(
 
 def test_encode__names_an_unknown_model(command: Command, image_folder: Path, tmp_path: Path) -> None:
     result = command("encode", image_folder, "-o", tmp_path / "out", "-m", "stellar-tiney")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "did you mean 'stellar-tiny'" in result.stderr
 
 
@@ -103,9 +103,10 @@ def test_encode__names_an_unavailable_device(
     command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     image = image_folder / "wide.png"
-    result = command("encode", image, "-o", tmp_path / "out", "-m", model_folder, "--device", "warp:9")
+    result = command("encode", image, "-o", tmp_path / "out", "-m", model_folder, "--device", "xpu:999")
     assert result.exit_code == 1
-    assert "the device 'warp:9' is not available" in result.stderr
+    assert "the device 'xpu:999' is not available" in result.stderr
+    assert not (tmp_path / "out").exists()
     assert [line.split()[0] for line in result.stderr.splitlines()] == ["loading", "error:"]
 
 
@@ -183,8 +184,8 @@ def test_encode__of_another_size_has_another_grid(
     assert command(*arguments, "16x48").exit_code == 0
     assert StellarEncoding.load(tmp_path / "out" / "wide.safetensors").grid_size == (2, 6)
     refused = command(*arguments, "17", "--overwrite")
-    assert refused.exit_code == 1
-    assert "multiple" in refused.stderr
+    assert refused.exit_code == 2
+    assert "such as 16 or 24" in refused.stderr
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_attention_heads", 5), ("hidden_size", "wide"), ("patch_size", 0)])

@@ -7,7 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import typer
@@ -15,7 +15,9 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import SafetensorError
 
 from stellar_hub.cli import errors
-from stellar_hub.cli.errors import one_line, reports_errors
+from stellar_hub.cli.errors import one_line, reports_errors, wrong_usage
+
+from .conftest import Command
 
 
 @reports_errors
@@ -155,3 +157,32 @@ def test_workers_that_die_meanwhile__add_no_error(
     with pytest.raises(typer.Exit):
         fail(RuntimeError("the first worker died"))
     assert "the first worker died" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "x", "-o", "y", "--batch-size", "many"], "'--batch-size': it must be a valid integer"),
+        (["encode", "x", "-o", "y", "--fit", "stretch"], "'--fit': 'stretch' is not one of 'crop', 'aspect', 'pad'"),
+    ],
+)
+def test_wrong_values__are_said_in_plain_words(command: Command, arguments: list[str], message: str) -> None:
+    result = command(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_wrong_usage__has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: Exception) -> Callable[[], None]:
+        @reports_errors
+        def command() -> None:
+            with wrong_usage():
+                raise error
+
+        return command
+
+    for error, code in ((ValueError("a"), 2), (TypeError("a"), 2), (OSError("a"), 1), (RuntimeError("a"), 1)):
+        with pytest.raises(typer.Exit) as exit_info:
+            fail(error)()
+        assert exit_info.value.exit_code == code
+        assert capsys.readouterr().err == "error: a\n"

@@ -18,11 +18,34 @@ def test_extract__writes_a_store(command: Command, model_folder: Path, image_fol
     options = ["--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0]
     result = command("extract", image_folder, *options)
     assert result.exit_code == 0, result.output
-    assert "store: 3 rows, 1 with an error" in result.output
+    assert [line.partition(" (")[0] for line in result.stdout.splitlines()] == [
+        f"error: {image_folder / 'bad.png'} cannot be read as an image: it is of no known format",
+        f"{tmp_path / 'store'}: 3 rows, 1 with an error",
+    ]
     store = FeatureStore(tmp_path / "store")
     assert [row.record.status for row in store] == ["error", "ok", "ok"]
     assert [Path(row.record.image).name for row in store] == ["bad.png", "tall.jpg", "wide.png"]
     assert store.manifest.source["names"] == [str(image_folder)]
+
+
+def test_failed_rows__are_named_up_to_a_number(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    for number in range(7):
+        (image_folder / f"bad{number}.png").write_text("no image")
+    options = ["--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0, "--shard-rows", 4]
+    lines = command("extract", image_folder, *options).stdout.splitlines()
+    assert [f"bad{number}.png" in lines[number] for number in range(5)] == [True] * 5
+    assert lines[5] == f"error: 2 more: the column error of {tmp_path / 'store' / 'index.parquet'} has them all"
+    assert lines[6].startswith(f"{tmp_path / 'store'}: 9 rows, 7 with an error (9 now, ")
+    assert len(lines) == 7
+
+
+def test_one_image__is_a_source(command: Command, model_folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    store = image_folder / "store"  # beside the image
+    result = command("extract", image_folder / "wide.png", "-m", model_folder, "-o", store, "--num-workers", 0)
+    assert result.exit_code == 0, result.output
+    assert [Path(row.record.image).name for row in FeatureStore(store)] == ["wide.png"]
 
 
 def test_options__decide_what_is_in_the_store(
@@ -62,9 +85,10 @@ def test_image_size__is_that_of_the_model_and_the_store(
     assert manifest.preprocessing["settings"]["crop_size"] == [64, 32]
     assert list(manifest.features["grid_size"]) == [8, 4]
     result = command(*run[:-1], tmp_path / "other", "--image-size", "63")
-    assert result.exit_code == 1
-    assert "multiples of the patch size 8" in result.output
+    assert result.exit_code == 2
+    assert "such as 56 or 64" in result.stderr
     assert result.stderr.count("loading") == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_failed_rows__are_tried_again_where_asked(
@@ -154,15 +178,19 @@ def test_part_of_a_launch__says_that_others_are_missing(
     ("options", "message"),
     [
         (["--dtype", "float16", "--outputs", "Z"], "S, L, pooled, cls, patches, got Z"),
-        (["--batch-size", "0"], "error: batch_size must be at least 1, got 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--shard-rows", "0"], "--shard-rows must be at least 1, got 0"),
+        (["--num-workers", "-1"], "--num-workers must be at least 0, got -1"),
         (["--actors", "2"], "--engine ray"),
+        (["--device", "gpu"], "(did you mean cuda?), got gpu"),
+        (["--image-size", "8 x"], "HEIGHTxWIDTH"),
     ],
 )
 def test_options__that_do_not_fit_are_said_in_a_line(
     command: Command, model_folder: Path, image_folder: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     result = command("extract", image_folder, "--model", model_folder, "--output", tmp_path / "store", *options)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "store").exists()
 

@@ -36,7 +36,7 @@ MIRRORED = ["cats/1.out", "dogs/1.out", "dogs/more/1.out", "top.jpg.out", "top.p
 def test_plan_jobs__mirrors_a_folder_without_hidden_files(photos: Path, tmp_path: Path) -> None:
     jobs = plan_jobs([photos], tmp_path / "a" / "b", ".out", overwrite=False)
     assert targets(jobs, tmp_path / "a" / "b") == MIRRORED
-    assert (tmp_path / "a" / "b").is_dir()
+    assert not (tmp_path / "a").exists()  # until there is something to write
 
 
 def test_plan_jobs__of_a_pattern_is_that_of_the_folder(
@@ -135,3 +135,8 @@ def test_plan_jobs__never_replaces_an_input(photos: Path, tmp_path: Path) -> Non
     (tmp_path / "out" / "top.png").symlink_to(photos / "top.png")
     with pytest.raises(ValueError, match="would replace"):
         plan_jobs([photos / "top.png"], tmp_path / "out", ".png", overwrite=True)
+
+
+def test_plan_jobs__refuses_an_output_below_a_file(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match=r"below .*top\.png, which is a file"):
+        plan_jobs([photos], photos / "top.png" / "out", ".out", overwrite=False)

@@ -1,11 +1,13 @@
 """The command line as a whole."""
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from stellar_hub.cli import main
 from stellar_hub.version import __version__
@@ -70,3 +72,12 @@ def test_help_on_a_full_disk__is_one_line(monkeypatch: pytest.MonkeyPatch, capsy
         main.main()
     assert caught.value.code == 1
     assert capsys.readouterr().err == "error: No space left on device\n"
+
+
+def test_help__shows_no_types_of_python(command: Command) -> None:
+    names = [name for name in typer.main.get_command(main.app).commands if name != "eval"]  # type: ignore[attr-defined]
+    protocols = ["knn", "linear", "segmentation", "reconstruction", "diagnostics", "all"]
+    for words in (*([name] for name in names), *(["eval", name] for name in protocols)):
+        options = command(*words, "--help").output.partition("\nOptions:\n")[2]
+        found = re.findall(r"--[a-z-]+ +<(?:str|path|int|float|list\[\w+\])>", options)
+        assert found == [], words

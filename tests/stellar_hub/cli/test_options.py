@@ -2,7 +2,8 @@
 
 import pytest
 
-from stellar_hub.cli.options import parse_image_size
+from stellar_hub.cli.errors import UsageError
+from stellar_hub.cli.options import _check_device, parse_image_size
 
 
 @pytest.mark.parametrize(
@@ -16,3 +17,27 @@ def test_parse_image_size__takes_a_side_or_two(text: str | None, size: int | tup
 def test_parse_image_size__refuses_others(text: str) -> None:
     with pytest.raises(ValueError, match="--image-size"):
         parse_image_size(text)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu:1", "CPU"])
+def test_device__takes_what_torch_has(device: str) -> None:
+    assert _check_device(device) == device.lower()
+
+
+@pytest.mark.parametrize(
+    ("device", "hint"),
+    [
+        ("gpu", " (did you mean cuda?), got gpu"),
+        ("gpu:1", " (did you mean cuda:1?), got gpu:1"),
+        ("cuda1", " (did you mean cuda:1?), got cuda1"),
+        ("cudda", " (did you mean cuda?), got cudda"),
+        ("cpu:0", " (did you mean cpu?), got cpu:0"),
+        ("meta", "xpu, got meta"),
+        ("", "xpu, got "),
+    ],
+)
+def test_device__of_another_name_gives_a_hint(device: str, hint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        _check_device(device)
+    assert str(error.value.message).startswith("--device must be auto, cpu, cuda, cuda:N, mps or xpu")  # type: ignore[attr-defined]
+    assert str(error.value.message).endswith(hint)  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stellar_hub.hub import push as push_module
+from stellar_hub.modeling import StellarModel
 
 from .conftest import Command
 
@@ -36,7 +37,9 @@ def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, cal
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["config.json", "317", "B"] in lines
     assert ["model.safetensors", "2.0", "MB"] in lines
-    assert result.stdout.splitlines()[-1] == "2 files, 2.0 MB, would be pushed to https://hub/user/name"
+    assert result.stdout.splitlines()[-1] == (
+        "2 files, 2.0 MB, license mit, would be pushed to https://hub/user/name; a new repository would be private"
+    )
 
 
 def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) -> None:
@@ -47,7 +50,35 @@ def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) ->
     assert "user/name (not reached)" in result.stdout
 
 
-def test_push__refuses_to_go_without_a_license(command: Command, model_folder: Path) -> None:
-    result = command("push", model_folder, "user/name")
-    assert result.exit_code == 1
-    assert "pass --license" in result.stderr
+def test_push__without_an_owner_belongs_to_the_user_of_the_token(command: Command, model_folder: Path) -> None:
+    result = command("push", model_folder, "birds", "--license", "mit", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "/USER/birds, where USER is the user of your token (not reached)" in result.stdout
+    assert len(result.stderr.splitlines()) == 2  # loading, and asking
+
+
+def test_push__asks_the_hub_whose_token_it_is(
+    command: Command, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda api: {"name": "ana"})
+    result = command("push", model_folder, "birds", "--license", "mit", "--dry-run")
+    assert "/ana/birds (not reached)" in result.stdout
+
+
+def test_push__says_which_license_it_replaces(
+    command: Command, pixel_model: StellarModel, tmp_path: Path, calls: list[dict[str, Any]]
+) -> None:
+    pixel_model.save_pretrained(tmp_path / "mine", license="mit")
+    assert (
+        "note: --license other replaces mit" in command("push", tmp_path / "mine", "a/b", "--license", "other").stderr
+    )
+    assert "note" not in command("push", tmp_path / "mine", "a/b", "--license", "mit").stderr
+    assert "license mit" in command("push", tmp_path / "mine", "a/b", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("arguments", [["user/name"], ["a/b/c", "--license", "mit"], ["a b", "--license", "mit"]])
+def test_push__refuses_what_the_hub_would_refuse(command: Command, model_folder: Path, arguments: list[str]) -> None:
+    result = command("push", model_folder, *arguments)
+    assert result.exit_code == 2
+    assert ("--license" if len(arguments) == 1 else arguments[0]) in result.stderr
+    assert "loading" not in result.stderr

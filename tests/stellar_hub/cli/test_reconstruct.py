@@ -115,3 +115,19 @@ def test_reconstruct__shows_no_control_characters_of_a_code(
     result = command("reconstruct", tmp_path / "a.safetensors", "-o", tmp_path / "out", "-m", model_folder)
     assert result.exit_code == 1
     assert r"evil\x1b[2Jmodel" in result.stderr
+
+
+def test_reconstruct__says_that_codes_have_their_own_size(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    command("encode", image_folder / "wide.png", "-o", tmp_path / "codes", "-m", model_folder)
+    options = ["-o", tmp_path / "out", "-m", model_folder, "--image-size", 64]
+    refused = command("reconstruct", tmp_path / "codes", *options)
+    assert refused.exit_code == 2
+    assert "--image-size 64 does not apply to codes" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    mixed = command("reconstruct", tmp_path / "codes", image_folder / "below", *options)
+    assert mixed.exit_code == 0, mixed.output
+    assert "note: --image-size 64 applies to images; codes" in mixed.stderr
+    sizes = [Image.open(path).size for path in sorted((tmp_path / "out").rglob("*.png"))]
+    assert sizes == [(64, 64), (32, 32)]

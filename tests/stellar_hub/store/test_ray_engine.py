@@ -23,8 +23,8 @@ def asked(image_folder: Path, pixel_model: StellarModel, tmp_path: Path) -> Comm
 @pytest.mark.slow
 def test_ray__gives_the_same_store(asked: Command, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray has no wheel for this platform")
-    (line,) = extract_with_ray(asked, None, 1)
-    assert "ray: 23 rows, 2 with an error (see the index) (23 rows now, 2 with an error, " in line
+    *_, line = extract_with_ray(asked, None, 1)
+    assert "ray: 23 rows, 2 with an error (23 now, " in line
     extract_by_options(dataclasses.replace(asked, output=tmp_path / "local"))
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
 

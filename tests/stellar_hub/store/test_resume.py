@@ -222,7 +222,7 @@ def test_missing_parents__are_made(run: Run, tmp_path: Path) -> None:
 def test_other_outputs__are_named_in_both_lists(run: Run, extract: Extract) -> None:
     extract()
     with pytest.raises(
-        FileExistsError, match=r"outputs: S, L, pooled in the store, S, cls now.*another folder"
+        FileExistsError, match=r"holds S, L and pooled, and .* asks for S and cls\..*another folder"
     ) as caught:
         extract(options=type(OPTIONS)(("S", "cls"), "float32", batch_size=3, shard_rows=8))
     assert "shapes" not in str(caught.value)

@@ -198,7 +198,7 @@ class TestAuto:
         exported = [load_file(output / "model" / "model.safetensors") for output in (copied, finished.output)]
         torch.testing.assert_close(exported[0], exported[1], rtol=0, atol=0)
         assert (copied / "metrics.jsonl").read_text() == (finished.output / "metrics.jsonl").read_text()
-        assert "from step 4 to 4" in capsys.readouterr().err
+        assert "the run is finished: all 4 steps" in capsys.readouterr().err
 
     def test_finished_run__that_has_its_model_says_so_and_ends(
         self, copied: Path, finished: Finished, capsys: pytest.CaptureFixture[str]

@@ -505,5 +505,9 @@ class TestSchedule:
         assert found[peak:] == sorted(found[peak:], reverse=True)
         assert all(rate >= final * (1 - 1e-9) for rate in found[peak:])
 
+    def test_schedule__of_one_step_is_no_reason_to_warn(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert rates(change(warmup_fraction=0.0), 1, [0]) == [1e-2]
+        assert caplog.records == []
+
     def test_schedule__has_no_memory(self) -> None:
         assert rates(RECIPE, 100, [90, 3, 50, 3])[1] == rates(RECIPE, 100, [3])[0]

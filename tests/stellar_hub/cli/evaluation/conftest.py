@@ -9,7 +9,7 @@ from click.testing import Result
 from tests.stellar_hub.cli.conftest import Command
 from tests.stellar_hub.evaluation.conftest import paint_classes, paint_masks
 
-ErrorOf = Callable[[Result], str]
+ErrorOf = Callable[..., str]
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def masked(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def error_of() -> ErrorOf:
-    """Returns the one error line of a failed command."""
+    """Returns the one error line of a failed command; 2 is the exit code of wrong usage."""
 
-    def read(result: Result) -> str:
-        assert result.exit_code == 1, result.output
+    def read(result: Result, exit_code: int = 1) -> str:
+        assert result.exit_code == exit_code, result.output
         assert "Traceback" not in result.output
-        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        errors = [line for line in result.stderr.splitlines() if line.lower().startswith("error: ")]
         assert len(errors) == 1
         return errors[0]
 

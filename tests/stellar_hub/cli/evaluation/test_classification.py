@@ -61,7 +61,7 @@ def test_wrong_choices__are_reported_in_one_line(
 ) -> None:
     output = tmp_path / "out"
     given = ["--train", train, "--test", test, "--model", "pixels", "--output", output, *arguments]
-    assert part in error_of(evaluate("knn", *given))
+    assert part in error_of(evaluate("knn", *given), exit_code=2)
     assert not output.exists()
 
 

@@ -73,15 +73,23 @@ def test_weights_that_are_missing__are_reported_with_what_to_do(
         (["--compare", "pixels"], "pixels"),
         (["--compare", "vit_tiny_patch61"], "vit_tiny_patch16"),
         (["--compare", ":random"], "NAME:random"),
-        (["--device", "nonsense"], "'nonsense'"),
-        (["--batch-size", "0"], "batch_size must be at least 1"),
-        (["--update-card", "nowhere.md"], "--update-card nowhere.md"),
+        (["--device", "gpu"], "did you mean cuda?"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--num-workers", "-1"], "--num-workers must be at least 0, got -1"),
+        (["--k", "0"], "--k must be at least 1, got 0"),
+        (["--temperature", "0"], "temperature must be above 0"),
+        (["--compare", "stellar-tiny", "--image-size", "100"], "such as 96 or 104"),
     ],
 )
 def test_wrong_options__are_reported_before_data_are_opened(
-    evaluate: Command, error_of: ErrorOf, tmp_path: Path, arguments: list[str], part: str
+    command: Command, error_of: ErrorOf, tmp_path: Path, arguments: list[str], part: str
 ) -> None:
     output = tmp_path / "out"
     given = ["--train", "nowhere", "--test", "nowhere", "--model", "pixels", "--output", output, *arguments]
-    assert part in error_of(evaluate("knn", *given))
+    assert part in error_of(command("eval", "knn", *given), exit_code=2)
     assert not output.exists()
+
+
+def test_card_that_is_missing__is_reported_before_data_are_opened(evaluate: Command, error_of: ErrorOf) -> None:
+    given = ["--train", "nowhere", "--test", "nowhere", "--model", "pixels", "--update-card", "nowhere.md"]
+    assert "--update-card nowhere.md" in error_of(evaluate("knn", *given))

@@ -22,4 +22,4 @@ def test_segmentation__reads_folders_with_masks(
     assert result.exit_code == 0
     assert "1 image of test is left out: " in result.stdout
     assert "masks/2.png" in result.stdout
-    assert "background" in error_of(evaluate("segmentation", *folders, "--background", 3))
+    assert "background" in error_of(evaluate("segmentation", *folders, "--background", 3), exit_code=2)

@@ -26,9 +26,9 @@ def test_reconstruction__measures_models_that_decode(
     assert result.stdout.splitlines()[0].split() == ["model", "PSNR,", "dB", "SSIM"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stellar_hub.features.backbones.open_backbone", None)  # refused before anything is loaded
-        assert "pixels cannot decode" in error_of(evaluate(*arguments, "--compare", "pixels"))
-        assert "cannot decode" in error_of(evaluate(*arguments, "--compare", "test_vit:random"))
-        assert "no_such_model" in error_of(evaluate(*arguments, "--compare", "no_such_model"))
+        assert "pixels cannot decode" in error_of(evaluate(*arguments, "--compare", "pixels"), 2)
+        assert "cannot decode" in error_of(evaluate(*arguments, "--compare", "test_vit:random"), 2)
+        assert "no_such_model" in error_of(evaluate(*arguments, "--compare", "no_such_model"), 2)
 
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no route")

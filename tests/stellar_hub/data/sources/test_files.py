@@ -113,7 +113,7 @@ def test_stamp__changes_with_the_file_alone(folder: Path) -> None:
     [
         ("gone", FileNotFoundError, "gone"),
         ("notes.txt", NotADirectoryError, r"notes\.txt"),
-        (".", ValueError, r"\.bmp, .*\.webp"),
+        (".", ValueError, r"\.jpg, .*\.webp.* other suffixes"),
     ],
 )
 @pytest.mark.parametrize("read", [find_images, ImageFolder.scan])

@@ -15,6 +15,7 @@ def test_kinds__are_told_by_what_is_there(shards: list[Path], tmp_path: Path) ->
     kinds = {
         tmp_path / "folder": (ImageFolder, 1),
         str(tmp_path / "list.txt"): (ImageList, 1),
+        tmp_path / "folder" / "a.png": (ImageList, 1),
         str(shards[0]): (TarShards, 3),
         str(tmp_path / "shard-{000..002}.tar"): (TarShards, 6),
         str(tmp_path / "*.tar"): (TarShards, 6),
@@ -23,7 +24,8 @@ def test_kinds__are_told_by_what_is_there(shards: list[Path], tmp_path: Path) ->
         source = open_source(name)
         assert isinstance(source, kind)
         assert len(source) == count
-    assert len(open_sources(list(kinds), repeats=[2, 1, 1, 1, 1])) == 2 + 1 + 3 + 6 + 6
+    assert len(open_sources(list(kinds), repeats=[2, 1, 1, 1, 1, 1])) == 2 + 1 + 1 + 3 + 6 + 6
+    assert open_source(tmp_path / "folder" / "a.png")[0] == tmp_path / "folder" / "a.png"
 
 
 def test_saved_table__is_told_from_a_folder(tmp_path: Path) -> None:
