@@ -36,7 +36,7 @@ from transformers import pipeline
 
 from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.data import default_num_workers, open_sources
-from stellar_hub.store import ExtractionOptions, extract_to_store
+from stellar_hub.store import ExtractionOptions, ExtractionReport, extract_to_store
 from stellar_hub.store.command import packed_on_cpu
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "training_photographs"
@@ -59,14 +59,17 @@ def write_images(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def extraction(model: StellarModel, images: Path, batch_size: int, num_workers: int) -> Callable[[], None]:
+def extraction(
+    model: StellarModel, images: Path, batch_size: int, num_workers: int, decoder: str = "pillow"
+) -> Callable[[], ExtractionReport]:
     """Returns a function that extracts a folder into a store; each call removes the store of the call before."""
     store = images.with_name(f"{images.name}-store")
 
-    def run() -> None:
+    def run() -> ExtractionReport:
         shutil.rmtree(store, ignore_errors=True)
-        options = ExtractionOptions(batch_size=batch_size)
-        extract_to_store(model, open_sources([images]), store, options, num_workers=num_workers, show_progress=False)
+        options = ExtractionOptions(batch_size=batch_size, decoder=decoder)
+        source = open_sources([images])
+        return extract_to_store(model, source, store, options, num_workers=num_workers, show_progress=False)
 
     return run
 
@@ -101,7 +104,7 @@ def piped(model: StellarModel, paths: list[str], batch_size: int | None) -> Call
 
 
 def rates(
-    contestants: dict[str, Callable[[], None]], count: int, repeats: int, clock: Callable[[], float]
+    contestants: dict[str, Callable[[], Any]], count: int, repeats: int, clock: Callable[[], float]
 ) -> dict[str, float]:
     """Returns images per second of a clock: medians of runs that take turns, after one run to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}

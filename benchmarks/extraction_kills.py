@@ -32,7 +32,7 @@ from stellar_hub.store import FeatureStore
 
 # Processes fork from one that has imported everything: a start takes one second instead of ten.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.store.command", "pyarrow.parquet", "pandas"])
+FORKS.set_forkserver_preload(["stellar_hub.cli.main", "stellar_hub.store.command", "pyarrow.parquet"])
 PAUSE = 0.002  # seconds between two checks
 SHARD_ROWS = 10
 NUM_TARS = 4
@@ -147,7 +147,9 @@ def files_of(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
 
 
-def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes: int) -> dict[str, int]:
+def kill_and_compare(
+    folder: Path, count: int, kills: int, seed: int, processes: int, decoder: str = "pillow"
+) -> dict[str, int]:
     """Draws images, extracts them undisturbed and with kills, and compares.
 
     Returns:
@@ -160,7 +162,8 @@ def kill_and_compare(folder: Path, count: int, kills: int, seed: int, processes:
 
     def arguments(store: Path) -> list[str]:
         options = ["--model", str(folder / "model"), "--shard-rows", str(SHARD_ROWS), "--batch-size", "4"]
-        return [*sources, *options, "--num-workers", "1", "--device", "cpu", "--output", str(store)]
+        options += ["--decoder", decoder, "--num-workers", "1", "--device", "cpu"]
+        return [*sources, *options, "--output", str(store)]
 
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     warm_up = FORKS.Process(target=os.getpid)
@@ -205,10 +208,16 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the images and of the moments (default: %(default)s)"
     )
+    parser.add_argument(
+        "--decoder",
+        choices=("pillow", "torchvision"),
+        default="pillow",
+        help="what decodes the JPEGs (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="file to write the counts to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        counts = kill_and_compare(Path(folder), args.images, args.kills, args.seed, args.processes)
+        counts = kill_and_compare(Path(folder), args.images, args.kills, args.seed, args.processes, args.decoder)
     if args.json:
         args.json.write_text(json.dumps(counts, indent=2) + "\n")
     return 1 if counts["different_files"] or counts["wrong_statuses"] or counts["kills"] < args.kills else 0

@@ -18,6 +18,7 @@ DECODER_HEADS = {512: 8}
 TEACHER_MOMENTUM = 0.996
 
 SPARSE_TOKENS = "sparse_tokens"
+OWN_TOKENS = {"encoder.sparse_tokens", "stellar.encoder.sparse_tokens"}  # in the layout of this library
 CLS_TOKEN = "encoder.embeddings.cls_token"
 POSITIONS = "encoder.embeddings.position_embeddings"
 PATCH_PROJECTION = "encoder.embeddings.patch_embeddings.projection.weight"
@@ -44,6 +45,11 @@ def infer_config(
             of heads is neither given nor known.
     """
     if not {SPARSE_TOKENS, CLS_TOKEN, PATCH_PROJECTION} & state_dict.keys():
+        if OWN_TOKENS & state_dict.keys():
+            raise ValueError(
+                "these tensors need no conversion, because this library wrote them: load the folder that the file is "
+                "in, which has a config.json, with StellarModel.from_pretrained(FOLDER)"
+            )
         found = one_line(", ".join(islice(state_dict, 3)))
         raise ValueError(
             f"these are not the tensors of a STELLAR checkpoint: it has {SPARSE_TOKENS}, {CLS_TOKEN} and "

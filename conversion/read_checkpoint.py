@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stellar_hub.modeling.config_checks import is_model_folder
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import regular_file, utf8_name
 from stellar_hub.modeling.safe_text import one_line
@@ -56,6 +57,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
+        refuse_own_folder(path)
         raise FileNotFoundError(f"{path} is a folder: pass the checkpoint file in it")
     if not path.exists():
         raise FileNotFoundError(f"no such checkpoint file: {path}")
@@ -70,6 +72,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged, cut short, or not a safetensors file: {reason}") from error
     check_sizes(tensors, path)
     return tensors
+
+
+def refuse_own_folder(path: Path) -> None:
+    """Raises ValueError for a folder that this library wrote, because what is in it needs no conversion.
+
+    These are a saved model, a checkpoint of a training run, and the folder of a run, whose model is in `model`.
+    """
+    for folder in (path, path / "model"):
+        if is_model_folder(folder):
+            raise ValueError(
+                f"{one_line(path)} needs no conversion, because this library wrote it: "
+                f'StellarModel.from_pretrained("{one_line(folder)}") and --model {one_line(folder)} load it'
+            )
 
 
 def check_sizes(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,18 +1,21 @@
 """Starting from another ViT: which of timm's models fit the encoder, and how their weights go into it."""
 
-import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import HTTPError
 from timm.layers import LayerScale, Mlp
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from .encoder_stellar import IMAGENET_MEAN, IMAGENET_STD
-from .safe_text import one_line
+from .safe_text import did_you_mean, one_line
+from .weight_files import listed
+
+_SEED = 20260205  # one that nobody draws weights with
 
 
 def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTransformer:
@@ -24,19 +27,59 @@ def load_backbone(name: str, pretrained: bool | str | os.PathLike) -> VisionTran
 
     Raises:
         FileNotFoundError: if the path does not exist.
+        OSError: if the weights cannot be fetched.
         TypeError: if the name is not a string.
-        ValueError: if timm does not know the name, or the encoder cannot represent the model; it says why.
+        ValueError: if timm does not know the name, a file does not hold the weights, or the encoder cannot represent
+            the model; it says why.
     """
     name = checked_name(name)
-    options: dict[str, Any] = {"pretrained": pretrained is True}
-    if not isinstance(pretrained, bool):
-        if not os.path.isfile(pretrained):
-            raise FileNotFoundError(f"no such file: {pretrained}; pretrained= names a file with weights of {name}")
-        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": os.fspath(pretrained)}}
-    backbone: Any = timm.create_model(name, num_classes=0, **options)
+    if isinstance(pretrained, bool):
+        backbone = _create(name, pretrained)
+    elif isinstance(pretrained, str | os.PathLike):
+        backbone = _create_from_file(name, pretrained)
+    else:
+        raise TypeError(f"pretrained must be True, False or a path, got {type(pretrained).__name__}")
     obstacles = unsupported_parts(backbone)
     if obstacles:
         raise ValueError(f"{name} cannot become a STELLAR encoder, which is a plain ViT: it has {', '.join(obstacles)}")
+    return backbone
+
+
+def _create(name: str, pretrained: bool) -> Any:
+    """Builds a model of timm; an error says which weights could not be fetched, and what to pass instead."""
+    try:
+        return timm.create_model(name, num_classes=0, pretrained=pretrained)
+    except (OSError, HTTPError) as error:
+        raise OSError(
+            f"the weights of {one_line(repr(name), 200)} could not be loaded ({one_line(error, 200)}): without a "
+            "network, pass pretrained=PATH, a file of these weights, or pretrained=False for random ones"
+        ) from error
+
+
+def _create_from_file(name: str, path: str | os.PathLike) -> Any:
+    """Builds a model of timm with the weights of a file.
+
+    timm passes over tensors that a file does not have. They are found by the seed: they are equal in both models.
+    """
+    shown = one_line(repr(name), 200)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no such file: {one_line(path)}; pretrained= names a file with weights of {shown}")
+    overlay = {"file": os.fspath(path)}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            untrained = timm.create_model(name, num_classes=0)
+            torch.manual_seed(_SEED)
+            backbone = timm.create_model(name, num_classes=0, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # torch raises almost any error for a damaged file; some advise to load it unsafely
+        detail = f": {one_line(error, 300)}" if "size mismatch" in str(error) else ""
+        raise ValueError(f"{one_line(path)} is damaged, or does not hold weights of {shown}{detail}") from error
+    initial = untrained.state_dict()
+    drawn = {key: tensor for key, tensor in initial.items() if tensor.numel() > 1 and tensor.std() > 0}
+    state = backbone.state_dict()
+    missing = [key for key, tensor in drawn.items() if torch.equal(tensor, state[key])]
+    if missing:
+        raise ValueError(f"{one_line(path)} does not hold weights of {shown}; missing: {listed(missing)}")
     return backbone
 
 
@@ -66,20 +109,6 @@ def checked_name(name: Any) -> str:
         known = f"; it has {', '.join(f'{architecture}.{item}' for item in tags)}" if tags else ""
         raise ValueError(f"timm {timm.__version__} does not have the weights {shown}{known}")
     return name
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any."""
-    close = difflib.get_close_matches(name, list(known), n=2)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-
-
-def check_fields(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ValueError if a keyword is not a field of the configuration, which would be kept without a use."""
-    known = sorted(known)
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{one_line(repr(name), 100)} is not a field of StellarConfig{did_you_mean(name, known)}")
 
 
 def unsupported_parts(backbone: Any) -> list[str]:

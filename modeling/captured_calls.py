@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .graph_capture import Capture, CapturedCall, Function
-from .loading import CAPTURING_HOOK
 from .safe_text import one_line
 
 logger = logging.getLogger(__name__)
@@ -236,9 +235,4 @@ class _State:
         return any(map(attrgetter("requires_grad"), self._plain))
 
     def has_hooks(self) -> bool:
-        # transformers' own hooks stay after hidden states were asked for once; they do nothing in other calls.
-        return any(
-            getattr(hook, "__name__", "") != CAPTURING_HOOK
-            for hooks in filter(None, self._hooks)
-            for hook in hooks.values()
-        )
+        return any(self._hooks)

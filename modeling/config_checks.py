@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .limits import check_limit
 from .safe_paths import path_below, read_bounded
-from .safe_text import one_line
+from .safe_text import did_you_mean, one_line
+
+logger = logging.getLogger(__name__)
 
 MAX_DEPTH = 32  # of lists and objects in each other
 MAX_FLOAT = 3.4e38  # the largest float32
@@ -23,6 +26,16 @@ REFUSED = (
     "quantization_config",
 )
 REFUSED_PREFIXES = ("adapter", "_adapter", "base_model_name_or_path", "offload")
+# Fields that transformers writes or takes beside those of its class, and the options of reading a configuration.
+FIELDS_OF_TRANSFORMERS = (
+    *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "is_decoder", "model_type"),
+    *("name_or_path", "num_labels", "output_attentions", "pruned_heads", "tie_last_hidden_states"),
+    *("tie_word_embeddings", "torch_dtype", "torchscript", "transformers_weights", "use_cache", *REFUSED),
+)
+OPTIONS_OF_READING = (
+    *("cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies", "revision"),
+    *("subfolder", "token", "trust_remote_code", "user_agent"),
+)
 ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -47,6 +60,14 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     if _depth(content) > MAX_DEPTH:
         raise ValueError(f"{name} nests lists and objects more than {MAX_DEPTH} deep")
     return content
+
+
+def is_model_folder(folder: str | os.PathLike) -> bool:
+    """Returns whether a folder has the configuration of a STELLAR model."""
+    try:
+        return read_json_object(os.path.join(folder, "config.json")).get("model_type") == "stellar"
+    except (OSError, ValueError):
+        return False
 
 
 def _depth(content: Any) -> int:
@@ -85,7 +106,7 @@ def check_entries(content: dict[str, Any], cls: Any) -> None:
         content: The configuration, by key.
         cls: Class of the configuration.
     """
-    fields = {field.name for field in dataclasses.fields(cls)}
+    fields = field_names(cls)
     for key in content:
         shown = one_line(repr(key), 100)
         if not isinstance(key, str) or key.startswith("__"):
@@ -110,6 +131,41 @@ def check_entries(content: dict[str, Any], cls: Any) -> None:
         path_below("the model's folder", weights, "transformers_weights")
         if not weights.endswith((".safetensors", ".safetensors.index.json")):
             raise ValueError(f"transformers_weights must name a .safetensors file, got {one_line(repr(weights), 100)}")
+
+
+def unknown_fields(names: Iterable[str], cls: Any) -> list[str]:
+    """Returns the names that are neither fields of a configuration nor such as transformers writes into one.
+
+    Args:
+        names: Names of fields.
+        cls: Class of the configuration.
+    """
+    known = (*field_names(cls), *FIELDS_OF_TRANSFORMERS)
+    return [name for name in names if name not in known and not name.startswith("_")]
+
+
+def field_names(cls: Any) -> list[str]:
+    """Returns the names of a configuration's fields."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def refuse_unknown_fields(names: Iterable[str], cls: Any) -> None:
+    """Raises TypeError for the first keyword that is not a field of a configuration, which would have no effect."""
+    for name in unknown_fields(names, cls):
+        hint = did_you_mean(name, field_names(cls))
+        raise TypeError(f"{cls.__name__} does not have a field {one_line(repr(name), 100)}{hint}")
+
+
+def without_unknown_fields(content: Mapping[str, Any], cls: Any) -> dict[str, Any]:
+    """Returns what a file says, without fields that do not exist: a newer release may have written them.
+
+    They are logged as a warning, because a field with a typo has no effect.
+    """
+    unknown = unknown_fields(content, cls)
+    for name in unknown:
+        hint = did_you_mean(name, field_names(cls))
+        logger.warning("the configuration has a field that does not exist, %s%s", one_line(repr(name), 100), hint)
+    return {name: value for name, value in content.items() if name not in unknown}
 
 
 def check_sizes(config: Any) -> None:

@@ -14,11 +14,15 @@ from .config_checks import (
     FLOATS,
     LAYERS,
     MAX_FLOAT,
+    OPTIONS_OF_READING,
     check_code_map,
     check_entries,
     check_sizes,
     read_json_object,
+    refuse_unknown_fields,
+    without_unknown_fields,
 )
+from .input_checks import nearest_multiples
 from .limits import check_limit
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_paths import regular_file
@@ -108,6 +112,7 @@ class StellarConfig(PreTrainedConfig):
         sop_teacher_temp: Temperature of the teacher's.
 
     Raises:
+        TypeError: if a field does not exist.
         StrictDataclassFieldValidationError: if a value has the wrong type.
         StrictDataclassClassValidationError: if values do not fit each other.
         ValueError: if the configuration read is of another model type.
@@ -188,6 +193,7 @@ class StellarConfig(PreTrainedConfig):
     sop_teacher_temp: float | int = 0.04
 
     def __post_init__(self, **kwargs: Any) -> None:
+        refuse_unknown_fields(kwargs, type(self))
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         if self.decoder_intermediate_size is None:
@@ -199,10 +205,11 @@ class StellarConfig(PreTrainedConfig):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Loads a configuration by name ("stellar-tiny"), from a folder, or from a Hub repository.
 
-        A folder of the same name is preferred.
+        A folder of the same name is preferred. Keywords change fields, as in `num_sparse_tokens=8`.
 
         Raises:
             OSError: if the configuration is not found.
+            TypeError: if a keyword is neither a field nor an option.
             ValueError: if the file cannot be used; the message is one line with the key, the value and what is allowed.
         """
         fields = published_config(pretrained_model_name_or_path)
@@ -235,9 +242,14 @@ class StellarConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """Builds a configuration from a dictionary.
+        """Builds a configuration from a dictionary; fields that do not exist are passed over with a warning.
+
+        Args:
+            config_dict: Fields by name, such as those of a file.
+            **kwargs: Fields to change.
 
         Raises:
+            TypeError: if a keyword is neither a field nor an option of reading.
             ValueError: if the dictionary is the configuration of another model type, or has a wrong value.
         """
         model_type = config_dict.get("model_type", cls.model_type)
@@ -252,12 +264,23 @@ class StellarConfig(PreTrainedConfig):
                 f"load one of its models by name, {one_line(', '.join(sorted(map(str, config_dict['models']))))}"
             )
         check_entries(config_dict, cls)
+        returns_unused = kwargs.pop("return_unused_kwargs", False)
+        known = without_unknown_fields(config_dict, cls)
         try:
-            return super().from_dict(config_dict, **kwargs)
+            config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
         except StrictDataclassError as error:
             raise ValueError(one_line(error.__cause__ or error)) from error
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"it cannot be used: {one_line(error)}") from error
+        if returns_unused:
+            return config, unused  # type: ignore[return-value]  # as in transformers
+        refuse_unknown_fields((name for name in unused if name not in OPTIONS_OF_READING), cls)
+        return config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Self:
+        """Builds a configuration from a file, as `from_dict` does from its content."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def validate_positive_sizes(self) -> None:
         """Raises ValueError unless counts, sizes, temperatures and epsilons are positive and within the limits."""
@@ -290,7 +313,10 @@ class StellarConfig(PreTrainedConfig):
                 f"got {self.hidden_size}"
             )
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}")
+            nearest = " or ".join(map(str, nearest_multiples(self.image_size, self.patch_size)))
+            raise ValueError(
+                f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}: use {nearest}"
+            )
 
     def validate_decoder(self) -> None:
         """Raises ValueError unless the sizes of decoder and tokenizer fit each other."""

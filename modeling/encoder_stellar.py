@@ -107,13 +107,20 @@ class StellarEncoder(VisionTransformer):
         tokens = torch.cat([cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + positions
         return torch.cat([tokens, self.sparse_tokens.expand(batch_size, -1, -1)], dim=1)
 
-    def run_blocks(self, tokens: Tensor) -> Tensor:
-        """Runs all blocks and the final norm over a sequence `(B, tokens, d)`, with checkpointing if it is on."""
+    def run_blocks(self, tokens: Tensor, hidden_states: list[Tensor] | None = None) -> Tensor:
+        """Runs all blocks and the final norm over a sequence `(B, tokens, d)`, with checkpointing if it is on.
+
+        The inputs of the blocks and the output of the last one are appended to `hidden_states`.
+        """
         for block in self.blocks:
+            if hidden_states is not None:
+                hidden_states.append(tokens)
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens)
             else:
                 tokens = block(tokens)
+        if hidden_states is not None:
+            hidden_states.append(tokens)
         return self.norm(tokens)
 
     def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,22 +136,28 @@ class StellarEncoder(VisionTransformer):
         wanted: Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
+        hidden_states: bool = False,
     ) -> tuple[Any, ...]:
         """Encodes normalized images; with `wanted` it returns the sequences after some blocks.
 
-        Both are here, because hooks, such as those that fetch offloaded weights, run around `forward` alone.
+        All are here, because hooks, such as those that fetch offloaded weights, run around `forward` alone.
 
         Args:
             pixel_values: Normalized images, `(B, 3, H, W)`.
             wanted: Numbers of the blocks whose outputs are kept, ascending; None for the usual output.
             norm: Whether to apply the final norm to each output that is kept.
             stop_early: Whether to stop after the last wanted block.
+            hidden_states: Whether to return the input of each block and the output of the last one as well.
 
         Returns:
-            Cls `(B, 1, d)`, patches `(B, n, d)` and sparse tokens `(B, r, d)`. With `wanted` a pair: the sequence after
-            the final norm, or None if not all blocks ran, and the list of kept sequences, each `(B, 1 + n + r, d)`.
+            Cls `(B, 1, d)`, patches `(B, n, d)` and sparse tokens `(B, r, d)`. With `hidden_states` also a tuple of
+            sequences `(B, 1 + n + r, d)`, one more than there are blocks. With `wanted` a pair: the sequence after the
+            final norm, or None if not all blocks ran, and the list of kept sequences, each `(B, 1 + n + r, d)`.
         """
         tokens = self.embed(pixel_values)
+        if hidden_states:
+            states: list[Tensor] = []
+            return *self.split(self.run_blocks(tokens, states)), tuple(states)
         if wanted is None:
             return self.split(self.run_blocks(tokens))
         collected: list[Tensor] = []

@@ -16,16 +16,24 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
-from .config_checks import read_json_object
+from .config_checks import is_model_folder, read_json_object
 from .configuration_stellar import StellarConfig
 from .image_fitting import FitSettings, read_fitted
 from .image_geometry import Fit, ImageGeometry
 from .image_loading import ImageInput, load_reduced, load_rgb, own_name
-from .image_settings import KEYS_OF_FILES, OPTIONS_OF_LOADING, check_sizes, refuse_unknown, with_image_size
+from .image_settings import (
+    KEYS_OF_FILES,
+    OPTIONS_OF_LOADING,
+    check_sizes,
+    check_values,
+    refuse_unknown,
+    with_image_size,
+)
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_text import one_line
 
+OPTIONS_OF_AUTO_CLASSES = ("_commit_hash", "_from_auto", "_from_pipeline")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 logger = logging.getLogger(__name__)
@@ -89,7 +97,7 @@ class StellarImageProcessor(TorchvisionBackend):
     do_resize = True  # trf-ignore: TRF016
     do_center_crop = True  # trf-ignore: TRF016
     do_rescale = True
-    do_normalize = False
+    do_normalize = False  # trf-ignore: TRF016  # another value is refused
     do_convert_rgb = True
     fit: Fit = "crop"
     patch_size = 16
@@ -106,17 +114,19 @@ class StellarImageProcessor(TorchvisionBackend):
 
         Raises:
             TypeError: if a setting does not exist.
-            ValueError: if sizes do not fit together.
+            ValueError: if a value is not allowed, or sizes do not fit together.
         """
-        refuse_unknown(kwargs, (*KEYS_OF_FILES, *_settings()))
-        super().__init__(**with_image_size(kwargs))
+        refuse_unknown(kwargs, _settings(), KEYS_OF_FILES)
+        passed = (*_settings(), "auto_map")  # with it, a saved processor says where its code is
+        given = {key: value for key, value in kwargs.items() if value is not None and key in passed}
+        super().__init__(**with_image_size(given))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Loads a processor by the model's name ("stellar-b16"), from a folder, or from a Hub repository.
 
-        A folder of the same name is preferred. The published original files have no processor: it is then built from
-        the model's size.
+        A folder of the same name is preferred. The published original files and the checkpoints of a training run have
+        no processor: it is then built from the model's size.
 
         Args:
             pretrained_model_name_or_path: Name of a model, a folder, or a repository id.
@@ -126,22 +136,21 @@ class StellarImageProcessor(TorchvisionBackend):
         Raises:
             OSError: if there is no such processor.
             TypeError: if a setting does not exist.
-            ValueError: if sizes do not fit together.
+            ValueError: if a value is not allowed, or sizes do not fit together.
         """
         if not kwargs.get("return_unused_kwargs"):
-            refuse_unknown(kwargs, (*OPTIONS_OF_LOADING, *_settings()))
-        kwargs = with_image_size(
-            {key: kwargs[key] for key in kwargs if key not in ("dtype", "torch_dtype")}
-        )  # a model's
-        if published_config(pretrained_model_name_or_path) is not None:
-            derived = cls.from_config(StellarConfig.from_pretrained(pretrained_model_name_or_path))
+            refuse_unknown(kwargs, _settings(), (*OPTIONS_OF_LOADING, *OPTIONS_OF_AUTO_CLASSES))
+        of_models = ("dtype", "torch_dtype")
+        kwargs = with_image_size({key: value for key, value in kwargs.items() if key not in of_models})
+        name = resolve_pretrained(pretrained_model_name_or_path)
+        folder = Path(name, kwargs.get("subfolder") or "")
+        files = [folder / file for file in PROCESSOR_FILES if (folder / file).exists()]
+        if published_config(name) is not None or (not files and is_model_folder(folder)):
+            derived = cls.from_config(StellarConfig.from_pretrained(folder if folder.exists() else name))
             # A dictionary drops keywords that are not settings, such as `token`; the processor must not keep them.
             return cls.from_dict(derived.to_dict(), **kwargs)
-        name = resolve_pretrained(pretrained_model_name_or_path)
-        for file in PROCESSOR_FILES:
-            path = Path(name, kwargs.get("subfolder") or "", file)
-            if path.exists():
-                read_json_object(path)
+        for path in files:
+            read_json_object(path)
         try:
             return super().from_pretrained(name, **kwargs)
         except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -149,15 +158,23 @@ class StellarImageProcessor(TorchvisionBackend):
             raise ValueError(f"the processor of {one_line(name)}: {reason}") from error
 
     @classmethod
-    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Makes a processor from the settings in a file; settings that do not exist are passed over with a warning."""
         known = (*KEYS_OF_FILES, *_settings())
-        unknown = [key for key in image_processor_dict if key not in known]
-        if unknown:
-            logger.warning(f"the processor's file has settings that do not exist: {one_line(', '.join(unknown))}")
+        unknown = [repr(key) for key in image_processor_dict if key not in known]
+        if unknown:  # perhaps of a newer release
+            logger.warning(
+                "the processor's file has settings that do not exist and are passed over: %s",
+                one_line(", ".join(unknown)),
+            )
         return super().from_dict(
             {key: image_processor_dict[key] for key in image_processor_dict if key in known}, **kwargs
         )
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Self:
+        """Makes a processor from a file; settings that do not exist are passed over with a warning."""
+        return cls.from_dict(read_json_object(json_file))
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Self:
@@ -192,10 +209,17 @@ class StellarImageProcessor(TorchvisionBackend):
 
         Raises:
             FileNotFoundError: if a path does not exist.
-            TypeError: if an item is not an image, or its values have a wrong type.
+            TypeError: if an item is not an image, its values have a wrong type, or a setting does not exist.
             ValueError: if an image cannot be read (it is named), values are out of range, or settings do not fit.
         """
-        return super().__call__(images, **with_image_size(kwargs))  # type: ignore[arg-type]  # it takes paths too
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(self, images: ImageInput | Sequence[ImageInput], *args: Any, **kwargs: Any) -> BatchFeature:
+        """Prepares images as a call of the processor does."""
+        refuse_unknown(kwargs, _settings())
+        check_values(kwargs)  # before transformers does, in errors of several lines
+        changed = {key: value for key, value in with_image_size(kwargs).items() if value is not None}
+        return super().preprocess(images, *args, **changed)
 
     def fetch_images(self, images: Any) -> Any:
         """Returns the images unchanged, because `process_image` opens paths."""
@@ -245,10 +269,6 @@ class StellarImageProcessor(TorchvisionBackend):
         crop = setting["crop_size"]
         output: tuple[int, int] | None = (int(crop["height"]), int(crop["width"]))
         if setting["fit"] == "crop" and not setting["do_center_crop"]:
-            if setting["do_resize"]:
-                raise ValueError(
-                    'do_center_crop=False needs do_resize=False; to keep the whole image, use fit="aspect"'
-                )
             output = None
         return FitSettings(
             fit=setting["fit"],
@@ -260,27 +280,20 @@ class StellarImageProcessor(TorchvisionBackend):
         )
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        check_values(kwargs)
+        kwargs |= {"resample": type(self).resample, "device": None}  # one spelling, which JSON has
         kwargs = super()._standardize_kwargs(**kwargs)
         check_sizes(kwargs)
         return kwargs
-
-    def _validate_preprocess_kwargs(self, **kwargs: Any) -> None:
-        if not 0 <= kwargs["fill_value"] <= 1:
-            raise ValueError(f"fill_value must be in [0, 1], got {kwargs['fill_value']}")
-        # `_preprocess` refuses normalization, but the base class would first ask for a mean.
-        super()._validate_preprocess_kwargs(**(kwargs | {"do_normalize": False}))
 
     def _preprocess(
         self,
         images: list[tuple[Tensor, ImageGeometry]],
         do_rescale: bool,
-        do_normalize: bool,
         return_geometry: bool,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        if do_normalize:
-            raise ValueError("do_normalize must be False, because the model normalizes inside")
         fitted, plans = [image.cpu() for image, _ in images], [plan for _, plan in images]
         if do_rescale:
             fitted = [image.float() / 255 if image.dtype == torch.uint8 else image for image in fitted]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -13,14 +14,14 @@ from torch import nn
 from transformers.utils import cached_file, is_peft_available
 
 from .safe_paths import regular_file
-from .safe_text import one_line
+from .safe_text import did_you_mean, one_line
 from .weight_files import DTYPES, check_folder, check_headers, check_index, headers_of, read_headers
 
 TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 # They change torch and transformers for all threads while a model is built. Our models need none of them: a model is
 # built in torch's default dtype and converted while it is still on the meta device.
 GLOBAL_CONTEXTS = ("local_torch_dtype", "no_tie_weights", "meta_device_safe_creation_ops")
-CAPTURING_HOOK = "output_capturing_hook"  # name of the function by which transformers collects hidden states
+DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -93,11 +94,15 @@ def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> Non
         options: Keywords of `from_pretrained`.
 
     Raises:
+        OSError: if it is the folder of a training run, whose model is in a folder in it.
         ValueError: if an index names files elsewhere, or there is an adapter to another model.
     """
     if name is None:
         return
-    check_folder(Path(name, options.get("subfolder") or ""))
+    folder = Path(name, options.get("subfolder") or "")
+    check_folder(folder)
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        raise OSError(f"{one_line(folder)} is the folder of a training run: load {one_line(folder / 'model')}")
     if Path(name).exists() or not is_peft_available():
         return
     # For a repository with an adapter, transformers would load the model that the adapter names.
@@ -137,19 +142,41 @@ def check_before_loading(model: nn.Module, state_dict: Any, files: list[str] | N
         headers = read_headers(file for file in files or () if str(file).endswith(".safetensors"))
     if headers:
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        expected = set(model.state_dict())
+        found = {name for key in headers for name in (key, prefix + key, key.removeprefix(prefix)) if name in expected}
+        if now.strict and any(name.endswith("encoder.sparse_tokens") for name in found):
+            refuse_missing_decoder(expected, expected - found, now.name)
         check_headers(headers, model.state_dict(), prefix, f"the weights of {now.name}", now.strict)
 
 
-def remove_capturing_hooks(model: Any) -> None:
-    """Removes transformers' hooks that collect hidden states: they can be neither pickled nor sent to a process.
+def refuse_missing_decoder(expected: Iterable[str], missing: Iterable[str], name: str) -> None:
+    """Raises ValueError, instead of listing the tensors, if weights lack all of the decoder that a model has.
 
-    They are installed again when hidden states are asked for.
+    Args:
+        expected: Names of the model's tensors.
+        missing: Names of those that the weights do not have.
+        name: What is loaded, as errors name it.
     """
-    for module in model.modules():
-        for number, hook in list(module._forward_hooks.items()):
-            if getattr(hook, "__name__", "") == CAPTURING_HOOK:
-                del module._forward_hooks[number]
-    model._output_capturing_hooks_installed = False
+    decoding = {key for key in expected if re.match("|".join(DECODING_KEYS), key)}
+    if decoding and decoding <= set(missing):
+        raise ValueError(
+            f"{name} has no decoder: load it with decoder=False for features alone. To decode, load a checkpoint that "
+            "has a decoder, or convert the original file again and keep it"
+        )
+
+
+def refuse_keyword(error: TypeError, keywords: Iterable[str], fields: Iterable[str]) -> None:
+    """Raises TypeError in the words of `from_pretrained` if an error is about a keyword that a model does not take.
+
+    Args:
+        error: Error of building the model.
+        keywords: Keywords of `from_pretrained`.
+        fields: Fields of the configuration, which are keywords too.
+    """
+    found = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if found and found[1] in keywords:
+        hint = did_you_mean(found[1], fields) or "; it takes options of transformers and fields of the configuration"
+        raise TypeError(f"from_pretrained got an unexpected keyword argument {found[1]!r}{hint}") from error
 
 
 def execution_device(model: nn.Module) -> torch.device | None:

@@ -12,24 +12,21 @@ import torch
 from torch import Tensor
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
 
-from .backbones import backbone_fields, backbone_weights, check_fields, load_backbone
+from .backbones import backbone_fields, backbone_weights, load_backbone
+from .config_checks import refuse_unknown_fields
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
-from .encoder_stellar import (
-    StellarEncoder,
-    format_intermediates,
-    normalize_pixels,
-    take_indices,
-)
+from .encoder_stellar import StellarEncoder
 from .factorization import StellarLocalization
 from .inference_optimization import BATCH_SIZES, MAX_SECONDS, optimize
 from .inference_report import OptimizationReport
 from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size, unpack_encoding
+from .intermediates_stellar import StellarIntermediatesModel
+from .loading import DECODING_KEYS
 from .maskgit_vqgan import MaskGitVQGANDecoder
-from .modeling_stellar_base import DECODING_KEYS, PRETRAINING_KEYS, StellarPreTrainedModel
-from .outputs import StellarEncoderOutput, StellarEncoding, StellarModelOutput
+from .modeling_stellar_base import PRETRAINING_KEYS
+from .outputs import StellarEncoding, StellarModelOutput
 from .pretrained_names import ExtractedBatch, extract_features
 from .tensor_calls import TensorCalls
 
@@ -37,7 +34,7 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
 
-class StellarModel(TensorCalls, StellarPreTrainedModel):
+class StellarModel(TensorCalls, StellarIntermediatesModel):
     """A model that encodes images to `(S, L)` and decodes them back.
 
     Args:
@@ -100,11 +97,10 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
 
         Raises:
             FileNotFoundError: if the path does not exist.
-            TypeError: if the name is not a string, such as a model itself.
-            ValueError: if timm does not know the name, the encoder cannot represent the ViT, or a field is unknown; it
-                says why.
+            TypeError: if the name is not a string, such as a model itself, or a field does not exist.
+            ValueError: if timm does not know the name, or the encoder cannot represent the ViT; it says why.
         """
-        check_fields(config_fields, StellarConfig.__dataclass_fields__)
+        refuse_unknown_fields(config_fields, StellarConfig)  # before the weights are fetched
         backbone = load_backbone(name, pretrained)
         fields = {"use_tokenizer": False, "num_sparse_tokens": num_sparse_tokens, **backbone_fields(backbone)}
         model = cls(StellarConfig(**(fields | config_fields)))
@@ -139,16 +135,6 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
         check_image_shape(torch.empty(shape, device="meta"), self.patch_size, self.config.num_channels)
         return height // self.patch_size, width // self.patch_size
 
-    @capture_outputs(tie_last_hidden_states=False)
-    def _encode_tokens(self, pixel_values: Tensor, **kwargs: Unpack[TransformersKwargs]) -> StellarEncoderOutput:
-        # Hidden states are captured here and not in `forward`, which may also run the decoder's blocks.
-        cls_token, patches, sparse = self.encoder(self._normalize(pixel_values))
-        return StellarEncoderOutput(last_hidden_state=sparse, patch_features=patches, cls_token=cls_token[:, 0])
-
-    def _normalize(self, pixel_values: Tensor) -> Tensor:
-        check_pixel_values(pixel_values, self.patch_size, self.config.num_channels)
-        return normalize_pixels(pixel_values, self.encoder.pos_embed.dtype)
-
     if TYPE_CHECKING:
 
         def __call__(
@@ -182,9 +168,14 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
                 "output_attentions must be False, because fused attention does not compute the maps; "
                 "`localization` says where each token is"
             )
-        tokens = self._encode_tokens(pixel_values, **(kwargs | {"return_dict": True}))
-        semantics = tokens.last_hidden_state
-        localization = self.localization(tokens.patch_features, semantics)
+        normalized = self._normalize(pixel_values)
+        hidden_states: tuple[Tensor, ...] | None = None
+        # Not through transformers' `capture_outputs`: its hooks stay in the blocks, which then cannot be pickled.
+        if kwargs.get("output_hidden_states", self.config.output_hidden_states):
+            cls_token, patches, semantics, hidden_states = self.encoder(normalized, hidden_states=True)
+        else:
+            cls_token, patches, semantics = self.encoder(normalized)
+        localization = self.localization(patches, semantics)
         reconstruction = None
         if output_reconstruction:
             grid_size = self.grid_size(*pixel_values.shape[-2:])
@@ -193,10 +184,10 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
             last_hidden_state=semantics,
             pooler_output=semantics.mean(dim=1),
             localization=localization,
-            patch_features=tokens.patch_features,
-            cls_token=tokens.cls_token,
+            patch_features=patches,
+            cls_token=cls_token[:, 0],
             reconstruction=reconstruction,
-            hidden_states=tokens.hidden_states,
+            hidden_states=hidden_states,
         )
 
     def encode(self, pixel_values: Tensor) -> StellarEncoding:
@@ -245,12 +236,15 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
             ValueError: if the model cannot decode, if shapes do not fit, or if `grid_size` is not the encoding's grid.
         """
         if self.decoder is None:
-            raise ValueError("this model has no decoder: load a checkpoint that has one, without decoder=False")
+            raise ValueError(
+                "this model has no decoder: it gives features alone. To decode, load a checkpoint that has one, and do "
+                "not pass decoder=False"
+            )
         if not self.can_decode:
             raise ValueError(
-                "this model has no tokenizer, which turns codes into pixels: convert the original checkpoint again "
-                "with vqgan=, the weights of the MaskGIT-VQGAN (maskgit-vqgan-imagenet-f16-256.bin). A model of "
-                "from_backbone decodes with reconstruction_head='pixel'"
+                "this model has no tokenizer, which turns codes into pixels. If it is an original checkpoint, load or "
+                "convert that with vqgan='maskgit-vqgan-imagenet-f16-256.bin', the weights of the MaskGIT-VQGAN. If it "
+                "is of from_backbone, pass reconstruction_head='pixel' there, and train it"
             )
         sparse, maps, grid_size = unpack_encoding(semantics, localization, grid_size)
         check_encoding(sparse, maps, self.config.num_sparse_tokens, self.config.hidden_size)
@@ -329,7 +323,7 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
         Args:
             source: A folder, a list (.txt), tar archives, a table, or a list of images.
             outputs: Names of the features: "S", "L", "pooled", "cls" and "patches".
-            **options: `batch_size`, `num_workers`, `processor`, `precision` and `dtype`, as for
+            **options: `batch_size`, `num_workers`, `processor`, `precision`, `dtype` and `decoder`, as for
                 `stellar_hub.features.extract_features`.
 
         Yields:
@@ -342,47 +336,6 @@ class StellarModel(TensorCalls, StellarPreTrainedModel):
             ValueError: if the source has no images, or an option does not fit.
         """
         return extract_features(self, source, outputs, **options)
-
-    def forward_intermediates(
-        self,
-        pixel_values: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Returns patch features of chosen encoder blocks, with timm's signature.
-
-        Args:
-            pixel_values: RGB in [0, 1], `(B, 3, H, W)`.
-            indices: Blocks to return: an integer `n` means the last `n`, a list means these blocks, None means all.
-            return_prefix_tokens: Whether to pair each map with its cls token, `(B, 1, d)`.
-            norm: Whether to apply the final norm to each map.
-            stop_early: Whether to skip the blocks after the last chosen one; needs `intermediates_only`.
-            output_fmt: Format of a map: "NCHW" is `(B, d, h, w)`, "NLC" is `(B, n, d)`.
-            intermediates_only: Whether to return the list alone.
-
-        Returns:
-            The list of maps. Without `intermediates_only` a pair: the sequence after the final norm,
-            `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens, and the list.
-
-        Raises:
-            ValueError: if a block does not exist, or options do not fit each other.
-        """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', got {output_fmt!r}")
-        if stop_early and not intermediates_only:
-            raise ValueError("stop_early=True needs intermediates_only=True, because the final blocks do not run")
-        wanted = take_indices(len(self.encoder.blocks), indices)
-        normalized = self._normalize(pixel_values)
-        grid = self.grid_size(*pixel_values.shape[-2:])
-        tokens, collected = self.encoder(normalized, wanted, norm=norm, stop_early=stop_early)
-        intermediates = format_intermediates(
-            [self.encoder.split(item) for item in collected], grid, output_fmt, return_prefix_tokens
-        )
-        return intermediates if intermediates_only else (tokens, intermediates)
 
 
 __all__ = ["StellarModel"]

@@ -4,21 +4,20 @@
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
 import torch
 from safetensors import SafetensorError
 from timm.layers import LayerScale
-from timm.models.vision_transformer import Block
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .atomic_write import errors_name
+from .card_files import carry_card
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
@@ -32,7 +31,8 @@ from .loading import (
     is_set,
     loading,
     local_contexts,
-    remove_capturing_hooks,
+    refuse_keyword,
+    refuse_missing_decoder,
     without_load_report,
 )
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
@@ -45,13 +45,14 @@ from .weight_files import check_finite, problems_by_kind
 
 logger = logging.getLogger(__name__)
 
+Metrics: TypeAlias = Mapping[str, float]  # here, because the class has a method `float`
+
 PRETRAINING_KEYS = [
     r"^clustering_head\.",
     r"^cls_clustering_head\.",
     r"^teacher\.",
     r"^tokenizer_encoder\.",
 ]
-DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
 
 
 def _success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
@@ -76,11 +77,11 @@ class StellarPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules = ["Block", "ResidualBlock"]
+    _no_split_modules = ["Block", "ResidualBlock"]  # trf-ignore: TRF022  # Block is timm's
     _keep_in_fp32_modules_strict = ["position_code"]
-    _can_record_outputs = {"hidden_states": Block}
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
+    _card_folder: str | None = None  # the folder that the model was loaded from; it is in no file
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +105,18 @@ class StellarPreTrainedModel(PreTrainedModel):
 
         def cuda(self, *args: Any, **kwargs: Any) -> Self:
             """Moves the model to a GPU."""
+
+        def cpu(self) -> Self:
+            """Moves the model to the CPU."""
+
+        def float(self) -> Self:
+            """Converts the model to float32."""
+
+        def half(self) -> Self:
+            """Converts the model to float16."""
+
+        def bfloat16(self) -> Self:
+            """Converts the model to bfloat16."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -153,10 +166,6 @@ class StellarPreTrainedModel(PreTrainedModel):
         check_before_loading(model, state_dict, checkpoint_files, load_config)
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        remove_capturing_hooks(self)
-        return dict(super().__getstate__())
-
     @overload
     @classmethod
     def from_pretrained(
@@ -203,10 +212,11 @@ class StellarPreTrainedModel(PreTrainedModel):
             **kwargs: Options of `transformers.PreTrainedModel.from_pretrained`: `dtype` (the default is float32 for
                 published names), `device_map`, `revision`, `token`, `cache_dir`, `local_files_only`, ... For original
                 files also `vqgan`, `num_attention_heads` and `decoder_num_attention_heads`, as for
-                `stellar_hub.conversion.load_original`.
+                `stellar_hub.conversion.load_original`. Fields of the configuration change it.
 
         Raises:
             OSError: if the checkpoint is not found.
+            TypeError: if a keyword is neither an option nor a field of the configuration.
             ValueError: if a file is damaged, or tensors are missing, unexpected, have the wrong shape or type, or are
                 NaN or infinite; it names them. Also if a file leads out of the model's folder.
         """
@@ -215,6 +225,8 @@ class StellarPreTrainedModel(PreTrainedModel):
         if original is not None:
             config, state_dict, kwargs = original
             name, decoder = None, None
+            for field in [key for key in kwargs if key in config.__dataclass_fields__ and key != "dtype"]:
+                setattr(config, field, kwargs.pop(field))
             kwargs = {"dtype": torch.float32} | kwargs | {"config": config, "state_dict": state_dict}
         elif name is not None and os.path.isfile(name):
             raise OSError(f"{name} is a file, but not a checkpoint: pass the folder of the model")
@@ -231,10 +243,15 @@ class StellarPreTrainedModel(PreTrainedModel):
                 loaded: Any = super().from_pretrained(
                     readable, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
+        except TypeError as error:
+            refuse_keyword(error, kwargs, StellarConfig.__dataclass_fields__)
+            raise
         except SafetensorError as error:
             raise ValueError(f"the weights of {subject} are damaged or cut short: {one_line(error)}") from error
         model, info = loaded
         model.config.name_or_path = str(pretrained_model_name_or_path or "")
+        if name is not None and os.path.isdir(name):
+            model._card_folder = os.path.abspath(os.path.join(name, kwargs.get("subfolder") or ""))
         cls._check_loading(model, info, subject, tolerate_shapes)
         state = model.state_dict()
         check_finite(state, f"the weights of {subject}")
@@ -257,6 +274,8 @@ class StellarPreTrainedModel(PreTrainedModel):
     @classmethod
     def _check_loading(cls, model: PreTrainedModel, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:
         missing = sorted(info["missing_keys"])
+        if not info["mismatched_keys"] and not info["unexpected_keys"]:
+            refuse_missing_decoder(model.state_dict(), missing, name)
         shapes = [] if tolerate_shapes else sorted(info["mismatched_keys"])
         problems = problems_by_kind(
             {
@@ -266,11 +285,7 @@ class StellarPreTrainedModel(PreTrainedModel):
             }
         )
         if problems:
-            decoding = sorted(key for key in model.state_dict() if re.match("|".join(DECODING_KEYS), key))
-            hint = ""
-            if decoding and missing == decoding:
-                hint = ". The checkpoint has only the encoder: load it with decoder=False"
-            raise ValueError(f"the weights of {name} do not fit the model: {problems}{hint}")
+            raise ValueError(f"the weights of {name} do not fit the model: {problems}")
 
     def save_pretrained(
         self,
@@ -279,7 +294,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         license: str | None = None,
         name: str | None = None,
         base_model: str | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Metrics | None = None,
         **kwargs: Any,
     ) -> None:
         """Saves weights (safetensors), configuration, image processor, code and model card.
@@ -287,7 +302,8 @@ class StellarPreTrainedModel(PreTrainedModel):
         The files replace those of the folder when all of them are written; if the disk is full, the folder stays as it
         was. Weights of an earlier model are removed. If the folder has a processor for this model's image and patch
         size, it is kept. A card is kept too: only the sections and the lines of its head that this library wrote are
-        renewed.
+        renewed. Into a folder without a card goes that of the folder that the model was loaded from, with the images
+        that it shows.
 
         Args:
             save_directory: Folder to write to; it is created if it does not exist.
@@ -315,6 +331,8 @@ class StellarPreTrainedModel(PreTrainedModel):
         if not keeps_processor(folder, before, sizes_in(folder)):
             with errors_name(folder / PROCESSOR):
                 StellarImageProcessor.from_config(self.config).save_pretrained(folder)
+        if self._card_folder is not None and not (folder / "README.md").exists():
+            carry_card(self._card_folder, folder)
         write_card(folder, self.config, name=name, license=license, base_model=base_model, metrics=metrics)
 
     def push_to_hub(

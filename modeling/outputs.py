@@ -255,20 +255,11 @@ class StellarModelOutput(ModelOutput):
             `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens. None unless `output_hidden_states=True`.
     """
 
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    localization: Tensor | None = None
-    patch_features: Tensor | None = None
-    cls_token: Tensor | None = None
+    # `forward` fills these five; transformers' outputs need a default for each field after the first.
+    last_hidden_state: Tensor = None  # type: ignore[assignment]
+    pooler_output: Tensor = None  # type: ignore[assignment]
+    localization: Tensor = None  # type: ignore[assignment]
+    patch_features: Tensor = None  # type: ignore[assignment]
+    cls_token: Tensor = None  # type: ignore[assignment]
     reconstruction: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class StellarEncoderOutput(ModelOutput):
-    """Tokens of the encoder after its final norm, before the factorization; the fields of [`StellarModelOutput`]."""
-
-    last_hidden_state: Tensor | None = None
-    patch_features: Tensor | None = None
-    cls_token: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None

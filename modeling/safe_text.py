@@ -1,7 +1,9 @@
 """Text that comes from elsewhere (names in archives, configurations, addresses), made safe to show and to store."""
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 MAX_SHOWN = 500  # characters
 
@@ -43,6 +45,12 @@ def mask_secrets(text: str) -> str:
     `https://me:secret@host/a.tar?signature=abc` becomes `https://***@host/a.tar?***`.
     """
     return _QUERY.sub(r"\g<address>?***\g<end>", _USER.sub(r"\g<scheme>***@", text))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any."""
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def _is_unsafe(character: str) -> bool:

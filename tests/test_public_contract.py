@@ -21,7 +21,9 @@ from stellar_hub.modeling import (
     StellarModel,
     StellarPreTrainedModel,
 )
+from stellar_hub.modeling.intermediates_stellar import StellarIntermediatesModel
 
+MODEL_BASES = (StellarIntermediatesModel, StellarPreTrainedModel)
 PINNED = Path(__file__).parent / "data" / "public_contract.json"
 
 
@@ -41,7 +43,7 @@ def command_line() -> dict[str, list[str]]:
 
 def members() -> dict[str, list[str]]:
     """What our classes add to those of transformers."""
-    classes = {StellarEncoding: (), StellarImageProcessor: (), StellarModel: (StellarPreTrainedModel,)}
+    classes = {StellarEncoding: (), StellarImageProcessor: (), StellarModel: MODEL_BASES}
     return {
         cls.__name__: sorted({name for each in (cls, *bases) for name in vars(each) if not name.startswith("_")})
         for cls, bases in classes.items()

@@ -209,7 +209,10 @@ def _cache_plan(
 ) -> Manifest:
     """Returns the plan of a store whose batches are those of an evaluation without a cache."""
     shard_rows = run.batch_size * max(1, SHARD_ROWS // run.batch_size)
-    options = ExtractionOptions(dtype="float32", batch_size=run.batch_size, shard_rows=shard_rows)
+    # In float32 and decoded by Pillow on every device: these numbers are compared with published ones.
+    options = ExtractionOptions(
+        dtype="float32", precision="float32", batch_size=run.batch_size, shard_rows=shard_rows, decoder="pillow"
+    )
     more = {"device": backbone.device.type, "view": None if view is None else view.facts()}
     return make_plan(backbone, images, options, outputs=names, more=more)  # type: ignore[arg-type]  # it has no stamps
 

@@ -134,7 +134,7 @@ def _mismatches(store: FeatureStore, backbone: Backbone) -> list[str]:
     reasons = []
     if backbone.describe_model()["weights_sha256"] != store.manifest.model["weights_sha256"]:
         reasons.append(f"it has the features of {store.manifest.model['name']} with other weights")
-    if backbone.describe_preprocessing()["id"] != store.manifest.preprocessing["id"]:
+    if backbone.describe_preprocessing()["id"] != store.manifest.fit_id:
         reasons.append("its images were fitted in another way")
     return reasons
 

@@ -1,6 +1,7 @@
 """From prepared batches to features: mixed precision, and smaller batches where memory does not suffice."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import compress
@@ -10,16 +11,39 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from stellar_hub.features.backbones.backbone import Backbone
+from stellar_hub.features.host_copies import Fetched, HostCopies
 from stellar_hub.features.preparation import PreparedBatch
 from stellar_hub.features.rows import FeatureBatch, ImageRecord
 
+AUTO = "auto"
 PRECISIONS = ("float32", "float16", "bfloat16")
+_FINITE = "/finite"  # with the features on their way to the host; no feature has this name
+_BATCHES_AHEAD = 2  # that a GPU has been given when the features of a batch are fetched
 
 
-def check_precision(precision: str) -> None:
-    """Raises ValueError unless a precision exists."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+def check_precision(precision: str, *more: str) -> None:
+    """Raises ValueError unless a precision exists, or is one of some more names."""
+    if precision not in (*more, *PRECISIONS):
+        raise ValueError(f"precision must be one of {', '.join((*more, *PRECISIONS))}, got {precision!r}")
+
+
+def choose_precision(precision: str, backbone: Backbone) -> str:
+    """Returns a precision, and for "auto" the one that suits a backbone.
+
+    That is "bfloat16" for float32 weights on a GPU that computes in bfloat16, and else "float32", the backbone's own
+    dtype.
+    """
+    check_precision(precision, AUTO)
+    if precision != AUTO:
+        return precision
+    own = next((parameter.dtype for parameter in backbone.network.parameters()), None)
+    return precision_on(backbone.device) if own == torch.float32 else "float32"
+
+
+def precision_on(device: torch.device) -> str:
+    """Returns the precision that "auto" is for float32 weights on a device."""
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_it else "float32"
 
 
 class BatchEncoder:
@@ -51,6 +75,7 @@ class BatchEncoder:
         self.dtype = dtype
         self.shapes = backbone.feature_shapes(outputs)
         self.largest_piece: int | None = None
+        self._copies = HostCopies(backbone.device)
 
     @property
     def on_gpu(self) -> bool:
@@ -60,16 +85,21 @@ class BatchEncoder:
     def encode_all(self, batches: Iterable[PreparedBatch]) -> Iterator[FeatureBatch]:
         """Yields the features of each batch, in order.
 
-        The features of a batch are fetched while the next batch is computed, so that a GPU does not wait for the CPU.
+        A GPU gets two more batches before the features of a batch are fetched, so that it does not wait for the CPU.
         """
-        before: tuple[PreparedBatch, dict[str, Tensor]] | None = None
+        under_way: deque[tuple[list[ImageRecord], Fetched | None]] = deque()
         for batch in batches:
-            under_way = (batch, {} if batch.pixel_values is None else self.encode(batch.pixel_values))
-            if before is not None:
-                yield self._collect(*before)
-            before = under_way
-        if before is not None:
-            yield self._collect(*before)
+            under_way.append((batch.records, self._start(batch.pixel_values)))
+            if len(under_way) > (_BATCHES_AHEAD if self.on_gpu else 0):
+                yield self._collect(*under_way.popleft())
+        while under_way:
+            yield self._collect(*under_way.popleft())
+
+    def _start(self, pixel_values: Tensor | None) -> Fetched | None:
+        if pixel_values is None:
+            return None
+        encoded = self.encode(pixel_values)
+        return self._copies.fetch({**encoded, _FINITE: finite_rows(encoded.values())})
 
     def encode(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """Returns features `(B, ...)` by name, on the backbone's device.
@@ -90,14 +120,16 @@ class BatchEncoder:
             clear_device_cache(garbage_collection=True)
             self.largest_piece = piece // 2
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, whose tensors a caller could not train a head on
     def _encode_pieces(self, pixel_values: Tensor) -> dict[str, Tensor]:
         pieces: list[dict[str, Tensor]] = []
         for piece in pixel_values.split(self.largest_piece or len(pixel_values)):
-            images = piece.to(self.backbone.device, non_blocking=True)
+            images = self._copies.send(piece)
             with self._autocast():
                 found = self.backbone.features(self._as_input(images), self.outputs)
             pieces.append({name: tensor.to(self.dtype) for name, tensor in found.items()})
+        if len(pieces) == 1 and self.on_gpu:  # it is copied to the host anyway
+            return {name: pieces[0][name] for name in self.outputs}
         return {name: torch.cat([piece[name] for piece in pieces]) for name in self.outputs}
 
     def _as_input(self, images: Tensor) -> Tensor:
@@ -111,20 +143,21 @@ class BatchEncoder:
             return nullcontext()
         return torch.autocast(self.backbone.device.type, dtype=getattr(torch, self.precision))
 
-    def _collect(self, batch: PreparedBatch, encoded: dict[str, Tensor]) -> FeatureBatch:
+    def _collect(self, records: list[ImageRecord], fetched: Fetched | None) -> FeatureBatch:
         """Returns a batch with its features on the CPU; rows with an error or features that are not finite are NaN."""
-        on_cpu = {name: tensor.cpu() for name, tensor in encoded.items()}
-        ok = torch.tensor([record.error is None for record in batch.records], dtype=torch.bool)
+        ok = torch.tensor([record.error is None for record in records], dtype=torch.bool)
+        encoded = {} if fetched is None else fetched.wait()
+        finite = encoded.pop(_FINITE, ok[:0])
+        if encoded and ok.all() and finite.all():
+            return FeatureBatch(records, encoded)
+        kept = ok.clone()
+        kept[ok] = finite
         features = {
             name: torch.full((len(ok), *shape), torch.nan, dtype=self.dtype) for name, shape in self.shapes.items()
         }
-        for name, tensor in on_cpu.items():
-            features[name][ok] = tensor
-        finite = torch.stack([tensor.isfinite().reshape(len(ok), -1).all(dim=1) for tensor in features.values()])
-        finite = finite.all(dim=0)
-        for tensor in features.values():
-            tensor[~finite] = torch.nan
-        return FeatureBatch(self._with_errors(batch.records, ok & ~finite), features)
+        for name, tensor in encoded.items():
+            features[name][kept] = tensor[finite]
+        return FeatureBatch(self._with_errors(records, ok & ~kept), features)
 
     def _with_errors(self, records: list[ImageRecord], not_finite: Tensor) -> list[ImageRecord]:
         records = list(records)
@@ -133,3 +166,12 @@ class BatchEncoder:
         for index in compress(range(len(records)), not_finite.tolist()):
             records[index] = dataclasses.replace(records[index], error=reason)
         return records
+
+
+def finite_rows(features: Iterable[Tensor]) -> Tensor:
+    """Returns which rows of features `(B, ...)` are finite in all of them, `(B,)` bool, on their device.
+
+    The largest magnitude of a row is NaN or infinite if any value is; asking every value costs ten times as much.
+    """
+    largest = [tensor.reshape(len(tensor), -1).abs().amax(dim=1) for tensor in features]
+    return torch.stack([values.isfinite() for values in largest]).all(dim=0)

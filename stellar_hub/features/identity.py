@@ -19,6 +19,8 @@ from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.registry import MODELS, published
 
 _FEATURE_PARTS = ("encoder.", "localization.")  # features do not depend on decoder and tokenizer
+DECODER = "decoder"  # setting of a preprocessing that Pillow does not decode for
+PILLOW = "pillow"
 _SETTINGS = ("fit", "patch_size", "fill_value", "do_resize", "do_center_crop")
 
 
@@ -125,4 +127,13 @@ def describe_preprocessing(processor: StellarImageProcessor) -> dict[str, Any]:
         settings["apply_icc_profile"] = True
     settings["shortest_edge"] = int(processor.size["shortest_edge"])
     settings["crop_size"] = [int(processor.crop_size["height"]), int(processor.crop_size["width"])]
+    return {"id": sha256_of_json(settings), "settings": settings}
+
+
+def with_decoder(preprocessing: Mapping[str, Any], decoder: str) -> dict[str, Any]:
+    """Returns the description of a preprocessing with a decoder. Pillow is not named, so that ids stay as they were."""
+    settings = {name: value for name, value in preprocessing["settings"].items() if name != DECODER}
+    if decoder == PILLOW:
+        return {**preprocessing, "settings": settings}
+    settings[DECODER] = decoder
     return {"id": sha256_of_json(settings), "settings": settings}

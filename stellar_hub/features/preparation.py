@@ -1,6 +1,7 @@
 """From a source or a stream of images to batches that a model takes; this runs in data workers."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Self
@@ -15,10 +16,18 @@ from stellar_hub.data.streams import DamagedShardError, ImageStream
 from stellar_hub.data.streams.reading_order import MAX_IN_SHARD
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.data.workers import ImageLoader, default_num_workers
+from stellar_hub.features.encoded_jpegs import EncodedJpeg, EncodedJpegs, for_the_device
 from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import ImageRecord, name_of, named_once, printable_line
 from stellar_hub.modeling import StellarImageProcessor
-from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_fault_of_machine, is_passing_fault
+from stellar_hub.modeling.image_loading import (
+    NOT_THE_IMAGES_FAULT,
+    is_fault_of_machine,
+    is_passing_fault,
+    read_encoded,
+)
+
+_Prepared = tuple[ImageRecord, Tensor | EncodedJpeg | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +36,14 @@ class PreparedBatch:
 
     Attributes:
         records: One record for each row.
-        pixel_values: Pixels of the rows without an error, `(num_ok, 3, H, W)`, uint8 or float32 in [0, 1]; None if all
-            rows have an error.
+        pixel_values: Pixels of the rows without an error that are decoded, `(num_ok, 3, H, W)`, uint8 or float32 in
+            [0, 1]; None if there are none.
+        encoded: JPEGs of the other rows without an error, which `JpegDecoder` decodes; None if there are none.
     """
 
     records: list[ImageRecord]
     pixel_values: Tensor | None
+    encoded: EncodedJpegs | None = None
 
     def pin_memory(self) -> Self:
         """Returns the batch with its pixels in pinned memory; the data loader calls this."""
@@ -48,6 +59,7 @@ class PreparedBatches(Dataset[PreparedBatch]):
         processor: Processor that fits the images.
         batches: Rows of each batch.
         view: Augmented view that replaces the whole image; None shows the image as the processor fits it.
+        keep_jpegs: Whether plain JPEGs stay encoded, for `JpegDecoder`.
     """
 
     def __init__(
@@ -56,17 +68,20 @@ class PreparedBatches(Dataset[PreparedBatch]):
         processor: StellarImageProcessor,
         batches: Sequence[range],
         view: AugmentedView | None = None,
+        keep_jpegs: bool = False,
     ):
         self.source = source
         self.processor = processor
         self.batches = batches
         self.view = view
+        self.keep_jpegs = keep_jpegs
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> PreparedBatch:
-        return _stack(prepare_row(self.source, row, self.processor, self.view) for row in self.batches[index])
+        options = (self.processor, self.view, self.keep_jpegs)
+        return _stack(prepare_row(self.source, row, *options) for row in self.batches[index])
 
 
 class _Numbered(NamedTuple):
@@ -88,6 +103,7 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
         processor: Processor that fits the images.
         batch_size: Number of images per batch; the last batch of a worker may be smaller.
         processes: This process among those of its launch.
+        keep_jpegs: Whether plain JPEGs stay encoded, for `JpegDecoder`.
     """
 
     def __init__(
@@ -96,11 +112,13 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
         processor: StellarImageProcessor,
         batch_size: int,
         processes: Processes | None = None,
+        keep_jpegs: bool = False,
     ):
         processes = processes or Processes()
         self.stream = stream
         self.processor = processor
         self.batch_size = batch_size
+        self.keep_jpegs = keep_jpegs
         self.shards = range(processes.rank, len(stream.shards), processes.num_processes)
 
     def __iter__(self) -> Iterator[PreparedBatch]:
@@ -121,15 +139,19 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
                 raise
             yield _Numbered(row, None, printable_line(error))
 
-    def _prepare(self, row: int, image: EncodedImage | None, error: str | None) -> tuple[ImageRecord, Tensor | None]:
+    def _prepare(self, row: int, image: EncodedImage | None, error: str | None) -> _Prepared:
         if image is None:
             return ImageRecord(row, f"the rest of shard {row // MAX_IN_SHARD}", error=error), None
-        return prepare_image(image, row, self.processor)
+        return prepare_image(image, row, self.processor, keep_jpegs=self.keep_jpegs)
 
 
 def prepare_row(
-    source: ImageSource, row: int, processor: StellarImageProcessor, view: AugmentedView | None = None
-) -> tuple[ImageRecord, Tensor | None]:
+    source: ImageSource,
+    row: int,
+    processor: StellarImageProcessor,
+    view: AugmentedView | None = None,
+    keep_jpegs: bool = False,
+) -> _Prepared:
     """Reads and fits one image of a source; an image that cannot be read gives a record with its error and no pixels.
 
     Raises:
@@ -139,13 +161,19 @@ def prepare_row(
         image: Any = source[row]
     except Exception as error:  # the source itself fails
         return ImageRecord(row, f"image {row}", error=error_of_row(error, f"image {row}")), None
-    return prepare_image(image, row, processor, view)
+    return prepare_image(image, row, processor, view, keep_jpegs)
 
 
 def prepare_image(
-    image: Any, row: int, processor: StellarImageProcessor, view: AugmentedView | None = None
-) -> tuple[ImageRecord, Tensor | None]:
+    image: Any,
+    row: int,
+    processor: StellarImageProcessor,
+    view: AugmentedView | None = None,
+    keep_jpegs: bool = False,
+) -> _Prepared:
     """Reads and fits one image; an image that cannot be read gives a record with its error and no pixels.
+
+    With `keep_jpegs` a plain JPEG is read and not decoded.
 
     Raises:
         OSError, MemoryError, RuntimeError: if the machine is full, and not the image at fault.
@@ -154,7 +182,13 @@ def prepare_image(
     try:
         if view is not None:
             return ImageRecord(row, name), view.prepare(processor, image, row)
-        pixel_values, geometry = processor.fit_image(*encoded_and_name(image))
+        content, full_name = encoded_and_name(image)
+        if keep_jpegs and isinstance(content, str | bytes | os.PathLike):
+            content, full_name = read_encoded(content, full_name)
+            if (jpeg := for_the_device(content, full_name, processor)) is not None:
+                geometry = jpeg.facts.geometry
+                return ImageRecord(row, name, geometry.original_size, geometry.crop_box), jpeg
+        pixel_values, geometry = processor.fit_image(content, full_name)
     except Exception as error:
         return ImageRecord(row, name, error=error_of_row(error, name)), None
     return ImageRecord(row, name, geometry.original_size, geometry.crop_box), pixel_values
@@ -174,10 +208,11 @@ def error_of_row(error: Exception, name: str) -> str:
     return NOT_THE_IMAGES_FAULT + line if is_passing_fault(error) else line
 
 
-def _stack(prepared: Iterable[tuple[ImageRecord, Tensor | None]]) -> PreparedBatch:
+def _stack(prepared: Iterable[_Prepared]) -> PreparedBatch:
     rows = list(prepared)
-    pixels = [pixel_values for _, pixel_values in rows if pixel_values is not None]
-    return PreparedBatch([record for record, _ in rows], stack_pixels(pixels))
+    pixels = [image for _, image in rows if isinstance(image, Tensor)]
+    jpegs = {place: image for place, (_, image) in enumerate(rows) if isinstance(image, EncodedJpeg)}
+    return PreparedBatch([record for record, _ in rows], stack_pixels(pixels), EncodedJpegs.pack(jpegs))
 
 
 def stack_pixels(pixels: Sequence[Tensor]) -> Tensor | None:

@@ -1,6 +1,5 @@
 """Pushing a model to the Hub: check the license, check the repository's content, upload in one commit."""
 
-import io
 import os
 import re
 import tempfile
@@ -8,15 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
-from PIL import Image
 
 from stellar_hub.hub.download import client_message
+from stellar_hub.modeling.card_files import card_of, carry_card
 from stellar_hub.modeling.model_card import CARD_HEAD, is_generated, read_card
-from stellar_hub.modeling.safe_paths import path_below, read_bounded
+from stellar_hub.modeling.safe_paths import read_bounded
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.registry import MODELS, embedded_folder
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
 LICENSE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 BASE_MODEL_LINE = re.compile(r"^base_model:[ \t]*[\"']?([\w.+-]+/[\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# Images in Markdown and HTML that a card shows.
-_SHOWN = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*?\ssrc\s*=\s*["']([^"']+)""", re.IGNORECASE)
-SHOWN_SUFFIXES = (".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 class Pushed(NamedTuple):
@@ -51,15 +46,6 @@ def license_of(name_or_path: str | None) -> str | None:
     found = CARD_HEAD.match(card) if card else None
     line = LICENSE_LINE.search(found[1]) if found else None
     return line[1] if line and line[1] != "unknown" else None
-
-
-def card_of(name_or_path: str | os.PathLike[str] | None) -> str | None:
-    """Returns the card in the folder that a model was loaded from, or None without a folder or a card.
-
-    Raises:
-        ValueError: if it is not a regular file, or is too large.
-    """
-    return read_card(Path(name_or_path) / "README.md") if name_or_path and Path(name_or_path).is_dir() else None
 
 
 def base_model_of(name_or_path: str | os.PathLike[str] | None) -> str | None:
@@ -236,31 +222,6 @@ def _start_card(folder: Path, source: str | os.PathLike[str] | None, standing: s
         (folder / "README.md").write_bytes(standing.encode(errors="surrogateescape"))
     else:
         carry_card(source, folder)
-
-
-def carry_card(source: str | os.PathLike[str] | None, target: Path) -> None:
-    """Copies the card of a model's folder, if there is one, and the images that it shows, to a new folder."""
-    card = card_of(source)
-    if card is not None:
-        (target / "README.md").write_bytes(card.encode(errors="surrogateescape"))
-        copy_shown_images(card, Path(str(source)), target)
-
-
-def copy_shown_images(card: str, source: Path, target: Path) -> None:
-    """Copies the images that a card shows, if they are images and lie in the folder of the card, links resolved."""
-    for markdown, html in _SHOWN.findall(card):
-        name = unquote((markdown or html).split("?")[0].split("#")[0])
-        if not name.lower().endswith(SHOWN_SUFFIXES):
-            continue
-        try:
-            path = path_below(target, os.path.normpath(name))
-            data = read_bounded(source / name, "image_bytes", root=source)
-            with Image.open(io.BytesIO(data)) as image:
-                image.verify()
-        except Exception:  # an address, a file of another folder, or not an image: it stays where it is
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

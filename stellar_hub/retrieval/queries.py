@@ -147,7 +147,7 @@ def backbone_of(store: FeatureStore, model: StellarModel | Backbone) -> Backbone
     else:
         check_weights(store, model)
         backbone = as_backbone(model, processor_of(store, model))
-    if backbone.describe_preprocessing()["id"] != store.manifest.preprocessing["id"]:
+    if backbone.describe_preprocessing()["id"] != store.manifest.fit_id:
         raise ValueError(
             f"the preprocessing of {store.path} cannot be made again from its manifest: encode the images yourself and "
             "pass their features"

@@ -18,6 +18,7 @@ from stellar_hub.store.resume import check_apart
 from stellar_hub.store.to_store import ExtractionReport, extract_to_store
 
 MAX_NAMED_ERRORS = 5  # rows with an error that the lines at the end name
+_LONG_WAIT, _MANY_ROWS = 0.2, 10_000  # share of the time that a GPU waits, and rows, from which on it is said
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def extract_by_options(command: Command, say: Callable[[str], None] = lambda lin
         retry_errors=command.retry_errors,
         processes=processes,
     )
-    lines = what_was_redone(report.repaired, report.num_stale)
+    lines = [*report.decided, *what_was_redone(report.repaired, report.num_stale)]
     if command.retry_errors:
         lines.append(f"tried again: {report.num_retried} rows with an error, {report.num_recovered} have features now")
     if report.largest_piece is not None:
@@ -78,6 +79,8 @@ def extract_by_options(command: Command, say: Callable[[str], None] = lambda lin
             f"memory did not suffice for batches of {command.options.batch_size}: the batch size is now "
             f"{report.largest_piece}; the last bits of features may differ from those of an undisturbed run"
         )
+    if report.waiting_share > _LONG_WAIT and report.rows > _MANY_ROWS and model.device.type == "cuda":
+        lines.append("the GPU waited for images: raise --num-workers, or begin a store with --decoder auto")
     return [*lines, *_summary(command.output, report)]
 
 

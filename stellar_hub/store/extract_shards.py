@@ -1,23 +1,28 @@
 """The work on the shards of a store: features are computed batch by batch and written shard by shard."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.features.encoding import BatchEncoder
-from stellar_hub.features.preparation import PreparedBatches, batch_loader, refuse_errors
+from stellar_hub.features.preparation import PreparedBatch, PreparedBatches, batch_loader, refuse_errors
 from stellar_hub.features.rows import FeatureBatch
 from stellar_hub.store.files import RECORDS, check_content, open_shard, read_records, write_shard
 from stellar_hub.store.manifest import Manifest, shard_path
-from stellar_hub.store.plan import batches_of
+from stellar_hub.store.plan import batches_of, jpeg_decoder_of
 from stellar_hub.store.progress import ExtractionProgress
 from stellar_hub.store.resume import Work
 from stellar_hub.store.tensor_format import to_stored
+
+_MOST_QUEUED = 1  # shards that wait while one is written
 
 
 def extract_shards(
@@ -31,7 +36,7 @@ def extract_shards(
     view: AugmentedView | None = None,
     stop_at_error: bool = False,
 ) -> int:
-    """Computes and writes some shards; one shard is written while the next one is computed.
+    """Computes and writes some shards; shards are written while the next ones are computed.
 
     Args:
         plan: Plan of the store.
@@ -55,30 +60,74 @@ def extract_shards(
     batches = [batch for number in sorted(parts) for batch in parts[number]]
     if not batches:
         return 0
-    prepared = PreparedBatches(source, encoder.backbone.processor, batches, view)
-    loader: Iterable[Any] = batch_loader(prepared, num_workers, pin_memory=encoder.on_gpu)
-    waited = progress.waiting_for(refuse_errors(loader) if stop_at_error else loader)
+    decoder = jpeg_decoder_of(plan, encoder.backbone)
+    prepared = PreparedBatches(source, encoder.backbone.processor, batches, view, keep_jpegs=decoder is not None)
+    loader: Iterable[PreparedBatch] = batch_loader(prepared, num_workers, pin_memory=encoder.on_gpu)
+    whole = loader if decoder is None else decoder.decode_all(loader)
+    waited = progress.waiting_for(refuse_errors(whole) if stop_at_error else whole)
     encoded = encoder.encode_all(waited)
-    recovered = 0
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        writing: Future[int] | None = None
+    with ShardWriter() as writer:
         for number in sorted(parts):
-            done = _take(encoded, len(parts[number]), progress)
-            if writing is not None:
-                recovered += writing.result()
+            done = []
+            for batch in islice(encoded, len(parts[number])):
+                progress.update(len(batch), int((~batch.ok).sum()))
+                done.append(batch)
+                writer.raise_errors()
             write = _merge_batches if number in work.retried else _write_batches
-            writing = writer.submit(write, plan, folder, number, done, work.stamps.get(number))
-        if writing is not None:
-            recovered += writing.result()
-    return recovered
+            writer.submit(write, plan, folder, number, done, work.stamps.get(number))
+    return writer.recovered
 
 
-def _take(encoded: Iterable[FeatureBatch], count: int, progress: ExtractionProgress) -> list[FeatureBatch]:
-    taken = []
-    for _, batch in zip(range(count), encoded, strict=False):
-        progress.update(len(batch), int((~batch.ok).sum()))
-        taken.append(batch)
-    return taken
+class ShardWriter:
+    """A thread that writes shards, in order, while the next ones are computed.
+
+    Leaving the block waits for all shards; after an error, those that are not begun are not written.
+
+    Attributes:
+        recovered: Number of rows that had an error and have features now, of the shards that are written.
+    """
+
+    def __init__(self) -> None:
+        self.recovered = 0
+        self._failed = False
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: deque[Future[int]] = deque()
+
+    def submit(self, write: Callable[..., int], *arguments: Any) -> None:
+        """Adds a shard, which `write` writes; waits first if there are too many already.
+
+        Raises:
+            OSError: if an earlier shard cannot be written.
+        """
+        while len(self._writing) > _MOST_QUEUED:
+            self.recovered += self._writing.popleft().result()
+        self._writing.append(self._thread.submit(self._write, write, *arguments))
+
+    def _write(self, write: Callable[..., int], *arguments: Any) -> int:
+        if self._failed:  # nothing is written after a shard that could not be
+            return 0
+        try:
+            return write(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def raise_errors(self) -> None:
+        """Raises the error of a shard that could not be written, as soon as it is known."""
+        while self._writing and self._writing[0].done():
+            self.recovered += self._writing.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._writing and error is None:
+                self.recovered += self._writing.popleft().result()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
 
 
 def _write_batches(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,23 @@ def records_to_table(records: Sequence[ImageRecord], image: str = _IMAGE) -> Any
         )
         for record in records
     ]
-    columns = [list(column) for column in zip(*lines, strict=True)]
-    return pyarrow().table(columns or [[]] * len(index_schema()), schema=index_schema(image))
+    schema = index_schema(image)
+    columns = [list(column) for column in zip(*lines, strict=True)] or [[]] * len(schema)
+    arrays = [_column(values, type_) for values, type_ in zip(columns, schema.types, strict=True)]
+    return pyarrow().Table.from_arrays(arrays, schema=schema)
+
+
+def _column(values: Sequence[Any], type_: Any) -> Any:
+    """Returns values, None among them, as a pyarrow array; `pyarrow.array` would import pandas for it."""
+    pa = pyarrow()
+    known = np.array([value is not None for value in values], dtype=bool)
+    valid = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+    if type_ != pa.string():
+        numbers = np.array([value or 0 for value in values], dtype=type_.to_pandas_dtype())
+        return pa.Array.from_buffers(type_, len(values), [valid, pa.py_buffer(numbers)])
+    texts = [(value or "").encode() for value in values]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return pa.Array.from_buffers(type_, len(values), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
 
 
 def table_to_records(table: Any) -> list[ImageRecord]:

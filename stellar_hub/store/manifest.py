@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.features.identity import sha256_of_json
+from stellar_hub.features.identity import DECODER, PILLOW, sha256_of_json, with_decoder
 from stellar_hub.features.names import in_table_order
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.modeling.safe_text import one_line
@@ -123,6 +123,18 @@ class Manifest:
         """Number of shards."""
         return -(-self.num_rows // self.shard_rows)
 
+    @property
+    def decoder(self) -> str:
+        """What decoded the JPEGs: "pillow", "nvjpeg" or "libjpeg-turbo"."""
+        return str(self.preprocessing["settings"].get(DECODER, PILLOW))
+
+    @property
+    def fit_id(self) -> str:
+        """Id of the preprocessing without its decoder: the same images are fitted in the same way."""
+        if self.decoder == PILLOW:
+            return str(self.preprocessing["id"])
+        return sha256_of_json(with_decoder(self.preprocessing, PILLOW)["settings"])
+
     def rows_of_shard(self, number: int) -> range:
         """Returns the rows of a shard."""
         return range(number * self.shard_rows, min((number + 1) * self.shard_rows, self.num_rows))
@@ -191,6 +203,10 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
     if set(outputs[0]) != set(outputs[1]):
         lines.append(f"the store holds {_listed(outputs[0])}, and this extraction asks for {_listed(outputs[1])}")
         changed = [name for name in changed if not _is_of_one(name, outputs)]
+    if old.decoder != new.decoder:
+        lines.append(f"decoder: {old.decoder} in the store, {new.decoder} now")
+        told = {f"preprocessing.settings.{DECODER}", *(("preprocessing.id",) if old.fit_id == new.fit_id else ())}
+        changed = [name for name in changed if name not in told]
     lines += [f"{name}: {before.get(name)} in the store, {now.get(name)} now" for name in changed]
     return [one_line(line) for line in lines]
 
@@ -215,9 +231,11 @@ def incompatibilities(one: Manifest, other: Manifest) -> list[str]:
         settings, others = one.preprocessing["settings"], other.preprocessing["settings"]
         changed = [
             f"preprocessing: {name} {settings.get(name)} and {others.get(name)}"
-            for name in sorted({*settings, *others})
+            for name in sorted({*settings, *others} - {DECODER})
             if settings.get(name) != others.get(name)
         ]
+        if one.decoder != other.decoder:
+            changed.append(f"decoder: {one.decoder} and {other.decoder}")
         lines += changed or ["preprocessing: another id"]
     return [one_line(line) for line in lines]
 

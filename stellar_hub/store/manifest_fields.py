@@ -73,8 +73,8 @@ def _is_count(value: Any, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_ROWS
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
+def _is_settings(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("decoder", ""), str)
 
 
 def _is_counts(value: Any) -> bool:
@@ -108,7 +108,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.weights_sha256": _TEXT,
     "model.dtype": (lambda value: value in (*FLOATS, "float64"), f"one of {', '.join(FLOATS)}"),
     "preprocessing.id": _TEXT,
-    "preprocessing.settings": (_is_object, "an object"),
+    "preprocessing.settings": (_is_settings, "an object; its decoder, if there is one, is text"),
     "features.shapes": (_is_shapes, "shapes by the names of features"),
     "features.dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "features.batch_size": _COUNT,

@@ -8,9 +8,12 @@ from typing import Any
 
 from stellar_hub.data.sources import ImageSource, StoredSource
 from stellar_hub.features.backbones.backbone import Backbone
-from stellar_hub.features.encoding import BatchEncoder, check_precision
+from stellar_hub.features.encoding import AUTO, BatchEncoder, check_precision, choose_precision
+from stellar_hub.features.identity import PILLOW, with_decoder
+from stellar_hub.features.jpeg_decoding import DECODERS, TORCHVISION, JpegDecoder, decoder_of, decoder_on
 from stellar_hub.features.names import DEFAULT_OUTPUTS, check_names, check_outputs
 from stellar_hub.features.preparation import check_at_least, split_rows
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.manifest import Manifest
 from stellar_hub.store.tensor_format import check_dtype, computed_dtype
 from stellar_hub.version import __version__
@@ -25,9 +28,12 @@ class ExtractionOptions:
         dtype: Type of the stored features: "float32", "float16", "bfloat16", or "int8" (`S` as int8, `L` as uint8, all
             others as float16).
         precision: Precision of the computation: "float32" is the model's own dtype, "float16" and "bfloat16" use
-            autocast.
+            autocast. "auto" is bfloat16 on GPUs that have it and float32 elsewhere; a store that exists keeps its own.
         batch_size: Number of images per batch.
         shard_rows: Number of rows in a shard.
+        decoder: What decodes JPEGs: "pillow" in the workers, or "torchvision" on the model's device, which a store
+            keeps as "nvjpeg" (GPU) or "libjpeg-turbo" (CPU). "auto" is the store's own; for a new store, a GPU measures
+            which is faster, and a CPU takes Pillow.
 
     Raises:
         ValueError: if a value is out of range.
@@ -35,14 +41,18 @@ class ExtractionOptions:
 
     outputs: Sequence[str] = DEFAULT_OUTPUTS
     dtype: str = "float16"
-    precision: str = "float32"
+    precision: str = AUTO
     batch_size: int = 32
     shard_rows: int = 1024
+    decoder: str = PILLOW
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", check_outputs(self.outputs))
         check_dtype(self.dtype)
-        check_precision(self.precision)
+        check_precision(self.precision, AUTO)
+        if self.decoder not in (AUTO, TORCHVISION, *DECODERS):
+            allowed = ", ".join((AUTO, TORCHVISION, *DECODERS))
+            raise ValueError(f"decoder must be one of {allowed}, got {one_line(repr(self.decoder), 80)}")
         check_at_least("batch_size", self.batch_size, 1)
         check_at_least("shard_rows", self.shard_rows, 1)
 
@@ -60,7 +70,8 @@ def make_plan(
     Args:
         backbone: Backbone that computes the features.
         source: The images.
-        options: Options of the extraction.
+        options: Options of the extraction. What is "auto" in them is decided by the device alone; `decide` decides
+            better.
         source_names: Names that `open_sources` opens the source by.
         outputs: Names of the features to store; None takes those of the options.
         more: Further values that decide the features, such as the device; they are kept with the features.
@@ -71,15 +82,20 @@ def make_plan(
     """
     if outputs is None:
         check_names("outputs", options.outputs, backbone.feature_names)
+    decoder = options.decoder
+    if decoder == AUTO:
+        decoder = TORCHVISION if backbone.device.type == "cuda" else PILLOW
+    if decoder == TORCHVISION:
+        decoder = decoder_on(decoder, backbone.device)
     shapes = backbone.feature_shapes(options.outputs if outputs is None else outputs)
     return Manifest(
         library=f"stellar_hub {__version__}",
         model=backbone.describe_model(),
-        preprocessing=backbone.describe_preprocessing(),
+        preprocessing=with_decoder(backbone.describe_preprocessing(), decoder),
         features={
             "shapes": {name: list(shape) for name, shape in shapes.items()},
             "dtype": options.dtype,
-            "precision": options.precision,
+            "precision": choose_precision(options.precision, backbone),
             "batch_size": options.batch_size,
             "grid_size": list(backbone.grid_size()),
             **(more or {}),
@@ -121,3 +137,12 @@ def encoder_of(plan: Manifest, backbone: Backbone) -> BatchEncoder:
     """Returns the encoder that computes the features of a plan."""
     features = plan.features
     return BatchEncoder(backbone, tuple(features["shapes"]), features["precision"], computed_dtype(features["dtype"]))
+
+
+def jpeg_decoder_of(plan: Manifest, backbone: Backbone) -> JpegDecoder | None:
+    """Returns what decodes the JPEGs of a plan beside the workers; None if they decode.
+
+    Raises:
+        ValueError: if the plan's decoder does not work here.
+    """
+    return decoder_of(backbone, plan.decoder)

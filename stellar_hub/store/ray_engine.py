@@ -14,7 +14,9 @@ import torch
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.extras import require
 from stellar_hub.features.backbones.stellar import as_backbone
-from stellar_hub.features.identity import weights_sha256
+from stellar_hub.features.encoding import AUTO, precision_on
+from stellar_hub.features.identity import PILLOW, choose_device, weights_sha256
+from stellar_hub.features.jpeg_decoding import TORCHVISION, decoder_on
 from stellar_hub.features.preparation import check_at_least
 from stellar_hub.store.command import (
     Command,
@@ -24,11 +26,12 @@ from stellar_hub.store.command import (
     spell_damaged,
     what_was_redone,
 )
+from stellar_hub.store.decisions import of_the_store
 from stellar_hub.store.extract_shards import extract_shards
 from stellar_hub.store.files import pyarrow
 from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.manifest import Manifest, remove_all_unfinished
-from stellar_hub.store.plan import encoder_of, make_plan
+from stellar_hub.store.plan import ExtractionOptions, encoder_of, make_plan
 from stellar_hub.store.progress import ExtractionProgress
 from stellar_hub.store.resume import Work, begin, plan_work, prepare_folder
 from stellar_hub.store.to_store import complete
@@ -58,24 +61,25 @@ def extract_with_ray(
     check_at_least("actors", num_actors, 1)
     source = open_for_extraction(command, say)
     model, processor = load_for_extraction(command.model, "cpu", command.fit, command.image_size)
-    plan = make_plan(as_backbone(model, processor), source, command.options, command.sources)
-    folder = prepare_folder(command.output.absolute())
-    with StoreLock(folder) as lock:
-        remove_all_unfinished(folder)
-        plan = begin(folder, plan, command.repair)
-        work = plan_work(folder, plan, source, range(plan.num_shards), command.repair, command.retry_errors)
-        if (work.shards or work.retried) and plan.counts is not None:
-            plan = replace(plan, counts=None)  # until it is complete again
-            plan.write(folder)
-        done = plan.num_rows - work.num_rows(plan)
-        recovered = 0
-        with _connected(ray, address), ExtractionProgress(plan.num_rows, done) as progress:
-            arguments = (plan, folder, source, work, command)
-            for result in _run_actors(ray, work, arguments, num_actors):
-                progress.update(result["rows"], result["errors"])
-                recovered += result["recovered"]
-        with lock.merging():
-            plan = complete(folder, plan)
+    backbone = as_backbone(model, processor)
+    with _connected(ray, address):
+        plan = make_plan(backbone, source, _decided(ray, command), command.sources)
+        folder = prepare_folder(command.output.absolute())
+        with StoreLock(folder) as lock:
+            remove_all_unfinished(folder)
+            plan = begin(folder, plan, command.repair)
+            work = plan_work(folder, plan, source, range(plan.num_shards), command.repair, command.retry_errors)
+            if (work.shards or work.retried) and plan.counts is not None:
+                plan = replace(plan, counts=None)  # until it is complete again
+                plan.write(folder)
+            done = plan.num_rows - work.num_rows(plan)
+            recovered = 0
+            with ExtractionProgress(plan.num_rows, done) as progress:
+                for result in _run_actors(ray, work, (plan, folder, source, work, command), num_actors):
+                    progress.update(result["rows"], result["errors"])
+                    recovered += result["recovered"]
+            with lock.merging():
+                plan = complete(folder, plan)
     lines = what_was_redone(work.repaired, work.num_stale)
     if command.retry_errors:
         lines.append(f"tried again: {work.num_failed} rows with an error, {recovered} have features now")
@@ -102,6 +106,34 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _decided(ray: Any, command: Command) -> ExtractionOptions:
+    """Returns the options without "auto", by the store, or else by the device of an actor, without measuring.
+
+    Raises:
+        ValueError: if the decoder does not work on that device.
+    """
+    options = of_the_store(command.options, command.output)
+    if {AUTO, TORCHVISION}.isdisjoint((options.precision, options.decoder)):
+        return options
+    facts = ray.remote(num_gpus=_gpus_of_actor(ray))(facts_of_device)
+    device, precision = ray.get(facts.remote(command.device))
+    if options.precision == AUTO:
+        options = replace(options, precision=precision)
+    if options.decoder == AUTO:
+        options = replace(options, decoder=TORCHVISION if device == "cuda" else PILLOW)
+    return replace(options, decoder=decoder_on(options.decoder, torch.device(device)))
+
+
+def facts_of_device(device: str) -> tuple[str, str]:
+    """Returns the type of the device that a name means on this machine, and the precision that "auto" is on it."""
+    found = torch.device(choose_device(device))
+    return found.type, precision_on(found)
+
+
+def _gpus_of_actor(ray: Any) -> int:
+    return 1 if ray.cluster_resources().get("GPU", 0) else 0
+
+
 def _run_actors(ray: Any, work: Work, arguments: tuple[Any, ...], num_actors: int) -> Iterator[dict[str, int]]:
     """Extracts some shards in any order; yields the numbers of rows, of errors and of recovered rows of each.
 
@@ -117,7 +149,7 @@ def _run_actors(ray: Any, work: Work, arguments: tuple[Any, ...], num_actors: in
         ShardActor,
         fn_constructor_args=arguments,
         compute=ray.data.ActorPoolStrategy(size=min(num_actors, len(shards))),
-        num_gpus=1 if ray.cluster_resources().get("GPU", 0) else 0,
+        num_gpus=_gpus_of_actor(ray),
     )
     try:
         yield from results.iter_rows()

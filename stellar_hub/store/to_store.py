@@ -15,6 +15,7 @@ from stellar_hub.features.backbones.stellar import as_backbone
 from stellar_hub.features.preparation import check_at_least
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.store.decisions import decide
 from stellar_hub.store.extract_shards import extract_shards
 from stellar_hub.store.files import header_of, open_shard, pyarrow, read_records
 from stellar_hub.store.index import StoreIndex, write_index
@@ -51,6 +52,7 @@ class ExtractionReport:
         num_recovered: Number of these rows that have features now.
         notes: What the source has passed over, in one line each.
         damaged: Parts of the source that could not be read to their end, in one line each.
+        decided: What was measured to decide where options said "auto", in one line each.
     """
 
     manifest: Manifest
@@ -65,6 +67,7 @@ class ExtractionReport:
     num_recovered: int = 0
     notes: Sequence[str] = ()
     damaged: Sequence[str] = ()
+    decided: Sequence[str] = ()
 
 
 def extract_to_store(
@@ -107,25 +110,34 @@ def extract_to_store(
         FileExistsError: if the folder is something else, or holds a store of another extraction.
         ImportError: if pyarrow is not installed.
         OSError: if a file cannot be written; the same call resumes the extraction.
-        ValueError: if the store is damaged and `repair` is not set, options do not fit, or the folder of the store and
-            a folder of images do not lie apart.
+        ValueError: if the store is damaged and `repair` is not set, options do not fit or do not work on the device, or
+            the folder of the store and a folder of images do not lie apart.
     """
     pyarrow()  # before hours of work
     check_source(source)
     check_apart(Path(folder), source, source_names)
     backbone = as_backbone(model, processor)
-    plan = make_plan(backbone, source, options or ExtractionOptions(), source_names)
-    return fill_store(
-        plan,
+    processes = processes or Processes.from_environment()
+    options, decided = decide(
+        options or ExtractionOptions(),
+        folder,
+        backbone,
+        source,
+        num_workers=num_workers,
+        num_processes=processes.num_processes,
+    )
+    report = fill_store(
+        make_plan(backbone, source, options, source_names),
         Path(folder),
         backbone,
         source,
         num_workers=num_workers,
         repair=repair,
         retry_errors=retry_errors,
-        processes=processes or Processes.from_environment(),
+        processes=processes,
         show_progress=show_progress,
     )
+    return dataclasses.replace(report, decided=tuple(decided))
 
 
 def fill_store(

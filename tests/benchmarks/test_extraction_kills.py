@@ -11,9 +11,10 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "extraction_kills.py"
 
 
 @pytest.mark.slow
-def test_killed_extraction__ends_with_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+def test_killed_extraction__ends_with_the_same_bytes(decoder: str, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    options = ["--images", "200", "--kills", "3", "--processes", "2", "--json", str(report)]
+    options = ["--images", "200", "--kills", "3", "--processes", "2", "--decoder", decoder, "--json", str(report)]
     result = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     counts = json.loads(report.read_text())

@@ -298,3 +298,12 @@ def test_load_original__names_file_and_tensor_that_is_not_finite(
     ours = {"checkpoint": "encoder.norm.weight", "tokenizer": "tokenizer.conv_out.bias"}[part]
     with pytest.raises(ValueError, match=rf"{re.escape(str(paths['checkpoint']))}.* in {re.escape(ours)}$"):
         load_original(paths["checkpoint"], vqgan=paths["tokenizer"], **heads)
+
+
+@pytest.mark.parametrize("prefix", ["", "stellar."])
+def test_weights_of_this_library__need_no_conversion(tmp_path: Path, pixel_model: StellarModel, prefix: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({prefix + name: tensor for name, tensor in pixel_model.state_dict().items()}, path)
+    for load in (load_original, StellarModel.from_pretrained):
+        with pytest.raises(ValueError, match=r"need no conversion.*from_pretrained\(FOLDER\)"):
+            load(path)

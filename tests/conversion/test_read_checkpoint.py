@@ -349,3 +349,19 @@ def test_read_checkpoint__reads_a_file_whose_name_is_not_utf8(name: bytes, tenso
     save_file(tensors, plain) if name.endswith(b"safetensors") else torch.save(tensors, plain)
     path = plain.rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     assert_same(read_checkpoint(path), tensors)
+
+
+class TestOwnFiles:
+    @pytest.mark.parametrize("name", ["", "model", "checkpoints/step-00000002"])
+    def test_folder_of_this_library__needs_no_conversion(self, tmp_path: Path, name: str) -> None:
+        saved = tmp_path / "run" / (name or "model")
+        saved.mkdir(parents=True)
+        (saved / "config.json").write_text('{"model_type": "stellar"}')
+        message = rf'needs no conversion.*from_pretrained\("{re.escape(str(saved))}"\)'
+        with pytest.raises(ValueError, match=message):
+            read_checkpoint(tmp_path / "run" / name)
+
+    def test_folder_of_another_library__is_asked_for_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+        with pytest.raises(FileNotFoundError, match="pass the checkpoint file"):
+            read_checkpoint(tmp_path)

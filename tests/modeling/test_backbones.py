@@ -1,11 +1,14 @@
 """Starting from timm's ViTs. Names are timm's; the models are made small by its own keywords."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from torch import Tensor
 
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.backbones import (
@@ -105,7 +108,7 @@ def test_from_backbone__names_models_near_an_unknown_name() -> None:
 
 
 def test_load_backbone__names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.pth.* vit_tiny_patch16_224"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth.* 'vit_tiny_patch16_224'"):
         load_backbone("vit_tiny_patch16_224", tmp_path / "none.pth")
 
 
@@ -144,11 +147,44 @@ def test_from_backbone__asks_for_the_name_of_a_module() -> None:
 
 
 def test_from_backbone__refuses_a_field_that_the_configuration_does_not_have() -> None:
-    with pytest.raises(ValueError, match=r"'hiden_size' is not a field .* did you mean 'hidden_size'"):
+    with pytest.raises(TypeError, match=r"field 'hiden_size'; did you mean 'hidden_size'"):
         StellarModel.from_backbone("test_vit", pretrained=False, hiden_size=3)
 
 
 def test_from_backbone__decode_without_a_tokenizer_says_what_to_pass() -> None:
     model = StellarModel.from_backbone("vit_tiny_patch16_224", pretrained=False, decoder_num_hidden_layers=0)
-    with pytest.raises(ValueError, match="from_backbone decodes with reconstruction_head='pixel'"):
+    with pytest.raises(ValueError, match="from_backbone, pass reconstruction_head='pixel'"):
         model.decode(torch.zeros(1, 16, 192), torch.zeros(1, 196, 16))
+
+
+def test_from_backbone__says_which_weights_could_not_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*args: object, **kwargs: object) -> None:
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(timm, "create_model", fetch)
+    with pytest.raises(OSError, match=r"'vit_tiny_patch16_224' could not be loaded .*pretrained=PATH"):
+        StellarModel.from_backbone("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("name", ["other.pth", "part.pth", "garbage.pth", "garbage.safetensors", "sizes.pth"])
+def test_from_backbone__refuses_a_file_without_the_weights(tmp_path: Path, name: str) -> None:
+    state = timm.create_model("test_vit").state_dict()
+    path = tmp_path / name
+    contents: dict[str, dict[str, Tensor]] = {
+        "other.pth": {"x": torch.zeros(3)},
+        "part.pth": {key: tensor for key, tensor in state.items() if not key.startswith("blocks.1.")},
+        "sizes.pth": state | {"blocks.0.mlp.fc1.weight": torch.zeros(3, 3)},
+    }
+    if name in contents:
+        torch.save(contents[name], path)
+    else:
+        path.write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} .*hold weights of 'test_vit'") as caught:
+        StellarModel.from_backbone("test_vit", pretrained=path)
+    assert "weights_only" not in str(caught.value)
+    assert ("blocks.1.attn.qkv.weight" in str(caught.value)) == (name in ("other.pth", "part.pth"))
+
+
+def test_from_backbone__takes_a_switch_or_a_path_alone() -> None:
+    with pytest.raises(TypeError, match="True, False or a path, got NoneType"):
+        StellarModel.from_backbone("test_vit", pretrained=None)  # type: ignore[arg-type]

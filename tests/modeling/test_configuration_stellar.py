@@ -182,13 +182,15 @@ class TestValidation:
         }
 
 
-class TestFiles:
-    @pytest.fixture
-    def config(self, tiny_options: dict[str, Any]) -> StellarConfig:
-        return StellarConfig(
-            **tiny_options, reconstruction_head="pixel", teacher_momentum=0.99, mask_ratio=None, koleo_weight=0.2
-        )
+@pytest.fixture
+def config(tiny_options: dict[str, Any]) -> StellarConfig:
+    """A configuration with values that are not the defaults."""
+    return StellarConfig(
+        **tiny_options, reconstruction_head="pixel", teacher_momentum=0.99, mask_ratio=None, koleo_weight=0.2
+    )
 
+
+class TestFiles:
     def test_save_and_load__gives_an_equal_configuration(self, tmp_path: Path, config: StellarConfig) -> None:
         config.save_pretrained(tmp_path)
         loaded = StellarConfig.from_pretrained(tmp_path)
@@ -248,6 +250,73 @@ class TestForeign:
     def test_missing_folder__is_named(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"no such file or folder: .*nowhere"):
             StellarConfig.from_pretrained(tmp_path / "nowhere")
+
+
+class TestUnknownFields:
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("num_tokens", "'num_tokens'; did you mean 'num_sparse_tokens'"),
+            ("num_hidden_layer", "'num_hidden_layer'; did you mean 'num_hidden_layers'"),
+            ("hidden_act", "'hidden_act'"),
+            ("temperature", "'temperature'"),  # transformers would drop it
+            ("zzz", "'zzz'$"),
+        ],
+    )
+    def test_constructor__refuses_them_with_the_nearest(self, name: str, hint: str) -> None:
+        with pytest.raises(TypeError, match=hint):
+            StellarConfig(**{name: 3})
+
+    def test_file__is_read_without_them_and_they_are_named(
+        self, tmp_path: Path, config: StellarConfig, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        config.save_pretrained(tmp_path)
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layer": 3, "hidden_act": "gelo"}))
+        for load in (StellarConfig.from_pretrained, AutoConfig.from_pretrained):
+            caplog.clear()
+            loaded = load(tmp_path)
+            assert loaded.num_hidden_layers == config.num_hidden_layers
+            assert not hasattr(loaded, "hidden_act")
+            assert "'num_hidden_layer'; did you mean 'num_hidden_layers'" in caplog.text
+            assert "'hidden_act'" in caplog.text
+        assert StellarConfig.from_json_file(file).to_dict() == StellarConfig.from_pretrained(tmp_path).to_dict()
+
+    def test_fields_of_transformers__pass_silently(
+        self, tmp_path: Path, config: StellarConfig, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        written = {
+            "architectures": ["StellarModel"],
+            "_name_or_path": "somewhere",
+            "torch_dtype": "float16",
+            "id2label": {"0": "cat", "1": "dog"},
+            "num_labels": 2,
+            "auto_map": {"AutoConfig": "configuration_stellar.StellarConfig"},
+            "_attn_implementation_autoset": True,
+            "output_attentions": False,
+            "tie_word_embeddings": True,
+            "use_cache": False,
+        }
+        StellarConfig(**{**config.to_dict(), **written})
+        config.save_pretrained(tmp_path)
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | written))
+        assert StellarConfig.from_pretrained(tmp_path).id2label == {0: "cat", 1: "dog"}
+        assert not caplog.records
+
+    def test_keyword_of_loading__is_refused_with_the_nearest(self, tmp_path: Path, config: StellarConfig) -> None:
+        config.save_pretrained(tmp_path)
+        for load, name in (
+            (StellarConfig.from_pretrained, tmp_path),
+            (StellarConfig.from_pretrained, "stellar-b16"),
+            (AutoConfig.from_pretrained, tmp_path),
+        ):
+            with pytest.raises(TypeError, match="'num_spars_tokens'; did you mean 'num_sparse_tokens'"):
+                load(name, num_spars_tokens=3)
+        loaded = StellarConfig.from_pretrained(tmp_path, token="x", revision="main", local_files_only=True)
+        assert loaded.to_dict() == config.to_dict()
+        _, unused = StellarConfig.from_pretrained(tmp_path, return_unused_kwargs=True, other=1)
+        assert unused["other"] == 1
 
 
 class TestHostile:

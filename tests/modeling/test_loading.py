@@ -1,5 +1,6 @@
 """What a load checks before and after it reads weights, and what it leaves alone: other threads, and the log."""
 
+import copy
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModel
 
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.loading import TRANSFORMERS_LOGGER, without_load_report
@@ -153,7 +155,36 @@ class TestThreads:
             StellarModel.from_pretrained(pixel_folder, dtype=torch.int8)
 
 
+class TestKeywords:
+    def test_unknown__is_refused_with_the_nearest(self, pixel_folder: Path) -> None:
+        for load in (StellarModel.from_pretrained, AutoModel.from_pretrained):
+            with pytest.raises(TypeError, match=r"'num_spars_tokens'; did you mean 'num_sparse_tokens'"):
+                load(pixel_folder, num_spars_tokens=3)
+        with pytest.raises(TypeError, match=r"^from_pretrained got .* 'foo'; it takes"):
+            StellarModel.from_pretrained(pixel_folder, foo=3)
+
+    def test_field_of_the_configuration__changes_it(self, pixel_folder: Path) -> None:
+        assert StellarModel.from_pretrained(pixel_folder, spatial_temp=0.5).localization.spatial_temp == 0.5
+
+    def test_folder_of_a_run__says_where_its_model_is(self, tmp_path: Path, pixel_folder: Path) -> None:
+        shutil.copytree(pixel_folder, tmp_path / "run" / "model")
+        with pytest.raises(OSError, match=r"folder of a training run: load .*run.model$"):
+            StellarModel.from_pretrained(tmp_path / "run")
+
+
 class TestPickle:
+    @pytest.mark.parametrize("part", ["encoder", "decoder", "encoder.blocks.0"])
+    @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+    def test_part__is_copied_after_hidden_states(
+        self, pixel_model: StellarModel, images: Tensor, part: str, duplicate: Callable[[Any], Any]
+    ) -> None:
+        expected = pixel_model(images, output_hidden_states=True).hidden_states
+        again = duplicate(pixel_model.get_submodule(part))
+        pixel_model.set_submodule(part, again)
+        states = pixel_model(images, output_hidden_states=True).hidden_states
+        assert len(states) == len(expected) == pixel_model.config.num_hidden_layers + 1
+        torch.testing.assert_close(states, expected, rtol=0, atol=0)
+
     def test_model__is_pickled_after_hidden_states(self, pixel_model: StellarModel, images: Tensor) -> None:
         expected = pixel_model(images, output_hidden_states=True).hidden_states
         again: StellarModel = pickle.loads(pickle.dumps(pixel_model))

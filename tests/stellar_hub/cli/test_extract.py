@@ -52,12 +52,14 @@ def test_options__decide_what_is_in_the_store(
     command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     options = ["--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0, "--outputs", "cls, S"]
-    result = command("extract", image_folder, *options, "--dtype", "int8", "--fit", "pad", "--precision", "bfloat16")
+    options += ["--dtype", "int8", "--fit", "pad", "--precision", "bfloat16", "--decoder", "torchvision"]
+    result = command("extract", image_folder, *options)
     assert result.exit_code == 0, result.output
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
     assert set(manifest["features"]["shapes"]) == {"S", "cls"}
     assert (manifest["features"]["dtype"], manifest["features"]["precision"]) == ("int8", "bfloat16")
     assert manifest["preprocessing"]["settings"]["fit"] == "pad"
+    assert manifest["preprocessing"]["settings"]["decoder"] == "libjpeg-turbo"
     assert manifest["model"]["name"] == str(model_folder)
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stellar_hub.features.backbones.stellar import as_backbone
-from stellar_hub.features.encoding import BatchEncoder
+from stellar_hub.features.encoding import BatchEncoder, choose_precision, finite_rows
 from stellar_hub.features.preparation import PreparedBatch
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling import StellarModel
@@ -118,3 +119,57 @@ def test_mixed_precision__is_near_and_not_the_same(pixel_model: StellarModel) ->
 def test_precision__is_checked(pixel_model: StellarModel) -> None:
     with pytest.raises(ValueError, match=r"precision must be .*got 'int8'"):
         BatchEncoder(as_backbone(pixel_model), ("S",), "int8")
+
+
+def test_auto_precision__is_float32_on_a_cpu_and_bfloat16_where_a_gpu_has_it(
+    pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = as_backbone(pixel_model)
+    assert choose_precision("auto", backbone) == "float32"
+    monkeypatch.setattr(backbone, "device", torch.device("cuda"))
+    for has_it, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it, **options: has_it)
+        assert choose_precision("auto", backbone) == expected
+        assert choose_precision("float16", backbone) == "float16"
+
+
+def test_auto_precision__keeps_the_dtype_of_half_weights(
+    pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = as_backbone(pixel_model.half())
+    monkeypatch.setattr(backbone, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: True)
+    assert choose_precision("auto", backbone) == "float32"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_finite_rows__finds_every_kind_of_bad_value(bad: float, dtype: torch.dtype) -> None:
+    first, second = torch.randn(4, 3, 5).to(dtype), torch.randn(4).to(dtype)
+    first[1, 2, 4] = bad
+    second[3] = bad
+    assert finite_rows([first, second]).tolist() == [True, False, True, False]
+
+
+def test_features__can_train_a_head(pixel_model: StellarModel) -> None:
+    (batch,) = BatchEncoder(as_backbone(pixel_model), ("pooled",)).encode_all([prepared(IMAGES)])
+    head = torch.nn.Linear(48, 2)
+    head(batch["pooled"]).sum().backward()
+    assert head.weight.grad is not None
+    assert not batch["pooled"].requires_grad
+
+
+def test_gpu__has_two_batches_more_than_are_fetched(pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = BatchEncoder(as_backbone(pixel_model), ("pooled",))
+    expected = [batch["pooled"] for batch in encoder.encode_all([prepared(image[None]) for image in IMAGES])]
+    monkeypatch.setattr(BatchEncoder, "on_gpu", True)  # in its order only: there is no GPU
+    taken: list[int] = []
+
+    def batches() -> Iterator[PreparedBatch]:
+        for number, image in enumerate(IMAGES):
+            taken.append(number)
+            yield prepared(image[None])
+
+    for number, batch in enumerate(encoder.encode_all(batches())):
+        assert torch.equal(batch["pooled"], expected[number])
+        assert len(taken) == min(number + 3, len(IMAGES))

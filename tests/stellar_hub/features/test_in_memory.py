@@ -6,8 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from stellar_hub.data.streams import TarStream
 from stellar_hub.features.in_memory import extract_features
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from tests.stellar_hub.data.conftest import jpeg
+from tests.stellar_hub.data.sources.conftest import write_tar
 
 
 def test_loop__gives_every_row_once(pixel_model: StellarModel, image_folder: Path) -> None:
@@ -75,3 +78,33 @@ def test_no_images__is_an_error(pixel_model: StellarModel, tmp_path: Path) -> No
         extract_features(pixel_model, tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         extract_features(pixel_model, tmp_path / "gone")
+
+
+def test_loop__decodes_with_torchvision(pixel_model: StellarModel, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(quality=60 + number))
+    options: dict[str, Any] = {"outputs": ["pooled"], "num_workers": 0}
+    (found,) = pixel_model.extract(tmp_path, decoder="torchvision", **options)
+    (expected,) = pixel_model.extract(tmp_path, **options)
+    assert found.records == expected.records
+    torch.testing.assert_close(found["pooled"], expected["pooled"], atol=0.05, rtol=0.05)
+    (auto,) = pixel_model.extract(tmp_path, decoder="auto", precision="float32", **options)
+    assert torch.equal(auto["pooled"], expected["pooled"])
+
+
+def test_decoded_images__pass_the_decoder_by(pixel_model: StellarModel, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    with Image.open(tmp_path / "a.jpg") as image:
+        images: Any = [tmp_path / "a.jpg", image, np.asarray(image)]
+        (batch,) = extract_features(pixel_model, images, ["pooled"], num_workers=0, decoder="torchvision")
+    assert batch.ok.all()
+    torch.testing.assert_close(batch["pooled"], batch["pooled"][:1].expand(3, -1), atol=0.05, rtol=0.05)
+
+
+def test_stream__decodes_with_torchvision(pixel_model: StellarModel, tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {f"{number}.jpg": jpeg(quality=60 + number) for number in range(3)})
+    stream = TarStream([str(tmp_path / "0.tar")])
+    (found,) = extract_features(pixel_model, stream, ["pooled"], num_workers=0, decoder="torchvision")
+    (expected,) = extract_features(pixel_model, stream, ["pooled"], num_workers=0)
+    assert found.records == expected.records
+    torch.testing.assert_close(found["pooled"], expected["pooled"], atol=0.05, rtol=0.05)

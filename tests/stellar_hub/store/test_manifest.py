@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stellar_hub.features.identity import with_decoder
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling.atomic_write import unfinished_path
 from stellar_hub.modeling.limits import variable_of
@@ -48,6 +49,20 @@ def test_plan__does_not_depend_on_counts_or_place(shared_store: FeatureStore) ->
     assert differences(manifest, other) == ["shard_rows: 8 in the store, 9 now"]
 
 
+def test_decoder__is_pillow_unless_the_manifest_says_otherwise(shared_store: FeatureStore) -> None:
+    manifest = shared_store.manifest
+    assert manifest.decoder == "pillow"
+    assert "decoder" not in manifest.preprocessing["settings"]
+    other = dataclasses.replace(manifest, preprocessing=with_decoder(manifest.preprocessing, "nvjpeg"))
+    assert other.decoder == "nvjpeg"
+    assert other.preprocessing["id"] != manifest.preprocessing["id"]
+    assert other.fit_id == manifest.fit_id == manifest.preprocessing["id"]
+    assert differences(manifest, other) == ["decoder: pillow in the store, nvjpeg now"]
+    assert incompatibilities(manifest, other) == ["decoder: pillow and nvjpeg"]
+    again = dataclasses.replace(manifest, preprocessing=with_decoder(other.preprocessing, "pillow"))
+    assert again.preprocessing["settings"] == manifest.preprocessing["settings"]
+
+
 def test_manifest__has_no_time_in_it(shared_store: FeatureStore) -> None:
     keys = json.dumps(json.loads((shared_store.path / "manifest.json").read_text()))
     assert not any(word in keys for word in ("time", "date", "seconds", "host"))
@@ -77,6 +92,7 @@ def test_unknown_format__is_refused(shared_store: FeatureStore, tmp_path: Path) 
         ("model.dtype", "os"),
         ("model.revision", 3),
         ("preprocessing.settings", []),
+        ("preprocessing.settings", {"decoder": 3}),
         ("features.shapes", {}),
         ("features.shapes", {"S": [4, -1]}),
         ("features.shapes", {"S": [float("nan")]}),

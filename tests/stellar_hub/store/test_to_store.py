@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from stellar_hub.data.sources import open_sources
+from stellar_hub.data.sources import JoinedSources, open_sources
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel, atomic_write
 from stellar_hub.store import extract_shards as shard_work
@@ -19,6 +21,7 @@ from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.to_store import extract_to_store
+from tests.stellar_hub.data.conftest import exif, jpeg
 
 from .conftest import BAD, COUNT, OPTIONS, draw_images, files_of
 
@@ -251,3 +254,82 @@ def test_missing_pyarrow__is_said_before_the_work(extract: Extract, monkeypatch:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'stellar_hub\[extract\]'"):
         extract()
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path) -> JoinedSources:
+    """23 JPEGs: plain ones, turned ones, progressive ones, and two that are damaged."""
+    folder = tmp_path / "jpegs"
+    folder.mkdir()
+    for number in range(COUNT):
+        kinds: list[dict[str, Any]] = [{}, {"exif": exif(6)}, {"progressive": True}, {"mode": "L"}]
+        data = jpeg(quality=50 + number, **kinds[number % 4])
+        (folder / f"{number:02d}.jpg").write_bytes(data[:-60] if number in BAD else data)
+    return open_sources([folder])
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+def test_each_decoder__goes_on_to_the_same_bytes(extract: Extract, jpegs: JoinedSources, decoder: str) -> None:
+    options = dataclasses.replace(OPTIONS, decoder=decoder)
+    folder = extract(options=options, source=jpegs)
+    expected = files_of(folder)
+    assert FeatureStore(folder).manifest.counts == {"ok": COUNT - len(BAD), "error": len(BAD)}
+    (folder / "shards" / "000001.safetensors").unlink()
+    auto = dataclasses.replace(options, decoder="auto", precision="auto")
+    assert files_of(extract(options=auto, source=jpegs)) == expected
+    other = {"pillow": "torchvision", "torchvision": "pillow"}[decoder]
+    names = {"pillow": "pillow", "torchvision": "libjpeg-turbo"}
+    with pytest.raises(FileExistsError, match=f"decoder: {names[decoder]} in the store, {names[other]} now"):
+        extract(options=dataclasses.replace(options, decoder=other), source=jpegs)
+
+
+@pytest.mark.gpu
+def test_nvjpeg__goes_on_to_the_same_bytes(extract: Extract, jpegs: JoinedSources, pixel_model: StellarModel) -> None:
+    options = dataclasses.replace(OPTIONS, decoder="torchvision", precision="auto")
+    model = pixel_model.to("cuda")
+    folder = extract(options=options, source=jpegs, model=model)
+    expected = files_of(folder)
+    assert (FeatureStore(folder).manifest.decoder, FeatureStore(folder).manifest.features["precision"]) == (
+        "nvjpeg",
+        "bfloat16",
+    )
+    (folder / "shards" / "000001.safetensors").unlink()
+    auto = dataclasses.replace(options, decoder="auto")
+    assert files_of(extract(options=auto, source=jpegs, model=model, num_workers=1)) == expected
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_torchvision__gives_the_same_rows_from_workers_and_from_processes(
+    extract: Extract, jpegs: JoinedSources
+) -> None:
+    options = dataclasses.replace(OPTIONS, decoder="torchvision")
+    expected = files_of(extract("one", options=options, source=jpegs))
+    assert files_of(extract("workers", options=options, source=jpegs, num_workers=2)) == expected
+    for rank in range(2):
+        extract("processes", options=options, source=jpegs, processes=Processes(rank, 2))
+    assert files_of(extract("processes", options=options, source=jpegs)) == expected
+
+
+def test_failed_rows__are_tried_again_with_torchvision(extract: Extract, jpegs: JoinedSources, tmp_path: Path) -> None:
+    options = dataclasses.replace(OPTIONS, decoder="torchvision")
+    path = tmp_path / "jpegs" / "00.jpg"
+    data, times = path.read_bytes(), os.stat(path)
+    expected = files_of(extract("expected", options=options, source=jpegs))
+    path.write_bytes(data[:-60] + bytes(60))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    folder = extract(options=options, source=jpegs)
+    assert FeatureStore(folder)[0].record.error is not None
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert files_of(extract(options=options, source=jpegs, retry_errors=True)) == expected
+
+
+def test_extraction__imports_no_pandas(image_folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from stellar_hub.data import open_sources; from stellar_hub.modeling import StellarModel; "
+        "from stellar_hub.store import extract_to_store; model = StellarModel.from_pretrained('stellar-tiny'); "
+        f"extract_to_store(model, open_sources([{str(image_folder)!r}]), {str(tmp_path / 'store')!r}, num_workers=0); "
+        "print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

@@ -15,7 +15,7 @@ from stellar_hub.data.views import AugmentedView
 
 @pytest.fixture(scope="module")
 def processor() -> StellarImageProcessor:
-    return StellarImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 16, "width": 16})
+    return StellarImageProcessor(size={"shortest_edge": 18}, crop_size={"height": 16, "width": 16})
 
 
 def encoded(values: np.ndarray, kind: str) -> EncodedImage:
