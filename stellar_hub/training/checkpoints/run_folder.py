@@ -83,12 +83,12 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
     state = read_state(checkpoint)
     before = checkpoint.absolute().parents[1] / RECIPE_FILE
     if before.is_file():
-        refuse_other_recipe(with_later_fields(load_recipe(before)), recipe)
+        refuse_other_recipe(with_later_fields(load_recipe(before)), with_later_fields(recipe))
     lines = [f"data: {line}" for line in differences({name: state.get(name) for name in facts}, facts)]
     # The other fields are transformers' own; saving changes some of them.
     own = config_fields()
-    saved = later_fields() | state.get("config", {})
-    before_and_now = ({name: of[name] for name in own if name in of} for of in (saved, config))
+    both = (later_fields() | of for of in (state.get("config", {}), config))
+    before_and_now = ({name: of[name] for name in own if name in of} for of in both)
     lines += [f"model: {line}" for line in differences(*before_and_now)]
     if lines:
         raise ValueError(
@@ -105,7 +105,7 @@ def later_fields() -> dict[str, Any]:
 
 
 def with_later_fields(recipe: Recipe) -> Recipe:
-    """Returns the recipe of a run, which states the whole configuration, with the fields that came later."""
+    """Returns the recipe with the fields of the configuration that came later, where it does not state them."""
     return recipe.with_values("model", config=later_fields() | recipe.model.config)
 
 

@@ -43,16 +43,16 @@ class StellarPreTrainingOutput(ModelOutput):
         cls_clustering_loss: Loss of the clean cls tokens against their assignments to prototypes.
         mask_loss: Loss of the masked views' tokens against the assignments of the tokens they are matched to.
         cls_loss: Loss of the masked and local views' cls tokens against the assignments of the clean cls tokens.
-        sop_token_loss: Loss of the masked views' tokens, or masked patches, against the teacher's, by SOP.
-        sop_cls_loss: Loss of the masked and local views' cls against the teacher's of other views, by SOP.
-        tokens: Sparse tokens `S` of the clean pass, `(B, r, d)`; detached, as all fields below. Where patches are
-            trained, these are the teacher's of global view 1.
-        localization: Localization `L` of the clean pass, `(B, n, r)`; None where patches are trained.
+        tokens: Sparse tokens `S` of the clean pass, `(B, r, d)`; detached, as all fields below but losses. Where SOP
+            trains patches, these are the teacher's patches of global view 1, `(B, n, d)`.
+        localization: Localization `L` of the clean pass, `(B, n, r)`; None where SOP trains patches.
         mean_assignment: Mean of the targets' assignments over the rows of this process, `(K,)`. With SOP they are to
             this batch's anchors of tokens, `(A,)`.
         agreement: Mean cosine in [-1, 1] of a token's embedding with that of its target. With a teacher it compares
             clean tokens with the teacher's; without one it compares masked views' tokens with clean ones. With SOP it
             compares the tokens of masked views, or masked patches, with the teacher's.
+        sop_token_loss: Loss of the masked views' tokens, or masked patches, against the teacher's, by SOP.
+        sop_cls_loss: Loss of the masked and local views' cls against the teacher's of other views, by SOP.
         anchors: SOP's anchors of cls that were drawn first, past embeddings of the teacher's, `(A, p)`.
         new_cls_rows: The teacher's embeddings of cls that `write_memories` writes, `(B, p)`; SOP alone.
         new_token_rows: The teacher's embeddings of one token or patch of each image, `(B, p)`, for the same.
@@ -65,12 +65,12 @@ class StellarPreTrainingOutput(ModelOutput):
     cls_clustering_loss: Tensor | None = None
     mask_loss: Tensor | None = None
     cls_loss: Tensor | None = None
-    sop_token_loss: Tensor | None = None
-    sop_cls_loss: Tensor | None = None
     tokens: Tensor | None = None
     localization: Tensor | None = None
     mean_assignment: Tensor | None = None
     agreement: Tensor | None = None
+    sop_token_loss: Tensor | None = None
+    sop_cls_loss: Tensor | None = None
     anchors: Tensor | None = None
     new_cls_rows: Tensor | None = None
     new_token_rows: Tensor | None = None
