@@ -13,10 +13,10 @@ Variants take turns, and the tables show median times. Memory is the peak reside
 process above that with model and optimizer in place, or on CUDA the allocator's peak. "of the matrix rate" is the
 number of floating-point operations per second, as a share of what a product of two large square matrices reaches
 (products into given memory, such as those of the prototype loss, are not counted: under a hundredth here). A second
-table shows what each part of the library's step keeps for the backward.
-
-With `--check` the script exits with 1 unless the library is at least 1.5 times as fast as "naive", with at most half
-the memory.
+table shows what each part of the library's step keeps for the backward. On CUDA, "ours" has the fused update and, in
+bfloat16, prototype scores in TF32, as a run has; "ours, compiled" compiles its blocks, too. `trainer_step.py` measures
+the whole step of a run. With `--check` the script exits with 1 unless the library is at least 1.5 times as fast as
+"naive", with at most half the memory.
 """
 
 import argparse
@@ -45,11 +45,12 @@ from stellar_hub.training.model.terms import ObjectiveBatch, Prediction, token_l
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, sinkhorn_assign, target_codes
 from stellar_hub.training.recipes.files import load_recipe
+from stellar_hub.training.step_choices import compiled_parts
 
 MIN_SPEEDUP = 1.5
 MAX_MEMORY = 0.5
 MAX_ERROR = 1e-4  # relative, of the loss in float32
-VARIANTS = ("naive", "naive losses", "ours", "ours, checkpointing")
+VARIANTS = ("naive", "naive losses", "ours", "ours, checkpointing", "ours, compiled")
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
@@ -67,15 +68,35 @@ class Step:
         self.precision = getattr(torch, args.precision)
         self.model = StellarForPreTraining(StellarConfig(**recipe.model.config)).train().to(args.device)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=1e-5)
-        for parameter in self.trained:  # the optimizer's state is there before memory is measured
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizers: dict[bool, torch.optim.Optimizer] = {}
+        self.compiled: dict[Any, Any] = {}
+        if args.device == "cuda" and self.precision == torch.bfloat16:
+            self.model.prototype_precision = "tf32"
         self.batch = make_batch(self.model, recipe.data, args.images, args.device)
+
+    def optimizer(self, variant: str) -> torch.optim.Optimizer:
+        """Returns the variant's AdamW, whose state is there before memory is measured."""
+        fused = variant.startswith("ours") and self.device == "cuda"
+        if fused not in self.optimizers:
+            self.optimizers[fused] = torch.optim.AdamW(self.trained, lr=1e-5, fused=fused or None)
+            for parameter in self.trained:
+                parameter.grad = torch.zeros_like(parameter)
+            self.optimizers[fused].step()
+            self.optimizers[fused].zero_grad()
+        return self.optimizers[fused]
+
+    def set_compiled(self, on: bool) -> None:
+        """Compiles the blocks, once, or calls them as they were written."""
+        if on and not self.compiled:
+            for block in compiled_parts(self.model):
+                block.compile(dynamic=True)
+                self.compiled[block] = block._compiled_call_impl
+        for block, call in self.compiled.items():
+            block._compiled_call_impl = call if on else None
 
     def loss(self, variant: str) -> Tensor:
         """Returns the loss of the batch."""
+        self.set_compiled(variant.endswith("compiled"))
         for part in (self.model.stellar.encoder, self.model.stellar.decoder):
             part.grad_checkpointing = variant.endswith("checkpointing")
         if variant.startswith("ours"):
@@ -84,11 +105,12 @@ class Step:
 
     def run(self, variant: str) -> float:
         """Does the whole step, and returns the loss before it."""
+        optimizer = self.optimizer(variant)
         with self.autocast():
             loss = self.loss(variant)
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         return loss.item()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -249,6 +271,7 @@ def kept_by_part(step: Step) -> dict[str, int]:
 def peak_memory(variant: str, args: argparse.Namespace) -> int:
     """Returns the most bytes that a step takes in addition to model, optimizer and batch."""
     step = Step(args)
+    step.optimizer(variant)
     if args.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -287,19 +310,21 @@ def timed(function: Callable[[], Any], device: str) -> float:
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Measures all variants."""
-    peaks = {variant: measure_apart(variant, args) for variant in VARIANTS}
+    names = [variant for variant in VARIANTS if args.device == "cuda" or not variant.endswith("compiled")]
+    peaks = {variant: measure_apart(variant, args) for variant in names}
     step = Step(args)
     kept = kept_by_part(step)
     with torch.no_grad(), step.autocast():
-        losses = {variant: float(step.loss(variant)) for variant in VARIANTS}
+        losses = {variant: float(step.loss(variant)) for variant in names}
     operations = {}
-    for variant in VARIANTS:
+    for variant in names:
         with FlopCounterMode(display=False) as counter:
-            step.run(variant)
+            step.run(variant.replace("compiled", "eager"))  # the counter does not see into compiled blocks
         operations[variant] = counter.get_total_flops()
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+        step.run(variant)
+    seconds: dict[str, list[float]] = {variant: [] for variant in names}
     for _ in range(args.repeats):
-        for variant in VARIANTS:
+        for variant in names:
             seconds[variant].append(timed(lambda variant=variant: step.run(variant), args.device))
     rate = matrix_rate(step, 5)
     median = {variant: statistics.median(taken) for variant, taken in seconds.items()}
@@ -314,7 +339,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             "share_of_matrix_rate": operations[variant] / median[variant] / rate,
             "loss": losses[variant],
         }
-        for variant in VARIANTS
+        for variant in names
     ]
     return {"rows": rows, "kept_mb_per_image": {name: size / 1e6 / args.images for name, size in kept.items()}}
 
@@ -350,13 +375,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="b16", help="name of a recipe, or a YAML file (default: %(default)s)")
     parser.add_argument("--images", type=int, default=2, help="number of images in the batch (default: %(default)s)")
-    parser.add_argument(
-        "--precision", choices=["float32", "bfloat16"], default="float32", help="(default: %(default)s)"
-    )
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="default: %(default)s")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="number of CPU threads; 0 leaves it to torch (default: %(default)s)"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="number of CPU threads; 0 (default) leaves it to torch")
     parser.add_argument("--repeats", type=int, default=3, help="number of timed rounds (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="JSON file to write the numbers to")
     parser.add_argument("--check", action="store_true", help="exit with 1 if the library misses a limit")

@@ -7,6 +7,9 @@
 Importing this package loads nothing heavy; torch and transformers come with the first class that is touched.
 """
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +51,22 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    with _no_collections():
+        value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Pauses the search for unused objects: thousands of new classes and functions all stay, and it takes 0.4 s."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

@@ -4,10 +4,8 @@ import dataclasses
 import itertools
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
 
 from stellar_hub.data.random_numbers import sample_generator
@@ -18,22 +16,13 @@ from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, view_settings
-from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
 from stellar_hub.training.monitoring.previews import some_images
-from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
+from stellar_hub.training.step_choices import time_step
 
 NUM_TIMED_IMAGES = 12
 MIN_WORKER_SPEED = 1.1  # images that workers make for each one that a step takes; below, the device would wait
-
-
-def restore_crop_placement(recipe: Recipe, start: Path | None) -> Recipe:
-    """Returns the recipe with the `data.device_crops` of the run that is resumed, where the recipe leaves it open."""
-    saved = None if start is None else start.absolute().parents[1] / RECIPE_FILE
-    if recipe.data.device_crops is not None or saved is None or not saved.is_file():
-        return recipe
-    return with_device_crops(recipe, load_recipe(saved).data.device_crops)
 
 
 def choose_crop_placement(
@@ -58,7 +47,7 @@ def choose_crop_placement(
     samples, seconds = time_samples(recipe, source, stepper.model.config)
     worker_speed = max(1, num_workers) / seconds
     share = recipe.optimization.batch_size // accelerator.num_processes
-    step_speed = share / time_step(stepper, repeat_samples(samples, share))
+    step_speed = share / time_step(stepper, repeat_samples(samples, share))[0]
     on_device = broadcast_object_list([worker_speed < MIN_WORKER_SPEED * step_speed])[0]
     where = "the device cuts the views" if on_device else "the workers cut the views"
     speeds = f"{num_workers} workers would cut {worker_speed:.0f} images per second, training takes {step_speed:.0f}"
@@ -100,16 +89,3 @@ def time_samples(
 def repeat_samples(samples: list[dict[str, Any]], count: int) -> dict[str, Any]:
     """Returns a batch of `count` samples, which repeats those that are given."""
     return collate_samples(list(itertools.islice(itertools.cycle(samples), count)))
-
-
-def time_step(stepper: Stepper, batch: dict[str, Any]) -> float:
-    """Returns the seconds of the second forward and backward of a batch. It leaves the model as it was."""
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        stepper.forward_backward(batch, is_last=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    stepper.optimizer.zero_grad(set_to_none=True)
-    return seconds

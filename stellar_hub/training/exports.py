@@ -23,6 +23,7 @@ from stellar_hub.training.recipes.sections import Recipe, RunRecipe
 from stellar_hub.training.run import JOURNAL_FILE, Run
 from stellar_hub.training.sharding import is_sharded
 from stellar_hub.training.start import describe_devices
+from stellar_hub.training.step_choices import describe_choices
 from stellar_hub.version import __version__
 from stellar_hub.visualization import draw_curves
 
@@ -104,6 +105,7 @@ def card_facts(run: Run, done: int) -> dict[str, object]:
         "initialized from": without_folders(run.recipe.model.init),
         "device": describe_devices(accelerator, is_sharded(run.model)),
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
+        "computed with": describe_choices(run.recipe, run.stepper),
         "time": f"{seconds / 60:.1f} minutes" + (f" since step {run.start_step}" if run.start_step else ""),
         "library": f"stellar_hub {__version__}, torch {torch.__version__}",
     }

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from stellar_hub.data.sources import JoinedSources
 from stellar_hub.data.streams import ImageStream, open_images
-from stellar_hub.modeling.inference_optimization import compile_blocks
 from stellar_hub.modeling.safe_text import mask_secrets
 from stellar_hub.store.lock import StoreLock
 from stellar_hub.training.batches import (
@@ -36,14 +35,14 @@ from stellar_hub.training.checkpoints.run_folder import (
     holds_run,
 )
 from stellar_hub.training.checkpoints.run_state import load_run
-from stellar_hub.training.crop_placement import choose_crop_placement, restore_crop_placement
+from stellar_hub.training.crop_placement import choose_crop_placement
 from stellar_hub.training.initialization import initialize, initialize_resumed
 from stellar_hub.training.model import StellarForPreTraining
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.monitoring.previews import fixed_images
 from stellar_hub.training.recipes.files import save_recipe, to_dict
 from stellar_hub.training.recipes.sections import Recipe
-from stellar_hub.training.sharding import is_sharded, shard_if_launched, transformer_blocks
+from stellar_hub.training.sharding import is_sharded, shard_if_launched
 from stellar_hub.training.start import (
     build_accelerator,
     check_same_step,
@@ -53,6 +52,7 @@ from stellar_hub.training.start import (
     warnings_at_start,
 )
 from stellar_hub.training.step import Stepper, StepResult, build_optimizer, build_schedule, count_steps
+from stellar_hub.training.step_choices import choose_by_device, choose_step, restore_choices
 from stellar_hub.training.stopping import check_finite
 
 JOURNAL_FILE = "metrics.jsonl"
@@ -244,17 +244,18 @@ def _build_in(
     # A checkpoint has its own weights: what the run was initialized from may be gone by now.
     model = initialize(recipe.model) if start is None else initialize_resumed(start, recipe.model)
     facts = source_facts(source)
-    recipe = restore_crop_placement(resolve_recipe(recipe, model.config), start)
+    recipe = choose_by_device(restore_choices(resolve_recipe(recipe, model.config), start), accelerator)
     if start is not None:
         check_same_run(start, recipe, facts, model.config.to_dict())
     stepper = build_stepper(recipe, accelerator, model, facts["num_images"])
     state: dict[str, Any] = {"step": 0} if start is None else read_state(start)
     check_same_step(accelerator, folder.path, state["step"])
     stamps = stamps_digest(source) if accelerator.is_main_process else None
-    recipe, crop_notes = choose_crop_placement(recipe, source, stepper)
-    batches = build_batches(recipe, source, model.config, accelerator, stepper.num_steps, state, facts, stamps)
     if start is not None:
         load_run(start, model, stepper.optimizer.optimizer, accelerator.scaler, accelerator.process_index)
+    recipe, step_notes = choose_step(recipe, stepper)
+    recipe, crop_notes = choose_crop_placement(recipe, source, stepper)
+    batches = build_batches(recipe, source, model.config, accelerator, stepper.num_steps, state, facts, stamps)
     run = Run(
         recipe,
         accelerator,
@@ -267,7 +268,7 @@ def _build_in(
         notes=[],
     )
     notes = [*start_notes, *change_notes(state.get("stamps"), stamps), *source_notes(source)]
-    run.notes.extend([*notes_at_start(run, reference_batch_size), *crop_notes])
+    run.notes.extend([*notes_at_start(run, reference_batch_size), *step_notes, *crop_notes])
     run.notes.extend(f"note: {note}" for note in [*notes, *folder.begin(recipe, run.start_step, accelerator)])
     if recipe.run.trackers:
         init_trackers(run)
@@ -282,11 +283,12 @@ def build_stepper(
         model.double()
     if recipe.run.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if recipe.run.compile:
-        compile_blocks(transformer_blocks(model))
+    model.prototype_precision = recipe.optimization.prototype_precision or "fp32"
     sharded = shard_if_launched(model, accelerator, recipe.optimization.optimizer)
     num_steps = count_steps(recipe.optimization, num_images)
-    optimizer = build_optimizer(model, recipe.optimization)
+    # Not in fp16, whose scaler would leave it to the fused kernel to skip a step.
+    fused = accelerator.device.type == "cuda" and accelerator.scaler is None
+    optimizer = build_optimizer(model, recipe.optimization, fused)
     schedule = build_schedule(optimizer, recipe.optimization, num_steps)
     if sharded:  # `prepare` would shard by its own rules; with `evaluation_mode` it only sets the precision
         wrapped = accelerator.prepare_model(model, evaluation_mode=True)

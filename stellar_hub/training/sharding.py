@@ -211,7 +211,11 @@ def load_optimizer(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
         }
         for index, values in state_dict["state"].items()
     }
-    optimizer.load_state_dict({**state_dict, "state": state})
+    # How the update is computed belongs to this device, not to the one of the checkpoint.
+    own = [{name: group[name] for name in ("foreach", "fused") if name in group} for group in optimizer.param_groups]
+    saved = state_dict["param_groups"]
+    groups = [{**group, **mine} for group, mine in zip(saved, own, strict=True)] if len(saved) == len(own) else saved
+    optimizer.load_state_dict({**state_dict, "state": state, "param_groups": groups})
 
 
 def has_same_shape(value: Any, parameter: Tensor) -> bool:

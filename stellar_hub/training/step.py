@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +17,31 @@ from torch.optim import Optimizer
 from stellar_hub.data.random_numbers import step_generator
 from stellar_hub.data.views.crops import cut_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
+from stellar_hub.training.captured_step import CapturedStep
 from stellar_hub.training.model import StellarForPreTraining, StellarPreTrainingOutput
 from stellar_hub.training.model.targets import cosine_momentum
 from stellar_hub.training.recipes.sections import OptimizationRecipe
 from stellar_hub.training.sharding import full_tensor, is_sharded
 
+FUSED_OPTIMIZERS = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)  # that of Adagrad is for CPUs alone
 LOSSES = tuple(field.name for field in dataclasses.fields(StellarPreTrainingOutput) if field.name.endswith("loss"))
 
 
-def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe) -> Optimizer:
+def build_optimizer(model: StellarForPreTraining, recipe: OptimizationRecipe, fused: bool = False) -> Optimizer:
     """Builds timm's optimizer over all trainable parameters.
 
     Norms, biases, tokens and position embeddings get no weight decay. With `layer_decay` each encoder block has a lower
     learning rate than the one above it. The recipe's betas go to optimizers that have two.
+
+    Args:
+        model: The model.
+        recipe: The optimizer and its numbers.
+        fused: Whether one kernel updates many weights, for the optimizers in `FUSED_OPTIMIZERS`.
     """
     info = get_optimizer_info(recipe.optimizer)
     options: dict[str, Any] = {"betas": tuple(recipe.betas)} if info.has_betas and info.num_betas == 2 else {}
+    if fused and info.opt_class in FUSED_OPTIMIZERS:
+        options["fused"] = True
     return create_optimizer_v2(
         model,
         opt=recipe.optimizer,
@@ -96,11 +106,30 @@ def model_inputs(
     Returns:
         The arguments of `StellarForPreTraining`; `pixel_values` is global view 0 before photometric augmentation.
     """
+    return augmented_inputs(move_views(batch, device, view_sizes), photometric, dtype)
+
+
+def move_views(
+    batch: dict[str, Any], device: torch.device, view_sizes: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
+    """Moves a batch to the device, and cuts the views there if the workers did not; see `model_inputs`.
+
+    Returns:
+        The tensors of a step, whose shapes do not depend on the images: views as uint8, photometric parameters, kept
+        patches.
+    """
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items() if isinstance(value, Tensor)}
     if "images" in batch:
         assert view_sizes is not None, "the stepper knows them"
         images = [image.to(device, non_blocking=True) for image in batch["images"]]
         moved |= cut_batch_views(images, moved, view_sizes)
+    return {name: value for name, value in moved.items() if not name.endswith("_boxes")}
+
+
+def augmented_inputs(
+    moved: Mapping[str, Tensor], photometric: PhotometricSettings, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Returns the arguments of the model for tensors from `move_views`; see `model_inputs`."""
     global_views = moved["global_views"].to(dtype) / 255  # (B, V, 3, H, W)
     parameters = moved["photometric"].to(dtype)  # (B, V + V', 6), global views first
     num_global = global_views.shape[1]
@@ -164,6 +193,11 @@ class Stepper:
         dtype: Dtype of the views.
         view_sizes: Sides of global and of local views in pixels; only needed where the device cuts the views.
         seed: Seed of the run, for what the objective draws.
+
+    Attributes:
+        captured: Forward and backward of batches of the usual shape as one graph; None computes all batches one
+            operation after the other.
+        augment: Makes the model's arguments of tensors from `move_views`: `augmented_inputs`, or a compiled one.
     """
 
     def __init__(
@@ -192,6 +226,8 @@ class Stepper:
         self.view_sizes = view_sizes
         self.seed = seed
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.captured: CapturedStep | None = None
+        self.augment: Callable[..., dict[str, Tensor]] = augmented_inputs
 
     def step(self, step: int, batches: list[dict[str, Any]]) -> StepResult:
         """Does one step, and returns its result; `step` counts from 0."""
@@ -230,13 +266,39 @@ class Stepper:
         Processes exchange gradients at the last batch of the step. If the model is sharded, they do so for each batch:
         a process has no room for the gradients of all weights.
         """
-        inputs = model_inputs(batch, self.accelerator.device, self.photometric, self.dtype, self.view_sizes)
+        moved = move_views(batch, self.accelerator.device, self.view_sizes)
+        if self.captured is not None and self.captured.fits(moved):
+            return self.captured(moved)
         exchange = is_last or is_sharded(self.model)
         with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.wrapped):
+            return self.compute(moved, num_batches, generator)
+
+    def compute(
+        self, moved: Mapping[str, Tensor], num_batches: int = 1, generator: torch.Generator | None = None
+    ) -> StellarPreTrainingOutput:
+        """Does forward and backward of tensors from `move_views`, and returns the output."""
+        inputs = self.augment(moved, self.photometric, self.dtype)
+        # Shards are gathered as bfloat16 on GPUs, and copies of them would stay when their block is done.
+        with contextlib.nullcontext() if is_sharded(self.model) else weights_cast_once():
             output: StellarPreTrainingOutput = self.wrapped(**inputs, generator=generator)
             assert output.loss is not None
             self.accelerator.backward(output.loss / num_batches)
         return output
+
+
+@contextlib.contextmanager
+def weights_cast_once() -> Iterator[None]:
+    """Keeps autocast's copies of weights until the end of the backward pass, for blocks that are computed again there.
+
+    Each use of autocast drops the copies when the outermost one ends, and this counts as an outer one. It does not
+    switch autocast on: the backward pass is computed as before.
+    """
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
 
 
 def mean_losses(outputs: list[StellarPreTrainingOutput]) -> dict[str, Tensor]:

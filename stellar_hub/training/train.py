@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.training.checkpoints.run_folder import PREVIEWS_FOLDER
+from stellar_hub.training.checkpoints.checkpoints import Checkpoints
+from stellar_hub.training.checkpoints.run_folder import CHECKPOINTS_FOLDER, PREVIEWS_FOLDER
 from stellar_hub.training.checkpoints.run_state import write_random_state, write_run
 from stellar_hub.training.exports import MODEL_FOLDER, card_facts, export_model, is_exported, push_export
 from stellar_hub.training.monitoring.collapse_meters import collapse_meters
@@ -65,9 +66,11 @@ def train(
         Stopped: if SIGTERM or Ctrl-C stopped the run, after a checkpoint was saved.
         NonFiniteLossError: if a loss is NaN or infinite.
     """
-    run = build_run(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference_batch_size)
+    checkpoints = Checkpoints(Path(output) / CHECKPOINTS_FOLDER, recipe.run.keep_checkpoints)
+    with memory_errors(checkpoints):  # a run does steps as it begins, to measure them
+        run = build_run(recipe, output, resume=resume, cpu=cpu, reference_batch_size=reference_batch_size)
     try:
-        with memory_errors(run):
+        with memory_errors(checkpoints):
             run_steps(run)
             run.accelerator.wait_for_everyone()
             model = export_last(run)
@@ -82,7 +85,7 @@ def train(
 
 
 @contextmanager
-def memory_errors(run: Run) -> Iterator[None]:
+def memory_errors(checkpoints: Checkpoints) -> Iterator[None]:
     """Says in one sentence that the memory is used up, and what to do, in place of the allocator's own words."""
     try:
         yield
@@ -90,7 +93,7 @@ def memory_errors(run: Run) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "the memory"
-        kept = run.folder.checkpoints.latest()
+        kept = checkpoints.latest()
         raise RuntimeError(
             f"{where} is used up: lower optimization.batch_size or data.num_workers, or set "
             f"run.gradient_checkpointing=true; {f'the last checkpoint is {kept}' if kept else 'there is no checkpoint'}"

@@ -1,11 +1,13 @@
 """The package's front door."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
 import stellar_hub
+import stellar_hub.registry
 
 # Best of three, as this machine may be busy; the limit is a promise of the README.
 MAX_MODULES = 60  # most of them are Python's own
@@ -23,6 +25,45 @@ def test_import__loads_nothing_heavy() -> None:
 def test_import__loads_few_modules() -> None:
     code = "import sys; before = set(sys.modules); import stellar_hub; print(len(set(sys.modules) - before))"
     assert int(run(code)) < MAX_MODULES
+
+
+def test_loading__imports_only_what_encoding_uses() -> None:
+    unused = (
+        *("sklearn", "pandas", "pyarrow", "torchmetrics", "matplotlib", "typer", "rich", "ruamel", "datasets", "peft"),
+        *("torchao", "faiss", "ray", "onnx", "onnxruntime", "fsspec.implementations", "timm.optim", "timm.scheduler"),
+        *(
+            "transformers.pipelines",
+            "transformers.models.dinov2",
+            "transformers.generation.utils",
+            "transformers.trainer",
+        ),
+        *(f"stellar_hub.{room}" for room in ("data", "features", "store", "retrieval", "visualization", "export")),
+        *(f"stellar_hub.{room}" for room in ("training", "evaluation", "measures", "cli")),
+    )
+    code = (
+        "import sys, stellar_hub; stellar_hub.StellarModel.from_pretrained('stellar-tiny', decoder=False); "
+        f"print(sorted(set({unused}) & set(sys.modules)))"
+    )
+    assert run(code) == "[]"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_first_touch__leaves_garbage_collection_as_it_was(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:
+    seen = []
+
+    def load(name: str) -> object:
+        seen.append(gc.isenabled())
+        return stellar_hub.registry
+
+    monkeypatch.setattr(stellar_hub, "import_module", load)
+    monkeypatch.delitem(vars(stellar_hub), "list_models", raising=False)
+    was_enabled = gc.isenabled()
+    try:
+        gc.enable() if enabled else gc.disable()
+        assert stellar_hub.list_models is stellar_hub.registry.list_models
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable() if was_enabled else gc.disable()
 
 
 def test_public_names__are_all_there() -> None:

@@ -22,6 +22,7 @@ from stellar_hub.training.model.sop_terms import OBJECTIVES
 from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head, has_cls_head
 from stellar_hub.training.model.terms import reconstruction_weight
 from stellar_hub.training.model.views import check_views, draw_kept_patches
+from stellar_hub.training.objectives.prototype_loss import ProductPrecision
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,9 @@ class StellarForPreTraining(StellarPreTrainedModel):
 
     Args:
         config: Configuration of the architecture and of the objective.
+
+    Attributes:
+        prototype_precision: "fp32", or "tf32" to let a GPU round the operands of the prototype losses' products.
     """
 
     # A model of this class is for training and is not shared: its folder carries no code of the model.
@@ -95,6 +99,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
         self.teacher = StellarTeacher(config) if config.teacher_momentum is not None else None
         needs_codes = self.reconstruction_weight > 0 and config.reconstruction_head == "vq"
         self.tokenizer_encoder = MaskGitVQGANEncoder(config) if needs_codes and config.use_tokenizer else None
+        self.prototype_precision: ProductPrecision = "fp32"
         self.newly_initialized: tuple[str, ...] = OPTIONAL_PARTS
         self.post_init()
         self.freeze_untrained()

@@ -21,6 +21,7 @@ from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
 from stellar_hub.training.model.targets import StellarTeacher, Targets, build_targets, matched_rows, teacher_targets
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, prototype_loss, target_codes
+from stellar_hub.training.objectives.prototype_loss import ProductPrecision
 
 RECONSTRUCTION_WEIGHTS = {"vq": 0.05, "pixel": 10.0}
 
@@ -34,6 +35,7 @@ class PretrainingModules(Protocol):
     cls_clustering_head: ClusteringHead | None
     teacher: StellarTeacher | None
     tokenizer_encoder: MaskGitVQGANEncoder | None
+    prototype_precision: ProductPrecision
 
 
 class Prediction(NamedTuple):
@@ -174,7 +176,13 @@ def target_rows(prediction: Prediction, config: StellarConfig, matched: bool = T
     )
 
 
-def token_loss(prediction: Prediction, head: ClusteringHead, config: StellarConfig, matched: bool = True) -> Tensor:
+def token_loss(
+    prediction: Prediction,
+    head: ClusteringHead,
+    config: StellarConfig,
+    matched: bool = True,
+    precision: ProductPrecision = "fp32",
+) -> Tensor:
     """Returns the loss of tokens against the assignments of the tokens they are matched to."""
     return prototype_loss(
         prediction.embeddings.flatten(0, 1),
@@ -182,16 +190,30 @@ def token_loss(prediction: Prediction, head: ClusteringHead, config: StellarConf
         prediction.targets.assignment,
         target_rows(prediction, config, matched),
         temperature=config.prototype_temp,
+        precision=precision,
     )
 
 
-def cls_token_loss(cls_token: Tensor, targets: Targets, head: ClusteringHead, config: StellarConfig) -> Tensor:
+def cls_token_loss(
+    cls_token: Tensor,
+    targets: Targets,
+    head: ClusteringHead,
+    config: StellarConfig,
+    precision: ProductPrecision = "fp32",
+) -> Tensor:
     """Returns the loss of the cls tokens of `B V` views, `(B V, d)`, against the assignments of their images."""
     assignment = targets.cls_assignment
     assert assignment is not None, "there is a cls head"
     views = cls_token.shape[0] // assignment.shape[0]
     rows = torch.arange(assignment.shape[0], device=cls_token.device).repeat_interleave(views)
-    return prototype_loss(head(cls_token), head.prototypes.weight, assignment, rows, temperature=config.prototype_temp)
+    return prototype_loss(
+        head(cls_token),
+        head.prototypes.weight,
+        assignment,
+        rows,
+        temperature=config.prototype_temp,
+        precision=precision,
+    )
 
 
 def koleo_term(batch: ObjectiveBatch) -> Tensor | None:
@@ -207,7 +229,8 @@ def clustering_term(batch: ObjectiveBatch) -> Tensor:
     """Returns the loss of the unmasked views' tokens against their targets, the mean over these views."""
     matched = batch.model.teacher is not None or batch.second is not None  # else tokens predict themselves
     head = batch.model.clustering_head
-    losses = [token_loss(prediction, head, batch.config, matched) for prediction in batch.unmasked]
+    options = batch.config, matched, batch.model.prototype_precision
+    losses = [token_loss(prediction, head, *options) for prediction in batch.unmasked]
     return torch.stack(losses).mean()
 
 
@@ -216,7 +239,8 @@ def cls_clustering_term(batch: ObjectiveBatch) -> Tensor | None:
     head = batch.model.cls_clustering_head
     if head is None:
         return None
-    losses = [cls_token_loss(views.cls_token, targets, head, batch.config) for views, _, targets in batch.unmasked]
+    options = batch.config, batch.model.prototype_precision
+    losses = [cls_token_loss(views.cls_token, targets, head, *options) for views, _, targets in batch.unmasked]
     return torch.stack(losses).mean()
 
 
@@ -242,7 +266,10 @@ def reconstruction_term(batch: ObjectiveBatch) -> Tensor | None:
 
 def mask_term(batch: ObjectiveBatch) -> Tensor | None:
     """Returns the loss of the masked views' tokens against the assignments of the tokens they are matched to."""
-    return None if batch.masked is None else token_loss(batch.masked, batch.model.clustering_head, batch.config)
+    if batch.masked is None:
+        return None
+    precision = batch.model.prototype_precision
+    return token_loss(batch.masked, batch.model.clustering_head, batch.config, precision=precision)
 
 
 def cls_term(batch: ObjectiveBatch) -> Tensor | None:
@@ -250,11 +277,12 @@ def cls_term(batch: ObjectiveBatch) -> Tensor | None:
     head, targets, loss = batch.model.cls_clustering_head, batch.targets, None
     if head is None:
         return None
+    options = batch.config, batch.model.prototype_precision
     if batch.masked is not None:
-        loss = cls_token_loss(batch.masked.views.cls_token, targets, head, batch.config)
+        loss = cls_token_loss(batch.masked.views.cls_token, targets, head, *options)
     if batch.local_views is not None:
         local = encode_views(batch.model.stellar.encoder, batch.local_views.flatten(0, 1))
-        local_loss = cls_token_loss(local.cls_token, targets, head, batch.config)
+        local_loss = cls_token_loss(local.cls_token, targets, head, *options)
         loss = local_loss if loss is None else loss + local_loss
     return loss
 

@@ -4,9 +4,10 @@ STELLAR (arXiv 2602.01905) keeps a few patches of each masked view, half of the 
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stellar_hub.modeling import StellarConfig
@@ -209,13 +210,42 @@ def encode_views(encoder: StellarEncoder, pixel_values: Tensor, kept_patches: Te
     Returns:
         The encoded views. The patches are the kept ones, in the order of `kept_patches`.
     """
-    sequence = encoder.embed(normalize_pixels(pixel_values, encoder.pos_embed.dtype))
-    if kept_patches is not None:
-        cls_token, patches, sparse = encoder.split(sequence)
-        index = kept_patches[..., None].expand(-1, -1, patches.shape[-1])
-        sequence = torch.cat([cls_token, patches.gather(1, index), sparse], dim=1)
+    sequence = embed_patches(encoder, pixel_values, kept_patches)
     cls_token, patches, tokens = encoder.split(encoder.run_blocks(sequence))
     return EncodedViews(cls_token[:, 0], patches, tokens)
+
+
+def embed_patches(encoder: StellarEncoder, pixel_values: Tensor, kept_patches: Tensor | None) -> Tensor:
+    """Builds the input of the first block from the patches that are kept; hidden ones cost nothing.
+
+    It equals `encoder.embed`, and then leaving patches out, up to rounding: a convolution whose stride is its kernel is
+    one product of cut-out patches.
+
+    Args:
+        encoder: The encoder.
+        pixel_values: Images `(N, 3, H, W)`, floats in [0, 1] or uint8.
+        kept_patches: Indices of the patches to keep, `(N, kept)`; None keeps all.
+
+    Returns:
+        The sequence `[cls, patches, sparse tokens]`, `(N, 1 + n + r, d)`.
+    """
+    projection: Any = encoder.patch_embed.proj
+    side = projection.kernel_size[0]
+    grid = pixel_values.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (N, 3, h, p, w, p)
+    grid = grid.permute(0, 2, 4, 1, 3, 5)  # (N, h, w, 3, p, p)
+    num_views, height, width = grid.shape[:3]
+    positions = encoder.positions((height, width))  # (1, 1 + h w, d)
+    if kept_patches is None:
+        cut, patch_positions = grid.flatten(0, 2), positions[:, 1:]
+    else:
+        view = torch.arange(num_views, device=grid.device)[:, None]
+        cut = grid[view, kept_patches // width, kept_patches % width].flatten(0, 1)
+        patch_positions = F.embedding(kept_patches, positions[0, 1:])
+    pixels = normalize_pixels(cut, encoder.pos_embed.dtype).flatten(1)  # (N n, 3 p p)
+    patches = F.linear(pixels, projection.weight.flatten(1), projection.bias).unflatten(0, (num_views, -1))
+    cls_token = (encoder.cls_token + positions[:, :1]).expand(num_views, -1, -1)
+    sparse = encoder.sparse_tokens.expand(num_views, -1, -1)
+    return torch.cat([cls_token, patches + patch_positions, sparse], dim=1)
 
 
 def encode_with_mask_tokens(
@@ -233,7 +263,7 @@ def encode_with_mask_tokens(
         The encoded views with all patches; and which of them were masked, bool `(N, n)`.
     """
     height, width = (side // encoder.patch_embed.patch_size[0] for side in pixel_values.shape[-2:])
-    cls_token, patches, sparse = encoder.split(encoder.embed(normalize_pixels(pixel_values, encoder.pos_embed.dtype)))
+    cls_token, patches, sparse = encoder.split(embed_patches(encoder, pixel_values, None))
     masked = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device).scatter_(1, kept_patches, False)
     hidden = mask_token + encoder.positions((height, width))[:, 1:]
     patches = torch.where(masked[..., None], hidden.to(patches.dtype), patches)

@@ -7,16 +7,20 @@ tensor ever exists, and nothing is computed twice.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from transformers.utils.generic import maybe_autocast
 
-# Size of one chunk's scores in float32. By benchmarks/prototype_loss.py --chunk-sizes, a quarter of it takes 10 to 15%
-# longer, and four times as much is not faster.
-CHUNK_BYTES = 32 * 2**20
+# Size of one chunk's scores in float32, by the type of the device. On a CPU, by benchmarks/prototype_loss.py
+# --chunk-sizes, a quarter of it takes 10 to 15% longer, and four times as much is not faster. A GPU gets fewer and
+# larger chunks, as each of them is a dozen launches.
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
+ProductPrecision = Literal["fp32", "tf32"]
 
 
 class LossAndGradients(NamedTuple):
@@ -54,6 +58,7 @@ def prototype_loss(
     *,
     temperature: float = 0.12,
     chunk_size: int | None = None,
+    precision: ProductPrecision = "fp32",
 ) -> Tensor:
     """Returns the mean over rows of `-sum_k a_k log_softmax(scores / temperature)_k`.
 
@@ -69,7 +74,9 @@ def prototype_loss(
         target_index: Row of the assignment that each embedding predicts, int64 `(N,)` in [0, M). By default embedding
             `i` predicts row `i`, and `M = N`.
         temperature: Number that divides the scores, above 0.
-        chunk_size: Number of rows per chunk. By default as many as have scores of 32 MB.
+        chunk_size: Number of rows per chunk. By default as many as have scores of 32 MB, on a GPU 256 MB.
+        precision: "tf32" lets a GPU round the operands of the products to TF32, 10 bits of mantissa; sums stay float32.
+            CPUs, and operands of float64, do not round.
 
     Returns:
         The loss, a scalar; 0 if there are no rows.
@@ -83,11 +90,28 @@ def prototype_loss(
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
     if chunk_size is None:
-        chunk_size = default_chunk_size(prototypes.shape[0])
+        chunk_size = default_chunk_size(prototypes.shape[0], prototypes.device.type)
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, or None, got {chunk_size}")
-    loss: Tensor = untraced_loss(embeddings, prototypes, assignment, target_index, temperature, chunk_size)
+    if precision not in ("fp32", "tf32"):
+        raise ValueError(f"precision must be 'fp32' or 'tf32', got {precision!r}")
+    with product_precision(precision):
+        loss: Tensor = untraced_loss(embeddings, prototypes, assignment, target_index, temperature, chunk_size)
     return loss
+
+
+@contextmanager
+def product_precision(precision: ProductPrecision) -> Iterator[None]:
+    """Lets GPUs compute products of float32 as TF32 meanwhile, if `precision` says so, and restores their setting."""
+    if precision == "fp32":
+        yield
+        return
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 @torch.compiler.disable  # traced, the loop over chunks would be unrolled
@@ -170,32 +194,33 @@ def loss_and_gradients(
     scores_buffer = embeddings.new_empty(min(chunk_size, num_rows), num_prototypes)
     product_buffer = torch.empty_like(scores_buffer)
     targets_buffer = None if target_index is None else torch.empty_like(scores_buffer, dtype=assignment.dtype)
+    mass = assignment.sum(dim=1, keepdim=True, dtype=embeddings.dtype)
+    mass = mass if target_index is None else mass[target_index]
     for start in range(0, num_rows, chunk_size):
         rows = slice(start, start + chunk_size)
         part = embeddings[rows]
         scores = torch.mm(part / temperature, prototypes.T, out=scores_buffer[: len(part)])
         targets = target_rows(assignment, target_index, rows, targets_buffer).to(scores.dtype)
-        losses[rows], grad_scores = row_losses(scores, targets, product_buffer[: len(part)])
+        losses[rows], descent = row_losses(scores, targets, mass[rows], product_buffer[: len(part)])
         if grad_embeddings is not None:
-            grad_embeddings[rows].addmm_(grad_scores, prototypes, alpha=scale)
+            grad_embeddings[rows].addmm_(descent, prototypes, alpha=-scale)
         if grad_prototypes is not None:
-            grad_prototypes.addmm_(grad_scores.T, part, alpha=scale)
+            grad_prototypes.addmm_(descent.T, part, alpha=-scale)
     return LossAndGradients(losses.sum() / max(num_rows, 1), grad_embeddings, grad_prototypes)
 
 
-def row_losses(scores: Tensor, targets: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the loss of each row, `(rows,)`, and its gradient for the scores, `(rows, K)`, written over the scores.
+def row_losses(scores: Tensor, targets: Tensor, mass: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the loss of each row, `(rows,)`, and minus its gradient for the scores, `(rows, K)`, over the scores.
 
     With `m` the largest score of a row, the loss is `sum_k a_k log(sum_j e^(x_j - m)) - sum_k a_k (x_k - m)`, and its
-    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a` is 1, except in rows whose Sinkhorn mass vanished. It
+    gradient `(sum_k a_k) softmax(x) - a`. The sum of `a`, `mass`, is 1, except in rows whose Sinkhorn mass vanished. It
     overwrites `product`, `(rows, K)`.
     """
-    mass = targets.sum(dim=1, keepdim=True)
     scores -= scores.amax(dim=1, keepdim=True)
     expected = torch.mul(targets, scores, out=product).sum(dim=1, keepdim=True)
     total = scores.exp_().sum(dim=1, keepdim=True)
     losses = mass * total.log() - expected
-    return losses[:, 0], scores.mul_(mass / total).sub_(targets)
+    return losses[:, 0], torch.addcmul(targets, scores, mass / total, value=-1, out=scores)
 
 
 def target_rows(assignment: Tensor, target_index: Tensor | None, rows: slice, buffer: Tensor | None) -> Tensor:
@@ -206,9 +231,9 @@ def target_rows(assignment: Tensor, target_index: Tensor | None, rows: slice, bu
     return torch.index_select(assignment, 0, index, out=buffer[: len(index)])
 
 
-def default_chunk_size(num_prototypes: int) -> int:
-    """Returns how many rows have scores of `CHUNK_BYTES` in float32; at least 1."""
-    return max(1, CHUNK_BYTES // (4 * num_prototypes))
+def default_chunk_size(num_prototypes: int, device_type: str = "cpu") -> int:
+    """Returns how many rows have scores of the device's `CHUNK_BYTES` in float32; at least 1."""
+    return max(1, CHUNK_BYTES.get(device_type, CHUNK_BYTES["cpu"]) // (4 * num_prototypes))
 
 
 def working_dtype(embeddings: Tensor, prototypes: Tensor) -> torch.dtype:

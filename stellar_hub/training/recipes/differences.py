@@ -8,8 +8,8 @@ from stellar_hub.modeling.safe_text import escape_control, mask_secrets
 from stellar_hub.training.recipes.files import to_dict
 from stellar_hub.training.recipes.sections import Recipe
 
-# These change what a run writes or how fast it goes, but not its result. Folders may move: fingerprints of the data
-# show whether they hold the same images.
+# These change what a run writes or how fast it goes, but not its result, up to rounding. Folders may move: fingerprints
+# of the data show whether they hold the same images.
 MAY_CHANGE = frozenset(
     {
         "run.log_every",
@@ -20,6 +20,8 @@ MAY_CHANGE = frozenset(
         "run.trackers",
         "run.push_to_hub",
         "run.license",
+        "run.compile",
+        "run.cuda_graphs",
         "data.num_workers",
         "data.sources",
         "data.root",

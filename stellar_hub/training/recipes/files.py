@@ -32,7 +32,11 @@ from stellar_hub.training.recipes.sections import SECTIONS, Recipe, refuse_unkno
 SUFFIXES = (".yaml", ".yml")
 RUN_FILE = "recipe.yaml"  # the recipe's name in the folder of a run
 # Keys that came with a later release, with the value that earlier recipes stand for.
-LATER_KEYS: dict[str, dict[str, Any]] = {"data": {"root": None}}
+LATER_KEYS: dict[str, dict[str, Any]] = {
+    "data": {"root": None},
+    "optimization": {"prototype_precision": "fp32"},
+    "run": {"cuda_graphs": False},
+}
 MAX_DEPTH = 50  # levels of lists and mappings
 MAX_MESSAGE = 2000  # characters of an error
 

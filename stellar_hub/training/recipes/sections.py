@@ -139,6 +139,8 @@ class OptimizationRecipe:
         steps: Number of optimizer steps; None if `epochs` is given.
         warmup_fraction: Share of all steps over which the learning rate rises from 0.
         final_learning_rate: Learning rate at the end of the run; the rate falls to it as a cosine.
+        prototype_precision: "tf32" lets a GPU round the operands of the prototype losses' products, "fp32" does not.
+            None chooses "tf32" on a GPU in bf16 and fp16.
     """
 
     optimizer: str
@@ -153,6 +155,7 @@ class OptimizationRecipe:
     steps: int | None
     warmup_fraction: float
     final_learning_rate: float
+    prototype_precision: Literal["fp32", "tf32"] | None
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -196,7 +199,10 @@ class RunRecipe:
         seed: Seed of all random numbers: weights, order of images, views.
         precision: "fp32", "bf16", "fp16", "fp64" (slow, for numerical checks), or "auto", which chooses by the device.
         gradient_checkpointing: Whether blocks are computed again in the backward pass, for less memory and more time.
-        compile: Whether `torch.compile` compiles the model.
+        compile: Whether `torch.compile` compiles the blocks of transformers and tokenizer. None measures at the start
+            whether that is faster on a GPU, and does not compile on a CPU.
+        cuda_graphs: Whether a GPU replays forward and backward of a step as one CUDA graph. None measures at the start
+            whether that is faster; a run that cannot do so says why.
         log_every: Number of steps between two lines of the journal.
         save_every: Number of steps between two checkpoints.
         keep_checkpoints: Number of checkpoints to keep, the newest ones.
@@ -210,7 +216,8 @@ class RunRecipe:
     seed: int
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"]
     gradient_checkpointing: bool
-    compile: bool
+    compile: bool | None
+    cuda_graphs: bool | None
     log_every: int
     save_every: int
     keep_checkpoints: int

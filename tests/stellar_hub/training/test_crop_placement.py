@@ -13,12 +13,11 @@ from stellar_hub.training import crop_placement as module
 from stellar_hub.training.crop_placement import (
     choose_crop_placement,
     repeat_samples,
-    restore_crop_placement,
     time_samples,
-    time_step,
 )
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
+from stellar_hub.training.step_choices import time_step
 from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import changed, recipe_for
 
@@ -34,7 +33,7 @@ def place(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, step: float, 
     stepper: Any = SimpleNamespace(accelerator=accelerator, model=run.model)
     monkeypatch.setattr(module, "time_samples", lambda *args: ([], sample))
     monkeypatch.setattr(module, "repeat_samples", lambda samples, count: None)
-    monkeypatch.setattr(module, "time_step", lambda *args: step)
+    monkeypatch.setattr(module, "time_step", lambda *args: (step, 0.0))
     monkeypatch.setattr(module, "broadcast_object_list", lambda values: values)
     recipe = changed(run.recipe, "data.device_crops=null", "optimization.batch_size=8", "num_workers=4")
     source: Any = open_sources([folder])
@@ -56,20 +55,13 @@ def test_null_on_a_cpu__is_in_the_workers(tiny_recipe: Recipe, tmp_path: Path) -
     assert run.recipe.data.device_crops is False
 
 
-def test_resumed_run__cuts_where_it_has_before(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    build_run(changed(tiny_recipe, "data.device_crops=true"), tmp_path / "run", cpu=True)
-    start = tmp_path / "run" / "checkpoints" / "step-000002"
-    assert restore_crop_placement(changed(tiny_recipe, "data.device_crops=null"), start).data.device_crops is True
-    assert restore_crop_placement(tiny_recipe, start).data.device_crops is False
-
-
 def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run, image_folder: Path) -> None:
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     state = torch.get_rng_state()
     samples, seconds = time_samples(run.recipe, open_sources([image_folder]), run.model.config)
     assert len(samples) == 6
     assert seconds > 0
-    assert time_step(run.stepper, repeat_samples(samples, 4)) > 0
+    assert time_step(run.stepper, repeat_samples(samples, 4))[0] > 0
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(run.model.state_dict(), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in run.model.parameters())

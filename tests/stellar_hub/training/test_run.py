@@ -17,7 +17,7 @@ from stellar_hub.training.exports import card_facts
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe, config_fields
 from stellar_hub.training.run import Run, build_run, change_notes, init_trackers, source_notes, wandb_options
-from stellar_hub.training.sharding import transformer_blocks
+from stellar_hub.training.step_choices import compiled_parts
 from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import changed, recipe_for, tiny_recipe_values
 
@@ -187,5 +187,5 @@ def test_half_written_checkpoint__goes_when_the_run_goes_on(run: Run, tiny_recip
 def test_compiled_blocks__keep_the_names_of_weights(options: dict[str, Any]) -> None:
     model = StellarForPreTraining(StellarConfig(**(tiny_recipe_values()["model"]["config"] | options)))
     names = list(model.state_dict())
-    compile_blocks(transformer_blocks(model))
+    compile_blocks(compiled_parts(model))
     assert list(model.state_dict()) == names

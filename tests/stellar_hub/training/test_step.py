@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from stellar_hub.training import StellarForPreTraining, StellarPreTrainingOutput
 from stellar_hub.training.batches import build_loader
 from stellar_hub.training.model.targets import cosine_momentum
 from stellar_hub.training.recipes.sections import OptimizationRecipe
+from stellar_hub.training.sharding import load_optimizer
 from stellar_hub.training.start import build_accelerator
 from stellar_hub.training.step import (
     LOSSES,
@@ -339,6 +341,46 @@ def test_step__never_waits_for_the_device(
         assert waits.seen == []
 
 
+class CountsCasts(TorchDispatchMode):
+    """Counts how often each weight is cast to bfloat16."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {tensor.untyped_storage().data_ptr(): name for name, tensor in model.named_parameters()}
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.bfloat16:
+            name = self.names.get(args[0].untyped_storage().data_ptr())
+            self.counts.update([name] if name else [])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_step__casts_each_weight_once(folder: Path, batches: list[dict[str, Any]], checkpointing: bool) -> None:
+    accelerator = build_accelerator(recipe_for(folder, "precision=bf16").run, folder, cpu=True)
+    model = build(teacher_momentum=0.9)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    optimizer = SGD(model.parameters(), lr=0.01)
+    schedule = build_schedule(optimizer, RECIPE, NUM_STEPS)
+    wrapped = accelerator.prepare_model(model)
+    stepper = Stepper(accelerator, wrapped, model, optimizer, schedule, SETTINGS, None, NUM_STEPS)
+    with CountsCasts(model) as casts:
+        stepper.step(0, batches[:1])
+    # The patch projection is used as a matrix, a view that autocast does not keep: once for each kind of view.
+    projection = "stellar.encoder.patch_embed.proj.weight"
+    assert casts.counts.pop(projection) == 3
+    assert {name.partition(".")[0] for name in casts.counts} == {
+        "stellar",
+        "clustering_head",
+        "cls_clustering_head",
+        "teacher",
+    }
+    assert set(casts.counts.values()) == {1}
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 Build = Callable[..., StellarForPreTraining]
 RECIPE = OptimizationRecipe(
     optimizer="adamw",
@@ -353,6 +395,7 @@ RECIPE = OptimizationRecipe(
     steps=100,
     warmup_fraction=0.1,
     final_learning_rate=1e-4,
+    prototype_precision="fp32",
 )
 
 
@@ -433,6 +476,39 @@ class TestOptimizers:
         assert type(optimizer) is torch.optim.AdamW
         assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
         assert {group["lr"] for group in optimizer.param_groups} == {1e-2}
+
+    @pytest.mark.parametrize(("name", "expected"), [("adamw", True), ("sgd", True), ("lamb", None), ("adagrad", None)])
+    def test_fused__is_for_those_that_have_such_a_kernel(
+        self, build_pretraining_model: Build, name: str, expected: bool | None
+    ) -> None:
+        groups = build_optimizer(build_pretraining_model(), change(optimizer=name), fused=True).param_groups
+        assert {group.get("fused") for group in groups} == {expected}
+
+    def test_fused__gives_the_weights_of_the_plain_one(
+        self, build_pretraining_model: Build, views: dict[str, Tensor]
+    ) -> None:
+        found = []
+        for fused in (False, True):
+            model = build_pretraining_model(teacher_momentum=0.9)
+            optimizer = build_optimizer(model, RECIPE, fused)
+            model(**views).loss.backward()
+            optimizer.step()
+            optimizer.step()  # with the same gradients: AdamW makes noise large where a gradient is 0
+            found.append(model.state_dict())
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_state_of_the_other_kind__is_taken_and_the_kind_is_kept(
+        self, build_pretraining_model: Build, views: dict[str, Tensor], fused: bool
+    ) -> None:
+        model = build_pretraining_model()
+        before, after = (build_optimizer(model, RECIPE, kind) for kind in (fused, not fused))
+        model(**views).loss.backward()
+        before.step()
+        load_optimizer(after, before.state_dict())
+        assert {bool(group["fused"]) for group in after.param_groups} == {not fused}
+        after.step()
+        assert {float(state["step"]) for state in after.state.values()} == {2.0}
 
     @pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
     def test_step__moves_every_trainable_parameter(

@@ -236,6 +236,16 @@ class TestData:
         with pytest.raises(RuntimeError, match=rf"^{said}.*batch_size.*step-000002$"):
             train(tiny_recipe, tmp_path / "run", cpu=True)
 
+    def test_memory_that_is_used_up_as_the_run_begins__is_one_sentence_too(
+        self, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*args: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+        monkeypatch.setattr("stellar_hub.training.run.choose_step", fail)
+        with pytest.raises(RuntimeError, match=r"^the GPU's memory is used up.*there is no checkpoint$"):
+            train(tiny_recipe, tmp_path / "run", cpu=True)
+
 
 class TestNotFinite:
     def test_nan__stops_the_run_and_names_images_and_the_last_good_checkpoint(

@@ -173,7 +173,7 @@ class TestCheckSameRun:
 
     def test_other_objective__is_named(self, checkpoint: Path, recipe: Recipe) -> None:
         with pytest.raises(ValueError, match=r'token_objective: "prototypes" in the run, "sop" now'):
-            check_same_run(checkpoint, changed(recipe, "model.config.token_objective=sop"), FACTS, CONFIG)
+            check_same_run(checkpoint, changed(recipe, "token_objective=sop", "teacher_momentum=0.9"), FACTS, CONFIG)
 
     def test_other_recipe__is_named_value_by_value(self, checkpoint: Path, recipe: Recipe) -> None:
         other = changed(recipe, "learning_rate=2e-3", "seed=3")

@@ -1,14 +1,17 @@
 """The prototype loss, against its formula written out."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stellar_hub.training.objectives import prototype_loss, prototype_scores, sinkhorn_assign
+from stellar_hub.training.objectives.prototype_loss import default_chunk_size
 
 TEMPERATURE = 0.12
 
@@ -236,6 +239,7 @@ def test_prototype_loss__lets_the_model_around_it_be_compiled() -> None:
         ({"temperature": 0.0}, "temperature .* got 0.0"),
         ({"temperature": float("nan")}, "temperature .* got nan"),
         ({"chunk_size": 0}, "chunk_size .*got 0"),
+        ({"precision": "bf16"}, "precision .*got 'bf16'"),
     ],
 )
 def test_prototype_loss__refuses_what_does_not_fit(changes: dict[str, Tensor | float], message: str) -> None:
@@ -255,3 +259,46 @@ def test_prototype_scores__are_products_in_float32(autocast: bool) -> None:
 def test_prototype_scores__refuses_widths_that_differ() -> None:
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(4, 5\)"):
         prototype_scores(torch.ones(2, 3), torch.ones(4, 5))
+
+
+def test_chunks__are_larger_on_a_gpu() -> None:
+    assert [default_chunk_size(16384, device) for device in ("cpu", "cuda", "xpu")] == [512, 4096, 512]
+    assert default_chunk_size(2**30) == 1
+
+
+def to_tf32(values: Tensor) -> Tensor:
+    """Round float32 to 10 bits of mantissa, as a GPU rounds the operands of a product."""
+    bits = values.detach().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_operands_rounded_to_tf32__keep_loss_and_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = nn.functional.normalize(torch.randn(256, 256, generator=generator), dim=1)
+    prototypes = torch.randn(4096, 256, generator=generator)  # as the model initializes them
+    assignment = sinkhorn_assign(torch.randn(256, 256, generator=generator) @ prototypes.T / 0.06 / 16)
+    assert (to_tf32(prototypes) - prototypes).abs().max() > 1e-4
+    found = []
+    for change in (to_tf32, Tensor.detach):
+        leaves = [change(operand).requires_grad_() for operand in (embeddings, prototypes)]
+        loss = prototype_loss(*leaves, assignment)
+        found.append((loss, *torch.autograd.grad(loss, leaves)))
+    for rounded, exact in zip(*found, strict=True):
+        assert (rounded - exact).norm() <= (1e-4 if exact.ndim == 0 else 1e-2) * exact.norm()
+
+
+def test_tf32__is_set_for_the_products_alone() -> None:
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "mm" in str(func):
+                seen.append(torch.backends.cuda.matmul.fp32_precision)
+            return func(*args, **(kwargs or {}))
+
+    before = torch.backends.cuda.matmul.fp32_precision
+    embeddings, prototypes, assignment, index = operands(6, 7, num_targets=3)
+    with Watch():
+        prototype_loss(embeddings, prototypes, assignment, index, precision="tf32")
+    assert set(seen) == {"tf32"}
+    assert torch.backends.cuda.matmul.fp32_precision == before != "tf32"

@@ -502,8 +502,10 @@ def test_read__refuses_in_one_printable_line(text: str) -> None:
 
 def test_load__gives_keys_of_later_releases_their_value(tmp_path: Path) -> None:
     values = to_dict(load_recipe("stellar-tiny"))
-    del values["data"]["root"]
-    assert load_recipe(written(values, tmp_path)).data.root is None
+    del values["data"]["root"], values["run"]["cuda_graphs"], values["optimization"]["prototype_precision"]
+    found = load_recipe(written(values, tmp_path))
+    assert found.data.root is None
+    assert (found.run.cuda_graphs, found.optimization.prototype_precision) == (False, "fp32")
 
 
 @pytest.mark.parametrize("override", ["model.config.hidden_size=99999999999", "num_hidden_layers=99999", "init=random"])
