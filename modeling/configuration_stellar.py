@@ -97,7 +97,7 @@ class StellarConfig(PreTrainedConfig):
         token_objective: What tokens and cls are compared with. "prototypes" are learned clusters, as in STELLAR. "sop"
             compares them with a memory of the teacher's past embeddings instead (SOP, arXiv 2505.21533). "sop_patches"
             is SOP alone, with patches in the place of sparse tokens and nothing else. Both need `teacher_momentum`;
-            only they use the settings that follow.
+            only they use the settings that begin with "sop". "none" compares nothing, for a baseline alone.
         sop_memory_size: Number of the teacher's past cls embeddings in the memory.
         sop_num_tasks: Number of times that anchors are drawn from it in each step.
         sop_num_anchors: Number of anchors of a draw; half of them are kept.
@@ -110,6 +110,10 @@ class StellarConfig(PreTrainedConfig):
         sop_smoothing: Share of an anchor's own label that goes to the other anchors.
         sop_temp: Temperature of the student's distributions over the anchors.
         sop_teacher_temp: Temperature of the teacher's.
+        baseline_loss: Loss of lightly that is added, for comparison: "barlow_twins", "swav", "dino" (which needs
+            `teacher_momentum`) or "lejepa"; None for none. Its head has the sizes of a clustering head.
+        baseline_feature: What it compares: "pooled" is the mean of the sparse tokens, "cls" the global token.
+        baseline_weight: Weight of this loss.
 
     Raises:
         TypeError: if a field does not exist.
@@ -179,7 +183,7 @@ class StellarConfig(PreTrainedConfig):
     prototype_temp: float | int = 0.12
     matching_epsilon: float | int = 0.1
     matching_num_iters: int = 5
-    token_objective: Literal["prototypes", "sop", "sop_patches"] = "prototypes"
+    token_objective: Literal["prototypes", "sop", "sop_patches", "none"] = "prototypes"
     sop_memory_size: int = 65536
     sop_num_tasks: int = 4
     sop_num_anchors: int = 64
@@ -191,6 +195,9 @@ class StellarConfig(PreTrainedConfig):
     sop_smoothing: float | int = 0.1
     sop_temp: float | int = 0.1
     sop_teacher_temp: float | int = 0.04
+    baseline_loss: Literal["barlow_twins", "swav", "dino", "lejepa"] | None = None
+    baseline_feature: Literal["pooled", "cls"] = "pooled"
+    baseline_weight: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_fields(kwargs, type(self))
@@ -350,9 +357,10 @@ class StellarConfig(PreTrainedConfig):
             if value is not None and not value >= 0:  # `not`, because NaN is neither
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self._validate_sop_numbers()
-        if self.token_objective != "prototypes":
+        if self.token_objective.startswith("sop"):
             self._validate_sop_switches()
-        if self.use_local_views and not self.use_cls_head:
+        self._validate_baseline()
+        if self.use_local_views and not self.use_cls_head and self.token_objective != "none":
             raise ValueError(
                 "use_local_views=True needs use_cls_head=True, because local views are compared by their cls alone: "
                 "set use_local_views=False"
@@ -387,6 +395,27 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(
                 f"{objective} trains no sparse tokens, so it excludes reconstruction and KoLeo: set "
                 "reconstruction_weight=0 and koleo_weight=0"
+            )
+
+    def _validate_baseline(self) -> None:
+        """Raises ValueError unless what a baseline needs is on, and what excludes it is off."""
+        if not 0 < self.baseline_weight <= MAX_FLOAT:  # `not`, because of NaN
+            raise ValueError(f"baseline_weight must be above 0 and finite, got {self.baseline_weight}")
+        baseline, alone = f"baseline_loss={self.baseline_loss!r}", self.token_objective == "none"
+        if alone and self.baseline_loss is None:
+            raise ValueError("token_objective='none' is for a baseline alone: set baseline_loss, such as 'dino'")
+        if alone and self.use_global_align:
+            raise ValueError("token_objective='none' excludes use_global_align: set it to False")
+        if alone and self.baseline_loss != "dino" and self.teacher_momentum is not None:
+            raise ValueError(f"{baseline} alone does not use a teacher: set teacher_momentum=None")
+        if self.baseline_loss == "dino" and self.teacher_momentum is None:
+            raise ValueError(f"{baseline} needs a teacher: set teacher_momentum=0.996")
+        if self.baseline_loss == "lejepa" and not self.use_local_views:
+            raise ValueError(f"{baseline} needs local views: set use_local_views=True")
+        if self.baseline_loss is not None and self.token_objective == "sop_patches":
+            raise ValueError(
+                f"{baseline} and token_objective='sop_patches', which trains nothing else, exclude each other: set "
+                "token_objective='none' for the baseline alone, or 'sop' for both"
             )
 
 

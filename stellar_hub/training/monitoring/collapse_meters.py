@@ -55,6 +55,14 @@ def memory_diversity(anchors: Tensor) -> Tensor:
     return vendi_score(anchors).float()
 
 
+def feature_diversity(features: Tensor) -> Tensor:
+    """Computes the effective number of different images among the features of a batch, `(B, d)`.
+
+    Good is high, at most `B`. It is 1 where all images have the same feature, to which a baseline may collapse.
+    """
+    return vendi_score(features).float()
+
+
 METERS = {
     "assignment_entropy": (assignment_entropy, "mean_assignment"),
     "token_cosine": (token_cosine, "tokens"),
@@ -62,6 +70,7 @@ METERS = {
     "localization_entropy": (localization_entropy, "localization"),
     "agreement": (Tensor.float, "agreement"),
     "memory_diversity": (memory_diversity, "anchors"),
+    "feature_diversity": (feature_diversity, "features"),
 }
 
 
@@ -71,12 +80,12 @@ def collapse_meters(output: Any) -> dict[str, float]:
 
     Args:
         output: Object with the attributes `tokens` `(B, r, d)`, `localization` `(B, n, r)`, `mean_assignment` `(K,)`,
-            `agreement` (a scalar) and `anchors` `(A, p)`, such as `StellarPreTrainingOutput`. Attributes may be None or
-            missing.
+            `agreement` (a scalar), `anchors` `(A, p)` and `features` `(B, d)`, such as `StellarPreTrainingOutput`.
+            Attributes may be None or missing.
 
     Returns:
-        `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement` and
-        `memory_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1]. Good
+        `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement`, `memory_diversity`
+        and `feature_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1]. Good
         is high, but it means nothing if `token_cosine` is near 1.
     """
     meters: dict[str, Tensor] = {}
