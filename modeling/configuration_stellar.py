@@ -23,20 +23,10 @@ from .config_checks import (
     without_unknown_fields,
 )
 from .input_checks import nearest_multiples
-from .limits import check_limit
+from .objective_checks import check_baseline_switches, check_sop_numbers, check_sop_switches
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_paths import regular_file
 from .safe_text import one_line
-
-SOP_COUNTS = (
-    "sop_memory_size",
-    "sop_num_tasks",
-    "sop_num_anchors",
-    "sop_num_supports",
-    "sop_token_memory_size",
-    "sop_num_token_anchors",
-    "sop_num_token_supports",
-)
 
 
 @strict
@@ -356,66 +346,14 @@ class StellarConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not value >= 0:  # `not`, because NaN is neither
                 raise ValueError(f"{name} must be at least 0, got {value}")
-        self._validate_sop_numbers()
+        check_sop_numbers(self)
         if self.token_objective.startswith("sop"):
-            self._validate_sop_switches()
-        self._validate_baseline()
+            check_sop_switches(self)
+        check_baseline_switches(self)
         if self.use_local_views and not self.use_cls_head and self.token_objective != "none":
             raise ValueError(
                 "use_local_views=True needs use_cls_head=True, because local views are compared by their cls alone: "
                 "set use_local_views=False"
-            )
-
-    def _validate_sop_numbers(self) -> None:
-        for name in SOP_COUNTS:
-            count = getattr(self, name)
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-            check_limit("config_dimension", count, name)
-        for name in ("sop_temp", "sop_teacher_temp"):
-            value = getattr(self, name)
-            if not 0 < value <= MAX_FLOAT:  # `not`, because of NaN
-                raise ValueError(f"{name} must be above 0 and finite, got {value}")
-        if not 0 <= self.sop_smoothing <= 1:
-            raise ValueError(f"sop_smoothing must be in [0, 1], got {self.sop_smoothing}")
-
-    def _validate_sop_switches(self) -> None:
-        """Raises ValueError unless what SOP needs is on, and what excludes it is off."""
-        objective = f"token_objective={self.token_objective!r}"
-        if self.teacher_momentum is None:
-            raise ValueError(f"{objective} needs a teacher, whose embeddings it keeps: set teacher_momentum=0.996")
-        if not self.mask_ratio:
-            raise ValueError(f"{objective} needs masked views, got mask_ratio={self.mask_ratio}: set it to 0.3 or so")
-        if not self.use_cls_head:
-            raise ValueError(f"{objective} has one head for cls and tokens: set use_cls_head=True")
-        if self.use_global_align:
-            raise ValueError(f"{objective} excludes use_global_align, which is for prototypes: set it to False")
-        reconstructs = self.use_decoder and self.reconstruction_weight != 0
-        if self.token_objective == "sop_patches" and (reconstructs or self.koleo_weight != 0):
-            raise ValueError(
-                f"{objective} trains no sparse tokens, so it excludes reconstruction and KoLeo: set "
-                "reconstruction_weight=0 and koleo_weight=0"
-            )
-
-    def _validate_baseline(self) -> None:
-        """Raises ValueError unless what a baseline needs is on, and what excludes it is off."""
-        if not 0 < self.baseline_weight <= MAX_FLOAT:  # `not`, because of NaN
-            raise ValueError(f"baseline_weight must be above 0 and finite, got {self.baseline_weight}")
-        baseline, alone = f"baseline_loss={self.baseline_loss!r}", self.token_objective == "none"
-        if alone and self.baseline_loss is None:
-            raise ValueError("token_objective='none' is for a baseline alone: set baseline_loss, such as 'dino'")
-        if alone and self.use_global_align:
-            raise ValueError("token_objective='none' excludes use_global_align: set it to False")
-        if alone and self.baseline_loss != "dino" and self.teacher_momentum is not None:
-            raise ValueError(f"{baseline} alone does not use a teacher: set teacher_momentum=None")
-        if self.baseline_loss == "dino" and self.teacher_momentum is None:
-            raise ValueError(f"{baseline} needs a teacher: set teacher_momentum=0.996")
-        if self.baseline_loss == "lejepa" and not self.use_local_views:
-            raise ValueError(f"{baseline} needs local views: set use_local_views=True")
-        if self.baseline_loss is not None and self.token_objective == "sop_patches":
-            raise ValueError(
-                f"{baseline} and token_objective='sop_patches', which trains nothing else, exclude each other: set "
-                "token_objective='none' for the baseline alone, or 'sop' for both"
             )
 
 

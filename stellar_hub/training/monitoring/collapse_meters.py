@@ -85,8 +85,8 @@ def collapse_meters(output: Any) -> dict[str, float]:
 
     Returns:
         `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement`, `memory_diversity`
-        and `feature_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1]. Good
-        is high, but it means nothing if `token_cosine` is near 1.
+        and `feature_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1].
+        Good is high, but it means nothing if `token_cosine` is near 1.
     """
     meters: dict[str, Tensor] = {}
     for name, (meter, field) in METERS.items():
