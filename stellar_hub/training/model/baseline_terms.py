@@ -46,7 +46,7 @@ def baseline_term(batch: ObjectiveBatch) -> Tensor:
 def baseline_facts(batch: ObjectiveBatch) -> dict[str, Tensor | None]:
     """Returns what the meters read of a baseline, and DINO's next center; nothing without a baseline."""
     result = batch.baseline
-    return {} if result is None else {"features": result.features, "new_center": result.center}
+    return {} if result is None else {"projections": result.projections, "new_center": result.center}
 
 
 BASELINE = Term("baseline_loss", baseline_term, lambda config: float(config.baseline_weight))

@@ -7,13 +7,12 @@ their state, which checkpoints keep. They are arXiv 2103.03230, 2006.09882, 2104
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 
 from stellar_hub.extras import require
 from stellar_hub.modeling import StellarConfig
@@ -55,28 +54,7 @@ def check_baseline(config: StellarConfig, num_global_views: int, num_local_views
         raise ValueError(f"{subject} needs at least 2 images per batch, got batch_size={batch_size}")
 
 
-class LightlyPart(nn.Module):
-    """Modules of lightly, which start as lightly initializes them.
-
-    Args:
-        config: Configuration of the model.
-    """
-
-    def __init__(self, config: StellarConfig):
-        super().__init__()
-        self.config = config
-
-    @torch.no_grad()
-    def initialize(self) -> None:
-        """Gives all weights and buffers the values of a new part; those that transformers has loaded stay."""
-        with torch.device("cpu"):
-            fresh = type(self)(self.config)
-        values = dict(chain(fresh.named_parameters(), fresh.named_buffers()))
-        for name, tensor in chain(self.named_parameters(), self.named_buffers()):
-            init.copy_(tensor, values[name])
-
-
-class BaselineHead(LightlyPart):
+class BaselineHead(nn.Module):
     """The projection head of a baseline: from features to what its loss compares.
 
     `prototype_hidden_size` is its hidden width, `prototype_dim` the width of its embeddings, and `num_prototypes` the
@@ -89,7 +67,7 @@ class BaselineHead(LightlyPart):
     """
 
     def __init__(self, config: StellarConfig):
-        super().__init__(config)
+        super().__init__()
         heads = require_lightly(config.baseline_loss).models.modules.heads
         width, hidden, embedding = config.hidden_size, config.prototype_hidden_size, config.prototype_dim
         self.prototypes = None
@@ -118,23 +96,38 @@ class BaselineHead(LightlyPart):
         return F.linear(F.normalize(projected, dim=1), F.normalize(layer.weight, dim=1), layer.bias)
 
 
-class BaselineResult(NamedTuple):
-    """What a baseline makes of a batch.
+class BaselineLoss(NamedTuple):
+    """What a baseline makes of the features of a batch.
 
     Attributes:
-        loss: The loss over the images of all processes, a scalar, the same in each of them.
-        features: Features of global view 0 of this process's images, `(B, d)`, detached.
-        center: DINO's next center, `(1, 1, K)`; None for the others.
-        first: The encoding of global view 0, `B` of them, detached.
+        loss: The loss, a scalar.
+        projections: Outputs of the head for global view 0, `(N, outputs)`, detached; for SwAV and DINO the
+            distributions over prototypes that they give.
+        center: DINO's next center for `write_center`, `(1, 1, K)`; None for the others.
     """
 
     loss: Tensor
-    features: Tensor
+    projections: Tensor
+    center: Tensor | None
+
+
+class BaselineResult(NamedTuple):
+    """What a baseline makes of a batch of images.
+
+    Attributes:
+        loss: The loss over the images of all processes, a scalar, the same in each of them.
+        projections: Those of this process's images, `(B, outputs)`.
+        center: DINO's next center, or None.
+        first: The encoding of global view 0 of this process's images, `B` of them, detached.
+    """
+
+    loss: Tensor
+    projections: Tensor
     center: Tensor | None
     first: EncodedViews
 
 
-class Baseline(LightlyPart):
+class Baseline(nn.Module):
     """The head and the loss of a baseline, and the state of the loss.
 
     Args:
@@ -142,7 +135,8 @@ class Baseline(LightlyPart):
     """
 
     def __init__(self, config: StellarConfig):
-        super().__init__(config)
+        super().__init__()
+        self.config = config
         self.head = BaselineHead(config)
         losses = require_lightly(config.baseline_loss).loss
         if config.baseline_loss == "barlow_twins":
@@ -160,34 +154,40 @@ class Baseline(LightlyPart):
         local_features: Sequence[Tensor],
         teacher_outputs: Sequence[Tensor],
         generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> BaselineLoss:
         """Computes the loss of features `(N, d)` of each global and each local view; it changes no state.
 
         Args:
-            global_features: Features of two or more global views. Barlow Twins compares the first two.
-            local_features: Features of the local views; Barlow Twins does not read them.
+            global_features: Features of global views, two for Barlow Twins, two or more for others.
+            local_features: Features of local views; none for Barlow Twins.
             teacher_outputs: Outputs of the teacher's head for the global views; DINO alone reads them.
             generator: Source on the CPU of LeJEPA's random directions; None uses torch's global one.
-
-        Returns:
-            The loss, a scalar; and DINO's next center for `write_center`, or None.
         """
-        method, loss = self.config.baseline_loss, self.loss
+        method, loss, following, temperature = self.config.baseline_loss, self.loss, None, None
+        whole = [self.head(view) for view in global_features]
+        local = [self.head(view) for view in local_features]
         if method == "barlow_twins":
-            value = loss(*map(self.head, global_features[:2]))
+            value = loss(*whole)
         elif method == "swav":
-            value = loss([self.head(view) for view in global_features], [self.head(view) for view in local_features])
+            value, temperature = loss(whole, local), loss.temperature
         elif method == "dino":
             center = loss.center.data
-            value = loss(list(teacher_outputs), [self.head(view) for view in chain(global_features, local_features)])
+            value, temperature = loss(list(teacher_outputs), whole + local), loss.student_temp
             loss.center.data, following = center, loss.center.data
-            return value, following
         else:
-            whole = torch.stack([self.head(view) for view in global_features])
-            local = torch.stack([self.head(view) for view in local_features])
-            with seeded_by(generator, whole.device):
-                value = loss(local_proj=local, global_proj=whole)
-        return value.reshape(()), None
+            with seeded_by(generator, whole[0].device):
+                value = loss(local_proj=torch.stack(local), global_proj=torch.stack(whole))
+        seen = whole[0].detach()
+        seen = seen if temperature is None else torch.softmax(seen / temperature, dim=-1)
+        return BaselineLoss(value.reshape(()), seen, following)
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Gives weights and buffers the values that lightly begins with; transformers has set its own, or none."""
+        with torch.device("cpu"):
+            fresh = Baseline(self.config)
+        for tensor, value in zip(self.state_dict().values(), fresh.state_dict().values(), strict=True):
+            tensor.copy_(value)
 
     @torch.no_grad()
     def write_center(self, center: Tensor | None) -> None:
@@ -203,11 +203,14 @@ class Baseline(LightlyPart):
         Args:
             batch: An `ObjectiveBatch`.
         """
-        pixels = batch.global_views.flatten(0, 1)
-        num_views = batch.global_views.shape[1]
-        num_local_views = 0 if batch.local_views is None else batch.local_views.shape[1]
-        check_baseline(self.config, num_views, num_local_views, len(batch.global_views) * num_processes())
-        views, local = encode_views(batch.model.stellar.encoder, pixels), batch.encoded_local
+        of_pairs = self.config.baseline_loss == "barlow_twins"
+        global_views = batch.global_views[:, :2] if of_pairs else batch.global_views
+        local = None if of_pairs else batch.encoded_local
+        num_images, num_views = global_views.shape[:2]
+        num_local_views = 0 if local is None else len(local.tokens) // num_images
+        check_baseline(self.config, num_views, num_local_views, num_images * num_processes())
+        pixels = global_views.flatten(0, 1)
+        views = encode_views(batch.model.stellar.encoder, pixels)
         teacher = batch.model.teacher if self.config.baseline_loss == "dino" else None
         with torch.no_grad():
             targets = None if teacher is None else encode_views(teacher.encoder, pixels)
@@ -217,9 +220,10 @@ class Baseline(LightlyPart):
             with torch.no_grad():
                 rows = [] if targets is None else self._rows_of_all(targets, num_views)
                 teacher_outputs = [teacher.baseline_head(view) for view in rows]
-            loss, center = self(whole, parts, teacher_outputs, batch.generator)
+            found = self(whole, parts, teacher_outputs, batch.generator)
+        own = found.projections.unflatten(0, (-1, num_images))[dist.get_rank() if num_processes() > 1 else 0]
         first = EncodedViews(*(part.detach().unflatten(0, (-1, num_views))[:, 0] for part in views))
-        return BaselineResult(loss, self.features_of(first), center, first)
+        return BaselineResult(found.loss, own, found.center, first)
 
     def features_of(self, views: EncodedViews) -> Tensor:
         """Returns what the baseline compares of encoded views: the mean of their sparse tokens, or cls, `(N, d)`."""

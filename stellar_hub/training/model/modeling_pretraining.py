@@ -17,7 +17,7 @@ from stellar_hub.measures import Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
 from stellar_hub.training.model.baseline_terms import baseline_facts, objective
-from stellar_hub.training.model.baselines import Baseline, LightlyPart
+from stellar_hub.training.model.baselines import Baseline
 from stellar_hub.training.model.memory import EmbeddingMemory
 from stellar_hub.training.model.sop_parts import SopHead
 from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head, has_cls_head
@@ -59,7 +59,8 @@ class StellarPreTrainingOutput(ModelOutput):
         new_cls_rows: The teacher's embeddings of cls that `write_memories` writes, `(B, p)`; SOP alone.
         new_token_rows: The teacher's embeddings of one token or patch of each image, `(B, p)`, for the same.
         baseline_loss: Loss of the baseline, `config.baseline_loss`; before its weight.
-        features: What the baseline compares, of global view 0, `(B, d)`; None without one.
+        projections: Outputs of the baseline's head for global view 0, `(B, outputs)`, for SwAV and DINO as
+            distributions over prototypes; None without a baseline.
         new_center: DINO's center that `write_memories` writes, `(1, 1, K)`; DINO alone.
     """
 
@@ -80,7 +81,7 @@ class StellarPreTrainingOutput(ModelOutput):
     new_cls_rows: Tensor | None = None
     new_token_rows: Tensor | None = None
     baseline_loss: Tensor | None = None
-    features: Tensor | None = None
+    projections: Tensor | None = None
     new_center: Tensor | None = None
 
 
@@ -111,6 +112,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
         self.prototype_precision: ProductPrecision = "fp32"
         self.newly_initialized: tuple[str, ...] = OPTIONAL_PARTS
         self.post_init()
+        if self.baseline is not None:
+            self.baseline.initialize()
         self.freeze_untrained()
         self.copy_to_teacher()
 
@@ -265,8 +268,6 @@ class StellarForPreTraining(StellarPreTrainedModel):
             module.initialize()
         elif isinstance(module, SopHead) and module.mask_token is not None:
             init.zeros_(module.mask_token)
-        elif isinstance(module, LightlyPart):
-            module.initialize()
 
     @classmethod
     def _check_loading(cls, model: Any, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:
@@ -280,6 +281,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
         info["missing_keys"] = missing
         super()._check_loading(model, info, name, tolerate_shapes)
         model.newly_initialized = tuple(new)
+        if "baseline" in new:
+            model.baseline.initialize()
         if "teacher" in new:
             model.copy_to_teacher()
         if new:

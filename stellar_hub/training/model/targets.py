@@ -73,7 +73,11 @@ class StellarTeacher(nn.Module):
             if parameters:  # a memory has none
                 mine += parameters
                 theirs += student[name].parameters()
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+        if momentum == 0:  # also where weights that were not loaded are still NaN
+            for own, other in zip(mine, theirs, strict=True):
+                own.copy_(other)
+        else:
+            torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
 
 def cosine_momentum(start: float, progress: float) -> float:

@@ -55,12 +55,12 @@ def memory_diversity(anchors: Tensor) -> Tensor:
     return vendi_score(anchors).float()
 
 
-def feature_diversity(features: Tensor) -> Tensor:
-    """Computes the effective number of different images among the features of a batch, `(B, d)`.
+def projection_diversity(projections: Tensor) -> Tensor:
+    """Computes the effective number of different images among a baseline's projections of a batch, `(B, outputs)`.
 
-    Good is high, at most `B`. It is 1 where all images have the same feature, to which a baseline may collapse.
+    Good is high, at most `B`. It is 1 where all images have the same projection, to which a baseline may collapse.
     """
-    return vendi_score(features).float()
+    return vendi_score(projections).float()
 
 
 METERS = {
@@ -70,7 +70,7 @@ METERS = {
     "localization_entropy": (localization_entropy, "localization"),
     "agreement": (Tensor.float, "agreement"),
     "memory_diversity": (memory_diversity, "anchors"),
-    "feature_diversity": (feature_diversity, "features"),
+    "projection_diversity": (projection_diversity, "projections"),
 }
 
 
@@ -80,13 +80,13 @@ def collapse_meters(output: Any) -> dict[str, float]:
 
     Args:
         output: Object with the attributes `tokens` `(B, r, d)`, `localization` `(B, n, r)`, `mean_assignment` `(K,)`,
-            `agreement` (a scalar), `anchors` `(A, p)` and `features` `(B, d)`, such as `StellarPreTrainingOutput`.
-            Attributes may be None or missing.
+            `agreement` (a scalar), `anchors` `(A, p)` and `projections` `(B, outputs)`, such as
+            `StellarPreTrainingOutput`. Attributes may be None or missing.
 
     Returns:
         `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement`, `memory_diversity`
-        and `feature_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1].
-        Good is high, but it means nothing if `token_cosine` is near 1.
+        and `projection_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in
+        [-1, 1]. Good is high, but it means nothing if `token_cosine` is near 1.
     """
     meters: dict[str, Tensor] = {}
     for name, (meter, field) in METERS.items():

@@ -41,7 +41,7 @@ QUANTITIES = {
     "localization_entropy": Quantity("localization entropy", "falls from 1: each place belongs to few tokens"),
     "agreement": Quantity("agreement", "rises while token cosine stays low: views find the tokens they are matched to"),
     "memory_diversity": Quantity("memory diversity", "high: the cls in SOP's memory differ; near 1 is collapse"),
-    "feature_diversity": Quantity("feature diversity", "high: a batch's images differ; near 1 is collapse"),
+    "projection_diversity": Quantity("projection diversity", "high: a batch's images differ; near 1 is collapse"),
     "learning_rate": Quantity("learning rate", "follows the schedule"),
     "gradient_norm": Quantity("gradient norm", "steady; before clipping", log=True),
     "images_per_second": Quantity("images per second", "high"),
