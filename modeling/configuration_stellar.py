@@ -29,14 +29,10 @@ from .safe_paths import regular_file
 from .safe_text import one_line
 
 SOP_COUNTS = (
-    "sop_memory_size",
-    "sop_num_tasks",
-    "sop_num_anchors",
-    "sop_num_supports",
-    "sop_token_memory_size",
-    "sop_num_token_anchors",
-    "sop_num_token_supports",
+    *("sop_memory_size", "sop_num_tasks", "sop_num_anchors", "sop_num_supports"),
+    *("sop_token_memory_size", "sop_num_token_anchors", "sop_num_token_supports"),
 )
+SOP_OTHERS = ("token_objective", "sop_anchor_choice", "sop_smoothing", "sop_temp", "sop_teacher_temp")
 
 
 @strict
@@ -224,6 +220,12 @@ class StellarConfig(PreTrainedConfig):
             return cls.from_dict(config_dict, **unused)
         except ValueError as error:
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Returns the settings that are saved; those of SOP only where they are not the default."""
+        content: dict[str, Any] = super().to_diff_dict()
+        is_default = {name: content.get(name) == getattr(type(self), name) for name in SOP_COUNTS + SOP_OTHERS}
+        return {name: value for name, value in content.items() if not is_default.get(name)}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""
