@@ -77,7 +77,7 @@ def test_sharded_run__measures_what_one_process_measures(pair: tuple[Path, Path]
             msg=lambda text, name=name: f"{name}: {text}",
         )
     losses = [record["loss"] for record in alone]
-    assert max(losses) - min(losses) > 1
+    assert max(losses) - min(losses) > 0.5
 
 
 def test_sharded_run__ends_with_the_weights_of_one_process(pair: tuple[Path, Path]) -> None:
