@@ -11,9 +11,9 @@ from encode_throughput import IMAGE_SIZE, SIZES, Size, flops, random_code
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
+from gpu_parts.candidates import candidates
 from gpu_parts.measure import Bench, matrix_product, medians, own_memory
 from stellar_hub.modeling import StellarConfig, StellarModel
-from stellar_hub.modeling.inference_candidates import candidates
 
 TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
 SMOKE_SIZE = Size(

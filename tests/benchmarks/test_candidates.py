@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_parts.candidates import candidates
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.inference_candidates import candidates
 from tests.modeling.fake_capture import FakeCapture
 
 
@@ -34,7 +34,7 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(StellarModel, "device", torch.device("cuda"))
             return variants(model)
 
-    monkeypatch.setattr("stellar_hub.modeling.inference_candidates.parts_of", parts_of)
+    monkeypatch.setattr("benchmarks.gpu_parts.candidates.parts_of", parts_of)
 
 
 @pytest.mark.usefixtures("like_a_gpu")

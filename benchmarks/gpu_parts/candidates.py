@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .captured_calls import MODES, CapturedCalls, Mode
-from .float8 import check_float8
-from .graph_capture import Capture, default_capture
-from .inference_variants import FLOAT8, NOT_CHANGED, Variant, encoder_part, parts_of
+from stellar_hub.modeling.captured_calls import MODES, CapturedCalls, Mode
+from stellar_hub.modeling.float8 import check_float8
+from stellar_hub.modeling.graph_capture import Capture, default_capture
+from stellar_hub.modeling.inference_variants import FLOAT8, NOT_CHANGED, Variant, encoder_part, parts_of
 
 
 class Candidate(NamedTuple):
