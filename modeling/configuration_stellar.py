@@ -23,7 +23,12 @@ from .config_checks import (
     without_unknown_fields,
 )
 from .input_checks import nearest_multiples
-from .objective_checks import check_baseline_switches, check_sop_numbers, check_sop_switches
+from .objective_checks import (
+    FIELDS_OF_OBJECTIVES,
+    check_baseline_switches,
+    check_sop_numbers,
+    check_sop_switches,
+)
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_paths import regular_file
 from .safe_text import one_line
@@ -221,6 +226,12 @@ class StellarConfig(PreTrainedConfig):
             return cls.from_dict(config_dict, **unused)
         except ValueError as error:
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Returns the settings that are saved; those of SOP and of baselines only where they are not the default."""
+        content: dict[str, Any] = super().to_diff_dict()
+        is_default = {name: content.get(name) == getattr(type(self), name) for name in FIELDS_OF_OBJECTIVES}
+        return {name: value for name, value in content.items() if not is_default.get(name)}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""

@@ -6,13 +6,12 @@ from .config_checks import MAX_FLOAT
 from .limits import check_limit
 
 SOP_COUNTS = (
-    "sop_memory_size",
-    "sop_num_tasks",
-    "sop_num_anchors",
-    "sop_num_supports",
-    "sop_token_memory_size",
-    "sop_num_token_anchors",
-    "sop_num_token_supports",
+    *("sop_memory_size", "sop_num_tasks", "sop_num_anchors", "sop_num_supports"),
+    *("sop_token_memory_size", "sop_num_token_anchors", "sop_num_token_supports"),
+)
+FIELDS_OF_OBJECTIVES = (
+    *("token_objective", *SOP_COUNTS, "sop_anchor_choice", "sop_smoothing", "sop_temp", "sop_teacher_temp"),
+    *("baseline_loss", "baseline_feature", "baseline_weight"),
 )
 
 

@@ -277,6 +277,8 @@ class Stepper:
         self, moved: Mapping[str, Tensor], num_batches: int = 1, generator: torch.Generator | None = None
     ) -> StellarPreTrainingOutput:
         """Does forward and backward of tensors from `move_views`, and returns the output."""
+        if generator is None:  # a step that is only timed takes nothing from the run's own random numbers
+            generator = step_generator(self.seed, 0, 0)
         inputs = self.augment(moved, self.photometric, self.dtype)
         # Shards are gathered as bfloat16 on GPUs, and copies of them would stay when their block is done.
         with contextlib.nullcontext() if is_sharded(self.model) else weights_cast_once():

@@ -69,9 +69,9 @@ def check_memories(config: StellarConfig, global_batch_size: int = 1) -> None:
         "cls": ("sop_memory_size", "sop_num_anchors", "sop_num_supports"),
         "tokens": ("sop_token_memory_size", "sop_num_token_anchors", "sop_num_token_supports"),
     }.items():
-        sizes = [getattr(config, name) for name in (memory, anchors, supports)]
+        sizes = {name: getattr(config, name) for name in (memory, anchors, supports)}
         try:
-            check_memory(*sizes, global_batch_size)
+            check_memory(sizes[memory], sizes[anchors], sizes[supports], global_batch_size)
         except ValueError as error:
-            stated = ", ".join(f"{name}={size}" for name, size in zip((memory, anchors, supports), sizes, strict=True))
+            stated = ", ".join(f"{name}={size}" for name, size in sizes.items())
             raise ValueError(f"the memory of {what} ({stated}) is too small: {error}") from error

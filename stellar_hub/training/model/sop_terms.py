@@ -217,7 +217,8 @@ def sop_token_term(batch: Any) -> Tensor:
 def sop_cls_term(batch: Any) -> Tensor:
     """Returns the loss of cls: the mean over tasks, and over all pairs of a student's and a teacher's other view."""
     temperatures = float(batch.config.sop_temp), float(batch.config.sop_teacher_temp)
-    losses = [fused_sop_class_loss(batch.student_cls, batch.teacher_cls, *t, *temperatures) for t in batch.cls_tasks]
+    views = batch.student_cls, batch.teacher_cls
+    losses = [fused_sop_class_loss(*views, task.supports, task.scores, *temperatures) for task in batch.cls_tasks]
     return torch.stack(losses).mean()
 
 
