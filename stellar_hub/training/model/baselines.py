@@ -211,7 +211,7 @@ class Baseline(nn.Module):
         check_baseline(self.config, num_views, num_local_views, num_images * num_processes())
         pixels = global_views.flatten(0, 1)
         views = encode_views(batch.model.stellar.encoder, pixels)
-        teacher = batch.model.teacher if self.config.baseline_loss == "dino" else None
+        teacher: Any = batch.model.teacher if self.config.baseline_loss == "dino" else None
         with torch.no_grad():
             targets = None if teacher is None else encode_views(teacher.encoder, pixels)
         with torch.autocast(pixels.device.type, enabled=False):
