@@ -40,7 +40,7 @@ QUANTITIES = {
     "effective_rank": Quantity("effective rank", "high: tokens use many directions; near 1 is collapse"),
     "localization_entropy": Quantity("localization entropy", "falls from 1: each place belongs to few tokens"),
     "agreement": Quantity("agreement", "rises while token cosine stays low: views find the tokens they are matched to"),
-    "memory_diversity": Quantity("memory diversity", "high: the cls in SOP's memory differ; near 1 is collapse"),
+    "memory_diversity": Quantity("memory diversity", "rises from near 1: the cls in SOP's memory differ"),
     "projection_diversity": Quantity("projection diversity", "high: a batch's images differ; near 1 is collapse"),
     "learning_rate": Quantity("learning rate", "follows the schedule"),
     "gradient_norm": Quantity("gradient norm", "steady; before clipping", log=True),
