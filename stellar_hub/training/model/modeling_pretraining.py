@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from stellar_hub.measures import Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from stellar_hub.training.model.ordered_tokens import resolve_num_tokens
 from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head
 from stellar_hub.training.model.terms import TERMS, ObjectiveBatch, reconstruction_weight
 from stellar_hub.training.model.views import check_views, draw_kept_patches
@@ -94,6 +95,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
         global_views: Tensor,
         local_views: Tensor | None = None,
         kept_patches: Tensor | None = None,
+        num_tokens: Tensor | None = None,
     ) -> StellarPreTrainingOutput:
         """Computes the objective of one batch. It is deterministic given its inputs, and changes no state.
 
@@ -104,6 +106,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
             local_views: Local views, `(B, V', 3, h, w)`; ignored where `config.use_local_views` is off.
             kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`, view index fastest; None
                 draws them.
+            num_tokens: Number of tokens that each image keeps, `(B,)` int64; None draws them. It is ignored where
+                `config.nested_dropout` is 0.
 
         Returns:
             The total loss, its terms, and what the collapse meters read.
@@ -118,7 +122,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
         elif kept_patches is None:
             views = global_views.flatten(0, 1)
             kept_patches = self.draw_kept_patches(views.shape[0], *views.shape[-2:], device=views.device)
-        batch = ObjectiveBatch(self, pixel_values, global_views, local_views, kept_patches)
+        num_tokens = resolve_num_tokens(self.config, num_tokens, pixel_values)
+        batch = ObjectiveBatch(self, pixel_values, global_views, local_views, kept_patches, num_tokens)
         values = {term.name: term.compute(batch) for term in TERMS}
         losses = {name: value for name, value in values.items() if value is not None}
         weights = {term.name: term.weight(self.config) for term in TERMS}
