@@ -169,7 +169,7 @@ def check_num_tokens(num_tokens: Any, available: int) -> None:
     """
     if isinstance(num_tokens, bool) or not isinstance(num_tokens, Integral):
         raise TypeError(f"num_tokens must be an integer from 1 to {available}, got {type(num_tokens).__name__}")
-    if not 1 <= num_tokens <= available:
+    if not 1 <= int(num_tokens) <= available:
         raise ValueError(f"num_tokens must be from 1 to {available}, the number of tokens, got {num_tokens}")
 
 

@@ -269,8 +269,8 @@ def mask_term(batch: ObjectiveBatch) -> Tensor | None:
     """Returns the loss of the masked views' tokens against the assignments of the tokens they are matched to."""
     if batch.masked is None:
         return None
-    options = {"precision": batch.model.prototype_precision, "num_tokens": batch.num_tokens}
-    return token_loss(batch.masked, batch.model.clustering_head, batch.config, **options)
+    options = batch.config, True, batch.model.prototype_precision, batch.num_tokens
+    return token_loss(batch.masked, batch.model.clustering_head, *options)
 
 
 def cls_term(batch: ObjectiveBatch) -> Tensor | None:
