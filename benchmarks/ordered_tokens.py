@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 from evaluate_stellar_tiny import MAX_OBJECTS, Scenes, classify, draw_scenes
-from torch import Tensor
 
 from stellar_hub.measures import image_psnr
 from stellar_hub.modeling import StellarModel
+from stellar_hub.progress import track
 from stellar_hub.training.exports import MODEL_FOLDER, is_exported
 from stellar_hub.training.recipes import load_recipe
 from stellar_hub.training.train import train
@@ -30,15 +30,16 @@ SETTINGS = (
     *("data.repeats=[1]", "data.num_global_views=1", "data.num_local_views=0", "model.config.teacher_momentum=null"),
     *("optimization.batch_size=16", "optimization.learning_rate=4e-4", "run.precision=fp32", "run.preview_every=0"),
 )
-RUNS = {"plain": 0.0, "ordered": 0.5}  # nested_dropout
+RUNS = ("plain", "ordered")
 BATCH_SIZE = 100
 
 
 def trained(name: str, args: argparse.Namespace) -> Path:
     """Trains a run if it is not complete, and returns the folder of its model."""
     output = args.output / name
+    rate = args.nested_dropout if name == "ordered" else 0
     if not is_exported(output, args.steps):
-        own = (f"optimization.steps={args.steps}", f"model.config.nested_dropout={RUNS[name]}")
+        own = (f"optimization.steps={args.steps}", f"model.config.nested_dropout={rate}")
         recipe = load_recipe("stellar-tiny", [*SETTINGS, *own])
         recipe = recipe.with_values("model", init="stellar-tiny").with_values("data", sources=[str(args.data)])
         train(recipe, output, resume="auto", cpu=True)
@@ -46,23 +47,18 @@ def trained(name: str, args: argparse.Namespace) -> Path:
 
 
 @torch.inference_mode()
-def encode_all(model: StellarModel, pixels: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Returns the mean of the first tokens of each image, `(N, d)`, and the PSNR of its reconstruction, `(N,)`."""
-    pooled, psnr = [], []
-    for batch in pixels.split(BATCH_SIZE):
-        encoding = model.encode(batch, num_tokens)
-        pooled.append(encoding.semantics.mean(dim=1))
-        psnr.append(image_psnr(model.decode(encoding), batch / 255))
-    return torch.cat(pooled), torch.cat(psnr)
-
-
 def measure(model: StellarModel, bank: Scenes, test: Scenes) -> list[tuple[float, float]]:
     """Returns PSNR in dB and kNN accuracy in percent for each number of tokens."""
+    batches = test.pixels.split(BATCH_SIZE)
+    encodings = [model.encode(batch) for batch in batches]
+    tokens = torch.cat([model.encode(batch).semantics for batch in bank.pixels.split(BATCH_SIZE)])
     results = []
-    for number in NUM_TOKENS:
-        features, _ = encode_all(model, bank.pixels, number)
-        queries, psnr = encode_all(model, test.pixels, number)
-        results.append((psnr.mean().item(), classify(features, queries, bank, test)))
+    for number in track(NUM_TOKENS, f"measuring {model.config.name_or_path}", unit="number of tokens"):
+        few = [encoding.select(num_tokens=number) for encoding in encodings]
+        psnr = [image_psnr(model.decode(one), batch / 255) for one, batch in zip(few, batches, strict=True)]
+        queries = torch.cat([encoding.semantics for encoding in few]).mean(dim=1)
+        accuracy = classify(tokens[:, :number].mean(dim=1), queries, bank, test)
+        results.append((torch.cat(psnr).mean().item(), accuracy))
     return results
 
 
@@ -90,6 +86,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of scenes, from examples/draw_scenes.py")
     parser.add_argument("--output", type=Path, required=True, help="folder of the two runs")
     parser.add_argument("--steps", type=int, default=150, help="steps of each run (default: %(default)s)")
+    parser.add_argument("--nested-dropout", type=float, default=0.5, help="of the second run (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=500, help="scenes of bank and of test (default: %(default)s)")
     parser.add_argument("--only", choices=RUNS, help="train this run alone, and do not measure")
     parser.add_argument("--check", action="store_true", help="exit with 1 if ordered tokens do not keep the bounds")
