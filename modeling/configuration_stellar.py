@@ -80,6 +80,8 @@ class StellarConfig(PreTrainedConfig):
             centre with `focal_probability` and else uniform, "block" is one square.
         focal_probability: Share of masked views that are focal.
         use_matching: Whether optimal transport matches tokens to target tokens; otherwise their order does.
+        nested_dropout: Share of the images of which training keeps only the first few tokens, in [0, 1]. Above 0, the
+            first tokens learn to hold the most, and `encode(..., num_tokens=k)` decodes well for every `k`.
         use_cls_head: Whether cls has a clustering head of its own, which local views need.
         use_local_views: Whether small local views are encoded.
         use_global_align: Whether a second global view is encoded unmasked, and each view predicts the other.
@@ -169,6 +171,7 @@ class StellarConfig(PreTrainedConfig):
     mask_strategy: Literal["focal", "uniform", "block"] = "focal"
     focal_probability: float | int = 0.5
     use_matching: bool = True
+    nested_dropout: float | int = 0.0
     use_cls_head: bool = True
     use_local_views: bool = True
     use_global_align: bool = False
@@ -353,6 +356,10 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"mask_ratio must be None (no masked views) or in [0, 1), got {self.mask_ratio}")
         if not 0 <= self.focal_probability <= 1:
             raise ValueError(f"focal_probability must be in [0, 1], got {self.focal_probability}")
+        if not 0 <= self.nested_dropout <= 1:
+            raise ValueError(f"nested_dropout must be in [0, 1], got {self.nested_dropout}")
+        if self.nested_dropout > 0 and self.num_sparse_tokens < 2:
+            raise ValueError("nested_dropout needs num_sparse_tokens of at least 2, got 1: set nested_dropout=0")
         for name in ("reconstruction_weight", "koleo_weight"):
             value = getattr(self, name)
             if value is not None and not value >= 0:  # `not`, because NaN is neither

@@ -41,6 +41,8 @@ def check_sop_switches(config: Any) -> None:
         raise ValueError(f"{objective} has one head for cls and tokens: set use_cls_head=True")
     if config.use_global_align:
         raise ValueError(f"{objective} excludes use_global_align, which is for prototypes: set it to False")
+    if config.token_objective == "sop_patches" and config.nested_dropout > 0:
+        raise ValueError(f"{objective} trains no sparse tokens, so it cannot order them: set nested_dropout=0")
     reconstructs = config.use_decoder and config.reconstruction_weight != 0
     if config.token_objective == "sop_patches" and (reconstructs or config.koleo_weight != 0):
         raise ValueError(

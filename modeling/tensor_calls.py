@@ -1,5 +1,6 @@
 """`encode` and `decode` on tensors alone, so that graphs can capture them: no checks, and no waiting for a result."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,28 @@ from .captured_calls import CapturedCalls
 from .encoder_stellar import normalize_pixels
 from .factorization import low_rank_product
 
+logger = logging.getLogger(__name__)
+
 
 class TensorCalls:
     """The part of `StellarModel` that computes; `optimize_for_inference` may have captured its methods."""
 
     _captured: CapturedCalls | None = None
+    _warned_of_order = False
+
+    def _warn_if_not_ordered(self: Any, num_tokens: int) -> None:
+        """Warns once if the first tokens of this model are not its most important ones."""
+        config = self.config
+        if config.nested_dropout > 0 or num_tokens == config.num_sparse_tokens or self._warned_of_order:
+            return
+        if not torch.compiler.is_compiling():
+            self._warned_of_order = True
+            logger.warning(
+                "this model was not trained with nested_dropout, so its tokens have no order, and the first %d of %d "
+                "hold little of an image: train one with --set model.config.nested_dropout=0.5",
+                num_tokens,
+                config.num_sparse_tokens,
+            )
 
     def _run(self: Any, method: str, *inputs: Tensor, **constants: Any) -> tuple[Tensor, ...]:
         # Users who compile or export the model get the method itself.

@@ -101,3 +101,12 @@ def check_multiples(name: str, patch_size: int, size: int | tuple[int, int], opt
         f"{option} must be a multiple of {patch_size} pixels, the patch size of {name}, such as {nearest}; "
         f"got {'x'.join(map(str, sides))}"
     )
+
+
+def check_num_tokens(num_tokens: int | None, model: "StellarModel") -> None:
+    """Raises WrongUsage if a model has fewer tokens than `--num-tokens` asks for; None is always right."""
+    if num_tokens is not None and num_tokens > model.config.num_sparse_tokens:
+        raise WrongUsage(
+            f"--num-tokens must be at most {model.config.num_sparse_tokens}, the model's number of tokens, "
+            f"got {num_tokens}"
+        )

@@ -106,6 +106,16 @@ Output = Annotated[
 ModelName = Annotated[
     str, typer.Option("--model", "-m", metavar="MODEL", help="Name, folder or Hub repository of the model.")
 ]
+NumTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--num-tokens",
+        metavar="K",
+        callback=at_least(1),
+        help="Keep only the first K tokens of each image. Use it with a model that was trained with nested_dropout. "
+        "Default: all tokens.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

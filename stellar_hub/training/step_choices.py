@@ -24,6 +24,7 @@ from stellar_hub.training.batches import kept_patch_sampler, view_settings
 from stellar_hub.training.captured_step import CapturedStep, Graph
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
 from stellar_hub.training.model import StellarForPreTraining
+from stellar_hub.training.model.ordered_tokens import num_tokens_sampler
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.sharding import is_sharded, transformer_blocks
@@ -206,6 +207,9 @@ def noise_batch(recipe: Recipe, stepper: Stepper) -> dict[str, Any]:
     sample_patches = kept_patch_sampler(recipe, stepper.model.config)
     if sample_patches is not None:
         batch["kept_patches"] = torch.cat([sample_patches(generator) for _ in range(size)])
+    sample_num_tokens = num_tokens_sampler(stepper.model.config)
+    if sample_num_tokens is not None:
+        batch["num_tokens"] = torch.stack([sample_num_tokens(generator) for _ in range(size)])
     return {**batch, "paths": [], "skipped": []}
 
 

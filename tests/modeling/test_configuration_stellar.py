@@ -50,6 +50,7 @@ class TestDefaults:
             "mask_strategy": "focal",
             "focal_probability": 0.5,
             "use_matching": True,
+            "nested_dropout": 0.0,
             "use_cls_head": True,
             "use_local_views": True,
             "use_global_align": False,
@@ -199,6 +200,9 @@ class TestValidation:
             ({"focal_probability": 1.1}, r"focal_probability .*\[0, 1\], got 1\.1"),
             ({"reconstruction_weight": -1}, "reconstruction_weight must be at least 0, got -1"),
             ({"koleo_weight": float("nan")}, "koleo_weight must be at least 0, got nan"),
+            ({"nested_dropout": 1.5}, r"nested_dropout .*\[0, 1\], got 1\.5"),
+            ({"nested_dropout": float("nan")}, r"nested_dropout .*\[0, 1\], got nan"),
+            ({"nested_dropout": 0.5, "num_sparse_tokens": 1}, "num_sparse_tokens of at least 2"),
             ({"use_cls_head": False}, "use_cls_head=True, .* use_local_views=False"),
         ],
     )

@@ -19,6 +19,7 @@ from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
 from stellar_hub.training.model.baseline_terms import baseline_facts, objective
 from stellar_hub.training.model.baselines import Baseline
 from stellar_hub.training.model.memory import EmbeddingMemory
+from stellar_hub.training.model.ordered_tokens import resolve_num_tokens
 from stellar_hub.training.model.sop_parts import SopHead
 from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head, has_cls_head
 from stellar_hub.training.model.terms import reconstruction_weight
@@ -124,6 +125,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
         local_views: Tensor | None = None,
         kept_patches: Tensor | None = None,
         generator: torch.Generator | None = None,
+        num_tokens: Tensor | None = None,
     ) -> StellarPreTrainingOutput:
         """Computes the objective of one batch. It is deterministic given its inputs, and changes no state.
 
@@ -138,6 +140,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
                 draws them.
             generator: Source on the CPU of SOP's anchors and LeJEPA's directions, equal in all processes; None uses
                 torch's global one.
+            num_tokens: Number of tokens that each image keeps, `(B,)` int64; None draws them. It is ignored where
+                `config.nested_dropout` is 0.
 
         Returns:
             The total loss, its terms, and what the collapse meters read.
@@ -152,8 +156,9 @@ class StellarForPreTraining(StellarPreTrainedModel):
         elif kept_patches is None:
             views = global_views.flatten(0, 1)
             kept_patches = self.draw_kept_patches(views.shape[0], *views.shape[-2:], device=views.device)
+        num_tokens = resolve_num_tokens(self.config, num_tokens, pixel_values)
         make_batch, terms = objective(self.config)
-        batch = make_batch(self, pixel_values, global_views, local_views, kept_patches, generator)
+        batch = make_batch(self, pixel_values, global_views, local_views, kept_patches, generator, num_tokens)
         values = {term.name: term.compute(batch) for term in terms}
         losses = {name: value for name, value in values.items() if value is not None}
         weights = {term.name: term.weight(self.config) for term in terms}

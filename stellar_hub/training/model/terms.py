@@ -16,8 +16,9 @@ from torch import Tensor
 
 from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig, StellarModel
-from stellar_hub.modeling.factorization import low_rank_product
+from stellar_hub.modeling.factorization import low_rank_product, renormalize
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from stellar_hub.training.model.ordered_tokens import prefix_mask, prefix_rows
 from stellar_hub.training.model.targets import StellarTeacher, Targets, build_targets, matched_rows, teacher_targets
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, prototype_loss, target_codes
@@ -65,6 +66,7 @@ class ObjectiveBatch:
         local_views: Local views, `(B, V', 3, h, w)`, or None.
         kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`; None for no masked views.
         generator: Source of what an objective draws, on the CPU; the one of this class draws nothing.
+        num_tokens: Number of tokens that each image keeps, `(B,)`; None for all.
 
     Attributes:
         clean: The encoding of `pixel_values`, without a mask.
@@ -81,6 +83,7 @@ class ObjectiveBatch:
         local_views: Tensor | None,
         kept_patches: Tensor | None,
         generator: torch.Generator | None = None,
+        num_tokens: Tensor | None = None,
     ):
         self.model = model
         self.config = model.config
@@ -89,6 +92,7 @@ class ObjectiveBatch:
         self.local_views = local_views if model.config.use_local_views else None
         self.kept_patches = kept_patches
         self.generator = generator
+        self.num_tokens = num_tokens
         self._encode()
 
     def _encode(self) -> None:
@@ -155,6 +159,13 @@ class ObjectiveBatch:
         localization: Tensor = self.model.stellar.localization(self.clean.patches, self.clean.tokens)
         return localization
 
+    def dense_map(self) -> Tensor:
+        """Returns the low-rank map of the clean tokens that are kept, `(B, n, d)`."""
+        localization = self.localization
+        if self.num_tokens is not None:
+            localization = renormalize(localization, prefix_mask(self.num_tokens, localization.shape[-1]))
+        return low_rank_product(localization, self.clean.tokens)
+
     @torch.no_grad()
     def agreement(self) -> Tensor | None:
         """Returns the mean cosine of embeddings with those of their targets; None without teacher and mask.
@@ -195,13 +206,21 @@ def token_loss(
     config: StellarConfig,
     matched: bool = True,
     precision: ProductPrecision = "fp32",
+    num_tokens: Tensor | None = None,
 ) -> Tensor:
-    """Returns the loss of tokens against the assignments of the tokens they are matched to."""
+    """Returns the loss of tokens against the assignments of the tokens they are matched to.
+
+    With `num_tokens`, `(B,)`, it is that of the first tokens of each image.
+    """
+    embeddings, rows = prediction.embeddings.flatten(0, 1), target_rows(prediction, config, matched)
+    if num_tokens is not None:
+        kept = prefix_rows(num_tokens, *prediction.embeddings.shape[:2])
+        embeddings, rows = embeddings[kept], rows[kept]
     return prototype_loss(
-        prediction.embeddings.flatten(0, 1),
+        embeddings,
         head.prototypes.weight,
         prediction.targets.assignment,
-        target_rows(prediction, config, matched),
+        rows,
         temperature=config.prototype_temp,
         precision=precision,
     )
@@ -242,7 +261,7 @@ def clustering_term(batch: ObjectiveBatch) -> Tensor:
     """Returns the loss of the unmasked views' tokens against their targets, the mean over these views."""
     matched = batch.model.teacher is not None or batch.second is not None  # else tokens predict themselves
     head = batch.model.clustering_head
-    options = batch.config, matched, batch.model.prototype_precision
+    options = batch.config, matched, batch.model.prototype_precision, batch.num_tokens
     losses = [token_loss(prediction, head, *options) for prediction in batch.unmasked]
     return torch.stack(losses).mean()
 
@@ -264,7 +283,7 @@ def reconstruction_term(batch: ObjectiveBatch) -> Tensor | None:
     stellar, pixel_values = batch.model.stellar, batch.pixel_values
     assert stellar.decoder is not None, "the weight is 0 without one"
     grid = stellar.grid_size(*pixel_values.shape[-2:])
-    decoded = stellar.decoder(low_rank_product(batch.localization, batch.clean.tokens), grid)
+    decoded = stellar.decoder(batch.dense_map(), grid)
     prediction = stellar.decoder.predict(decoded, grid)
     if batch.config.reconstruction_head == "pixel":
         return pixel_loss(prediction, pixel_values)
@@ -281,8 +300,8 @@ def mask_term(batch: ObjectiveBatch) -> Tensor | None:
     """Returns the loss of the masked views' tokens against the assignments of the tokens they are matched to."""
     if batch.masked is None:
         return None
-    precision = batch.model.prototype_precision
-    return token_loss(batch.masked, batch.model.clustering_head, batch.config, precision=precision)
+    options = batch.config, True, batch.model.prototype_precision, batch.num_tokens
+    return token_loss(batch.masked, batch.model.clustering_head, *options)
 
 
 def cls_term(batch: ObjectiveBatch) -> Tensor | None:
