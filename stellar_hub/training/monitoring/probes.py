@@ -104,9 +104,12 @@ class Probe:
                 ]
             return []
         figures = ", ".join(f"{name.removeprefix('probe_')} {value:.4g}" for name, value in values.items())
-        found = [f"probe after step {done}: {figures}; probes took {self.share:.1%} of the time"]
+        found = [f"probe after step {done}: {figures}"]
+        if self.num_steps < self.every:  # the first one comes after one step: its share says nothing
+            return found
+        found[0] += f"; probes took {self.share:.1%} of the time"
         expected, least = self.outlook()
-        if expected > MAX_SHARE and self.num_steps >= self.every and not self._warned:
+        if expected > MAX_SHARE and not self._warned:
             self._warned = True
             found.append(
                 f"note: probes take {expected:.1%} of the time, more than {MAX_SHARE:.0%}: set run.probe_every={least} "
@@ -161,9 +164,9 @@ def probe_values(features: dict[str, Tensor], labels: Tensor | None) -> dict[str
     pooled, cls, tokens, localization = (features[name] for name in FEATURES)
     measures = {}
     if labels is not None:
-        # More than an image's class has would be votes for others.
-        fewest = int(labels.unique(return_counts=True)[1].min())
-        neighbours = max(1, min(NUM_NEIGHBOURS, fewest - 1))
+        # More neighbours than the class of an image has would vote for others.
+        usual_size = int(labels.unique(return_counts=True)[1].median())
+        neighbours = max(1, min(NUM_NEIGHBOURS, usual_size - 1))
         measures["probe_knn"] = lambda: leave_one_out_accuracy(pooled, labels, neighbours)
         measures["probe_knn_cls"] = lambda: leave_one_out_accuracy(cls, labels, neighbours)
     measures |= {

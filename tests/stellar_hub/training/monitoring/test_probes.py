@@ -12,6 +12,7 @@ from stellar_hub.measures import effective_rank, knn_accuracy, token_cosine
 from stellar_hub.modeling import StellarModel
 from stellar_hub.training.checkpoints.checkpoints import OPTIMIZER_FILE
 from stellar_hub.training.checkpoints.run_state import random_state
+from stellar_hub.training.monitoring import probes
 from stellar_hub.training.monitoring.probes import MAX_SHARE, Probe, encode, probe_values
 from stellar_hub.training.monitoring.quantities import QUANTITIES
 from stellar_hub.training.monitoring.undisturbed import undisturbed
@@ -135,6 +136,16 @@ class TestProbe:
         assert values["probe_knn"] == values["probe_knn_cls"] == 1
         assert values["probe_map_sharpness"] == pytest.approx(0, abs=1e-6)
 
+    @pytest.mark.parametrize(("counts", "expected"), [((5, 5, 2), 4), ((2, 2), 1), ((30, 40, 50), 20)])
+    def test_neighbours__are_as_many_as_a_class_of_usual_size_has(
+        self, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], expected: int
+    ) -> None:
+        monkeypatch.setattr(probes, "leave_one_out_accuracy", lambda features, labels, neighbours: neighbours)
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        rows = torch.rand(len(labels), 4, 3)
+        features = {"pooled": rows[:, 0], "cls": rows[:, 1], "S": rows, "L": torch.full((len(labels), 9, 4), 0.25)}
+        assert probe_values(features, labels)["probe_knn"] == expected
+
     def test_weights_that_are_not_finite__give_nan_and_no_error(self, pixel_model: StellarModel) -> None:
         pixel_model.encoder.cls_token.data.fill_(math.nan)
         values = Probe(noise(4), 1, torch.tensor([0, 0, 1, 1])).measure(pixel_model)
@@ -156,7 +167,8 @@ class TestProbe:
         values = {"probe_rank": 2.0}
         probe.note_step(1.0)
         probe.num_probes, probe.probe_seconds = 1, 1.0
-        assert len(probe.lines(1, values)) == 1  # the first one comes after one step
+        (line,) = probe.lines(1, values)  # the first one comes after one step
+        assert "%" not in line
         for _ in range(9):
             probe.note_step(1.0)
         probe.num_probes, probe.probe_seconds = 2, 2.0
