@@ -23,7 +23,7 @@ from stellar_hub.training.step_choices import (
     time_step,
     undo_compiling,
 )
-from tests.stellar_hub.training.conftest import changed, recipe_for
+from tests.stellar_hub.training.conftest import SOP, changed, recipe_for
 from tests.stellar_hub.training.test_captured_step import ReplayedGraph
 
 OPEN = ("run.compile=null", "run.cuda_graphs=null")
@@ -130,7 +130,18 @@ def test_capture__is_left_out_where_it_cannot_be_right(
     assert found is None if words is None else words in str(found)
 
 
-def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run) -> None:
+def test_capture__is_left_out_for_sop(image_folder: Path, tmp_path: Path) -> None:
+    run = build_run(recipe_for(image_folder, *SOP), tmp_path / "run", cpu=True)
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1, scaler=None)
+    stepper: Any = SimpleNamespace(accelerator=accelerator, model=run.model)
+    assert "SOP" in str(capture_obstacle(run.recipe, stepper))
+
+
+@pytest.mark.parametrize("overrides", [(), SOP], ids=["prototypes", "sop"])
+def test_measuring__leaves_model_and_random_numbers_as_they_were(
+    image_folder: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    run = build_run(recipe_for(image_folder, *overrides), tmp_path / "run", cpu=True)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     state = torch.get_rng_state()
     assert time_step(run.stepper, noise_batch(run.recipe, run.stepper))[0] > 0
