@@ -31,10 +31,17 @@ from stellar_hub.training.monitoring import read_journal
 from stellar_hub.training.recipes import Recipe, load_recipe
 from stellar_hub.training.train import train
 
+# On cls and patches, with masks as published; sparse tokens get no loss, and nothing is reconstructed.
+SOP_ALONE = (
+    *("token_objective=sop_patches", "reconstruction_weight=0", "koleo_weight=0"),
+    *("mask_ratio=0.3", "mask_strategy=uniform"),
+)
 # Name of an objective: the recipe, and what is set in it.
 OBJECTIVES: dict[str, tuple[str, tuple[str, ...]]] = {
     "stellar": ("stellar-tiny", ()),
     "stellar-without-mask": ("stellar-tiny", ("mask_ratio=null",)),
+    "stellar-with-sop": ("sop-tiny", ()),
+    "sop-alone": ("sop-tiny", SOP_ALONE),
 }
 UNTRAINED = "untrained"
 FIRST_SEED = {"train": 0, "bank": 1_000_000, "test": 2_000_000}  # those of `benchmarks/evaluate_stellar_tiny.py`

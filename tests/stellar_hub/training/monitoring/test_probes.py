@@ -18,7 +18,7 @@ from stellar_hub.training.monitoring.quantities import QUANTITIES
 from stellar_hub.training.monitoring.undisturbed import undisturbed
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.train import Stopped, train
-from tests.stellar_hub.training.conftest import STEP_4, assert_same_weights, changed, draw_images, journal_of
+from tests.stellar_hub.training.conftest import SOP, STEP_4, assert_same_weights, changed, draw_images, journal_of
 from tests.stellar_hub.training.test_train import send_signal
 
 UNLABELLED = {
@@ -48,11 +48,15 @@ def randomness() -> str:
 
 
 class TestRun:
-    @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+    @pytest.mark.parametrize(
+        "overrides",
+        [("teacher_momentum=0.9",), ("precision=bf16",), ("precision=fp64",), SOP],
+        ids=["teacher", "bf16", "fp64", "sop"],
+    )
     def test_weights__are_bit_identical_with_probes_and_without(
-        self, tiny_recipe: Recipe, tmp_path: Path, classes: Path, precision: str
+        self, tiny_recipe: Recipe, tmp_path: Path, classes: Path, overrides: tuple[str, ...]
     ) -> None:
-        recipe = changed(tiny_recipe, f"precision={precision}", "teacher_momentum=0.9")
+        recipe = changed(tiny_recipe, *overrides)
         train(recipe, tmp_path / "off", cpu=True)
         states = randomness()
         train(changed(recipe, "probe_every=1", f"data.probe={classes}"), tmp_path / "on", cpu=True)
