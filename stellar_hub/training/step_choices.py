@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from stellar_hub.data.views.photometric import draw_photometric
@@ -87,7 +88,7 @@ class StepMeasurement:
             undo: Takes that back.
 
         Raises:
-            Exception: if it fails and `wanted` is True.
+            Exception: if it fails and `wanted` is True, or if memory does not suffice in one of several processes.
         """
         if wanted is False:
             return False
@@ -96,7 +97,9 @@ class StepMeasurement:
             apply()
             seconds, first = time_step(self.stepper, self.batch)
         except Exception as error:  # by the compiler, the driver, or for want of memory: the run goes on without it
-            if wanted:
+            # A compiler fails in all processes, but memory in one alone: the others would wait for it in an exchange.
+            is_alone = self.stepper.accelerator.num_processes > 1 and should_reduce_batch_size(error)
+            if wanted or is_alone:
                 raise
             undo()
             self.stepper.optimizer.zero_grad(set_to_none=True)

@@ -393,7 +393,7 @@ class TestHostile:
             ({"to_dict": 3}, "'to_dict' is not a setting"),
             ({"attribute_map": {"hidden_size": "x"}}, "'attribute_map' is not a setting"),
             ({"__class__": 3}, "'__class__' is not the name of a setting"),
-            ({"id2label": {"a": 1}}, "invalid literal"),
+            ({"id2label": {"a": 1}}, "invalid literal|id2label"),
             ({"transformers_weights": "../other/model.safetensors"}, "transformers_weights.*leads out"),
             ({"transformers_weights": "/etc/passwd"}, "transformers_weights.*not relative"),
             ({"transformers_weights": "adapter_model.bin"}, "transformers_weights must name a .safetensors"),

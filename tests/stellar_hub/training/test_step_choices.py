@@ -12,6 +12,7 @@ from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
 from stellar_hub.training.step import Stepper, augmented_inputs, move_views
 from stellar_hub.training.step_choices import (
+    StepMeasurement,
     capture_obstacle,
     choose_by_device,
     choose_step,
@@ -73,6 +74,25 @@ def test_failure_of_what_is_open__is_said_and_the_run_goes_on(run: Run, monkeypa
     assert "blocks compiled failed (no compiler here)" in line
     with pytest.raises(RuntimeError, match="no compiler"):
         choose_step(changed(run.recipe, "run.compile=true", "cuda_graphs=null"), run.stepper, measure=False)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_full_memory__ends_a_launch_whose_other_processes_would_wait(
+    monkeypatch: pytest.MonkeyPatch, num_processes: int
+) -> None:
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    times(monkeypatch, 1.0)
+    stepper: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=num_processes), optimizer=torch.optim.SGD([torch.zeros(1)])
+    )
+    steps = StepMeasurement(stepper, {})
+    if num_processes == 1:
+        assert not steps.attempt(None, "blocks compiled", fail, lambda: None)
+        return
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.attempt(None, "blocks compiled", fail, lambda: None)
 
 
 def test_null_on_a_cpu__changes_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
