@@ -217,6 +217,8 @@ def warnings_at_start(
         )
     if num_images is not None and num_images < batch:
         found.append(f"there are {num_images} images for a batch of {batch}, so some come more than once in a batch")
+    if recipe.data.probe is not None and not recipe.run.probe_every:
+        found.append("data.probe is not used, as run.probe_every is 0")
     workers, local = num_data_workers(recipe, num_processes), num_local_processes(num_processes)
     if workers * local > max(num_cores(), local):
         found.append(f"{local} processes have {workers} data workers each, but there are {num_cores()} cores")
