@@ -88,7 +88,7 @@ def unit_vectors(
     for first in track(starts, description, unit="part", enabled=bool(description) and len(store) >= MANY_ROWS):
         chunk = range(first, min(first + ROWS_AT_A_TIME, len(store)))
         kept = ok[chunk.start : chunk.stop]
-        vectors = store.read(output, chunk)[kept].float()
+        vectors = store._view(output, chunk)[kept].float()
         if len(vectors):
             yield kept.nonzero().flatten() + first, F.normalize(vectors, dim=-1)
 
