@@ -38,7 +38,9 @@ def search_images(
         The nearest rows and their cosine similarities.
 
     Raises:
+        FileNotFoundError: if the path of an image does not exist.
         KeyError: if the store does not hold the output.
+        TypeError: if the store is not a `FeatureStore`, such as its path.
         ValueError: if the queries do not fit.
     """
     unit = unit_queries(as_queries(store, queries, output, model, load_model), store.shape(output), k)
