@@ -49,10 +49,8 @@ def plan_jobs(
     for path in paths:  # before the imports below, which take seconds
         if not path.exists():
             if address := _ADDRESS.match(str(path)):
-                raise FileNotFoundError(
-                    f"{address[1]}//{address[2]} is an address, and images are not downloaded: download it, and pass the "
-                    "file"
-                )
+                shown = f"{address[1]}//{address[2]}"
+                raise FileNotFoundError(f"{shown} is an address, and images are not downloaded: download it first")
             raise FileNotFoundError(f"no such file or folder: {path}")
     _check_output(paths, output)
     found = _find_files(paths, output, other_suffixes)

@@ -161,10 +161,10 @@ def to_numpy(
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Returns features as arrays, as `FeatureStore.to_numpy` describes it."""
     chosen = select_rows(rows, len(store))
-    if isinstance(output, str):
-        values = store.read(output, chosen)
-        return (values if output in COLUMNS else values.float()).numpy()
-    return {name: to_numpy(store, name, chosen) for name in (*COLUMNS, *store.known_outputs(output))}
+    names = (output,) if isinstance(output, str) else (*COLUMNS, *store.known_outputs(output))
+    values = {name: store.read(name, chosen) for name in names}
+    arrays = {name: (each if name in COLUMNS else each.float()).numpy() for name, each in values.items()}
+    return arrays[output] if isinstance(output, str) else arrays
 
 
 def to_pandas(store: "FeatureStore", outputs: Sequence[str] | None, rows: Rows | None) -> "pandas.DataFrame":

@@ -86,7 +86,7 @@ def test_plan_jobs__needs_something_to_read(tmp_path: Path) -> None:
 
 
 def test_plan_jobs__says_that_an_address_is_one(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="^https://x.y/z.jpg is an address"):
+    with pytest.raises(FileNotFoundError, match=r"^https://x\.y/z\.jpg is an address"):
         plan_jobs([Path("https://x.y/z.jpg")], tmp_path / "out", ".png", overwrite=False)
 
 
