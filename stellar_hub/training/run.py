@@ -38,6 +38,7 @@ from stellar_hub.training.checkpoints.run_state import load_run
 from stellar_hub.training.crop_placement import choose_crop_placement
 from stellar_hub.training.initialization import initialize, initialize_resumed
 from stellar_hub.training.model import StellarForPreTraining
+from stellar_hub.training.model.baselines import require_lightly
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.monitoring.previews import fixed_images
 from stellar_hub.training.recipes.files import save_recipe, to_dict
@@ -217,7 +218,7 @@ def build_run(
     Raises:
         OSError: if a folder, checkpoint or weight file cannot be read, or `output` holds a run that is not resumed.
         ValueError: if the recipe does not fit model, data or number of processes, or a checkpoint is of another run.
-        ImportError: if a tracker is not installed.
+        ImportError: if a tracker is not installed, or lightly for a baseline.
     """
     folder = RunFolder(Path(output), recipe.run.keep_checkpoints)
     try:
@@ -237,6 +238,8 @@ def _build_in(
     """Builds a run in a folder; see `build_run`."""
     if holds_run(folder.path, folder.checkpoints):  # a folder of something else stays as it is until the run begins
         folder.lock()
+    if recipe.model.config.get("baseline_loss") is not None:
+        require_lightly(recipe.model.config["baseline_loss"])  # before the images are listed
     start, start_notes = find_start(folder.path, resume, folder.checkpoints)
     source = open_images(recipe.data.sources, recipe.data.repeats, recipe.data.root)
     accelerator = build_accelerator(recipe.run, folder.path, cpu)

@@ -179,7 +179,8 @@ def measure(run: Run, result: StepResult) -> dict[str, float]:
     names = list(result.losses)
     losses = run.accelerator.reduce(torch.stack([result.losses[name] for name in names]), reduction="mean")
     values = dict(zip(names, losses.tolist(), strict=True))
-    result.output.mean_assignment = run.accelerator.reduce(result.output.mean_assignment, reduction="mean")
+    if result.output.mean_assignment is not None:
+        result.output.mean_assignment = run.accelerator.reduce(result.output.mean_assignment, reduction="mean")
     if run.is_main:
         values |= collapse_meters(result.output)
     values["gradient_norm"] = float(result.gradient_norm)

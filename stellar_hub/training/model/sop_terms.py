@@ -87,9 +87,8 @@ class SopBatch(ObjectiveBatch):
         """The student's embeddings of cls, `(B, p)` for each masked and then for each local view."""
         assert self.masked_views is not None, "SOP has masked views"
         encoded = [(self.masked_views, self.global_views.shape[1])]
-        if self.local_views is not None:
-            local = encode_views(self.model.stellar.encoder, self.local_views.flatten(0, 1))
-            encoded.append((local, self.local_views.shape[1]))
+        if self.encoded_local is not None and self.local_views is not None:
+            encoded.append((self.encoded_local, self.local_views.shape[1]))
         embed = self.model.clustering_head
         return [view for views, count in encoded for view in embed(views.cls_token).unflatten(0, (-1, count)).unbind(1)]
 

@@ -34,6 +34,7 @@ class PretrainingModules(Protocol):
     clustering_head: Any  # a ClusteringHead, or a SopHead
     cls_clustering_head: ClusteringHead | None
     teacher: StellarTeacher | None
+    baseline: Any  # a Baseline, or None
     tokenizer_encoder: MaskGitVQGANEncoder | None
     prototype_precision: ProductPrecision
 
@@ -135,6 +136,18 @@ class ObjectiveBatch:
         if self.masked_views is None:
             return None
         return Prediction(self.masked_views, self.model.clustering_head(self.masked_views.tokens), self.targets)
+
+    @cached_property
+    def encoded_local(self) -> EncodedViews | None:
+        """The encoding of all local views, `B V'` of them; None without local views."""
+        if self.local_views is None:
+            return None
+        return encode_views(self.model.stellar.encoder, self.local_views.flatten(0, 1))
+
+    @cached_property
+    def baseline(self) -> Any:
+        """What the model's baseline makes of the batch, a `BaselineResult`; None without one."""
+        return None if self.model.baseline is None else self.model.baseline.measure(self)
 
     @cached_property
     def localization(self) -> Tensor:
@@ -280,9 +293,8 @@ def cls_term(batch: ObjectiveBatch) -> Tensor | None:
     options = batch.config, batch.model.prototype_precision
     if batch.masked is not None:
         loss = cls_token_loss(batch.masked.views.cls_token, targets, head, *options)
-    if batch.local_views is not None:
-        local = encode_views(batch.model.stellar.encoder, batch.local_views.flatten(0, 1))
-        local_loss = cls_token_loss(local.cls_token, targets, head, *options)
+    if batch.encoded_local is not None:
+        local_loss = cls_token_loss(batch.encoded_local.cls_token, targets, head, *options)
         loss = local_loss if loss is None else loss + local_loss
     return loss
 
