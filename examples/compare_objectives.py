@@ -36,12 +36,16 @@ SOP_ALONE = (
     *("token_objective=sop_patches", "reconstruction_weight=0", "koleo_weight=0"),
     *("mask_ratio=0.3", "mask_strategy=uniform"),
 )
+# A loss of lightly and nothing else; `pip install 'stellar_hub[baselines]'`.
+BASELINE_ALONE = ("token_objective=none", "reconstruction_weight=0", "koleo_weight=0")
 # Name of an objective: the recipe, and what is set in it.
 OBJECTIVES: dict[str, tuple[str, tuple[str, ...]]] = {
     "stellar": ("stellar-tiny", ()),
     "stellar-without-mask": ("stellar-tiny", ("mask_ratio=null",)),
     "stellar-with-sop": ("sop-tiny", ()),
     "sop-alone": ("sop-tiny", SOP_ALONE),
+    "barlow-twins": ("stellar-tiny", (*BASELINE_ALONE, "baseline_loss=barlow_twins", "teacher_momentum=null")),
+    "dino": ("stellar-tiny", (*BASELINE_ALONE, "baseline_loss=dino")),
 }
 UNTRAINED = "untrained"
 FIRST_SEED = {"train": 0, "bank": 1_000_000, "test": 2_000_000}  # those of `benchmarks/evaluate_stellar_tiny.py`
