@@ -14,20 +14,24 @@ from .config_checks import (
     FLOATS,
     LAYERS,
     MAX_FLOAT,
+    NO_ATTENTIONS,
     OPTIONS_OF_READING,
     check_code_map,
     check_entries,
     check_sizes,
+    plain_errors,
     read_json_object,
+    refuse_empty_folder,
     refuse_unknown_fields,
     without_unknown_fields,
 )
 from .input_checks import nearest_multiples
-from .pretrained_names import published_config, resolve_pretrained
-from .safe_paths import regular_file
+from .pretrained_names import check_is_name, published_config, resolve_pretrained
+from .safe_paths import refuse_file, regular_file
 from .safe_text import one_line
 
 
+@plain_errors
 @strict
 class StellarConfig(PreTrainedConfig):
     """The configuration of a [`StellarModel`]. Its defaults are those of the published stellar-b16.
@@ -86,9 +90,9 @@ class StellarConfig(PreTrainedConfig):
 
     Raises:
         TypeError: if a field does not exist.
-        StrictDataclassFieldValidationError: if a value has the wrong type.
-        StrictDataclassClassValidationError: if values do not fit each other.
-        ValueError: if the configuration read is of another model type.
+        ValueError: if a value has the wrong type or is out of range, if values do not fit each other, or if the
+            configuration read is of another model type. Fields that are assigned later are checked together when a
+            model is built.
 
     Example:
     ```python
@@ -173,10 +177,12 @@ class StellarConfig(PreTrainedConfig):
             TypeError: if a keyword is neither a field nor an option.
             ValueError: if the file cannot be used; the message is one line with the key, the value and what is allowed.
         """
+        check_is_name(pretrained_model_name_or_path)
         fields = published_config(pretrained_model_name_or_path)
         if fields is not None:
             return cls.from_dict(fields, **kwargs)
         file = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "config.json")
+        refuse_empty_folder(file.parent)  # transformers would take the defaults
         if file.exists():
             regular_file(file)  # transformers passes a pipe over, and would take the defaults
         # Not through super(): in transformers 5.17 its `from_pretrained` drops the token.
@@ -187,7 +193,12 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""
+        """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from.
+
+        Raises:
+            NotADirectoryError: if `save_directory` is a file.
+        """
+        refuse_file(save_directory)
         code_map = getattr(self, "auto_map", None)
         if isinstance(code_map, dict):
             self.auto_map = {name: place for name, place in code_map.items() if "--" not in str(place)}
@@ -229,6 +240,7 @@ class StellarConfig(PreTrainedConfig):
         known = without_unknown_fields(config_dict, cls)
         try:
             config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
+            config.validate()  # the keywords were assigned one by one
         except StrictDataclassError as error:
             raise ValueError(one_line(error.__cause__ or error)) from error
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -259,6 +271,8 @@ class StellarConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not abs(value) <= MAX_FLOAT:  # `not`, because of NaN
                 raise ValueError(f"{name} must be finite, got {value}")
+        if self.initializer_range < 0:
+            raise ValueError(f"initializer_range must be at least 0, got {self.initializer_range}")
         if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
             raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {self.tokenizer_channel_mult}")
         check_sizes(self)
@@ -294,6 +308,11 @@ class StellarConfig(PreTrainedConfig):
                 "tokenizer_hidden_channels must be a multiple of 32, the number of groups of its GroupNorm, "
                 f"got {self.tokenizer_hidden_channels}"
             )
+
+    def validate_output_attentions(self) -> None:
+        """Raises ValueError if the configuration asks for attention maps, which the model does not compute."""
+        if self.output_attentions:
+            raise ValueError(NO_ATTENTIONS)
 
     def validate_teacher(self) -> None:
         """Raises ValueError unless the EMA momentum is None or in [0, 1]."""

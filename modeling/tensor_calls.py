@@ -1,5 +1,6 @@
 """`encode` and `decode` on tensors alone, so that graphs can capture them: no checks, and no waiting for a result."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,24 @@ from .captured_calls import CapturedCalls
 from .encoder_stellar import normalize_pixels
 from .factorization import low_rank_product
 
+logger = logging.getLogger(__name__)
+
 
 class TensorCalls:
     """The part of `StellarModel` that computes; `optimize_for_inference` may have captured its methods."""
 
     _captured: CapturedCalls | None = None
+    _for_inference = False  # after `optimize_for_inference`, until a warning has said what that means for training
+
+    def train(self: Any, mode: bool = True) -> Any:
+        """Sets the model to training or evaluation; it warns once if `optimize_for_inference` ended training."""
+        if mode and self._for_inference and not any(parameter.requires_grad for parameter in self.parameters()):
+            self._for_inference = False
+            logger.warning(
+                "optimize_for_inference switched the gradients of this model off: to train, load the model again with "
+                "from_pretrained, and do not call optimize_for_inference"
+            )
+        return super().train(mode)  # type: ignore[misc]
 
     def _run(self: Any, method: str, *inputs: Tensor, **constants: Any) -> tuple[Tensor, ...]:
         # Users who compile or export the model get the method itself.
