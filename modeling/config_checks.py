@@ -45,6 +45,7 @@ OPTIONS_OF_READING = (
     *("cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies", "revision"),
     *("subfolder", "token", "trust_remote_code", "user_agent"),
 )
+OPTIONS_OF_SAVING = ("push_to_hub", "token", "repo_id", "commit_message", "create_pr", "private", "use_auth_token")
 ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 

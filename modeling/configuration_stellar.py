@@ -16,6 +16,7 @@ from .config_checks import (
     MAX_FLOAT,
     NO_ATTENTIONS,
     OPTIONS_OF_READING,
+    OPTIONS_OF_SAVING,
     check_code_map,
     check_entries,
     check_sizes,
@@ -28,7 +29,7 @@ from .config_checks import (
 from .input_checks import nearest_multiples
 from .pretrained_names import check_is_name, published_config, resolve_pretrained
 from .safe_paths import refuse_file, regular_file
-from .safe_text import one_line
+from .safe_text import one_line, refuse_keywords
 
 
 @plain_errors
@@ -197,8 +198,10 @@ class StellarConfig(PreTrainedConfig):
 
         Raises:
             NotADirectoryError: if `save_directory` is a file.
+            TypeError: if a keyword does not exist.
         """
         refuse_file(save_directory)
+        refuse_keywords("save_pretrained of a configuration", kwargs, OPTIONS_OF_SAVING)
         code_map = getattr(self, "auto_map", None)
         if isinstance(code_map, dict):
             self.auto_map = {name: place for name, place in code_map.items() if "--" not in str(place)}

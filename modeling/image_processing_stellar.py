@@ -31,6 +31,7 @@ from .image_settings import (
 )
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import check_is_name, published_config, resolve_pretrained
+from .safe_paths import refuse_file
 from .safe_text import one_line
 
 OPTIONS_OF_AUTO_CLASSES = ("_commit_hash", "_from_auto", "_from_pipeline")
@@ -159,6 +160,11 @@ class StellarImageProcessor(TorchvisionBackend):
         except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = one_line(error.__cause__ or error)
             raise ValueError(f"the processor of {one_line(name)}: {reason}") from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Saves the settings as preprocessor_config.json into a folder, which is created if it does not exist."""
+        refuse_file(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Self:

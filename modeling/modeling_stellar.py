@@ -34,6 +34,7 @@ from .tensor_calls import TensorCalls
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 # What frameworks pass to any model of transformers. Apart from `output_hidden_states` it means nothing here.
 _OF_TRANSFORMERS = frozenset(TransformersKwargs.__annotations__)
+_USEFUL = ("output_reconstruction", "output_hidden_states", "return_dict")
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
 
@@ -168,10 +169,9 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
             TypeError: if a keyword does not exist.
             ValueError: if shape or values are wrong, or `output_attentions=True`.
         """
-        if not kwargs.keys() <= _OF_TRANSFORMERS:
-            useful = ("output_reconstruction", "output_hidden_states", "return_dict")
-            unknown = [name for name in kwargs if name not in _OF_TRANSFORMERS]
-            refuse_keywords("the model", unknown, useful, f"; it takes {', '.join(useful)}")
+        for name in kwargs:
+            if name not in _OF_TRANSFORMERS:
+                refuse_keywords("the model", [name], _USEFUL, f"; it takes {', '.join(_USEFUL)}")
         if kwargs.get("output_attentions", self.config.output_attentions):
             raise ValueError(NO_ATTENTIONS)
         normalized = self._normalize(pixel_values)

@@ -423,3 +423,8 @@ def test_save__over_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(NotADirectoryError, match="a is a file"):
         StellarConfig().save_pretrained(tmp_path / "a")
+
+
+def test_save__refuses_a_keyword_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="'token_'; did you mean 'token'"):
+        StellarConfig().save_pretrained(tmp_path, token_="x")
