@@ -245,6 +245,28 @@ def check_before_building(config: Any) -> None:
             logger.warning("the configuration does not have a field %s, which has no effect%s", one_line(name), hint)
 
 
+def check_numbers(config: Any) -> None:
+    """Raises ValueError unless counts, sizes, temperatures and epsilons are positive, and all numbers finite."""
+    for name in DIMENSIONS:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    for name in LAYERS:
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+    temperatures = ("spatial_temp", "sinkhorn_temp", "prototype_temp")
+    for name in (*temperatures, "layer_norm_eps", "matching_epsilon", "sinkhorn_scale"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+    for name in FLOATS:
+        value = getattr(config, name)
+        if value is not None and not abs(value) <= MAX_FLOAT:  # `not`, because of NaN
+            raise ValueError(f"{name} must be finite, got {value}")
+    if config.initializer_range < 0:
+        raise ValueError(f"initializer_range must be at least 0, got {config.initializer_range}")
+    if not config.tokenizer_channel_mult or min(config.tokenizer_channel_mult) < 1:
+        raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {config.tokenizer_channel_mult}")
+
+
 def check_sizes(config: Any) -> None:
     """Raises ValueError if a model of this configuration goes beyond the limits; it is called before one is built."""
     for name in (*DIMENSIONS, *LAYERS):

@@ -14,7 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .backbones import backbone_fields, backbone_weights, load_backbone
-from .config_checks import NO_ATTENTIONS, refuse_unknown_fields
+from .config_checks import NO_ATTENTIONS, check_before_building, refuse_unknown_fields
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder
@@ -61,6 +61,7 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
 
     def __init__(self, config: StellarConfig):
         super().__init__(config)
+        check_before_building(config)
         self.encoder = StellarEncoder(config)
         self.localization = StellarLocalization(config.hidden_size, config.spatial_temp)
         # CODEPATH: features-only checkpoints and `decoder=False` take None, all published models the decoder.

@@ -18,7 +18,6 @@ from transformers import initialization as init
 
 from .atomic_write import errors_name
 from .card_files import carry_card
-from .config_checks import check_before_building
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
@@ -84,10 +83,6 @@ class StellarPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
     _base_weights_only = False
     _card_folder: str | None = None  # the folder that the model was loaded from; it is in no file
-
-    def __init__(self, config: StellarConfig, *args: Any, **kwargs: Any):
-        check_before_building(config)
-        super().__init__(config, *args, **kwargs)
 
     @property
     def device(self) -> torch.device:
