@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import maybe_autocast
 
 NORMALIZATION_EPS = 1e-7
+SMALLEST_SHARE = 1e-30  # above 0, so that a row whose kept tokens have no share at all is shared evenly
 
 
 def localize(query: Tensor, key: Tensor, temperature: float) -> Tensor:
@@ -31,6 +32,25 @@ def localize(query: Tensor, key: Tensor, temperature: float) -> Tensor:
         key = F.normalize(key.to(working), dim=-1, eps=NORMALIZATION_EPS)
         similarity = query @ key.transpose(1, 2)  # (B, n, r)
         return torch.softmax(similarity / temperature, dim=-1)
+
+
+def renormalize(localization: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Shares each patch among the tokens that are kept, in proportion to what they had.
+
+    A part of a softmax, divided by its sum, is the softmax over that part. So the result equals, up to rounding, the
+    localization of the kept tokens alone.
+
+    Args:
+        localization: `L` of all tokens, or columns of it, `(B, n, r)` in [0, 1].
+        kept: Which tokens of each image to keep, booleans `(B, r)`; None keeps all columns.
+
+    Returns:
+        `L`, `(B, n, r)` in the same dtype. Every row sums to 1; tokens that are not kept have 0.
+    """
+    shares = localization.to(torch.promote_types(localization.dtype, torch.float32)).clamp_min(SMALLEST_SHARE)
+    if kept is not None:
+        shares = shares * kept[:, None]
+    return (shares / shares.sum(dim=-1, keepdim=True)).to(localization.dtype)
 
 
 def low_rank_product(localization: Tensor, semantics: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -153,6 +154,23 @@ def check_encoding(semantics: Tensor, localization: Tensor, num_sparse_tokens: i
         raise ValueError(f"S must have 1 to {num_sparse_tokens} tokens, got {both}")
     if s_shape[0] == 0 or l_shape[1] == 0:
         raise ValueError(f"S and L must have at least one image and one patch, got {both}")
+
+
+def check_num_tokens(num_tokens: Any, available: int) -> None:
+    """Checks how many tokens of an image to keep.
+
+    Args:
+        num_tokens: Number of tokens, from 1 to `available`.
+        available: Number of tokens of an image.
+
+    Raises:
+        TypeError: if it is not an integer.
+        ValueError: if it is out of range.
+    """
+    if isinstance(num_tokens, bool) or not isinstance(num_tokens, Integral):
+        raise TypeError(f"num_tokens must be an integer from 1 to {available}, got {type(num_tokens).__name__}")
+    if not 1 <= int(num_tokens) <= available:
+        raise ValueError(f"num_tokens must be from 1 to {available}, the number of tokens, got {num_tokens}")
 
 
 def resolve_grid_size(num_patches: int, grid_size: tuple[int, int] | None) -> tuple[int, int]:

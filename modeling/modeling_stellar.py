@@ -21,7 +21,14 @@ from .encoder_stellar import StellarEncoder
 from .factorization import StellarLocalization
 from .inference_optimization import BATCH_SIZES, MAX_SECONDS, optimize
 from .inference_report import OptimizationReport
-from .input_checks import check_encoding, check_image_shape, check_pixel_values, resolve_grid_size, unpack_encoding
+from .input_checks import (
+    check_encoding,
+    check_image_shape,
+    check_num_tokens,
+    check_pixel_values,
+    resolve_grid_size,
+    unpack_encoding,
+)
 from .intermediates_stellar import StellarIntermediatesModel
 from .loading import DECODING_KEYS
 from .maskgit_vqgan import MaskGitVQGANDecoder
@@ -197,24 +204,30 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
             hidden_states=hidden_states,
         )
 
-    def encode(self, pixel_values: Tensor) -> StellarEncoding:
+    def encode(self, pixel_values: Tensor, num_tokens: int | None = None) -> StellarEncoding:
         """Encodes images to sparse tokens and their places. Differentiable.
 
         Args:
             pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides are multiples of the patch size.
+            num_tokens: Number of tokens to keep of each image, the first ones, from 1 to `r`; None keeps all. Use it
+                with a model that was trained with `nested_dropout`; others are not ordered, and a warning says so.
 
         Returns:
             An encoding that unpacks to `(S, L)`: semantics `(B, r, d)` and localization `(B, n, r)`, whose rows sum to
             1, with `n = H W / patch_size^2`. It knows its grid, so that `decode(encoding)` needs nothing else.
 
         Raises:
-            ValueError: if shape or values are wrong.
+            TypeError: if `num_tokens` is not an integer.
+            ValueError: if shape or values are wrong, or `num_tokens` is out of range.
         """
+        if num_tokens is not None:
+            check_num_tokens(num_tokens, self.config.num_sparse_tokens)
+            self._warn_if_not_ordered(num_tokens)
         check_pixel_values(pixel_values, self.patch_size, self.config.num_channels)
         height, width = pixel_values.shape[-2:]
         grid_size = (height // self.patch_size, width // self.patch_size)
         semantics, localization = self._run("_encode_tensors", pixel_values)
-        return StellarEncoding(semantics, localization, grid_size)
+        return StellarEncoding(semantics, localization, grid_size).select(num_tokens=num_tokens)
 
     def decode(
         self,
@@ -258,20 +271,22 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
         grid = resolve_grid_size(maps.shape[1], grid_size)
         return self._run("_decode_tensors", sparse, maps, grid_size=grid)[0]
 
-    def reconstruct(self, pixel_values: Tensor) -> Tensor:
+    def reconstruct(self, pixel_values: Tensor, num_tokens: int | None = None) -> Tensor:
         """Encodes images and decodes them again.
 
         Args:
             pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8; sides are multiples of the patch size.
+            num_tokens: Number of tokens to decode from, the first ones, as for `encode`; None means all.
 
         Returns:
             Images `(B, 3, H', W')` in [0, 1]. A "pixel" head returns the size of the input, a "vq" head 16 pixels per
             patch, which is another size if the patch size is not 16.
 
         Raises:
-            ValueError: if the model cannot decode, or shape or values are wrong.
+            TypeError: if `num_tokens` is not an integer.
+            ValueError: if the model cannot decode, shape or values are wrong, or `num_tokens` is out of range.
         """
-        return self.decode(self.encode(pixel_values))
+        return self.decode(self.encode(pixel_values, num_tokens))
 
     def optimize_for_inference(
         self,

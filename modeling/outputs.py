@@ -18,7 +18,8 @@ from torch.utils._pytree import GetAttrKey, register_pytree_node
 from transformers.utils import ModelOutput
 
 from .atomic_write import write_atomically
-from .input_checks import resolve_grid_size
+from .factorization import renormalize
+from .input_checks import check_num_tokens, resolve_grid_size
 from .limits import check_limit
 from .safe_paths import utf8_name
 from .safe_text import one_line
@@ -70,19 +71,33 @@ class StellarEncoding(tuple[Tensor, Tensor]):
     def _replace(self, **changes: Any) -> Self:
         return type(self)(**({**self._asdict(), "grid_size": self.grid_size} | changes))
 
-    def select(self, index: int | slice | Tensor) -> Self:
-        """Returns the images `index` of the batch. An integer gives a batch of one image, which can be decoded.
+    def select(self, index: int | slice | Tensor | None = None, num_tokens: int | None = None) -> Self:
+        """Returns some images of the batch, the first tokens of each image, or both.
+
+        Args:
+            index: Images of the batch; None means all. An integer gives a batch of one image, which can be decoded.
+            num_tokens: Number of tokens to keep, the first ones, from 1 to `r`; None keeps all. Each row of `L` is
+                divided by its new sum. The result is that of `model.encode(..., num_tokens=num_tokens)`.
 
         Raises:
             IndexError: if an integer is out of range.
+            TypeError: if `num_tokens` is not an integer.
+            ValueError: if `num_tokens` is out of range.
         """
+        semantics, localization = self
+        if num_tokens is not None:
+            check_num_tokens(num_tokens, semantics.shape[1])
+            if num_tokens < semantics.shape[1]:
+                semantics, localization = semantics[:, :num_tokens], renormalize(localization[..., :num_tokens])
+        if index is None:
+            return type(self)(semantics, localization, self.grid_size)
         if isinstance(index, int | np.integer) or (isinstance(index, Tensor) and index.ndim == 0):
             index = int(index)
-            size = self.semantics.shape[0]
+            size = semantics.shape[0]
             if not -size <= index < size:
                 raise IndexError(f"index {index} is out of range for a batch of {size} images")
             index = slice(index % size, index % size + 1)
-        return type(self)(self.semantics[index], self.localization[index], self.grid_size)
+        return type(self)(semantics[index], localization[index], self.grid_size)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Returns the encoding on another device, in another dtype, or both; arguments as for `torch.Tensor.to`."""

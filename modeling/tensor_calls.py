@@ -19,6 +19,7 @@ class TensorCalls:
 
     _captured: CapturedCalls | None = None
     _for_inference = False  # after `optimize_for_inference`, until a warning has said what that means for training
+    _warned_of_order = False
 
     def train(self: Any, mode: bool = True) -> Any:
         """Sets the model to training or evaluation; it warns once if `optimize_for_inference` ended training."""
@@ -29,6 +30,20 @@ class TensorCalls:
                 "from_pretrained, and do not call optimize_for_inference"
             )
         return super().train(mode)  # type: ignore[misc]
+
+    def _warn_if_not_ordered(self: Any, num_tokens: int) -> None:
+        """Warns once if the first tokens of this model are not its most important ones."""
+        config = self.config
+        if config.nested_dropout > 0 or num_tokens == config.num_sparse_tokens or self._warned_of_order:
+            return
+        if not torch.compiler.is_compiling():
+            self._warned_of_order = True
+            logger.warning(
+                "this model was not trained with nested_dropout, so its tokens have no order, and the first %d of %d "
+                "hold little of an image: train one with --set model.config.nested_dropout=0.5",
+                num_tokens,
+                config.num_sparse_tokens,
+            )
 
     def _run(self: Any, method: str, *inputs: Tensor, **constants: Any) -> tuple[Tensor, ...]:
         # Users who compile or export the model get the method itself.

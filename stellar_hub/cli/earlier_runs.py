@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DECIDING = {
     "command": "another command wrote it",
     "weights_sha256": "another model made it",
-    "preprocessing": "it was made with another --fit, --image-size or image processor",
+    "preprocessing": "it was made with another --fit, --image-size, --num-tokens or image processor",
     "image": "it was made from another image, or the image has changed since",
 }
 # What a record has beside these, to say what differs.
@@ -34,7 +34,12 @@ VERBS = {
 
 
 def record_of(
-    command: str, name: str, model: "StellarModel", processor: "StellarImageProcessor", decoder: bool
+    command: str,
+    name: str,
+    model: "StellarModel",
+    processor: "StellarImageProcessor",
+    decoder: bool,
+    num_tokens: int | None = None,
 ) -> dict[str, str]:
     """Returns how a command makes its outputs, which each of them records.
 
@@ -44,6 +49,7 @@ def record_of(
         model: The model.
         processor: Its image processor.
         decoder: Whether the outputs depend on the decoder.
+        num_tokens: Number of first tokens that the outputs depend on; None means all.
     """
     from stellar_hub.features.identity import describe_preprocessing, weights_hash, weights_sha256
     from stellar_hub.features.rows import printable
@@ -53,8 +59,8 @@ def record_of(
         "command": command,
         "model": printable(name),
         "weights_sha256": weights_hash(model) if decoder else weights_sha256(model),
-        "preprocessing": str(preprocessing["id"]),
-        "settings": json.dumps(preprocessing["settings"]),
+        "preprocessing": f"{preprocessing['id']}{'' if num_tokens is None else f', first {num_tokens} tokens'}",
+        "settings": json.dumps(preprocessing["settings"] | {"num_tokens": num_tokens}),
     }
 
 

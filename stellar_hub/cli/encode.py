@@ -13,6 +13,7 @@ from stellar_hub.cli.options import (
     Images,
     ImageSize,
     ModelName,
+    NumTokens,
     Output,
     parse_image_size,
 )
@@ -25,6 +26,7 @@ def encode(
     model: ModelName = "stellar-tiny",
     fit: Fit = FitOption.crop,
     image_size: ImageSize = None,
+    num_tokens: NumTokens = None,
     device: Device = "auto",
     overwrite: Again = False,
     debug: Debug = False,
@@ -39,7 +41,7 @@ def encode(
     """
     from stellar_hub.cli.earlier_runs import left_to_do, record_of, with_image
     from stellar_hub.cli.images import for_each, plan_jobs
-    from stellar_hub.cli.models import open_model
+    from stellar_hub.cli.models import check_num_tokens, open_model
     from stellar_hub.cli.targets import with_folder
     from stellar_hub.version import __version__
 
@@ -50,7 +52,8 @@ def encode(
     from stellar_hub.features.rows import printable
 
     network, processor = open_model(model, device, fit, decoder=False, image_size=size)
-    record = record_of("encode", model, network, processor, decoder=False)
+    check_num_tokens(num_tokens, network)
+    record = record_of("encode", model, network, processor, False, num_tokens)
 
     def work(source: Path, target: Path) -> str:
         import torch
@@ -59,7 +62,7 @@ def encode(
         batch = processor(source, return_tensors="pt", return_geometry=True)
         pixel_values = batch["pixel_values"]
         with torch.inference_mode():
-            encoding = network.encode(pixel_values.to(network.device))
+            encoding = network.encode(pixel_values.to(network.device), num_tokens)
         facts = {
             "library": f"stellar_hub {__version__}",
             "source": printable(str(source)),

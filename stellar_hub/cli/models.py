@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stellar_hub.cli.errors import WrongUsage, wrong_usage
-from stellar_hub.cli.messages import announce_loading
+from stellar_hub.cli.messages import announce_loading, warn
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+MANY_PATCHES = 2**14  # of an image: on a CPU it takes minutes
 
 
 def open_model(
@@ -74,6 +76,13 @@ def check_image_size(
     check_multiples(name, processor.patch_size, image_size, option)
     with wrong_usage():
         StellarImageProcessor.from_pretrained(name, image_size=image_size, fit=fit)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    patches = height * width // processor.patch_size**2
+    if patches > MANY_PATCHES:
+        warn(
+            f"note: images of {height}x{width} pixels have {patches:,} patches, and the time for an image grows with "
+            "the square of this number"
+        )
 
 
 def check_multiples(name: str, patch_size: int, size: int | tuple[int, int], option: str = "--image-size") -> None:
@@ -101,3 +110,12 @@ def check_multiples(name: str, patch_size: int, size: int | tuple[int, int], opt
         f"{option} must be a multiple of {patch_size} pixels, the patch size of {name}, such as {nearest}; "
         f"got {'x'.join(map(str, sides))}"
     )
+
+
+def check_num_tokens(num_tokens: int | None, model: "StellarModel") -> None:
+    """Raises WrongUsage if a model has fewer tokens than `--num-tokens` asks for; None is always right."""
+    if num_tokens is not None and num_tokens > model.config.num_sparse_tokens:
+        raise WrongUsage(
+            f"--num-tokens must be at most {model.config.num_sparse_tokens}, the model's number of tokens, "
+            f"got {num_tokens}"
+        )

@@ -15,6 +15,7 @@ from stellar_hub.cli.options import (
     FitOption,
     ImageSize,
     ModelName,
+    NumTokens,
     Output,
     parse_image_size,
 )
@@ -34,6 +35,7 @@ def reconstruct(
     model: ModelName = "stellar-tiny",
     fit: Fit = FitOption.crop,
     image_size: ImageSize = None,
+    num_tokens: NumTokens = None,
     device: Device = "auto",
     overwrite: Again = False,
     debug: Debug = False,
@@ -47,7 +49,7 @@ def reconstruct(
     """
     from stellar_hub.cli.earlier_runs import left_to_do, record_of, with_image
     from stellar_hub.cli.images import for_each, plan_jobs
-    from stellar_hub.cli.models import open_model
+    from stellar_hub.cli.models import check_num_tokens, open_model
 
     size = parse_image_size(image_size)
     jobs = plan_jobs(images, output, ".png", overwrite, {CODES})
@@ -59,16 +61,17 @@ def reconstruct(
     from stellar_hub.measures import psnr
 
     network, processor = open_model(model, device, fit, decoder=True, image_size=size)
-    record = record_of("reconstruct", model, network, processor, decoder=True)
+    check_num_tokens(num_tokens, network)
+    record = record_of("reconstruct", model, network, processor, True, num_tokens)
 
     def work(source: Path, target: Path) -> str:
         written = with_image(record, source)
         if source.suffix.lower() == CODES:
-            write_png(decode_file(network, source, model), target, written)
+            write_png(decode_file(network, source, model, num_tokens), target, written)
             return f"{source} -> {target}"
         pixel_values = processor(source, return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
-            decoded = network.reconstruct(pixel_values.to(network.device)).float().cpu()
+            decoded = network.reconstruct(pixel_values.to(network.device), num_tokens).float().cpu()
         write_png(decoded[0], target, written)
         return f"{source} -> {target}: PSNR {psnr(decoded, pixel_values):.2f} dB"
 
@@ -90,11 +93,11 @@ def check_options_of_codes(sources: Sequence[Path], image_size: str | None, fit:
         warn(f"note: {' and '.join(given)} applies to images; codes are decoded at their own size ({len(codes)} files)")
 
 
-def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
-    """Returns the image of a saved encoding, `(3, H, W)` in [0, 1].
+def decode_file(model: "StellarModel", source: Path, name: str, num_tokens: int | None = None) -> "Tensor":
+    """Returns the image of a saved encoding, or of its first `num_tokens` tokens, `(3, H, W)` in [0, 1].
 
     Raises:
-        ValueError: if the file holds several images, or a model of another name made it.
+        ValueError: if the file holds several images or fewer tokens, or a model of another name made it.
     """
     import torch
 
@@ -111,7 +114,7 @@ def decode_file(model: "StellarModel", source: Path, name: str) -> "Tensor":
     if Path(written).name != Path(printable(name)).name:
         raise ValueError(f"{source} was encoded by {written}, not by {name}: pass --model {written}")
     with torch.inference_mode():
-        return model.decode(encoding)[0].float().cpu()
+        return model.decode(encoding.select(num_tokens=num_tokens))[0].float().cpu()
 
 
 def write_png(image: "Tensor", target: Path, record: Mapping[str, str]) -> None:

@@ -47,20 +47,28 @@ class ReconstructionMeter(Backbone):
         backbone: Backbone that reconstructs.
         protocol: Protocol that names the measures.
         networks: Networks that the measures need.
+        num_tokens: Number of first tokens to reconstruct from; None means all.
     """
 
     def __init__(
-        self, backbone: StellarBackbone | MeanColor, protocol: ReconstructionProtocol, networks: MetricNetworks
+        self,
+        backbone: StellarBackbone | MeanColor,
+        protocol: ReconstructionProtocol,
+        networks: MetricNetworks,
+        num_tokens: int | None = None,
     ):
         # The cache must not mix measures of different networks.
         digest = hashlib.sha256(f"{backbone.facts.sha256} {protocol.lpips_net} {networks.backends}".encode())
         parts = nn.ModuleList(each for each in (networks.lpips, networks.inception) if each is not None)
         digest.update(weights_hash(parts).encode())
+        if num_tokens is not None:
+            digest.update(f" of {num_tokens} tokens".encode())
         facts = replace(backbone.facts, kind=f"reconstruction by {backbone.facts.kind}", sha256=digest.hexdigest())
         super().__init__(facts, nn.ModuleList([backbone.network, parts]), backbone.processor)
         self.backbone = backbone
         self.protocol = protocol
         self.networks = networks
+        self.num_tokens = num_tokens
 
     def to(self, device: str) -> None:
         """Moves all networks to a device."""
@@ -78,7 +86,7 @@ class ReconstructionMeter(Backbone):
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Returns one number per image `(B,)`, or the features of Inception `(B, 2048)`."""
-        decoded = reconstruct(self.backbone, pixel_values)
+        decoded = reconstruct(self.backbone, pixel_values, self.num_tokens)
         measures = {
             "psnr": lambda: image_psnr(decoded, pixel_values),
             "ssim": lambda: image_ssim(decoded, pixel_values),
@@ -94,8 +102,11 @@ class ReconstructionMeter(Backbone):
         return super().feature_shapes(vectors) | {name: () for name in names if name not in vectors}
 
 
-def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor) -> Tensor:
-    """Returns reconstructed images in the size of the originals, `(B, 3, H, W)` in [0, 1]; see `resize_like`."""
+def reconstruct(backbone: StellarBackbone | MeanColor, pixel_values: Tensor, num_tokens: int | None = None) -> Tensor:
+    """Returns images reconstructed from their first `num_tokens` tokens, or from all.
+
+    They have the size of the originals, `(B, 3, H, W)` in [0, 1]; see `resize_like`.
+    """
     if isinstance(backbone, MeanColor):
         return pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
-    return resize_like(backbone.network.reconstruct(pixel_values).float(), pixel_values)
+    return resize_like(backbone.network.reconstruct(pixel_values, num_tokens).float(), pixel_values)

@@ -22,6 +22,7 @@ from stellar_hub.data.views.view_maker import ViewMaker, collate_samples
 from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
+from stellar_hub.training.model.ordered_tokens import num_tokens_sampler
 from stellar_hub.training.model.views import MaskStrategy, draw_kept_patches
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.stopping import leave_signals_to_parent
@@ -219,9 +220,9 @@ def build_loader(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    sample_patches = kept_patch_sampler(recipe, config)
+    samplers = kept_patch_sampler(recipe, config), num_tokens_sampler(config)
     return ImageLoader(
-        MultiCropDataset(source, view_settings(recipe), recipe.augmentation, recipe.run.seed, sample_patches),
+        MultiCropDataset(source, view_settings(recipe), recipe.augmentation, recipe.run.seed, *samplers),
         num_data_workers(recipe, accelerator.num_processes),
         leave_signals_to_parent,
         batch_sampler=sampler,
@@ -252,7 +253,9 @@ def build_stream_loader(
         )
     return StreamBatches(
         Readers(stream, recipe.run.seed),
-        ViewMaker(view_settings(recipe), recipe.augmentation, kept_patch_sampler(recipe, config)),
+        ViewMaker(
+            view_settings(recipe), recipe.augmentation, kept_patch_sampler(recipe, config), num_tokens_sampler(config)
+        ),
         batch_size // processes,
         num_batches,
         start_batch,

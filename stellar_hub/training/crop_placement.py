@@ -16,6 +16,7 @@ from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.batches import kept_patch_sampler, num_data_workers, view_settings
+from stellar_hub.training.model.ordered_tokens import num_tokens_sampler
 from stellar_hub.training.monitoring.previews import some_images
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.step import Stepper
@@ -64,7 +65,8 @@ def time_samples(
 ) -> tuple[list[dict[str, Any]], float]:
     """Returns samples as a worker makes them, and the median number of seconds that one takes."""
     settings = dataclasses.replace(view_settings(recipe), device_crops=False)
-    make_views = ViewMaker(settings, recipe.augmentation, kept_patch_sampler(recipe, config))
+    samplers = kept_patch_sampler(recipe, config), num_tokens_sampler(config)
+    make_views = ViewMaker(settings, recipe.augmentation, *samplers)
     problems: list[str] = []
     samples, seconds = [], []
     for index, image in enumerate(itertools.islice(some_images(source, problems), 4 * NUM_TIMED_IMAGES)):

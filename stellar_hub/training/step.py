@@ -139,9 +139,7 @@ def augmented_inputs(
     if "local_views" in moved:
         local_views = moved["local_views"].to(dtype) / 255
         inputs["local_views"] = augment_views(local_views, parameters[:, num_global:], photometric)
-    if "kept_patches" in moved:
-        inputs["kept_patches"] = moved["kept_patches"]
-    return inputs
+    return inputs | {name: moved[name] for name in ("kept_patches", "num_tokens") if name in moved}
 
 
 def cut_batch_views(images: list[Tensor], boxes: dict[str, Tensor], view_sizes: tuple[int, int]) -> dict[str, Tensor]:

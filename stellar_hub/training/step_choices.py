@@ -24,6 +24,7 @@ from stellar_hub.training.batches import kept_patch_sampler, view_settings
 from stellar_hub.training.captured_step import CapturedStep, Graph
 from stellar_hub.training.checkpoints.run_folder import RECIPE_FILE
 from stellar_hub.training.model import StellarForPreTraining
+from stellar_hub.training.model.ordered_tokens import num_tokens_sampler
 from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.sharding import is_sharded, transformer_blocks
@@ -178,7 +179,8 @@ def capture_obstacle(recipe: Recipe, stepper: Stepper) -> str | None:
     obstacles = {
         "it needs a CUDA device": accelerator.device.type != "cuda",
         "several processes exchange gradients": accelerator.num_processes > 1 or is_sharded(stepper.model),
-        "SOP draws other anchors in each step": stepper.model.config.token_objective != "prototypes",
+        "SOP draws other anchors in each step": stepper.model.config.token_objective.startswith("sop"),
+        "LeJEPA draws other directions in each step": stepper.model.config.baseline_loss == "lejepa",
         "the gradients of several batches are added": recipe.optimization.gradient_accumulation_steps > 1,
         "fp16 scales its gradients": accelerator.scaler is not None,
         "gradient checkpointing looks at the state of random numbers": recipe.run.gradient_checkpointing,
@@ -205,6 +207,9 @@ def noise_batch(recipe: Recipe, stepper: Stepper) -> dict[str, Any]:
     sample_patches = kept_patch_sampler(recipe, stepper.model.config)
     if sample_patches is not None:
         batch["kept_patches"] = torch.cat([sample_patches(generator) for _ in range(size)])
+    sample_num_tokens = num_tokens_sampler(stepper.model.config)
+    if sample_num_tokens is not None:
+        batch["num_tokens"] = torch.stack([sample_num_tokens(generator) for _ in range(size)])
     return {**batch, "paths": [], "skipped": []}
 
 

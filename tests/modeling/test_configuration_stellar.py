@@ -51,6 +51,7 @@ class TestDefaults:
             "mask_strategy": "focal",
             "focal_probability": 0.5,
             "use_matching": True,
+            "nested_dropout": 0.0,
             "use_cls_head": True,
             "use_local_views": True,
             "use_global_align": False,
@@ -206,6 +207,9 @@ class TestValidation:
             ({"initializer_range": float("nan")}, "initializer_range must be "),
             ({"sinkhorn_temp": 0}, "sinkhorn_temp must be above 0, got 0"),
             ({"output_attentions": True}, "output_attentions must be False"),
+            ({"nested_dropout": 1.5}, r"nested_dropout .*\[0, 1\], got 1\.5"),
+            ({"nested_dropout": float("nan")}, r"nested_dropout .*\[0, 1\], got nan"),
+            ({"nested_dropout": 0.5, "num_sparse_tokens": 1}, "num_sparse_tokens of at least 2"),
             ({"use_cls_head": False}, "use_cls_head=True, .* use_local_views=False"),
         ],
     )

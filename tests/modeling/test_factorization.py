@@ -3,7 +3,22 @@ import math
 import pytest
 import torch
 
-from stellar_hub.modeling.factorization import StellarLocalization, localize, low_rank_product
+from stellar_hub.modeling.factorization import StellarLocalization, localize, low_rank_product, renormalize
+
+
+class TestRenormalize:
+    def test_part_of_a_softmax__becomes_the_softmax_of_the_part(self) -> None:
+        logits = 10 * torch.randn(2, 9, 5)
+        whole, expected = logits.softmax(dim=-1), logits[..., :3].softmax(dim=-1)
+        torch.testing.assert_close(renormalize(whole[..., :3]), expected)
+        kept = torch.tensor([[True] * 3 + [False] * 2] * 2)
+        torch.testing.assert_close(renormalize(whole, kept)[..., :3], expected)
+        assert (renormalize(whole, kept)[..., 3:] == 0).all()
+
+    def test_tokens_without_a_share__share_evenly(self) -> None:
+        result = renormalize(torch.tensor([[[0.0, 0.0, 1.0]]], dtype=torch.float16)[..., :2])
+        assert result.dtype == torch.float16
+        assert result.tolist() == [[[0.5, 0.5]]]
 
 
 class TestLocalize:

@@ -9,6 +9,7 @@ from stellar_hub.modeling.input_checks import (
     VALUE_TOLERANCE,
     check_encoding,
     check_image_shape,
+    check_num_tokens,
     check_pixel_values,
     check_value_range,
     nearest_multiples,
@@ -20,6 +21,22 @@ PATCH = 8
 
 def batch_between(low: float, high: float) -> Tensor:
     return torch.linspace(low, high, 2 * 3 * 16 * 16).view(2, 3, 16, 16)
+
+
+class TestNumTokens:
+    @pytest.mark.parametrize("number", [1, 4, np.int64(3)])
+    def test_numbers_in_range__pass(self, number: int) -> None:
+        check_num_tokens(number, 4)
+
+    @pytest.mark.parametrize("number", [0, -1, 5])
+    def test_numbers_out_of_range__are_refused(self, number: int) -> None:
+        with pytest.raises(ValueError, match=f"1 to 4, .* got {number}"):
+            check_num_tokens(number, 4)
+
+    @pytest.mark.parametrize("number", [True, 2.0, "2"])
+    def test_what_is_not_an_integer__is_refused(self, number: object) -> None:
+        with pytest.raises(TypeError, match=f"got {type(number).__name__}"):
+            check_num_tokens(number, 4)
 
 
 class TestShape:

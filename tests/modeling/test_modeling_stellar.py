@@ -187,6 +187,34 @@ class TestEncode:
         assert_same(encoding.semantics, sparse)
         assert_same(encoding.localization, pixel_model.localization(patches, sparse))
 
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_num_tokens__localizes_the_first_tokens_alone(
+        self, pixel_model: StellarModel, images: Tensor, number: int
+    ) -> None:
+        encoding = pixel_model.encode(images, num_tokens=number)
+        _, patches, sparse = pixel_model.encoder(pixel_model._normalize(images))
+        assert_same(encoding.semantics, sparse[:, :number])
+        torch.testing.assert_close(encoding.localization, pixel_model.localization(patches, sparse[:, :number]))
+        assert_same(encoding.localization, pixel_model.encode(images).select(num_tokens=number).localization)
+        assert_same(pixel_model.reconstruct(images, num_tokens=number), pixel_model.decode(encoding))
+
+    def test_num_tokens__warns_once_unless_the_model_was_trained_for_it(
+        self, build_model: Callable[..., StellarModel], images: Tensor, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ordered = build_model(reconstruction_head="pixel", nested_dropout=0.5)
+        plain = build_model(reconstruction_head="pixel")
+        ordered.encode(images, num_tokens=2)
+        plain.encode(images, num_tokens=4)  # all of them
+        assert "nested_dropout" not in caplog.text
+        plain.encode(images, num_tokens=2)
+        plain.encode(images, num_tokens=1)
+        assert caplog.text.count("not trained with nested_dropout") == 1
+
+    def test_num_tokens__out_of_range_is_refused(self, pixel_model: StellarModel, images: Tensor) -> None:
+        for entry in (pixel_model.encode, pixel_model.reconstruct):
+            with pytest.raises(ValueError, match="num_tokens must be from 1 to 4"):
+                entry(images, num_tokens=5)
+
     def test_uint8__equals_floats_of_255ths(self, pixel_model: StellarModel) -> None:
         levels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         expected = pixel_model.encode(levels.float() / 255)

@@ -166,6 +166,21 @@ class TestSelect:
     ) -> None:
         assert_same(encoding.select(index), StellarEncoding(encoding.semantics[kept], encoding.localization[kept]))
 
+    def test_num_tokens__keeps_the_first_and_shares_each_patch_among_them(self, encoding: StellarEncoding) -> None:
+        semantics, localization = encoding.select(num_tokens=2)
+        shares = encoding.localization[..., :2]
+        torch.testing.assert_close(semantics, encoding.semantics[:, :2], rtol=0, atol=0)
+        torch.testing.assert_close(localization, shares / shares.sum(dim=-1, keepdim=True))
+        assert_same(encoding.select(1, num_tokens=2), StellarEncoding(semantics[[1]], localization[[1]]))
+
+    def test_all_tokens__are_kept_as_they_are(self, encoding: StellarEncoding) -> None:
+        assert_same(encoding.select(num_tokens=4), encoding)
+        assert StellarEncoding(*encoding, (4, 4)).select(num_tokens=2).grid_size == (4, 4)
+
+    def test_num_tokens__out_of_range_is_named(self, encoding: StellarEncoding) -> None:
+        with pytest.raises(ValueError, match=r"from 1 to 4, .* got 5"):
+            encoding.select(num_tokens=5)
+
     @pytest.mark.parametrize("index", [3, np.int64(-4)])
     def test_out_of_range__names_index_and_size(self, encoding: StellarEncoding, index: int) -> None:
         with pytest.raises(IndexError, match=rf"index {int(index)} .* 3"):

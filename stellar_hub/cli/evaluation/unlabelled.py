@@ -55,6 +55,16 @@ def reconstruction(
             help="Largest number of images to use, drawn at random; 0 for all.",
         ),
     ] = 0,
+    num_tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--num-tokens",
+            metavar="K",
+            callback=at_least(1),
+            help="Decode from the first K tokens alone, for models that were trained with nested_dropout. Repeat the "
+            "option for a table over K. Default: all tokens.",
+        ),
+    ] = None,
 ) -> None:
     """Measure reconstruction from tokens.
 
@@ -65,7 +75,9 @@ def reconstruction(
     from stellar_hub.evaluation import ReconstructionProtocol, evaluate_reconstruction, load_metric_networks
 
     with wrong_usage():
-        protocol = ReconstructionProtocol(tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed)
+        protocol = ReconstructionProtocol(
+            tuple(metric or ("psnr", "ssim")), lpips_net, max_images, options.seed, tuple(num_tokens or ())
+        )
     run = options.run_settings(["reconstruction"], decoding=True)
     images = open_images(data, options.root)
     loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing

@@ -109,8 +109,8 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         views: Settings of the crops.
         photometric: Settings of the photometric augmentation. None: no augmentation.
         seed: Seed of the run.
-        draw_kept: Function that draws the patches to keep of the global views. It is called last, with the sample's
-            generator.
+        draw_kept: Function that draws the patches to keep of the global views; see `ViewMaker`.
+        draw_num_tokens: Function that draws how many tokens of the image to keep; see `ViewMaker`.
 
     Raises:
         ValueError: if the source is empty.
@@ -123,11 +123,12 @@ class MultiCropDataset(Dataset[dict[str, Any]]):
         photometric: PhotometricSettings | None,
         seed: int,
         draw_kept: Callable[[torch.Generator], Tensor] | None = None,
+        draw_num_tokens: Callable[[torch.Generator], Tensor] | None = None,
     ):
         if not len(source):
             raise ValueError("the source has no images")
         self.source = source
-        self.view_maker = ViewMaker(views, photometric, draw_kept)
+        self.view_maker = ViewMaker(views, photometric, draw_kept, draw_num_tokens)
         self.seed = seed
 
     def __len__(self) -> int:

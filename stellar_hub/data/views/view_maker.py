@@ -66,13 +66,15 @@ class ViewMaker:
     - with `views.device_crops`, instead of these two: `image`, `(3, H, W)` uint8, and `global_boxes`, `local_boxes`,
       `(V, 5)` and `(V', 5)` int64, for `cut_views`;
     - `photometric`: `(V + V', 6)` float32 parameters for `apply_photometric`, global views first;
-    - `kept_patches`: result of `draw_kept`, `(V, kept)` int64, absent without `draw_kept`.
+    - `kept_patches`: result of `draw_kept`, `(V, kept)` int64, absent without `draw_kept`;
+    - `num_tokens`: result of `draw_num_tokens`, a scalar int64, absent without `draw_num_tokens`.
 
     Args:
         views: Settings of the crops.
         photometric: Settings of the photometric augmentation. None: no augmentation.
-        draw_kept: Function that draws the patches to keep of the global views. It is called last, with the sample's
-            generator.
+        draw_kept: Function that draws the patches to keep of the global views. It is called with the sample's
+            generator, after all draws of the views.
+        draw_num_tokens: Function that draws how many tokens of the image to keep. It is called last.
     """
 
     def __init__(
@@ -80,10 +82,12 @@ class ViewMaker:
         views: ViewSettings,
         photometric: PhotometricSettings | None,
         draw_kept: Callable[[torch.Generator], Tensor] | None = None,
+        draw_num_tokens: Callable[[torch.Generator], Tensor] | None = None,
     ):
         self.views = views
         self.photometric = photometric
         self.draw_kept = draw_kept
+        self.draw_num_tokens = draw_num_tokens
 
     def __call__(self, image: ImageItem, generator: torch.Generator) -> dict[str, Any]:
         """Makes the sample of an image. All draws come from the generator.
@@ -102,6 +106,8 @@ class ViewMaker:
         sample["photometric"] = self._draw_photometric(generator)
         if self.draw_kept is not None:
             sample["kept_patches"] = self.draw_kept(generator)
+        if self.draw_num_tokens is not None:
+            sample["num_tokens"] = self.draw_num_tokens(generator)
         return sample
 
     def _draw_photometric(self, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from stellar_hub.evaluation.sample import Sample, draw_sample
 from stellar_hub.features.backbones.backbone import Backbone, pixel_values_of
 from stellar_hub.features.backbones.stellar import StellarBackbone
 from stellar_hub.measures import frechet_distance
+from stellar_hub.modeling.input_checks import check_num_tokens
 from stellar_hub.visualization import draw_worst
 
 COLUMNS = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "rfid": "rFID"}
@@ -37,6 +38,7 @@ class ReconstructionProtocol:
         lpips_net: Network of LPIPS: "alex", "vgg" or "squeeze".
         max_images: Largest number of images to use, drawn at random; 0 means all.
         seed: Seed of the draw.
+        num_tokens: Numbers of first tokens to decode from, one row each; empty decodes from all tokens.
 
     Raises:
         ValueError: if a value is out of range.
@@ -46,6 +48,7 @@ class ReconstructionProtocol:
     lpips_net: str = "alex"
     max_images: int = 0
     seed: int = 0
+    num_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in COLUMNS]
@@ -56,6 +59,8 @@ class ReconstructionProtocol:
         if self.max_images < 0:
             raise ValueError(f"max_images must be at least 0, got {self.max_images}")
         check_seed(self.seed)
+        if any(number < 1 for number in self.num_tokens):
+            raise ValueError(f"num_tokens must be at least 1, got {min(self.num_tokens)}")
 
 
 def evaluate_reconstruction(
@@ -83,6 +88,9 @@ def evaluate_reconstruction(
         ValueError: if a model has no decoder, no image can be read, or rFID gets fewer than two images.
     """
     decoding = [check_decodes(backbone) for backbone in backbones]
+    for backbone in decoding:
+        for number in protocol.num_tokens:
+            check_num_tokens(number, backbone.network.config.num_sparse_tokens)
     sample = draw_sample(images, name, protocol.max_images or len(images), protocol.seed, run)
     report, _ = evaluate_readable(
         sample, backbones, run, lambda data: measure_reconstruction(decoding, data, protocol, networks, run)
@@ -102,13 +110,15 @@ def measure_reconstruction(
         raise ValueError(f"rFID needs at least 2 images, {sample.name} has {len(sample)} that can be used")
     rows: list[Measurement] = []
     figures: dict[str, Image.Image] = {}
-    reconstructors: list[StellarBackbone | MeanColor] = [*decoding, MeanColor(decoding[0])]
-    for backbone in reconstructors:
-        meter = ReconstructionMeter(backbone, protocol, networks)
+    reconstructors: list[tuple[StellarBackbone | MeanColor, int | None]] = [
+        (backbone, number) for backbone in decoding for number in protocol.num_tokens or (None,)
+    ]
+    for backbone, num_tokens in (*reconstructors, (MeanColor(decoding[0]), None)):
+        meter = ReconstructionMeter(backbone, protocol, networks, num_tokens)
         meter.to(run.processes.device)
         measured = all_features(meter, sample.images, meter.names(), run, sample.sha256, "reconstructing")
         with run.progress_of(1, f"averaging, {backbone.name}", "model") as progress, progress.keep_showing():
-            rows.append(_row(backbone.name, measured, protocol))
+            rows.append(_row(backbone.name, num_tokens, measured, protocol))
         if not figures and run.processes.is_main:
             worst = measured["psnr"].argsort()[:NUM_WORST].tolist()
             figures["reconstruction-worst"] = _draw_images(decoding[0], sample.images, worst, measured["psnr"])
@@ -136,7 +146,9 @@ def check_decodes(backbone: Backbone) -> StellarBackbone:
     return backbone
 
 
-def _row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtocol) -> Measurement:
+def _row(
+    name: str, num_tokens: int | None, measured: dict[str, Tensor], protocol: ReconstructionProtocol
+) -> Measurement:
     """Averages each metric over the images; rFID compares all images at once."""
     metrics: dict[str, float | None] = {}
     for each in protocol.metrics:
@@ -145,7 +157,8 @@ def _row(name: str, measured: dict[str, Tensor], protocol: ReconstructionProtoco
         else:
             metrics[COLUMNS[each]] = measured[each].double().mean().item()
     psnr = measured["psnr"].double()
-    return Measurement(name, "", metrics, {"lowest_psnr": psnr.min().item(), "highest_psnr": psnr.max().item()})
+    part = "" if num_tokens is None else "first token" if num_tokens == 1 else f"first {num_tokens} tokens"
+    return Measurement(name, part, metrics, {"lowest_psnr": psnr.min().item(), "highest_psnr": psnr.max().item()})
 
 
 def _draw_images(backbone: StellarBackbone, images: ImageSource, indices: Sequence[int], psnr: Tensor) -> Image.Image:

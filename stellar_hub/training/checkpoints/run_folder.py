@@ -14,7 +14,8 @@ from stellar_hub.training.recipes.sections import Recipe, config_fields
 RECIPE_FILE = "recipe.yaml"
 CHECKPOINTS_FOLDER = "checkpoints"
 PREVIEWS_FOLDER = "previews"
-LATER_FIELDS = ("token_objective", "sop_")  # what names of fields that came with a later release begin with
+# What names of fields that came with a later release begin with.
+LATER_FIELDS = ("token_objective", "sop_", "baseline_", "nested_dropout")
 
 
 def find_start(

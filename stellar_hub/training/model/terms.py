@@ -16,8 +16,9 @@ from torch import Tensor
 
 from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig, StellarModel
-from stellar_hub.modeling.factorization import low_rank_product
+from stellar_hub.modeling.factorization import low_rank_product, renormalize
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from stellar_hub.training.model.ordered_tokens import prefix_mask, prefix_rows
 from stellar_hub.training.model.targets import StellarTeacher, Targets, build_targets, matched_rows, teacher_targets
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, prototype_loss, target_codes
@@ -34,6 +35,7 @@ class PretrainingModules(Protocol):
     clustering_head: Any  # a ClusteringHead, or a SopHead
     cls_clustering_head: ClusteringHead | None
     teacher: StellarTeacher | None
+    baseline: Any  # a Baseline, or None
     tokenizer_encoder: MaskGitVQGANEncoder | None
     prototype_precision: ProductPrecision
 
@@ -64,6 +66,7 @@ class ObjectiveBatch:
         local_views: Local views, `(B, V', 3, h, w)`, or None.
         kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`; None for no masked views.
         generator: Source of what an objective draws, on the CPU; the one of this class draws nothing.
+        num_tokens: Number of tokens that each image keeps, `(B,)`; None for all.
 
     Attributes:
         clean: The encoding of `pixel_values`, without a mask.
@@ -80,6 +83,7 @@ class ObjectiveBatch:
         local_views: Tensor | None,
         kept_patches: Tensor | None,
         generator: torch.Generator | None = None,
+        num_tokens: Tensor | None = None,
     ):
         self.model = model
         self.config = model.config
@@ -88,6 +92,7 @@ class ObjectiveBatch:
         self.local_views = local_views if model.config.use_local_views else None
         self.kept_patches = kept_patches
         self.generator = generator
+        self.num_tokens = num_tokens
         self._encode()
 
     def _encode(self) -> None:
@@ -137,10 +142,29 @@ class ObjectiveBatch:
         return Prediction(self.masked_views, self.model.clustering_head(self.masked_views.tokens), self.targets)
 
     @cached_property
+    def encoded_local(self) -> EncodedViews | None:
+        """The encoding of all local views, `B V'` of them; None without local views."""
+        if self.local_views is None:
+            return None
+        return encode_views(self.model.stellar.encoder, self.local_views.flatten(0, 1))
+
+    @cached_property
+    def baseline(self) -> Any:
+        """What the model's baseline makes of the batch, a `BaselineResult`; None without one."""
+        return None if self.model.baseline is None else self.model.baseline.measure(self)
+
+    @cached_property
     def localization(self) -> Tensor:
         """The localization of the clean tokens, `(B, n, r)`."""
         localization: Tensor = self.model.stellar.localization(self.clean.patches, self.clean.tokens)
         return localization
+
+    def dense_map(self) -> Tensor:
+        """Returns the low-rank map of the clean tokens that are kept, `(B, n, d)`."""
+        localization = self.localization
+        if self.num_tokens is not None:
+            localization = renormalize(localization, prefix_mask(self.num_tokens, localization.shape[-1]))
+        return low_rank_product(localization, self.clean.tokens)
 
     @torch.no_grad()
     def agreement(self) -> Tensor | None:
@@ -182,13 +206,21 @@ def token_loss(
     config: StellarConfig,
     matched: bool = True,
     precision: ProductPrecision = "fp32",
+    num_tokens: Tensor | None = None,
 ) -> Tensor:
-    """Returns the loss of tokens against the assignments of the tokens they are matched to."""
+    """Returns the loss of tokens against the assignments of the tokens they are matched to.
+
+    With `num_tokens`, `(B,)`, it is that of the first tokens of each image.
+    """
+    embeddings, rows = prediction.embeddings.flatten(0, 1), target_rows(prediction, config, matched)
+    if num_tokens is not None:
+        kept = prefix_rows(num_tokens, *prediction.embeddings.shape[:2])
+        embeddings, rows = embeddings[kept], rows[kept]
     return prototype_loss(
-        prediction.embeddings.flatten(0, 1),
+        embeddings,
         head.prototypes.weight,
         prediction.targets.assignment,
-        target_rows(prediction, config, matched),
+        rows,
         temperature=config.prototype_temp,
         precision=precision,
     )
@@ -229,7 +261,7 @@ def clustering_term(batch: ObjectiveBatch) -> Tensor:
     """Returns the loss of the unmasked views' tokens against their targets, the mean over these views."""
     matched = batch.model.teacher is not None or batch.second is not None  # else tokens predict themselves
     head = batch.model.clustering_head
-    options = batch.config, matched, batch.model.prototype_precision
+    options = batch.config, matched, batch.model.prototype_precision, batch.num_tokens
     losses = [token_loss(prediction, head, *options) for prediction in batch.unmasked]
     return torch.stack(losses).mean()
 
@@ -251,7 +283,7 @@ def reconstruction_term(batch: ObjectiveBatch) -> Tensor | None:
     stellar, pixel_values = batch.model.stellar, batch.pixel_values
     assert stellar.decoder is not None, "the weight is 0 without one"
     grid = stellar.grid_size(*pixel_values.shape[-2:])
-    decoded = stellar.decoder(low_rank_product(batch.localization, batch.clean.tokens), grid)
+    decoded = stellar.decoder(batch.dense_map(), grid)
     prediction = stellar.decoder.predict(decoded, grid)
     if batch.config.reconstruction_head == "pixel":
         return pixel_loss(prediction, pixel_values)
@@ -268,8 +300,8 @@ def mask_term(batch: ObjectiveBatch) -> Tensor | None:
     """Returns the loss of the masked views' tokens against the assignments of the tokens they are matched to."""
     if batch.masked is None:
         return None
-    precision = batch.model.prototype_precision
-    return token_loss(batch.masked, batch.model.clustering_head, batch.config, precision=precision)
+    options = batch.config, True, batch.model.prototype_precision, batch.num_tokens
+    return token_loss(batch.masked, batch.model.clustering_head, *options)
 
 
 def cls_term(batch: ObjectiveBatch) -> Tensor | None:
@@ -280,9 +312,8 @@ def cls_term(batch: ObjectiveBatch) -> Tensor | None:
     options = batch.config, batch.model.prototype_precision
     if batch.masked is not None:
         loss = cls_token_loss(batch.masked.views.cls_token, targets, head, *options)
-    if batch.local_views is not None:
-        local = encode_views(batch.model.stellar.encoder, batch.local_views.flatten(0, 1))
-        local_loss = cls_token_loss(local.cls_token, targets, head, *options)
+    if batch.encoded_local is not None:
+        local_loss = cls_token_loss(batch.encoded_local.cls_token, targets, head, *options)
         loss = local_loss if loss is None else loss + local_loss
     return loss
 

@@ -35,6 +35,31 @@ def test_reconstruct__of_an_encoding_equals_that_of_its_image(
     np.testing.assert_allclose(direct, decoded, atol=1)
 
 
+def test_num_tokens__of_codes_or_of_the_image_decode_alike(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    image, few = image_folder / "wide.png", ["-m", model_folder, "--num-tokens", "2"]
+    command("encode", image, "-o", tmp_path / "codes", *few)
+    command("encode", image, "-o", tmp_path / "whole", "-m", model_folder)
+    sources = {"direct": image, "few": tmp_path / "codes", "cut": tmp_path / "whole"}
+    for name, source in sources.items():
+        assert command("reconstruct", source, "-o", tmp_path / name, *few).exit_code == 0
+    direct, *others = (np.asarray(Image.open(tmp_path / name / "wide.png")) for name in sources)
+    for other in others:
+        np.testing.assert_allclose(direct, other, atol=1)
+    again = command("reconstruct", image, "-o", tmp_path / "direct", "-m", model_folder)
+    assert again.exit_code != 0  # it was made with another number of tokens
+    assert "--num-tokens" in again.stderr
+
+
+def test_num_tokens__above_the_models_are_refused(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    result = command("encode", image_folder, "-o", tmp_path / "out", "-m", model_folder, "--num-tokens", "99")
+    assert result.exit_code == 2
+    assert "--num-tokens must be at most 4" in result.stderr
+
+
 def test_reconstruct__names_a_damaged_encoding(command: Command, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
     result = command("reconstruct", tmp_path / "bad.safetensors", "-o", tmp_path / "out", "-m", model_folder)

@@ -55,10 +55,12 @@ class TestKeptPatches:
         assert kept_patch_sampler(recipe, config(mask_ratio=None)) is None
 
 
-def loader_of(folder: Path, *overrides: str, process: int = 0, processes: int = 1, start: int = 0) -> Any:
+def loader_of(
+    folder: Path, *overrides: str, process: int = 0, processes: int = 1, start: int = 0, **options: Any
+) -> Any:
     accelerator: Any = SimpleNamespace(process_index=process, num_processes=processes, device=torch.device("cpu"))
     source: Any = open_sources([folder])
-    return build_loader(recipe_for(folder, *overrides), source, config(), accelerator, 5, start)
+    return build_loader(recipe_for(folder, *overrides), source, config(**options), accelerator, 5, start)
 
 
 class TestLoader:
@@ -69,6 +71,13 @@ class TestLoader:
         assert batches[0]["local_views"].shape == (4, 2, 3, 16, 16)
         assert batches[0]["kept_patches"].shape == (8, 8)
         assert len(batches[0]["paths"]) == 4
+
+    def test_num_tokens__are_drawn_beside_the_views_and_change_nothing_else(self, folder: Path) -> None:
+        plain, ordered = next(iter(loader_of(folder))), next(iter(loader_of(folder, nested_dropout=0.5)))
+        assert (ordered["num_tokens"].shape, ordered["num_tokens"].dtype) == ((4,), torch.int64)
+        assert "num_tokens" not in plain
+        for name in ("global_views", "local_views", "photometric", "kept_patches"):
+            torch.testing.assert_close(ordered[name], plain[name], rtol=0, atol=0)
 
     def test_start__leaves_out_what_is_done(self, folder: Path) -> None:
         whole, rest = list(loader_of(folder)), list(loader_of(folder, start=3))

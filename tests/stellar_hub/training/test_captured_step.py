@@ -57,7 +57,10 @@ def build(recipe: Recipe, folder: Path, captured: bool) -> Run:
     return run
 
 
-@pytest.mark.parametrize("override", ["run.precision=fp32", "run.precision=bf16", "data.device_crops=true"])
+@pytest.mark.parametrize(
+    "override",
+    ["run.precision=fp32", "run.precision=bf16", "data.device_crops=true", "model.config.nested_dropout=0.5"],
+)
 def test_captured_steps__give_the_weights_and_losses_of_others(recipe: Recipe, tmp_path: Path, override: str) -> None:
     found: list[Any] = []
     for captured in (True, False):

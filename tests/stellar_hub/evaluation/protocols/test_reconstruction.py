@@ -55,6 +55,21 @@ def test_networks__measure_every_image_once(tiny: StellarBackbone, test: Labelle
     assert row.metrics["rFID"] == pytest.approx(frechet_distance(*features), rel=1e-3)
 
 
+def test_num_tokens__give_a_row_each(tiny: StellarBackbone, test: LabelledImages, run: RunSettings) -> None:
+    protocol = ReconstructionProtocol(("psnr",), num_tokens=(1, 2))
+    report = evaluate_reconstruction([tiny], test.images, "test", protocol, NONE, run)
+    images = torch.stack([pixel_values_of(tiny.processor, test.images[index]) for index in range(7)])
+    with torch.no_grad():
+        decoded = tiny.network.reconstruct(images, num_tokens=1)
+    values = [psnr(one, other) for one, other in zip(decoded, images, strict=True)]
+    assert [row.features for row in report.measurements] == ["first token", "first 2 tokens", ""]
+    assert report.measurements[0].metrics["PSNR, dB"] == pytest.approx(sum(values) / 7, abs=1e-4)
+    with pytest.raises(ValueError, match="num_tokens must be from 1 to"):
+        evaluate_reconstruction(
+            [tiny], test.images, "test", ReconstructionProtocol(("psnr",), num_tokens=(99,)), NONE, run
+        )
+
+
 def test_images__are_at_most_so_many(tiny: StellarBackbone, test: LabelledImages, run: RunSettings) -> None:
     protocol = ReconstructionProtocol(("psnr",), max_images=3)
     report = evaluate_reconstruction([tiny], test.images, "test", protocol, NONE, run)
@@ -79,6 +94,7 @@ def test_what_does_not_decode__is_refused_by_name(
         ({"metrics": ()}, "got none"),
         ({"lpips_net": "resnet"}, "lpips_net.* got 'resnet'"),
         ({"max_images": -1}, "max_images.* got -1"),
+        ({"num_tokens": (4, 0)}, "num_tokens.* got 0"),
     ],
 )
 def test_values__out_of_range_are_refused(options: dict[str, object], message: str) -> None:
