@@ -97,7 +97,7 @@ def checked_name(name: Any) -> str:
             "name must be timm's name of a model, such as 'vit_base_patch16_224.mae', got "
             f"{type(name).__name__}{hint if isinstance(name, nn.Module) else ''}"
         )
-    name = name.removeprefix("timm:")
+    name = name.removeprefix("timm:").removeprefix("timm/")  # "timm/NAME" is its repository on the Hub
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return name
     architecture, _, tag = name.partition(".")

@@ -5,13 +5,22 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 
 from .limits import check_limit
 from .safe_paths import path_below, read_bounded
 from .safe_text import did_you_mean, one_line
 
 logger = logging.getLogger(__name__)
+
+ClassT = TypeVar("ClassT", bound=type)
+
+NO_ATTENTIONS = (
+    "output_attentions must be False, because fused attention does not compute the maps; `localization` says where "
+    "each token is"
+)
 
 MAX_DEPTH = 32  # of lists and objects in each other
 MAX_FLOAT = 3.4e38  # the largest float32
@@ -36,6 +45,7 @@ OPTIONS_OF_READING = (
     *("cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies", "revision"),
     *("subfolder", "token", "trust_remote_code", "user_agent"),
 )
+OPTIONS_OF_SAVING = ("push_to_hub", "token", "repo_id", "commit_message", "create_pr", "private", "use_auth_token")
 ATTENTION = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -60,6 +70,15 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     if _depth(content) > MAX_DEPTH:
         raise ValueError(f"{name} nests lists and objects more than {MAX_DEPTH} deep")
     return content
+
+
+def refuse_empty_folder(folder: str | os.PathLike) -> None:
+    """Raises OSError for a folder without a configuration; other arguments are passed over."""
+    if os.path.isdir(folder) and not os.path.exists(os.path.join(folder, "config.json")):
+        raise OSError(
+            f"the folder {one_line(os.path.abspath(folder))} holds no model, because it has no config.json: name a "
+            "folder that save_pretrained wrote, or a known model such as 'stellar-tiny'"
+        )
 
 
 def is_model_folder(folder: str | os.PathLike) -> bool:
@@ -168,6 +187,86 @@ def without_unknown_fields(content: Mapping[str, Any], cls: Any) -> dict[str, An
     return {name: value for name, value in content.items() if name not in unknown}
 
 
+class FieldValueError(StrictDataclassFieldValidationError, ValueError):
+    """A field has a value that its type does not allow. It is the Hub client's error in one line, and a ValueError."""
+
+    def __init__(self, field: str, cause: Exception) -> None:
+        super().__init__(field, cause)
+        self.args = (one_line(cause),)
+
+
+class ConfigValueError(StrictDataclassClassValidationError, ValueError):
+    """Values of fields are out of range, or do not fit each other. It is the Hub client's error in one line."""
+
+    def __init__(self, validator: str, cause: Exception) -> None:
+        super().__init__(validator, cause)
+        self.args = (one_line(cause),)
+
+
+def plain_errors(cls: ClassT) -> ClassT:
+    """Decorates a class made by the Hub client's `strict`, so that its errors are one line without internals."""
+    strict_class: Any = cls
+    set_attribute, validate_all = strict_class.__setattr__, strict_class.validate
+
+    def set_checked(self: Any, name: str, value: Any) -> None:
+        try:
+            set_attribute(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise FieldValueError(name, cause) from cause
+
+    def validate(self: Any) -> None:
+        """Raises ValueError unless all values are in range and fit each other."""
+        try:
+            validate_all(self)
+        except StrictDataclassClassValidationError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise ConfigValueError("validate", cause) from cause
+
+    validate.__is_defined_by_strict_decorator__ = True  # type: ignore[attr-defined]  # subclasses may be strict as well
+    strict_class.__setattr__, strict_class.validate = set_checked, validate
+    return cls
+
+
+def check_before_building(config: Any) -> None:
+    """Checks a configuration whose fields may have been assigned since it was made.
+
+    An attribute that looks like a misspelled field is logged as a warning, because it has no effect.
+
+    Raises:
+        ValueError: if values are out of range or do not fit each other.
+    """
+    if not hasattr(config, "validate"):
+        return  # another class; transformers refuses it
+    config.validate()
+    for name in unknown_fields(vars(config), type(config)):
+        hint = did_you_mean(name, field_names(type(config)))
+        if hint:
+            logger.warning("the configuration does not have a field %s, which has no effect%s", one_line(name), hint)
+
+
+def check_numbers(config: Any) -> None:
+    """Raises ValueError unless counts, sizes, temperatures and epsilons are positive, and all numbers finite."""
+    for name in DIMENSIONS:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    for name in LAYERS:
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+    temperatures = ("spatial_temp", "sinkhorn_temp", "prototype_temp")
+    for name in (*temperatures, "layer_norm_eps", "matching_epsilon", "sinkhorn_scale"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+    for name in FLOATS:
+        value = getattr(config, name)
+        if value is not None and not abs(value) <= MAX_FLOAT:  # `not`, because of NaN
+            raise ValueError(f"{name} must be finite, got {value}")
+    if config.initializer_range < 0:
+        raise ValueError(f"initializer_range must be at least 0, got {config.initializer_range}")
+    if not config.tokenizer_channel_mult or min(config.tokenizer_channel_mult) < 1:
+        raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {config.tokenizer_channel_mult}")
+
+
 def check_sizes(config: Any) -> None:
     """Raises ValueError if a model of this configuration goes beyond the limits; it is called before one is built."""
     for name in (*DIMENSIONS, *LAYERS):
@@ -206,6 +305,8 @@ FLOATS = (
     "layer_norm_eps",
     "layer_scale_init_value",
     "initializer_range",
+    "koleo_weight",
+    "reconstruction_weight",
     "spatial_temp",
     "sinkhorn_temp",
     "prototype_temp",

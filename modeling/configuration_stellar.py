@@ -10,15 +10,16 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .config_checks import (
-    DIMENSIONS,
-    FLOATS,
-    LAYERS,
-    MAX_FLOAT,
+    NO_ATTENTIONS,
     OPTIONS_OF_READING,
+    OPTIONS_OF_SAVING,
     check_code_map,
     check_entries,
+    check_numbers,
     check_sizes,
+    plain_errors,
     read_json_object,
+    refuse_empty_folder,
     refuse_unknown_fields,
     without_unknown_fields,
 )
@@ -29,11 +30,12 @@ from .objective_checks import (
     check_sop_numbers,
     check_sop_switches,
 )
-from .pretrained_names import published_config, resolve_pretrained
-from .safe_paths import regular_file
-from .safe_text import one_line
+from .pretrained_names import check_is_name, published_config, resolve_pretrained
+from .safe_paths import refuse_file, regular_file
+from .safe_text import one_line, refuse_keywords
 
 
+@plain_errors
 @strict
 class StellarConfig(PreTrainedConfig):
     """The configuration of a [`StellarModel`]. Its defaults are those of the published stellar-b16.
@@ -114,9 +116,9 @@ class StellarConfig(PreTrainedConfig):
 
     Raises:
         TypeError: if a field does not exist.
-        StrictDataclassFieldValidationError: if a value has the wrong type.
-        StrictDataclassClassValidationError: if values do not fit each other.
-        ValueError: if the configuration read is of another model type.
+        ValueError: if a value has the wrong type or is out of range, if values do not fit each other, or if the
+            configuration read is of another model type. Fields that are assigned later are checked together when a
+            model is built.
 
     Example:
     ```python
@@ -217,10 +219,12 @@ class StellarConfig(PreTrainedConfig):
             TypeError: if a keyword is neither a field nor an option.
             ValueError: if the file cannot be used; the message is one line with the key, the value and what is allowed.
         """
+        check_is_name(pretrained_model_name_or_path)
         fields = published_config(pretrained_model_name_or_path)
         if fields is not None:
             return cls.from_dict(fields, **kwargs)
         file = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "config.json")
+        refuse_empty_folder(file.parent)  # transformers would take the defaults
         if file.exists():
             regular_file(file)  # transformers passes a pipe over, and would take the defaults
         # Not through super(): in transformers 5.17 its `from_pretrained` drops the token.
@@ -237,7 +241,14 @@ class StellarConfig(PreTrainedConfig):
         return {name: value for name, value in content.items() if not is_default.get(name)}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""
+        """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from.
+
+        Raises:
+            NotADirectoryError: if `save_directory` is a file.
+            TypeError: if a keyword does not exist.
+        """
+        refuse_file(save_directory)
+        refuse_keywords("save_pretrained of a configuration", kwargs, OPTIONS_OF_SAVING)
         code_map = getattr(self, "auto_map", None)
         if isinstance(code_map, dict):
             self.auto_map = {name: place for name, place in code_map.items() if "--" not in str(place)}
@@ -279,6 +290,7 @@ class StellarConfig(PreTrainedConfig):
         known = without_unknown_fields(config_dict, cls)
         try:
             config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
+            config.validate()  # the keywords were assigned one by one
         except StrictDataclassError as error:
             raise ValueError(one_line(error.__cause__ or error)) from error
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -295,22 +307,7 @@ class StellarConfig(PreTrainedConfig):
 
     def validate_positive_sizes(self) -> None:
         """Raises ValueError unless counts, sizes, temperatures and epsilons are positive and within the limits."""
-        for name in DIMENSIONS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in LAYERS:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        temperatures = ("spatial_temp", "sinkhorn_temp", "prototype_temp")
-        for name in (*temperatures, "layer_norm_eps", "matching_epsilon", "sinkhorn_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in FLOATS:
-            value = getattr(self, name)
-            if value is not None and not abs(value) <= MAX_FLOAT:  # `not`, because of NaN
-                raise ValueError(f"{name} must be finite, got {value}")
-        if not self.tokenizer_channel_mult or min(self.tokenizer_channel_mult) < 1:
-            raise ValueError(f"tokenizer_channel_mult values must be at least 1, got {self.tokenizer_channel_mult}")
+        check_numbers(self)
         check_sizes(self)
 
     def validate_encoder(self) -> None:
@@ -344,6 +341,11 @@ class StellarConfig(PreTrainedConfig):
                 "tokenizer_hidden_channels must be a multiple of 32, the number of groups of its GroupNorm, "
                 f"got {self.tokenizer_hidden_channels}"
             )
+
+    def validate_output_attentions(self) -> None:
+        """Raises ValueError if the configuration asks for attention maps, which the model does not compute."""
+        if self.output_attentions:
+            raise ValueError(NO_ATTENTIONS)
 
     def validate_teacher(self) -> None:
         """Raises ValueError unless the EMA momentum is None or in [0, 1]."""

@@ -178,10 +178,14 @@ def take_indices(num_blocks: int, indices: int | list[int] | tuple[int, ...] | N
             the end.
 
     Raises:
+        TypeError: if `indices` is something else.
         ValueError: if a block does not exist.
     """
     if indices is None:
         return list(range(num_blocks))
+    numbers = indices if isinstance(indices, list | tuple) else [indices]
+    if not all(isinstance(index, int) and not isinstance(index, bool) for index in numbers):
+        raise TypeError(f"indices must be None, a number of blocks, or a list of block numbers, got {indices!r}")
     if isinstance(indices, int):
         if not 1 <= indices <= num_blocks:
             raise ValueError(f"indices={indices} must be between 1 and {num_blocks}, the number of blocks")

@@ -16,7 +16,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
-from .config_checks import is_model_folder, read_json_object
+from .config_checks import is_model_folder, read_json_object, refuse_empty_folder
 from .configuration_stellar import StellarConfig
 from .image_fitting import FitSettings, read_fitted
 from .image_geometry import Fit, ImageGeometry
@@ -30,7 +30,8 @@ from .image_settings import (
     with_image_size,
 )
 from .localization_maps import overlay_assignment, overlay_token, resample_maps
-from .pretrained_names import published_config, resolve_pretrained
+from .pretrained_names import check_is_name, published_config, resolve_pretrained
+from .safe_paths import refuse_file
 from .safe_text import one_line
 
 OPTIONS_OF_AUTO_CLASSES = ("_commit_hash", "_from_auto", "_from_pipeline")
@@ -142,6 +143,7 @@ class StellarImageProcessor(TorchvisionBackend):
             refuse_unknown(kwargs, _settings(), (*OPTIONS_OF_LOADING, *OPTIONS_OF_AUTO_CLASSES))
         of_models = ("dtype", "torch_dtype")
         kwargs = with_image_size({key: value for key, value in kwargs.items() if key not in of_models})
+        check_is_name(pretrained_model_name_or_path)
         name = resolve_pretrained(pretrained_model_name_or_path)
         folder = Path(name, kwargs.get("subfolder") or "")
         files = [folder / file for file in PROCESSOR_FILES if (folder / file).exists()]
@@ -151,11 +153,18 @@ class StellarImageProcessor(TorchvisionBackend):
             return cls.from_dict(derived.to_dict(), **kwargs)
         for path in files:
             read_json_object(path)
+        if not files:
+            refuse_empty_folder(folder)
         try:
             return super().from_pretrained(name, **kwargs)
         except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = one_line(error.__cause__ or error)
             raise ValueError(f"the processor of {one_line(name)}: {reason}") from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Saves the settings as preprocessor_config.json into a folder, which is created if it does not exist."""
+        refuse_file(save_directory)
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Self:

@@ -160,6 +160,12 @@ def _sides(value: Any) -> dict[str, Any]:
         return {}
 
 
+def _is_derived(edge: int, patch_size: int) -> bool:
+    """Returns whether `with_image_size` gives this size for a side that fits the patch size."""
+    side = round(edge * 224 / 256 / patch_size) * patch_size
+    return edge == round(256 * side / 224)
+
+
 def check_sizes(settings: Mapping[str, Any]) -> None:
     """Raises ValueError if the sizes of a processor, which are allowed each for itself, do not fit together."""
     edge, patch_size = settings["size"].shortest_edge, settings["patch_size"]
@@ -176,9 +182,12 @@ def check_sizes(settings: Mapping[str, Any]) -> None:
     if not settings["do_center_crop"]:
         raise ValueError('do_center_crop=False needs do_resize=False; to keep the whole image, use fit="aspect"')
     if not min(crop) <= edge <= max(crop) / MIN_CROP_SHARE:
+        # Not the side of which the size was made: nobody who sets crop_size alone asked for it.
         nearest_side = max(1, round(edge / patch_size)) * patch_size
+        sides = [nearest_side] if edge == nearest_side and not _is_derived(edge, patch_size) else []
+        shown = " or ".join(f"image_size={side}" for side in (*sides, crop[0] if crop[0] == crop[1] else crop))
         raise ValueError(
             f"size and crop_size do not fit together: of an image whose shortest side is resized to {edge} pixels, the "
             f"model would see {crop[0]} x {crop[1]}. For a crop of {max(crop)}, size may be {min(crop)} to "
-            f"{int(max(crop) / MIN_CROP_SHARE)}; image_size={nearest_side} or image_size={crop} alone sets both"
+            f"{int(max(crop) / MIN_CROP_SHARE)}; {shown} without size and crop_size sets both"
         )

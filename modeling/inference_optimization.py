@@ -17,6 +17,7 @@ from .inference_timing import interleaved_medians
 from .inference_variants import parts_of
 from .packed_linear import PackedLinear
 from .part_choices import choose_float8, choose_part, describe
+from .safe_text import one_line
 
 BATCH_SIZES = (1, 8, 32, 256)
 NUM_IMAGES = 4  # in the batch of a measurement on a CPU: the share of attention differs between one image and several
@@ -48,10 +49,10 @@ def optimize(
         ImportError: if `dtype` is "float8" and torchao is not installed.
         ValueError: if an argument is not allowed, or the device has no float8.
     """
-    _check_arguments(model, dtype, batch_sizes)
+    _check_arguments(model, dtype, compile, batch_sizes, max_seconds)
     deadline = time.perf_counter() + max_seconds
     model.eval().requires_grad_(False)
-    model._captured = None
+    model._captured, model._for_inference = None, True
     capture = make_capture(model.device) if _is_on_one_device(model) else None
     # Without a capture, little or nothing is compiled, and torch's compiler takes a second to import.
     with _own_random_numbers(), nullcontext() if capture is None else many_recompiles():
@@ -93,13 +94,20 @@ def _optimize(
     return OptimizationReport(tuple(steps), tuple(choices))
 
 
-def _check_arguments(model: Any, dtype: Any, batch_sizes: Sequence[int]) -> None:
+def _check_arguments(model: Any, dtype: Any, compile: Any, batch_sizes: Any, max_seconds: Any) -> None:
     if dtype not in (None, "auto", "float8") and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(
             f'dtype must be None, "auto", "float8" or a floating torch.dtype such as torch.bfloat16, got {dtype!r}'
         )
-    if not batch_sizes or any(size < 1 for size in batch_sizes):
-        raise ValueError(f"batch_sizes must be numbers of images, at least 1 each, got {tuple(batch_sizes)}")
+    sizes = list(batch_sizes) if isinstance(batch_sizes, Sequence) else []
+    if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        raise ValueError(
+            f"batch_sizes must be a list of integers of at least 1, got {one_line(repr(batch_sizes), 100)}"
+        )
+    if not isinstance(max_seconds, int | float) or not max_seconds >= 0:
+        raise ValueError(f"max_seconds must be a number of at least 0, got {one_line(repr(max_seconds), 100)}")
+    if compile not in (None, True, False):
+        raise ValueError(f"compile must be None, True or False, got {one_line(repr(compile), 100)}")
     if dtype == "float8":
         check_float8(model.device)
 

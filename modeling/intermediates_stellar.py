@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: transformers reads annotations at run time.
 from typing import Any, Literal, TypeAlias, overload
 
+import torch
 from torch import Tensor
 
 from .encoder_stellar import StellarEncoder, format_intermediates, normalize_pixels, take_indices
@@ -22,6 +23,20 @@ class StellarIntermediatesModel(StellarPreTrainedModel):
     def _normalize(self, pixel_values: Tensor) -> Tensor:
         check_pixel_values(pixel_values, self.config.patch_size, self.config.num_channels)
         return normalize_pixels(pixel_values, self.encoder.pos_embed.dtype)
+
+    def forward_features(self, pixel_values: Tensor) -> Tensor:
+        """Returns the sequence after the final norm, as timm's method of this name does.
+
+        Args:
+            pixel_values: RGB in [0, 1], `(B, 3, H, W)`.
+
+        Returns:
+            Tokens `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens.
+
+        Raises:
+            ValueError: if shape or values are wrong.
+        """
+        return torch.cat(self.encoder(self._normalize(pixel_values)), dim=1)
 
     @overload
     def forward_intermediates(
@@ -112,6 +127,7 @@ class StellarIntermediatesModel(StellarPreTrainedModel):
             `(B, 1 + n + r, d)` in the order cls, patches, sparse tokens, and the list.
 
         Raises:
+            TypeError: if `indices` are not integers.
             ValueError: if a block does not exist, or options do not fit each other.
         """
         if output_fmt not in ("NCHW", "NLC"):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers.utils import cached_file, is_peft_available
 
+from .config_checks import refuse_empty_folder
 from .safe_paths import regular_file
 from .safe_text import did_you_mean, one_line
 from .weight_files import DTYPES, check_folder, check_headers, check_index, headers_of, read_headers
@@ -22,6 +23,14 @@ TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 # built in torch's default dtype and converted while it is still on the meta device.
 GLOBAL_CONTEXTS = ("local_torch_dtype", "no_tie_weights", "meta_device_safe_creation_ops")
 DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
+_QUANTIZED = '; for weights of 8 bits, call model.optimize_for_inference(dtype="float8") on a GPU'
+# Keywords of other libraries, and what to do instead.
+HINTS = {
+    "device": "; did you mean 'device_map'?",
+    "load_in_4bit": _QUANTIZED,
+    "load_in_8bit": _QUANTIZED,
+    "num_classes": "; the model has no classifier: train one on its features, such as those of model.extract",
+}
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -86,6 +95,21 @@ def local_contexts(contexts: Iterable[Any], dtype: torch.dtype) -> list[Any]:
     return [*kept, is_set(dtype_to_build, dtype)]
 
 
+def size_hint(names: Iterable[str]) -> str:
+    """Returns what to do if position embeddings alone have the wrong shape: images of any size need no other model.
+
+    Args:
+        names: Names of the tensors with the wrong shape.
+    """
+    names = list(names)
+    if not names or not all(name.endswith("encoder.pos_embed") for name in names):
+        return ""
+    return (
+        ". The model takes images of any size, so leave out image_size here, and set it on the processor: "
+        "StellarImageProcessor.from_pretrained(name, image_size=...)"
+    )
+
+
 def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> None:
     """Checks what a folder or repository names before it is loaded.
 
@@ -94,7 +118,7 @@ def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> Non
         options: Keywords of `from_pretrained`.
 
     Raises:
-        OSError: if it is the folder of a training run, whose model is in a folder in it.
+        OSError: if it is a folder without a model, or that of a training run, whose model is in a folder in it.
         ValueError: if an index names files elsewhere, or there is an adapter to another model.
     """
     if name is None:
@@ -103,6 +127,8 @@ def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> Non
     check_folder(folder)
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         raise OSError(f"{one_line(folder)} is the folder of a training run: load {one_line(folder / 'model')}")
+    if options.get("config") is None:
+        refuse_empty_folder(folder)
     if Path(name).exists() or not is_peft_available():
         return
     # For a repository with an adapter, transformers would load the model that the adapter names.
@@ -175,7 +201,8 @@ def refuse_keyword(error: TypeError, keywords: Iterable[str], fields: Iterable[s
     """
     found = re.search(r"__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
     if found and found[1] in keywords:
-        hint = did_you_mean(found[1], fields) or "; it takes options of transformers and fields of the configuration"
+        hint = HINTS.get(found[1]) or did_you_mean(found[1], fields)
+        hint = hint or "; it takes options of transformers and fields of the configuration"
         raise TypeError(f"from_pretrained got an unexpected keyword argument {found[1]!r}{hint}") from error
 
 

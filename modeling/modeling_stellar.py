@@ -14,7 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .backbones import backbone_fields, backbone_weights, load_backbone
-from .config_checks import refuse_unknown_fields
+from .config_checks import NO_ATTENTIONS, check_before_building, refuse_unknown_fields
 from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder
@@ -35,9 +35,13 @@ from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import PRETRAINING_KEYS
 from .outputs import StellarEncoding, StellarModelOutput
 from .pretrained_names import ExtractedBatch, extract_features
+from .safe_text import refuse_keywords
 from .tensor_calls import TensorCalls
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+# What frameworks pass to any model of transformers. Apart from `output_hidden_states` it means nothing here.
+_OF_TRANSFORMERS = frozenset(TransformersKwargs.__annotations__)
+_USEFUL = ("output_reconstruction", "output_hidden_states", "return_dict")
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
 
@@ -64,6 +68,7 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
 
     def __init__(self, config: StellarConfig):
         super().__init__(config)
+        check_before_building(config)
         self.encoder = StellarEncoder(config)
         self.localization = StellarLocalization(config.hidden_size, config.spatial_temp)
         # CODEPATH: features-only checkpoints and `decoder=False` take None, all published models the decoder.
@@ -162,19 +167,21 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
             pixel_values: RGB in [0, 1], `(B, 3, H, W)`, floats or uint8. Any size whose sides are multiples of the
                 patch size: position embeddings are resampled. The model normalizes inside.
             output_reconstruction: Whether to decode as well.
-            **kwargs: `output_hidden_states` and `return_dict`.
+            **kwargs: `output_hidden_states` and `return_dict`. Other keywords of `transformers.TransformersKwargs`,
+                which frameworks pass to any model, have no effect.
 
         Returns:
             A [`StellarModelOutput`].
 
         Raises:
+            TypeError: if a keyword does not exist.
             ValueError: if shape or values are wrong, or `output_attentions=True`.
         """
-        if kwargs.get("output_attentions"):
-            raise ValueError(
-                "output_attentions must be False, because fused attention does not compute the maps; "
-                "`localization` says where each token is"
-            )
+        for name in kwargs:
+            if name not in _OF_TRANSFORMERS:
+                refuse_keywords("the model", [name], _USEFUL, f"; it takes {', '.join(_USEFUL)}")
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError(NO_ATTENTIONS)
         normalized = self._normalize(pixel_values)
         hidden_states: tuple[Tensor, ...] | None = None
         # Not through transformers' `capture_outputs`: its hooks stay in the blocks, which then cannot be pickled.

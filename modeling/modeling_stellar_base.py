@@ -33,14 +33,15 @@ from .loading import (
     local_contexts,
     refuse_keyword,
     refuse_missing_decoder,
+    size_hint,
     without_load_report,
 )
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import write_card
-from .pretrained_names import convert_if_original, push_model, resolve_pretrained
+from .pretrained_names import check_is_name, convert_if_original, push_model, resolve_pretrained
 from .safe_paths import utf8_name
 from .safe_text import one_line
-from .saved_folder import PROCESSOR, filled_folder, keeps_processor, sizes_in
+from .saved_folder import PROCESSOR, check_saving, filled_folder, keeps_processor, sizes_in
 from .weight_files import check_finite, problems_by_kind
 
 logger = logging.getLogger(__name__)
@@ -219,8 +220,10 @@ class StellarPreTrainedModel(PreTrainedModel):
             OSError: if the checkpoint is not found.
             TypeError: if a keyword is neither an option nor a field of the configuration.
             ValueError: if a file is damaged, or tensors are missing, unexpected, have the wrong shape or type, or are
-                NaN or infinite; it names them. Also if a file leads out of the model's folder.
+                NaN or infinite; it names them. Also if a file leads out of the model's folder, or nothing is named.
         """
+        if pretrained_model_name_or_path is not None or kwargs.get("state_dict") is None:
+            check_is_name(pretrained_model_name_or_path)
         name = resolve_pretrained(pretrained_model_name_or_path)
         original = convert_if_original(name, decoder, cls._base_weights_only, kwargs)
         if original is not None:
@@ -286,7 +289,9 @@ class StellarPreTrainedModel(PreTrainedModel):
             }
         )
         if problems:
-            raise ValueError(f"the weights of {name} do not fit the model: {problems}")
+            raise ValueError(
+                f"the weights of {name} do not fit the model: {problems}{size_hint(key for key, _, _ in shapes)}"
+            )
 
     def save_pretrained(
         self,
@@ -317,11 +322,12 @@ class StellarPreTrainedModel(PreTrainedModel):
             **kwargs: Options of `transformers.PreTrainedModel.save_pretrained`, except `push_to_hub`.
 
         Raises:
+            NotADirectoryError: if `save_directory` is a file.
             OSError: if a file cannot be written.
+            TypeError: if a keyword does not exist, or `metrics` is not a dictionary of numbers.
             ValueError: if `push_to_hub=True` is passed, or the folder holds an adapter.
         """
-        if kwargs.pop("push_to_hub", False):
-            raise ValueError("save_pretrained does not take push_to_hub=True: call push_to_hub(repo_id, license=...)")
+        check_saving(kwargs, metrics)
         folder = Path(save_directory)
         before = sizes_in(folder)
         if kwargs.get("distributed_checkpoint"):  # all ranks write into the folder
@@ -359,12 +365,13 @@ class StellarPreTrainedModel(PreTrainedModel):
             revision: Branch to commit to; None means the main branch.
             commit_message: Message of the commit.
             create_pr: Whether to open a pull request instead of a commit to the branch.
-            **kwargs: `replace=True` overwrites a repository that has other content.
+            **kwargs: `replace=True` overwrites a repository that has other content, `dry_run=True` sends nothing.
 
         Returns:
             The address of the commit.
 
         Raises:
+            TypeError: if a keyword does not exist.
             ValueError: if no license is given or known, or the repository has other content.
             PermissionError: if the Hub does not allow it.
             OSError: if the Hub cannot be reached.

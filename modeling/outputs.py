@@ -62,7 +62,8 @@ class StellarEncoding(tuple[Tensor, Tensor]):
         return (*self, self.grid_size)
 
     def __repr__(self) -> str:
-        return f"StellarEncoding(semantics={self[0]!r}, localization={self[1]!r}, grid_size={self.grid_size})"
+        parts = ", ".join(f"{name}={_summary(part)}" for name, part in self._asdict().items())
+        return f"StellarEncoding({parts}, grid_size={self.grid_size})"
 
     def _asdict(self) -> dict[str, Tensor]:
         return {"semantics": self[0], "localization": self[1]}
@@ -101,6 +102,14 @@ class StellarEncoding(tuple[Tensor, Tensor]):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Returns the encoding on another device, in another dtype, or both; arguments as for `torch.Tensor.to`."""
         return type(self)(self.semantics.to(*args, **kwargs), self.localization.to(*args, **kwargs), self.grid_size)
+
+    def cpu(self) -> Self:
+        """Returns the encoding on the CPU."""
+        return self.to("cpu")
+
+    def detach(self) -> Self:
+        """Returns the encoding without its history of gradients; the values are shared."""
+        return type(self)(self.semantics.detach(), self.localization.detach(), self.grid_size)
 
     def save(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
         """Writes a `.safetensors` file with the tensors `semantics` and `localization`.
@@ -158,6 +167,14 @@ class StellarEncoding(tuple[Tensor, Tensor]):
             ) from error
         _check_values([semantics, localization], metadata.get("sha256"), name)
         return cls(semantics, localization, grid_size)
+
+
+def _summary(part: Any) -> str:
+    """Returns shape, type and, unless it is the CPU, device of a tensor; other objects as they are."""
+    if not isinstance(part, Tensor):
+        return repr(part)
+    device = "" if part.device.type == "cpu" else f", {part.device}"
+    return f"{str(part.dtype).removeprefix('torch.')}{tuple(part.shape)}{device}"
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
 from torch import Tensor
 
-from .safe_text import did_you_mean, one_line
+from .safe_text import did_you_mean, one_line, refuse_keywords
 
 registry: Any  # None if the library is not installed
 try:
@@ -59,6 +60,14 @@ class ExtractedBatch(Protocol):
     def __getitem__(self, key: str, /) -> Tensor: ...
     @overload
     def __getitem__(self, key: int, /) -> Any: ...
+
+
+def check_is_name(name: Any) -> None:
+    """Raises TypeError or ValueError unless `from_pretrained` was given a name or a path."""
+    if name is not None and not isinstance(name, str | os.PathLike):
+        raise TypeError(f"from_pretrained needs the name or folder of a model, got {type(name).__name__}")
+    if name is None or not str(name).strip():
+        raise ValueError(f"from_pretrained needs the name or folder of a model, such as 'stellar-tiny', got {name!r}")
 
 
 def resolve_pretrained(name_or_path: PathT) -> PathT | str:
@@ -135,10 +144,12 @@ def push_model(model: Any, repo_id: str, **options: Any) -> str:
 
     Raises:
         ImportError: if the library is not installed.
+        TypeError: if an option does not exist.
     """
     push = _registered("push")
     if push is None:
         raise ImportError("model.push_to_hub needs the library: pip install stellar_hub")
+    refuse_keywords("push_to_hub", options, signature(push).parameters, "; it takes license, private and replace")
     return push(model, repo_id, **options).url
 
 

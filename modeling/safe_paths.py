@@ -55,6 +55,12 @@ def _fault_of_name(name: object) -> str:
     return ""
 
 
+def refuse_file(folder: str | os.PathLike) -> None:
+    """Raises NotADirectoryError if a folder to write into is a file."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise NotADirectoryError(f"{one_line(folder)} is a file: name a folder to save into")
+
+
 def regular_file(path: str | os.PathLike, root: str | os.PathLike | None = None) -> Path:
     """Returns a path if it leads to a regular file, and to one below a folder if that is given. Links are followed.
 

@@ -48,9 +48,34 @@ def mask_secrets(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any."""
-    close = difflib.get_close_matches(name, list(known), n=2)
+    """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any.
+
+    Private names are not suggested. A name that differs in case, "-" and "_" alone is suggested alone.
+    """
+    public = [other for other in known if not other.startswith("_")]
+    same = [other for other in public if _plain(other) == _plain(name)]
+    close = same[:1] or difflib.get_close_matches(name, public, n=2)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def refuse_keywords(where: str, names: Iterable[str], known: Iterable[str], note: str = "") -> None:
+    """Raises TypeError for the first keyword that is not known, and would have no effect.
+
+    Args:
+        where: What was called, such as "save_pretrained"; it begins the message.
+        names: Keywords that were passed.
+        known: Keywords that are allowed.
+        note: What to say about a keyword that is like none of the known ones.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known) or note
+            raise TypeError(f"{where} got an unexpected keyword argument {one_line(repr(name), 100)}{hint}")
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-")
 
 
 def _is_unsafe(character: str) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from .atomic_write import clear_leftovers, errors_name, sync, unfinished_path
 from .config_checks import read_json_object
-from .safe_text import one_line
+from .safe_paths import refuse_file
+from .safe_text import one_line, refuse_keywords
 
 # Weights in the forms that transformers looks for. `{variant}` is "" or ".fp16" and the like.
 _WEIGHTS = (
@@ -21,6 +22,39 @@ _WEIGHTS = (
     r"shard-\d{{5}}-model{variant}-\d{{5}}-of-\d{{5}}\.safetensors",
 )
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+SAVE_OPTIONS = ("license", "name", "base_model", "metrics")
+# Keywords of transformers. Code for earlier releases passes those of the second line, which have no effect now.
+SAVE_OPTIONS_OF_TRANSFORMERS = (
+    *("is_main_process", "state_dict", "max_shard_size", "variant", "token", "save_peft_format"),
+    *("save_function", "safe_serialization", "use_auth_token"),
+    *("save_original_format", "distributed_checkpoint", "push_to_hub", "repo_id", "commit_message", "create_pr"),
+)
+
+
+def check_saving(options: dict[str, Any], metrics: Any) -> None:
+    """Checks what was passed to `save_pretrained`, before anything is written.
+
+    Args:
+        options: Keywords for transformers; `push_to_hub=False` is removed.
+        metrics: Numbers for the card, or None.
+
+    Raises:
+        TypeError: if a keyword does not exist, or `metrics` is not a dictionary of numbers.
+        ValueError: if `push_to_hub=True` is passed.
+    """
+    known = (*SAVE_OPTIONS, *SAVE_OPTIONS_OF_TRANSFORMERS)
+    note = f"; it takes {', '.join(SAVE_OPTIONS)} and options of transformers"
+    refuse_keywords("save_pretrained", options, known, note)
+    if options.pop("push_to_hub", False):
+        raise ValueError("save_pretrained does not take push_to_hub=True: call push_to_hub(repo_id, license=...)")
+    try:
+        for name, value in ({} if metrics is None else metrics).items():
+            _ = f"{name:s}{value:.4g}"  # as the card shows them
+    except (AttributeError, TypeError, ValueError) as error:
+        shown = one_line(repr(metrics), 100)
+        raise TypeError(
+            f"metrics must be a dictionary of numbers by name, such as {{'psnr': 21.4}}, got {shown}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -38,9 +72,11 @@ def filled_folder(folder: Path, variant: str | None = None) -> Iterator[Path]:
         The folder to fill.
 
     Raises:
+        NotADirectoryError: if `folder` is a file.
         OSError: if a file cannot be written; the message names the folder.
         ValueError: if `folder` holds an adapter, which would be loaded on top of the weights.
     """
+    refuse_file(folder)
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{one_line(folder)} holds an adapter, which would be loaded on top of these weights: save to another "

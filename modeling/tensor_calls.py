@@ -18,7 +18,18 @@ class TensorCalls:
     """The part of `StellarModel` that computes; `optimize_for_inference` may have captured its methods."""
 
     _captured: CapturedCalls | None = None
+    _for_inference = False  # after `optimize_for_inference`, until a warning has said what that means for training
     _warned_of_order = False
+
+    def train(self: Any, mode: bool = True) -> Any:
+        """Sets the model to training or evaluation; it warns once if `optimize_for_inference` ended training."""
+        if mode and self._for_inference and not any(parameter.requires_grad for parameter in self.parameters()):
+            self._for_inference = False
+            logger.warning(
+                "optimize_for_inference switched the gradients of this model off: to train, load the model again with "
+                "from_pretrained, and do not call optimize_for_inference"
+            )
+        return super().train(mode)  # type: ignore[misc]
 
     def _warn_if_not_ordered(self: Any, num_tokens: int) -> None:
         """Warns once if the first tokens of this model are not its most important ones."""

@@ -30,10 +30,18 @@ def hint_of_new_name(kind: str, name: str) -> str:
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Returns "; did you mean 'a' or 'b'?" with the two known names spelled most like `name`, or "" without any.
 
+    A name that differs in case, "-" and "_" alone is suggested alone.
+
     Args:
         name: The name that is unknown.
         known: The names that are allowed.
         cutoff: Smallest similarity of a name, in [0, 1]; see `difflib.get_close_matches`.
     """
-    close = difflib.get_close_matches(name, list(known), n=2, cutoff=cutoff)
+    known = list(known)
+    same = [other for other in known if _plain(other) == _plain(name)]
+    close = same[:1] or difflib.get_close_matches(name, known, n=2, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-")

@@ -22,6 +22,8 @@ DECIDING = {
     "preprocessing": "it was made with another --fit, --image-size, --num-tokens or image processor",
     "image": "it was made from another image, or the image has changed since",
 }
+# What a record has beside these, to say what differs.
+TOLD = ("model", "settings")
 PNG_KEY = "stellar_hub"
 MAX_RECORD = 100_000  # characters
 VERBS = {
@@ -52,12 +54,13 @@ def record_of(
     from stellar_hub.features.identity import describe_preprocessing, weights_hash, weights_sha256
     from stellar_hub.features.rows import printable
 
+    preprocessing = describe_preprocessing(processor)
     return {
         "command": command,
         "model": printable(name),
         "weights_sha256": weights_hash(model) if decoder else weights_sha256(model),
-        "preprocessing": str(describe_preprocessing(processor)["id"])
-        + ("" if num_tokens is None else f", first {num_tokens} tokens"),
+        "preprocessing": f"{preprocessing['id']}{'' if num_tokens is None else f', first {num_tokens} tokens'}",
+        "settings": json.dumps(preprocessing["settings"] | {"num_tokens": num_tokens}),
     }
 
 
@@ -84,7 +87,7 @@ def read_record(path: Path) -> dict[str, str]:
         found = _read_png(path) if path.suffix.lower() == ".png" else _read_safetensors(path)
     except Exception:  # not a file of ours: readers of foreign files raise many kinds
         return {}
-    return {key: str(found[key]) for key in DECIDING if key in found} if isinstance(found, dict) else {}
+    return {key: str(found[key]) for key in (*DECIDING, *TOLD) if key in found} if isinstance(found, dict) else {}
 
 
 def _read_png(path: Path) -> object:
@@ -104,7 +107,23 @@ def _read_safetensors(path: Path) -> object:
 
 def is_recorded(path: Path) -> bool:
     """Whether a file says how it was made, so that a second run can tell whether it would be the same."""
-    return path.is_file() and read_record(path).keys() == DECIDING.keys()
+    return path.is_file() and read_record(path).keys() >= DECIDING.keys()
+
+
+def _details(key: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Returns what exactly differs, in brackets on one line, as far as the record in an output says it."""
+    from stellar_hub.modeling.safe_text import one_line
+
+    if key == "weights_sha256" and found.get("model", wanted["model"]) != wanted["model"]:
+        return f" ({one_line(found['model'], 100)})"
+    if key != "preprocessing":
+        return ""
+    try:
+        before, now = dict(json.loads(found["settings"])), json.loads(wanted["settings"])
+    except (KeyError, RecursionError, TypeError, ValueError):  # files of earlier releases, or changed ones
+        return ""
+    others = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name])
+    return f" ({one_line(others, 200)})" if others else ""
 
 
 def left_to_do(jobs: Sequence[Job], record: Mapping[str, str], overwrite: bool) -> list[Job]:
@@ -123,8 +142,9 @@ def left_to_do(jobs: Sequence[Job], record: Mapping[str, str], overwrite: bool) 
     there = [job for job in jobs if os.path.lexists(job.target)]
     for job in there:
         found, wanted = read_record(job.target), with_image(record, job.source)
-        difference = next((words for key, words in DECIDING.items() if found.get(key) != wanted[key]), None)
-        if difference is not None:
+        key = next((key for key in DECIDING if found.get(key) != wanted[key]), None)
+        if key is not None:
+            difference = DECIDING[key] + _details(key, found, wanted)
             raise FileExistsError(
                 f"{job.target} exists already, but {difference}: pass --overwrite to replace such files, or another "
                 "--output"

@@ -78,6 +78,9 @@ class Report:
     images: dict[str, Image.Image] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"Report({self.task!r}); as_dict() has all fields\n{terminal_table(self)}"
+
     def as_dict(self) -> dict[str, Any]:
         """Returns all fields as JSON can hold them: figures by name, and numbers that are not finite as text."""
         fields = {

@@ -1,5 +1,6 @@
 """Pushing a model to the Hub: check the license, check the repository's content, upload in one commit."""
 
+import logging
 import os
 import re
 import tempfile
@@ -16,11 +17,34 @@ from stellar_hub.modeling.card_files import card_of, carry_card
 from stellar_hub.modeling.model_card import CARD_HEAD, is_generated, read_card
 from stellar_hub.modeling.safe_paths import read_bounded
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
+from stellar_hub.old_names import did_you_mean
 from stellar_hub.registry import MODELS, embedded_folder
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarPreTrainedModel
 
+logger = logging.getLogger(__name__)
+
+# Licenses as the Hub spells them; the client has no list. The Hub decides: another one is a warning, not an error.
+LICENSES = (
+    *("afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m"),
+    *("bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause"),
+    *("bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
+    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0"),
+    *("cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0"),
+    *(
+        "cdla-permissive-1.0",
+        "cdla-permissive-2.0",
+        "cdla-sharing-1.0",
+        "creativeml-openrail-m",
+        "deepfloyd-if-license",
+    ),
+    *("ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "gemma", "gfdl", "gpl", "gpl-2.0"),
+    *("gpl-3.0", "h-research", "intel-research", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2", "llama3"),
+    *("llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by"),
+    *("ofl-1.1", "open-mdw", "openrail", "openrail++", "osl-3.0", "other", "pddl", "postgresql", "unknown"),
+    *("unlicense", "wtfpl", "zlib"),
+)
 LICENSE_LINE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 BASE_MODEL_LINE = re.compile(r"^base_model:[ \t]*[\"']?([\w.+-]+/[\w.+-]+)[\"']?[ \t]*$", re.MULTILINE)
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -114,6 +138,9 @@ def push(
             "a model needs a license to be pushed: pass license= as the Hub spells it, such as mit, apache-2.0, "
             "cc-by-nc-4.0 or other"
         )
+    if license.lower() not in LICENSES:
+        hint = did_you_mean(license.lower(), LICENSES) or '; for a license of your own, use "other"'
+        logger.warning("the Hub may not know the license %s%s", one_line(repr(license), 100), hint)
     api = HfApi(token=token)
     repo_id = _with_owner(api, repo_id, dry_run)
     source = card_folder or model.config.name_or_path
@@ -255,5 +282,10 @@ def _push_error(repo_id: str, endpoint: str, error: Exception) -> Exception:
         return PermissionError(
             f"{endpoint} does not let you write to {repo_id} ({status}): log in with `hf auth login` and a token that "
             "has write access, and push to a namespace of yours"
+        )
+    if status is None and any(isinstance(each, HTTPError | ConnectionError) for each in (error, error.__cause__)):
+        return OSError(
+            f"{endpoint} was not reached, so nothing was sent to {repo_id}: {client_message(error)} Check the network, "
+            "and HF_ENDPOINT and HF_HUB_OFFLINE if they are set; a dry run works without a network"
         )
     return OSError(f"{endpoint} did not accept {repo_id}: {client_message(error)}")

@@ -137,7 +137,11 @@ class ApproximateIndex:
             SHA-256 of the store.
     """
 
-    def __init__(self, index: Any, facts: dict[str, Any]):
+    def __init__(self, index: Any, facts: dict[str, Any] | None = None):
+        if facts is None:
+            raise TypeError(
+                "ApproximateIndex is made by ApproximateIndex.build(store), or ApproximateIndex.load(path, store)"
+            )
         self.index = index
         self.facts = facts
 

@@ -131,6 +131,7 @@ def test_fold_normalization__is_exact() -> None:
     [
         ("vit_bse_patch16_224", "does not have a model 'vit_bse_patch16_224'; did you mean 'vit_base_patch16_224'"),
         ("vit_base_patch16_224.maee", r"does not have the weights .*vit_base_patch16_224\.mae"),
+        ("timm/vit_bse", "does not have a model 'vit_bse'"),
         ("facebook/dinov2-base", "does not have a model 'facebook/dinov2-base'"),
         ("timm:vit_bse", "does not have a model 'vit_bse'"),
         ("a\x1b[31m", r"does not have a model 'a\\x1b"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import (
     StrictDataclassClassValidationError,
+    StrictDataclassError,
     StrictDataclassFieldValidationError,
 )
 from transformers import AutoConfig, ViTConfig
@@ -104,7 +105,7 @@ class TestValidation:
         ],
     )
     def test_wrong_type__names_the_field(self, name: str, value: object) -> None:
-        with pytest.raises(StrictDataclassFieldValidationError, match=rf"Validation error for field '{name}'"):
+        with pytest.raises(StrictDataclassFieldValidationError, match=rf"^Field '{name}'"):
             StellarConfig(**{name: value})
 
     def test_count_below_one__is_named(self) -> None:
@@ -199,7 +200,13 @@ class TestValidation:
             ({"mask_ratio": float("nan")}, r"mask_ratio .*\[0, 1\), got nan"),
             ({"focal_probability": 1.1}, r"focal_probability .*\[0, 1\], got 1\.1"),
             ({"reconstruction_weight": -1}, "reconstruction_weight must be at least 0, got -1"),
-            ({"koleo_weight": float("nan")}, "koleo_weight must be at least 0, got nan"),
+            ({"koleo_weight": float("nan")}, "koleo_weight must be "),
+            ({"koleo_weight": float("inf")}, "koleo_weight must be finite, got inf"),
+            ({"reconstruction_weight": float("inf")}, "reconstruction_weight must be finite, got inf"),
+            ({"initializer_range": -0.1}, r"initializer_range must be at least 0, got -0\.1"),
+            ({"initializer_range": float("nan")}, "initializer_range must be "),
+            ({"sinkhorn_temp": 0}, "sinkhorn_temp must be above 0, got 0"),
+            ({"output_attentions": True}, "output_attentions must be False"),
             ({"nested_dropout": 1.5}, r"nested_dropout .*\[0, 1\], got 1\.5"),
             ({"nested_dropout": float("nan")}, r"nested_dropout .*\[0, 1\], got nan"),
             ({"nested_dropout": 0.5, "num_sparse_tokens": 1}, "num_sparse_tokens of at least 2"),
@@ -210,9 +217,23 @@ class TestValidation:
         with pytest.raises(StrictDataclassClassValidationError, match=message):
             StellarConfig(**options)
 
+    @pytest.mark.parametrize("options", [{"hidden_size": "wide"}, {"hidden_size": 10}, {"spatial_temp": "a"}])
+    def test_error__is_a_value_error_of_one_line(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(options))) as caught:
+            StellarConfig(**options)
+        assert isinstance(caught.value, StrictDataclassError)  # what transformers' users catch
+        assert str(caught.value).isprintable()
+        assert "Validation" not in str(caught.value)
+
+    @pytest.mark.parametrize("field", ["spatial_temp", "sinkhorn_temp", "prototype_temp", "matching_epsilon"])
+    def test_keyword_of_loading__is_checked(self, tmp_path: Path, field: str) -> None:
+        StellarConfig().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=f"{field} must be above 0, got 0"):
+            StellarConfig.from_pretrained(tmp_path, **{field: 0})
+
     def test_assignment__is_validated(self) -> None:
         config = StellarConfig()
-        with pytest.raises(StrictDataclassFieldValidationError, match="Validation error for field 'hidden_size'"):
+        with pytest.raises(StrictDataclassFieldValidationError, match=r"^Field 'hidden_size' expected int"):
             config.hidden_size = "wide"  # type: ignore[assignment]
 
     @pytest.mark.parametrize(
@@ -441,3 +462,25 @@ class TestHostile:
     def test_origin_in_the_file__is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"_name_or_path": "/home/other", "name_or_path": "/home/other"}')
         assert "other" not in StellarConfig.from_pretrained(tmp_path).name_or_path
+
+
+@pytest.mark.parametrize("name", ["", " ", None])
+def test_no_name__is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="needs the name or folder of a model"):
+        StellarConfig.from_pretrained(name)
+
+
+def test_folder_without_a_configuration__is_not_the_defaults(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"holds no model, because it has no config\.json"):
+        StellarConfig.from_pretrained(tmp_path)
+
+
+def test_save__over_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError, match="a is a file"):
+        StellarConfig().save_pretrained(tmp_path / "a")
+
+
+def test_save__refuses_a_keyword_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="'token_'; did you mean 'token'"):
+        StellarConfig().save_pretrained(tmp_path, token_="x")

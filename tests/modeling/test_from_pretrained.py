@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -298,6 +299,47 @@ class TestFiles:
         with pytest.raises(OSError, match=r"no file named model\.safetensors"):
             StellarModel.from_pretrained(path)
         assert not opened.exists()
+
+
+class TestWrongUse:
+    @pytest.mark.parametrize("name", [None, "", "  "])
+    def test_no_name__is_refused(self, name: Any) -> None:
+        with pytest.raises(ValueError, match="needs the name or folder of a model"):
+            StellarModel.from_pretrained(name)
+
+    def test_model_instead_of_a_name__is_refused(self, pixel_model: StellarModel) -> None:
+        with pytest.raises(TypeError, match="got StellarModel"):
+            StellarModel.from_pretrained(pixel_model)  # type: ignore[call-overload]
+
+    @pytest.mark.parametrize("kind", [str, Path])
+    def test_folder_without_a_model__is_named_in_full(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(OSError, match=rf"{tmp_path} holds no model, because it has no config\.json"):
+            StellarModel.from_pretrained(kind("."))
+
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_temperature_out_of_range__is_refused(self, pixel_folder: Path, value: float) -> None:
+        with pytest.raises(ValueError, match=f"spatial_temp must be above 0, got {value}"):
+            StellarModel.from_pretrained(pixel_folder, spatial_temp=value)
+
+    def test_image_size__belongs_to_the_processor(self, pixel_folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"pos_embed.*any size.*StellarImageProcessor"):
+            StellarModel.from_pretrained(pixel_folder, image_size=64)
+
+    @pytest.mark.parametrize(
+        ("keyword", "hint"),
+        [
+            ("device", "did you mean 'device_map'"),
+            ("load_in_8bit", "float8"),
+            ("num_classes", "no classifier"),
+            ("auto_class", "it takes options"),
+        ],
+    )
+    def test_keyword_of_another_library__has_its_hint(self, pixel_folder: Path, keyword: str, hint: str) -> None:
+        with pytest.raises(TypeError, match=f"'{keyword}'; .*{hint}"):
+            StellarModel.from_pretrained(pixel_folder, **{keyword: "cpu"})
 
 
 class TestForeign:

@@ -41,9 +41,10 @@ def test_image_size_and_another__are_refused(other: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"size": 448}, "image_size=448"),
+        ({"size": 448}, "; image_size=448 or image_size=224 without"),
         ({"size": 100}, "do not fit together"),
-        ({"crop_size": 512}, r"image_size=\(512, 512\)"),
+        ({"crop_size": 512}, r"; image_size=512 without size and crop_size"),
+        ({"crop_size": {"height": 512, "width": 320}}, r"; image_size=\(512, 320\) without"),
         ({"crop_size": 64}, "do not fit together"),
         ({"image_size": 230}, "multiples of the patch size 16"),
         ({"image_size": 100}, "use 96 or 112"),
@@ -52,7 +53,7 @@ def test_image_size_and_another__are_refused(other: dict[str, int]) -> None:
         ({"patch_size": 0}, "patch_size must be an integer of at least 1"),
     ],
 )
-def test_sizes_that_do_not_fit__are_refused_everywhere(tmp_path: Path, sizes: dict[str, int], message: str) -> None:
+def test_sizes_that_do_not_fit__are_refused_everywhere(tmp_path: Path, sizes: dict[str, Any], message: str) -> None:
     StellarImageProcessor().save_pretrained(tmp_path)
     for make in (
         lambda: StellarImageProcessor(**sizes),
@@ -204,3 +205,20 @@ def test_checkpoint_of_a_run__has_the_processor_of_its_model(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(OSError, match="image processor"):
         StellarImageProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", None])
+def test_no_name__is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match="needs the name or folder of a model"):
+        StellarImageProcessor.from_pretrained(name)
+
+
+def test_folder_without_a_processor__is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=rf"{tmp_path} holds no model"):
+        StellarImageProcessor.from_pretrained(tmp_path)
+
+
+def test_save__over_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError, match="a is a file"):
+        StellarImageProcessor().save_pretrained(tmp_path / "a")

@@ -57,6 +57,23 @@ class TestOptimizeForInference:
         assert not any(parameter.requires_grad for parameter in pixel_model.parameters())
 
     @pytest.mark.usefixtures("fastest")
+    def test_training_afterwards__is_a_warning_once(
+        self, pixel_model: StellarModel, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pixel_model.optimize_for_inference()
+        pixel_model.eval()
+        assert not caplog.messages
+        pixel_model.train().eval().train()
+        assert len(caplog.messages) == 1
+        assert "from_pretrained" in caplog.messages[0]
+
+    @pytest.mark.parametrize(
+        "options", [{"batch_sizes": 0}, {"batch_sizes": [1.5]}, {"max_seconds": "a"}, {"compile": "yes"}]
+    )
+    def test_wrong_options__are_named(self, pixel_model: StellarModel, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(options))):
+            pixel_model.optimize_for_inference(**options)
+
     def test_called_twice__changes_nothing_more(self, pixel_model: StellarModel, images: Tensor) -> None:
         pixel_model.optimize_for_inference()
         once = pixel_model.encode(images)

@@ -64,6 +64,22 @@ class TestBuild:
         assert model.decoder is None
         assert model.tokenizer is None
 
+    def test_assigned_fields__are_checked_together(self, tiny_options: dict[str, Any]) -> None:
+        config = StellarConfig(**tiny_options)
+        config.hidden_size = 10
+        with pytest.raises(ValueError, match="hidden_size must be a multiple of num_attention_heads"):
+            StellarModel(config)
+
+    def test_misspelled_assignment__is_a_warning(
+        self, tiny_options: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        config = StellarConfig(**tiny_options)
+        config.hidden_sizee = 10
+        config.my_note = "mine"
+        StellarModel(config)
+        assert [record.getMessage() for record in caplog.records if "my_note" in record.getMessage()] == []
+        assert any("hidden_sizee" in m and "did you mean 'hidden_size'" in m for m in caplog.messages)
+
     def test_timms_names__say_the_sizes(self, pixel_model: StellarModel) -> None:
         assert pixel_model.num_features == 48
         assert pixel_model.patch_size == 8
@@ -141,6 +157,27 @@ class TestForward:
     def test_attentions__are_refused(self, pixel_model: StellarModel, images: Tensor) -> None:
         with pytest.raises(ValueError, match="output_attentions must be False"):
             pixel_model(images, output_attentions=True)
+
+    def test_attentions__are_refused_in_a_configuration_too(self, pixel_model: StellarModel, images: Tensor) -> None:
+        pixel_model.config._output_attentions = True
+        with pytest.raises(ValueError, match="output_attentions must be False"):
+            pixel_model(images)
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("output_reconstructon", "did you mean 'output_reconstruction'"),
+            ("outputs_hidden_states", "did you mean 'output_hidden_states'"),
+            ("bool_masked_pos", "it takes output_reconstruction"),
+        ],
+    )
+    def test_unknown_keyword__is_refused(self, pixel_model: StellarModel, images: Tensor, name: str, hint: str) -> None:
+        with pytest.raises(TypeError, match=f"'{name}'; {hint}"):
+            pixel_model(images, **{name: None})
+
+    def test_keywords_of_frameworks__have_no_effect(self, pixel_model: StellarModel, images: Tensor) -> None:
+        out = pixel_model(images, num_items_in_batch=None, output_attentions=False, return_dict=True)
+        assert_same(out.last_hidden_state, pixel_model(images).last_hidden_state)
 
 
 class TestEncode:
@@ -567,6 +604,16 @@ class TestForwardIntermediates:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             pixel_model.forward_intermediates(images, **options)
+
+    @pytest.mark.parametrize("indices", ["last", [0.5], [True], True, 1.0])
+    def test_indices_of_another_type__are_refused(
+        self, pixel_model: StellarModel, images: Tensor, indices: Any
+    ) -> None:
+        with pytest.raises(TypeError, match="indices must be "):
+            pixel_model.forward_intermediates(images, indices)
+
+    def test_forward_features__is_the_final_sequence(self, pixel_model: StellarModel, images: Tensor) -> None:
+        assert_same(pixel_model.forward_features(images), pixel_model.forward_intermediates(images)[0])
 
 
 class Encode(nn.Module):

@@ -77,6 +77,20 @@ class TestGrid:
         assert changed.grid_size == (2, 6)
         assert "grid_size=(2, 6)" in repr(changed)
 
+    def test_repr__is_one_short_line(self, wide: StellarEncoding) -> None:
+        assert repr(wide) == (
+            f"StellarEncoding(semantics=float32{tuple(wide.semantics.shape)}, "
+            f"localization=float32{tuple(wide.localization.shape)}, grid_size={wide.grid_size})"
+        )
+
+    def test_cpu_and_detach__keep_values_and_grid(self, wide: StellarEncoding) -> None:
+        attached = wide._replace(semantics=wide.semantics.clone().requires_grad_())
+        for changed in (attached.detach(), attached.detach().cpu()):
+            assert not changed.semantics.requires_grad
+            assert torch.equal(changed.semantics, wide.semantics)
+            assert changed.grid_size == wide.grid_size
+        assert attached.cpu().semantics.requires_grad
+
     def test_pytree__names_the_fields(self, wide: StellarEncoding) -> None:
         paths = [keystr(path) for path, _ in tree_flatten_with_path(wide)[0]]
         assert paths == [".semantics", ".localization"]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.modeling.safe_text import escape_control, mask_secrets, one_line
+from stellar_hub.modeling.safe_text import did_you_mean, escape_control, mask_secrets, one_line
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,15 @@ def test_one_line__is_one_printable_line_of_limited_length_that_utf_8_can_hold(t
 )
 def test_mask_secrets__hides_users_passwords_and_queries_of_addresses(text: str, shown: str) -> None:
     assert mask_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("licence", "; did you mean 'license'?"),
+        ("Spatial-Temp", "; did you mean 'spatial_temp'?"),
+        ("auto_class", ""),
+    ],
+)
+def test_did_you_mean__suggests_public_names(name: str, hint: str) -> None:
+    assert did_you_mean(name, ["license", "spatial_temp", "spatial_temps", "_auto_class"]) == hint

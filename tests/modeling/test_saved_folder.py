@@ -115,5 +115,34 @@ class TestFullDisk:
 
 def test_filled_folder__a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
-    with pytest.raises(FileExistsError), filled_folder(tmp_path / "model"):
+    with pytest.raises(NotADirectoryError), filled_folder(tmp_path / "model"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"licence": "mit"}, "'licence'; did you mean 'license'"),
+        ({"foo": 1}, "'foo'; it takes license"),
+        ({"metrics": 3}, "metrics must be a dictionary of numbers by name, .* got 3"),
+        ({"metrics": {"psnr": "high"}}, "metrics must be a dictionary of numbers by name"),
+    ],
+)
+def test_save__refuses_what_would_have_no_effect(
+    tmp_path: Path, pixel_model: StellarModel, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        pixel_model.save_pretrained(tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_save__takes_what_frameworks_pass(tmp_path: Path, pixel_model: StellarModel) -> None:
+    options: dict[str, Any] = {"is_main_process": True, "save_function": torch.save, "safe_serialization": True}
+    pixel_model.save_pretrained(tmp_path, state_dict=pixel_model.state_dict(), **options)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_save__over_a_file_is_refused(tmp_path: Path, pixel_model: StellarModel) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(NotADirectoryError, match="a is a file"):
+        pixel_model.save_pretrained(tmp_path / "a")

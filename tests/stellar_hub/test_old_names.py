@@ -32,3 +32,7 @@ def test_unknown_kind__is_an_error() -> None:
 def test_did_you_mean__suggests_close_names_only() -> None:
     assert did_you_mean("steps_", ["epochs", "steps"]) == "; did you mean 'steps'?"
     assert did_you_mean("zzz", ["epochs", "steps"]) == ""
+
+
+def test_did_you_mean__suggests_the_same_name_alone() -> None:
+    assert did_you_mean("Stellar_tiny", ["stellar-b8", "stellar-tiny"]) == "; did you mean 'stellar-tiny'?"

@@ -67,7 +67,13 @@ class HubDataset(NamedTuple):
             ImportError: if `datasets` is not installed.
         """
         with reading_table(f"{TABLE_PREFIX}{self.name}"):
-            return datasets_library().load_dataset(self.name, split=self.split, streaming=streaming)
+            try:
+                return datasets_library().load_dataset(self.name, split=self.split, streaming=streaming)
+            except ConnectionError as error:
+                raise ConnectionError(
+                    f"{one_line(error)}: check the name and the network, and HF_ENDPOINT and HF_HUB_OFFLINE if "
+                    f"they are set. A data set that was loaded before is read from {one_line(self.cache_folder())}"
+                ) from error
 
     def cache_folder(self) -> str:
         """Returns the folder in which the Hub client keeps the files of this data set."""

@@ -101,7 +101,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
 
     def __init__(self, config: StellarConfig):
         super().__init__(config)
-        self.stellar = StellarModel(config)
+        self.stellar = StellarModel(config)  # which checks the configuration
         self.clustering_head = build_clustering_head(config)
         # CODEPATH: the paper's models have all three; each is a switch of the configuration.
         self.cls_clustering_head = build_clustering_head(config) if has_cls_head(config) else None

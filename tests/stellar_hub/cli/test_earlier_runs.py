@@ -68,8 +68,9 @@ def test_outputs_made_in_another_way__are_an_error(
         assert "--overwrite" in result.stderr
         return result.stderr
 
-    assert "another --fit, --image-size, --num-tokens or image processor" in refused("--image-size", 64)
-    assert "another --fit, --image-size, --num-tokens or image processor" in refused("--fit", "pad")
+    another = "another --fit, --image-size, --num-tokens or image processor"
+    assert f"{another} (shortest_edge 37, now 73" in refused("--image-size", 64)
+    assert f"{another} (fit crop, now pad)" in refused("--fit", "pad")
     model = build_model(reconstruction_head="pixel", num_sparse_tokens=3)  # type: ignore[operator]
     model.save_pretrained(model_folder)
     assert "another model made it" in refused()

@@ -92,6 +92,10 @@ def test_terminal_table__is_aligned(report: Report) -> None:
     assert lines[3].endswith("nan")
 
 
+def test_repr__is_the_table(report: Report) -> None:
+    assert repr(report) == f"Report('knn'); as_dict() has all fields\n{terminal_table(report)}"
+
+
 def test_many_metrics__stand_below_each_other(pixels: PixelBackbone) -> None:
     rows = [Measurement(name, "", {f"m{i}": float(i) for i in range(10)}) for name in ("a", "b")]
     report = make_report("diagnostics", KnnProtocol((1,)), {}, [pixels], rows)

@@ -279,14 +279,31 @@ class TestRefusedByTheHub:
 
     def test_push__says_that_there_is_no_network(self, hub: HubServer, pixel_model: StellarModel) -> None:
         hub.close()
-        with pytest.raises(OSError, match=rf"{hub.endpoint} did not accept user/repo: .*refused"):
+        with pytest.raises(
+            OSError, match=rf"{hub.endpoint} was not reached, so nothing was sent to user/repo: .*refused"
+        ):
             pixel_model.push_to_hub(REPO, license="mit")
+
+    @pytest.mark.parametrize(
+        ("license", "notes"), [("mit", []), ("apache2", ["'apache2'; did you mean 'apache-2.0'"]), ("mine", ["other"])]
+    )
+    def test_push__notes_a_license_that_the_hub_may_not_know(
+        self, pixel_model: StellarModel, caplog: pytest.LogCaptureFixture, license: str, notes: list[str]
+    ) -> None:
+        pixel_model.push_to_hub(REPO, license=license, dry_run=True)
+        found = [text for text in caplog.messages if "may not know the license" in text]
+        assert len(found) == len(notes)
+        assert all(note in text for note, text in zip(notes, found, strict=True))
+
+    def test_push__names_a_keyword_that_does_not_exist(self, pixel_model: StellarModel) -> None:
+        with pytest.raises(TypeError, match=r"push_to_hub .*'licence'; did you mean 'license'"):
+            pixel_model.push_to_hub(REPO, licence="mit")
 
     def test_push__says_that_it_is_offline(
         self, hub: HubServer, pixel_model: StellarModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(OSError, match=r"did not accept user/repo: .*HF_HUB_OFFLINE"):
+        with pytest.raises(OSError, match=r"was not reached, .*HF_HUB_OFFLINE"):
             pixel_model.push_to_hub(REPO, license="mit")
         assert not hub.requests
 

@@ -150,3 +150,8 @@ def test_missing_faiss__says_what_to_install(store: FeatureStore, monkeypatch: p
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'stellar_hub\[retrieval\]'"):
         build_index(store)
+
+
+def test_constructor__names_what_makes_an_index(store: FeatureStore) -> None:
+    with pytest.raises(TypeError, match=r"ApproximateIndex\.build\(store\)"):
+        ApproximateIndex(store)

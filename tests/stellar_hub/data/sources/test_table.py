@@ -269,6 +269,14 @@ class TestHubDataset:
         assert str(ImageTable.from_hub("owner/name:test")[1]) == "owner/name:test, row 1"
         assert calls == [("owner/name", {"split": "test", "streaming": False})]
 
+    def test_load__without_a_network_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*args: object, **kwargs: object) -> None:
+            raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+
+        monkeypatch.setattr(datasets, "load_dataset", fails)
+        with pytest.raises(ConnectionError, match=r"owner/name.*: check the name and the network"):
+            ImageTable.from_hub("owner/name")
+
     def test_load__without_the_library_says_how_to_install_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
         with pytest.raises(ImportError, match=r"stellar_hub\[datasets\]"):
