@@ -64,7 +64,8 @@ def _create_from_file(name: str, path: str | os.PathLike) -> Any:
     shown = one_line(repr(name), 200)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no such file: {one_line(path)}; pretrained= names a file with weights of {shown}")
-    overlay = {"file": os.fspath(path)}
+    # Without `custom_load`, timm 1.0.29 reads the file of a name whose own weights are in JAX's format as such weights.
+    overlay = {"file": os.fspath(path), "custom_load": False}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)

@@ -235,4 +235,4 @@ class _State:
         return any(map(attrgetter("requires_grad"), self._plain))
 
     def has_hooks(self) -> bool:
-        return any(self._hooks)
+        return any(self._hooks) or torch.nn.modules.module._has_any_global_hook()

@@ -23,9 +23,16 @@ from .config_checks import (
     without_unknown_fields,
 )
 from .input_checks import nearest_multiples
+from .limits import check_limit
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_paths import regular_file
 from .safe_text import one_line
+
+SOP_COUNTS = (
+    *("sop_memory_size", "sop_num_tasks", "sop_num_anchors", "sop_num_supports"),
+    *("sop_token_memory_size", "sop_num_token_anchors", "sop_num_token_supports"),
+)
+SOP_OTHERS = ("token_objective", "sop_anchor_choice", "sop_smoothing", "sop_temp", "sop_teacher_temp")
 
 
 @strict
@@ -62,8 +69,8 @@ class StellarConfig(PreTrainedConfig):
         tokenizer_num_res_blocks: Number of residual blocks per level of the VQGAN.
         tokenizer_embed_dim: Number of values in a code.
         num_prototypes: Number `K` of prototypes of each clustering head (this and all following are for pretraining).
-        prototype_dim: Width of a prototype.
-        prototype_hidden_size: Hidden width of the clustering heads' MLP.
+        prototype_dim: Width of a prototype, and of the embeddings that are compared.
+        prototype_hidden_size: Hidden width of the heads' MLP.
         teacher_momentum: Momentum of the EMA teacher; None means no teacher.
         teacher_momentum_schedule: Course of the momentum: "constant", or "cosine" from `teacher_momentum` to 1.
         reconstruction_weight: Weight of the reconstruction loss; None means 0.05 for "vq" and 10 for "pixel" heads, 0
@@ -85,6 +92,22 @@ class StellarConfig(PreTrainedConfig):
         prototype_temp: Temperature of the predicted distribution over prototypes.
         matching_epsilon: Weight of the entropy in the matching of tokens.
         matching_num_iters: Number of iterations of the matching.
+        token_objective: What tokens and cls are compared with. "prototypes" are learned clusters, as in STELLAR. "sop"
+            compares them with a memory of the teacher's past embeddings instead (SOP, arXiv 2505.21533). "sop_patches"
+            is SOP alone, with patches in the place of sparse tokens and nothing else. Both need `teacher_momentum`;
+            only they use the settings that follow.
+        sop_memory_size: Number of the teacher's past cls embeddings in the memory.
+        sop_num_tasks: Number of times that anchors are drawn from it in each step.
+        sop_num_anchors: Number of anchors of a draw; half of them are kept.
+        sop_num_supports: Number of embeddings that stand for an anchor: its nearest neighbours, and itself.
+        sop_anchor_choice: Which half of the anchors is kept: "uniform" draws it with equal probabilities, "variation"
+            prefers anchors whose neighbours are equally near.
+        sop_token_memory_size: Number of the teacher's past embeddings of tokens, or patches, in their memory.
+        sop_num_token_anchors: Number of anchors that are drawn from it in each step; all are kept.
+        sop_num_token_supports: Number of embeddings that stand for one of these anchors.
+        sop_smoothing: Share of an anchor's own label that goes to the other anchors.
+        sop_temp: Temperature of the student's distributions over the anchors.
+        sop_teacher_temp: Temperature of the teacher's.
 
     Raises:
         TypeError: if a field does not exist.
@@ -155,6 +178,18 @@ class StellarConfig(PreTrainedConfig):
     prototype_temp: float | int = 0.12
     matching_epsilon: float | int = 0.1
     matching_num_iters: int = 5
+    token_objective: Literal["prototypes", "sop", "sop_patches"] = "prototypes"
+    sop_memory_size: int = 65536
+    sop_num_tasks: int = 4
+    sop_num_anchors: int = 64
+    sop_num_supports: int = 9
+    sop_anchor_choice: Literal["uniform", "variation"] = "uniform"
+    sop_token_memory_size: int = 8192
+    sop_num_token_anchors: int = 512
+    sop_num_token_supports: int = 1
+    sop_smoothing: float | int = 0.1
+    sop_temp: float | int = 0.1
+    sop_teacher_temp: float | int = 0.04
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_fields(kwargs, type(self))
@@ -188,6 +223,12 @@ class StellarConfig(PreTrainedConfig):
             return cls.from_dict(config_dict, **unused)
         except ValueError as error:
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Returns the settings that are saved; those of SOP only where they are not the default."""
+        content: dict[str, Any] = super().to_diff_dict()
+        is_default = {name: content.get(name) == getattr(type(self), name) for name in SOP_COUNTS + SOP_OTHERS}
+        return {name: value for name, value in content.items() if not is_default.get(name)}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves the configuration; `auto_map` keeps no code of the repository that it was loaded from."""
@@ -307,20 +348,51 @@ class StellarConfig(PreTrainedConfig):
         """Raises ValueError unless switches and weights of pretraining are in range and fit each other."""
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must be None (no masked views) or in [0, 1), got {self.mask_ratio}")
-        if not 0 <= self.focal_probability <= 1:
-            raise ValueError(f"focal_probability must be in [0, 1], got {self.focal_probability}")
-        if not 0 <= self.nested_dropout <= 1:
-            raise ValueError(f"nested_dropout must be in [0, 1], got {self.nested_dropout}")
-        if self.nested_dropout > 0 and self.num_sparse_tokens < 2:
-            raise ValueError("nested_dropout needs num_sparse_tokens of at least 2, got 1: set nested_dropout=0")
+        for name in ("focal_probability", "nested_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in ("reconstruction_weight", "koleo_weight"):
             value = getattr(self, name)
             if value is not None and not value >= 0:  # `not`, because NaN is neither
                 raise ValueError(f"{name} must be at least 0, got {value}")
+        self._validate_sop_numbers()
+        if self.token_objective != "prototypes":
+            self._validate_sop_switches()
         if self.use_local_views and not self.use_cls_head:
             raise ValueError(
                 "use_local_views=True needs use_cls_head=True, because local views are compared by their cls alone: "
                 "set use_local_views=False"
+            )
+
+    def _validate_sop_numbers(self) -> None:
+        for name in SOP_COUNTS:
+            count = getattr(self, name)
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+            check_limit("config_dimension", count, name)
+        for name in ("sop_temp", "sop_teacher_temp"):
+            value = getattr(self, name)
+            if not 0 < value <= MAX_FLOAT:  # `not`, because of NaN
+                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+        if not 0 <= self.sop_smoothing <= 1:
+            raise ValueError(f"sop_smoothing must be in [0, 1], got {self.sop_smoothing}")
+
+    def _validate_sop_switches(self) -> None:
+        """Raises ValueError unless what SOP needs is on, and what excludes it is off."""
+        objective = f"token_objective={self.token_objective!r}"
+        if self.teacher_momentum is None:
+            raise ValueError(f"{objective} needs a teacher, whose embeddings it keeps: set teacher_momentum=0.996")
+        if not self.mask_ratio:
+            raise ValueError(f"{objective} needs masked views, got mask_ratio={self.mask_ratio}: set it to 0.3 or so")
+        if not self.use_cls_head:
+            raise ValueError(f"{objective} has one head for cls and tokens: set use_cls_head=True")
+        if self.use_global_align:
+            raise ValueError(f"{objective} excludes use_global_align, which is for prototypes: set it to False")
+        reconstructs = self.use_decoder and self.reconstruction_weight != 0
+        if self.token_objective == "sop_patches" and (reconstructs or self.koleo_weight or self.nested_dropout):
+            raise ValueError(
+                f"{objective} trains no sparse tokens, so it excludes reconstruction and KoLeo, and has no tokens to "
+                "order: set reconstruction_weight=0, koleo_weight=0 and nested_dropout=0"
             )
 
 

@@ -57,7 +57,13 @@ def linears(part: nn.Module, mlp_only: bool = False) -> Iterable[nn.Linear]:
     """Returns the linear layers below a module whose sides float8 can have."""
     owners = [m for m in part.modules() if isinstance(m, Mlp)] if mlp_only else [part]
     layers = [m for owner in owners for m in owner.modules() if type(m) is nn.Linear]  # others compute in their own way
+    layers = [x for x in layers if type(x.weight) is nn.Parameter]  # and weights that are quantized stay so
     return [x for x in layers if x.in_features % SIDES == 0 and x.out_features % SIDES == 0]
+
+
+def is_converted(part: nn.Module) -> bool:
+    """Returns whether linear layers below a module have quantized weights, in float8 or another way."""
+    return any(type(m) is nn.Linear and type(m.weight) is not nn.Parameter for m in part.modules())
 
 
 def keeps_encoding(encoding: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .captured_calls import compile_blocks
-from .float8 import MAX_DIFFERENCE_OF_FLOAT8, keeps_encoding, linears, refuse_to_save
+from .float8 import MAX_DIFFERENCE_OF_FLOAT8, is_converted, keeps_encoding, linears, refuse_to_save
 from .graph_capture import Capture, recorded
 from .inference_report import Choice, milliseconds
 from .inference_timing import MAX_DIFFERENCE, MAX_TIME_RATIO, interleaved_medians, relative_difference
@@ -66,7 +66,8 @@ def _calls(
             return (part.run(module, hidden_states),)
 
         try:
-            if relative_difference(call(), (expected,)) <= limit:
+            # The plain way stays even where its result is not finite: the others are compared with its time.
+            if variant == NOT_CHANGED or relative_difference(call(), (expected,)) <= limit:
                 calls[variant] = call if capture is None else recorded(capture, call)
         except RuntimeError:  # the library does not have it for this type, or memory is too small
             if variant == NOT_CHANGED:
@@ -122,6 +123,8 @@ def choose_float8(
     Returns:
         A line about it, and what was measured if float8 was kept.
     """
+    if is_converted(model.encoder):  # a second call, whose weights torchao would refuse
+        return "float8: weights of the encoder are quantized already, not changed", []
     reasons = []
     for variant in (FLOAT8, FLOAT8_MLP):
         part = encoder_part(model, (NOT_CHANGED, variant), MAX_DIFFERENCE_OF_FLOAT8)

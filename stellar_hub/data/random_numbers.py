@@ -1,4 +1,4 @@
-"""Random numbers that depend on the sample alone: any number of workers, processes and restarts draws the same."""
+"""Random numbers that depend on sample or step alone: any number of workers, processes and restarts draws the same."""
 
 import hashlib
 
@@ -47,6 +47,17 @@ def block_generator(seed: int, epoch: int, reader: int, position: int, offset: i
         offset: Number of images of that shard before the block.
     """
     return _generator("block", seed, epoch, reader, position, offset)
+
+
+def step_generator(seed: int, step: int, batch: int) -> torch.Generator:
+    """Returns the CPU generator for what an objective draws for one batch, the same in all processes.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of steps before this one.
+        batch: Number of the step's batches before this one.
+    """
+    return _generator("step", seed, step, batch)
 
 
 def _generator(purpose: str, *numbers: int) -> torch.Generator:

@@ -86,6 +86,7 @@ class JpegDecoder:
         self.processor = processor
         self._decode = decode or (lambda encoded: decode_jpegs(encoded, self.device))
         self._fit = DeviceFitting(processor.fill_value)
+        self._most_pixels = _MOST_PIXELS[self.device.type]
         self._stream: Any = None
         try:
             self._decode([encoded_example()])
@@ -102,12 +103,25 @@ class JpegDecoder:
     def complete(self, batch: PreparedBatch) -> PreparedBatch:
         """Returns a batch with the pixels of its JPEGs, on the decoder's device.
 
-        A JPEG that the decoder refuses goes to Pillow, whose pixels or error its row gets.
+        A JPEG that the decoder refuses goes to Pillow, whose pixels or error its row gets. If memory does not suffice,
+        fewer JPEGs are decoded at once, from this batch on.
+
+        Raises:
+            RuntimeError: if memory does not suffice for a single image.
         """
         if batch.encoded is None:
             return batch
-        with self._own_stream():
-            return self._complete(batch)
+        while True:
+            try:
+                with self._own_stream():
+                    return self._complete(batch)
+            except RuntimeError as error:
+                largest = max(facts.num_pixels for facts in batch.encoded.facts)
+                if self._most_pixels < largest or not should_reduce_batch_size(error):
+                    raise
+            # Only here is the error gone, and with it the tensors that its traceback holds.
+            clear_device_cache(garbage_collection=True)
+            self._most_pixels //= 2
 
     def _complete(self, batch: PreparedBatch) -> PreparedBatch:
         assert batch.encoded is not None
@@ -116,7 +130,7 @@ class JpegDecoder:
         by_pillow = set(range(len(records))).difference(batch.encoded.places)
         own = [place for place in sorted(by_pillow) if records[place].error is None]
         others = dict(zip(own, () if batch.pixel_values is None else batch.pixel_values, strict=True))
-        for piece in in_pieces(parts, _MOST_PIXELS[self.device.type]):
+        for piece in in_pieces(parts, self._most_pixels):
             decoded = self._decode_piece([data for _, _, data in piece])
             groups: dict[JpegFacts, list[tuple[int, Tensor]]] = defaultdict(list)
             for (place, facts, data), image in zip(piece, decoded, strict=True):

@@ -308,6 +308,7 @@ def build_stepper(
         num_steps,
         torch.float64 if recipe.run.precision == "fp64" else torch.float32,
         view_sizes(recipe),
+        recipe.run.seed,
     )
 
 

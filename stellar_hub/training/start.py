@@ -16,6 +16,7 @@ from stellar_hub.training.batches import num_data_workers, num_local_processes
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
 from stellar_hub.training.checkpoints.run_folder import check_space
 from stellar_hub.training.model import StellarForPreTraining
+from stellar_hub.training.model.sop_parts import check_memories
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe, config_fields
 from stellar_hub.training.sharding import USE_FSDP2, fsdp_plugin
 
@@ -119,8 +120,10 @@ def resolve_recipe(recipe: Recipe, config: StellarConfig) -> Recipe:
     """Returns the recipe with the values that follow from the model: sizes of views, and the whole configuration.
 
     Raises:
-        ValueError: if a side is not a multiple of the patch size, or there are too few global views.
+        ValueError: if a side is not a multiple of the patch size, there are too few global views, or a memory of SOP is
+            smaller than what is drawn from it or than the batch.
     """
+    check_memories(config, recipe.optimization.batch_size)
     recipe = resolve_sizes(recipe, config)
     values = config.to_dict()
     own = {name: values[name] for name in config_fields()}
@@ -197,13 +200,14 @@ def warnings_at_start(
     """
     optimization = recipe.optimization
     batch, found = optimization.batch_size, []
-    if batch * 4 < reference_batch_size:
+    balanced = recipe.model.config.get("token_objective", "prototypes") == "prototypes"
+    if balanced and batch * 4 < reference_batch_size:
         found.append(
             f"the batch has {batch} images, but the recipe was made for {reference_batch_size}. Assignments balance "
             "the prototypes over one batch, so in a small batch the targets say little: lower "
             "model.config.num_prototypes and the learning rate"
         )
-    if optimization.gradient_accumulation_steps > 1:
+    if balanced and optimization.gradient_accumulation_steps > 1:
         found.append(
             f"gradient accumulation does not enlarge the batch of {batch} images over which assignments balance the "
             "prototypes"

@@ -14,6 +14,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stellar_hub.data.random_numbers import step_generator
 from stellar_hub.data.views.crops import cut_views
 from stellar_hub.data.views.photometric import PhotometricSettings, apply_photometric
 from stellar_hub.training.captured_step import CapturedStep
@@ -189,6 +190,7 @@ class Stepper:
         num_steps: Number of steps of the whole run.
         dtype: Dtype of the views.
         view_sizes: Sides of global and of local views in pixels; only needed where the device cuts the views.
+        seed: Seed of the run, for what the objective draws.
 
     Attributes:
         captured: Forward and backward of batches of the usual shape as one graph; None computes all batches one
@@ -208,6 +210,7 @@ class Stepper:
         num_steps: int,
         dtype: torch.dtype = torch.float32,
         view_sizes: tuple[int, int] | None = None,
+        seed: int = 0,
     ):
         self.accelerator = accelerator
         self.wrapped = wrapped
@@ -219,6 +222,7 @@ class Stepper:
         self.num_steps = num_steps
         self.dtype = dtype
         self.view_sizes = view_sizes
+        self.seed = seed
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.captured: CapturedStep | None = None
         self.augment: Callable[..., dict[str, Tensor]] = augmented_inputs
@@ -227,7 +231,11 @@ class Stepper:
         """Does one step, and returns its result; `step` counts from 0."""
         self.schedule.step_update(step)
         self.update_teacher(step)
-        outputs = [self.forward_backward(batch, batch is batches[-1], num_batches=len(batches)) for batch in batches]
+        outputs = []
+        for index, batch in enumerate(batches):
+            generator = step_generator(self.seed, step, index)
+            outputs.append(self.forward_backward(batch, batch is batches[-1], len(batches), generator))
+            self.model.write_memories(outputs[-1])
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -248,7 +256,9 @@ class Stepper:
             momentum = cosine_momentum(momentum, step / self.num_steps)
         self.model.update_teacher(momentum)
 
-    def forward_backward(self, batch: dict[str, Any], is_last: bool, num_batches: int = 1) -> StellarPreTrainingOutput:
+    def forward_backward(
+        self, batch: dict[str, Any], is_last: bool, num_batches: int = 1, generator: torch.Generator | None = None
+    ) -> StellarPreTrainingOutput:
         """Does forward and backward of one batch of a step, and returns the output.
 
         Processes exchange gradients at the last batch of the step. If the model is sharded, they do so for each batch:
@@ -259,14 +269,18 @@ class Stepper:
             return self.captured(moved)
         exchange = is_last or is_sharded(self.model)
         with contextlib.nullcontext() if exchange else self.accelerator.no_sync(self.wrapped):
-            return self.compute(moved, num_batches)
+            return self.compute(moved, num_batches, generator)
 
-    def compute(self, moved: Mapping[str, Tensor], num_batches: int = 1) -> StellarPreTrainingOutput:
+    def compute(
+        self, moved: Mapping[str, Tensor], num_batches: int = 1, generator: torch.Generator | None = None
+    ) -> StellarPreTrainingOutput:
         """Does forward and backward of tensors from `move_views`, and returns the output."""
+        if generator is None:  # a step that is only timed takes nothing from the run's own random numbers
+            generator = step_generator(self.seed, 0, 0)
         inputs = self.augment(moved, self.photometric, self.dtype)
         # Shards are gathered as bfloat16 on GPUs, and copies of them would stay when their block is done.
         with contextlib.nullcontext() if is_sharded(self.model) else weights_cast_once():
-            output: StellarPreTrainingOutput = self.wrapped(**inputs)
+            output: StellarPreTrainingOutput = self.wrapped(**inputs, generator=generator)
             assert output.loss is not None
             self.accelerator.backward(output.loss / num_batches)
         return output

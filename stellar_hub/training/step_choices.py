@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from stellar_hub.data.views.photometric import draw_photometric
@@ -88,7 +89,7 @@ class StepMeasurement:
             undo: Takes that back.
 
         Raises:
-            Exception: if it fails and `wanted` is True.
+            Exception: if it fails and `wanted` is True, or if memory does not suffice in one of several processes.
         """
         if wanted is False:
             return False
@@ -97,7 +98,9 @@ class StepMeasurement:
             apply()
             seconds, first = time_step(self.stepper, self.batch)
         except Exception as error:  # by the compiler, the driver, or for want of memory: the run goes on without it
-            if wanted:
+            # A compiler fails in all processes, but memory in one alone: the others would wait for it in an exchange.
+            is_alone = self.stepper.accelerator.num_processes > 1 and should_reduce_batch_size(error)
+            if wanted or is_alone:
                 raise
             undo()
             self.stepper.optimizer.zero_grad(set_to_none=True)
@@ -176,6 +179,7 @@ def capture_obstacle(recipe: Recipe, stepper: Stepper) -> str | None:
     obstacles = {
         "it needs a CUDA device": accelerator.device.type != "cuda",
         "several processes exchange gradients": accelerator.num_processes > 1 or is_sharded(stepper.model),
+        "SOP draws other anchors in each step": stepper.model.config.token_objective != "prototypes",
         "the gradients of several batches are added": recipe.optimization.gradient_accumulation_steps > 1,
         "fp16 scales its gradients": accelerator.scaler is not None,
         "gradient checkpointing looks at the state of random numbers": recipe.run.gradient_checkpointing,

@@ -142,6 +142,19 @@ class TestCallsWithoutGraph:
         self.runs_without(fast, call, images)
         assert len(seen) == 1
 
+    def test_hooks_on_all_modules__are_called(self, fast: StellarModel, images: Tensor) -> None:
+        seen: list[nn.Module] = []
+
+        def call() -> None:
+            handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+            try:
+                fast.encode(images)
+            finally:
+                handle.remove()
+
+        self.runs_without(fast, call, images)
+        assert fast.encoder.blocks[0] in seen
+
     def test_operations__are_counted(self, fast: StellarModel, images: Tensor) -> None:
         def call() -> None:
             with FlopCounterMode(display=False) as counter:

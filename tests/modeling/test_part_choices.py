@@ -105,6 +105,11 @@ class TestChoosePart:
         small = Part("encoder", part.modules, inputs, part.variants)
         assert list(measure_part(small, [2, 256], torch.device("meta"), None)) == [2]
 
+    def test_result_that_is_not_finite__changes_nothing(self, part: Part, prefer: Callable[..., None]) -> None:
+        prefer(PACKED)
+        broken = Part("encoder", part.modules, lambda batch: torch.full((batch, 5, 32), torch.inf), part.variants)
+        assert choose_part(broken, [3], CPU, None)[0].kept == NOT_CHANGED.name
+
     def test_module__is_not_changed_by_trying(self, part: Part, prefer: Callable[..., None]) -> None:
         prefer()
         before = copy.deepcopy(part.modules[0])
@@ -172,6 +177,21 @@ class TestChooseFloat8:
         assert choices == []
         assert line.count("change the encoding too much") == 2
         assert all(torch.equal(pixel_model.encoder.state_dict()[name], before[name]) for name in before)
+
+    def test_second_call__leaves_quantized_weights(
+        self, pixel_model: StellarModel, images: torch.Tensor, prefer: Callable[..., None]
+    ) -> None:
+        class Quantized(torch.Tensor):
+            """What torchao puts into the place of a weight."""
+
+        prefer(FLOAT8, FLOAT8_MLP)
+        for layer in linears(pixel_model.encoder):
+            layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(Quantized), requires_grad=False)
+        before = [id(parameter) for parameter in pixel_model.encoder.parameters()]
+        line, choices = choose_float8(pixel_model, images, tuple(pixel_model.encode(images)), 2, None, compiled=False)
+        assert "quantized already" in line
+        assert choices == []
+        assert [id(parameter) for parameter in pixel_model.encoder.parameters()] == before
 
     def test_gelu_in_the_product__leaves_it_alone(self, pixel_model: StellarModel) -> None:
         block = pixel_model.encoder.blocks[0].requires_grad_(False)

@@ -41,9 +41,10 @@ class DeviceFitting:
         else:
             columns = self._weights_of(images.shape[3], plan.resized_size[1], starts[1], counts[1], images.device)
             rows = self._weights_of(images.shape[2], plan.resized_size[0], starts[0], counts[0], images.device)
-            # Rounded after each axis, columns first, as the processor rounds.
-            resized = (images.float() @ columns.T).round_().clamp_(0, 255)
-            seen = (rows @ resized).round_().clamp_(0, 255).to(torch.uint8)
+            # Rounded after each axis, columns first, as the processor rounds. A caller's autocast would round far more.
+            with torch.autocast(images.device.type, enabled=False):
+                resized = (images.float() @ columns.T).round_().clamp_(0, 255)
+                seen = (rows @ resized).round_().clamp_(0, 255).to(torch.uint8)
         if tuple(counts) == plan.output_size:
             return seen
         fitted = seen.new_full((len(seen), 3, *plan.output_size), round(255 * self.fill_value))

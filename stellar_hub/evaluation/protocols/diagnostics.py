@@ -349,6 +349,6 @@ def load_prototypes(path: Path) -> ClusteringHead:
         return ClusteringHead.from_state_dict(head)
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"{file} has no clustering head ({CLUSTERING_HEAD}*), only training checkpoints have one: "
-            "name one, such as RUN/checkpoints/step-000100"
+            f"{file} has no clustering head with prototypes ({CLUSTERING_HEAD}*), only checkpoints of a training with "
+            "prototypes have one: name one, such as RUN/checkpoints/step-000100"
         ) from error

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints, check_whole, read_state
 from stellar_hub.training.recipes.differences import differences, refuse_other_recipe
 from stellar_hub.training.recipes.files import load_recipe
@@ -13,6 +14,8 @@ from stellar_hub.training.recipes.sections import Recipe, config_fields
 RECIPE_FILE = "recipe.yaml"
 CHECKPOINTS_FOLDER = "checkpoints"
 PREVIEWS_FOLDER = "previews"
+# What names of fields that came with a later release begin with.
+LATER_FIELDS = ("token_objective", "sop_", "nested_dropout")
 
 
 def find_start(
@@ -81,11 +84,12 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
     state = read_state(checkpoint)
     before = checkpoint.absolute().parents[1] / RECIPE_FILE
     if before.is_file():
-        refuse_other_recipe(load_recipe(before), recipe)
+        refuse_other_recipe(with_later_fields(load_recipe(before)), with_later_fields(recipe))
     lines = [f"data: {line}" for line in differences({name: state.get(name) for name in facts}, facts)]
     # The other fields are transformers' own; saving changes some of them.
     own = config_fields()
-    before_and_now = ({name: of[name] for name in own if name in of} for of in (state.get("config", {}), config))
+    both = (later_fields() | of for of in (state.get("config", {}), config))
+    before_and_now = ({name: of[name] for name in own if name in of} for of in both)
     lines += [f"model: {line}" for line in differences(*before_and_now)]
     if lines:
         raise ValueError(
@@ -93,6 +97,17 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
             + "\n  ".join(lines)
             + "\nBegin a new run with another --output; --init starts it from the checkpoint's weights"
         )
+
+
+def later_fields() -> dict[str, Any]:
+    """Returns fields of the configuration that earlier runs did not save, with the values that these stand for."""
+    default = StellarConfig().to_dict()
+    return {name: default[name] for name in config_fields() if name.startswith(LATER_FIELDS)}
+
+
+def with_later_fields(recipe: Recipe) -> Recipe:
+    """Returns the recipe with the fields of the configuration that came later, where it does not state them."""
+    return recipe.with_values("model", config=later_fields() | recipe.model.config)
 
 
 def check_space(folder: Path, needed: int) -> str | None:

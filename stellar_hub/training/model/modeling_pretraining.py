@@ -1,6 +1,7 @@
 """STELLAR for pretraining: the model, clustering heads, the EMA teacher and the tokenizer's encoder.
 
-One forward computes the whole objective. Its terms are in `terms.py`, the targets they use in `targets.py`.
+One forward computes the whole objective. Its terms are in `terms.py`, the targets they use in `targets.py`, and SOP in
+`sop_terms.py`.
 """
 
 import logging
@@ -15,9 +16,12 @@ from transformers.utils import ModelOutput
 from stellar_hub.measures import Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from stellar_hub.training.model.memory import EmbeddingMemory
 from stellar_hub.training.model.ordered_tokens import resolve_num_tokens
-from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head
-from stellar_hub.training.model.terms import TERMS, ObjectiveBatch, reconstruction_weight
+from stellar_hub.training.model.sop_parts import SopHead
+from stellar_hub.training.model.sop_terms import OBJECTIVES
+from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head, has_cls_head
+from stellar_hub.training.model.terms import reconstruction_weight
 from stellar_hub.training.model.views import check_views, draw_kept_patches
 from stellar_hub.training.objectives.prototype_loss import ProductPrecision
 
@@ -34,18 +38,26 @@ class StellarPreTrainingOutput(ModelOutput):
     A term that the configuration switches off is None.
 
     Attributes:
-        loss: Total loss, a scalar as all terms are: `reconstruction_weight * reconstruction_loss` plus the five others.
+        loss: Total loss, a scalar as all terms are: `reconstruction_weight * reconstruction_loss` plus all others.
         reconstruction_loss: Cross-entropy of the codes, or mean squared error of the pixels; before its weight.
         koleo_loss: KoLeo loss of the clean and of the masked tokens; its weight is included.
         clustering_loss: Loss of the clean tokens against their assignments to prototypes.
         cls_clustering_loss: Loss of the clean cls tokens against their assignments to prototypes.
         mask_loss: Loss of the masked views' tokens against the assignments of the tokens they are matched to.
         cls_loss: Loss of the masked and local views' cls tokens against the assignments of the clean cls tokens.
-        tokens: Sparse tokens `S` of the clean pass, `(B, r, d)`; detached, as all fields below.
-        localization: Localization `L` of the clean pass, `(B, n, r)`.
-        mean_assignment: Mean of the targets' assignments over the rows of this process, `(K,)`.
+        tokens: Sparse tokens `S` of the clean pass, `(B, r, d)`; detached, as all fields below but losses. Where SOP
+            trains patches, these are the teacher's patches of global view 1, `(B, n, d)`.
+        localization: Localization `L` of the clean pass, `(B, n, r)`; None where SOP trains patches.
+        mean_assignment: Mean of the targets' assignments over the rows of this process, `(K,)`. With SOP they are to
+            this batch's anchors of tokens, `(A,)`.
         agreement: Mean cosine in [-1, 1] of a token's embedding with that of its target. With a teacher it compares
-            clean tokens with the teacher's; without one it compares masked views' tokens with clean ones.
+            clean tokens with the teacher's; without one it compares masked views' tokens with clean ones. With SOP it
+            compares the tokens of masked views, or masked patches, with the teacher's.
+        sop_token_loss: Loss of the masked views' tokens, or masked patches, against the teacher's, by SOP.
+        sop_cls_loss: Loss of the masked and local views' cls against the teacher's of other views, by SOP.
+        anchors: SOP's anchors of cls that were drawn first, past embeddings of the teacher's, `(A, p)`.
+        new_cls_rows: The teacher's embeddings of cls that `write_memories` writes, `(B, p)`; SOP alone.
+        new_token_rows: The teacher's embeddings of one token or patch of each image, `(B, p)`, for the same.
     """
 
     loss: Tensor | None = None
@@ -59,6 +71,11 @@ class StellarPreTrainingOutput(ModelOutput):
     localization: Tensor | None = None
     mean_assignment: Tensor | None = None
     agreement: Tensor | None = None
+    sop_token_loss: Tensor | None = None
+    sop_cls_loss: Tensor | None = None
+    anchors: Tensor | None = None
+    new_cls_rows: Tensor | None = None
+    new_token_rows: Tensor | None = None
 
 
 class StellarForPreTraining(StellarPreTrainedModel):
@@ -79,7 +96,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
         self.stellar = StellarModel(config)
         self.clustering_head = build_clustering_head(config)
         # CODEPATH: the paper's models have all three; each is a switch of the configuration.
-        self.cls_clustering_head = build_clustering_head(config) if config.use_cls_head else None
+        self.cls_clustering_head = build_clustering_head(config) if has_cls_head(config) else None
         self.teacher = StellarTeacher(config) if config.teacher_momentum is not None else None
         needs_codes = self.reconstruction_weight > 0 and config.reconstruction_head == "vq"
         self.tokenizer_encoder = MaskGitVQGANEncoder(config) if needs_codes and config.use_tokenizer else None
@@ -95,9 +112,12 @@ class StellarForPreTraining(StellarPreTrainedModel):
         global_views: Tensor,
         local_views: Tensor | None = None,
         kept_patches: Tensor | None = None,
+        generator: torch.Generator | None = None,
         num_tokens: Tensor | None = None,
     ) -> StellarPreTrainingOutput:
         """Computes the objective of one batch. It is deterministic given its inputs, and changes no state.
+
+        A model that is trained with SOP needs `write_memories` afterwards.
 
         Args:
             pixel_values: Global view 0 before photometric augmentation, `(B, 3, H, W)`, floats in [0, 1] or uint8.
@@ -106,6 +126,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
             local_views: Local views, `(B, V', 3, h, w)`; ignored where `config.use_local_views` is off.
             kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`, view index fastest; None
                 draws them.
+            generator: Source on the CPU of SOP's anchors, equal in all processes; None uses torch's global one.
             num_tokens: Number of tokens that each image keeps, `(B,)` int64; None draws them. It is ignored where
                 `config.nested_dropout` is 0.
 
@@ -123,19 +144,27 @@ class StellarForPreTraining(StellarPreTrainedModel):
             views = global_views.flatten(0, 1)
             kept_patches = self.draw_kept_patches(views.shape[0], *views.shape[-2:], device=views.device)
         num_tokens = resolve_num_tokens(self.config, num_tokens, pixel_values)
-        batch = ObjectiveBatch(self, pixel_values, global_views, local_views, kept_patches, num_tokens)
-        values = {term.name: term.compute(batch) for term in TERMS}
+        make_batch, terms = OBJECTIVES[self.config.token_objective]
+        batch = make_batch(self, pixel_values, global_views, local_views, kept_patches, generator, num_tokens)
+        values = {term.name: term.compute(batch) for term in terms}
         losses = {name: value for name, value in values.items() if value is not None}
-        weights = {term.name: term.weight(self.config) for term in TERMS}
+        weights = {term.name: term.weight(self.config) for term in terms}
         loss: Any = sum(weights[name] * value for name, value in losses.items())
-        return StellarPreTrainingOutput(
-            loss=loss,
-            **losses,
-            tokens=batch.clean.tokens.detach(),
-            localization=batch.localization.detach(),
-            mean_assignment=batch.targets.assignment.mean(dim=0),
-            agreement=batch.agreement(),
-        )
+        return StellarPreTrainingOutput(loss=loss, **losses, **batch.facts())
+
+    def write_memories(self, output: StellarPreTrainingOutput) -> None:
+        """Writes the teacher's embeddings of a batch into SOP's memories; without SOP it does nothing.
+
+        The loop calls it after each forward, in all processes at once: the memories take the rows of all of them.
+        """
+        teacher = self.teacher
+        if teacher is None or teacher.cls_memory is None or teacher.token_memory is None:
+            return
+        cls_rows, token_rows = output.new_cls_rows, output.new_token_rows
+        assert cls_rows is not None, "the output is this model's"
+        assert token_rows is not None, "the output is this model's"
+        teacher.cls_memory.write(cls_rows)
+        teacher.token_memory.write(token_rows)
 
     @property
     def reconstruction_weight(self) -> float:
@@ -224,6 +253,10 @@ class StellarForPreTraining(StellarPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, Prototypes):
             init.normal_(module.weight, std=1.0)
+        elif isinstance(module, EmbeddingMemory):
+            module.initialize()
+        elif isinstance(module, SopHead) and module.mask_token is not None:
+            init.zeros_(module.mask_token)
 
     @classmethod
     def _check_loading(cls, model: Any, info: dict[str, Any], name: str, tolerate_shapes: bool) -> None:

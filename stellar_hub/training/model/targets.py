@@ -14,13 +14,21 @@ from stellar_hub.matching import match_tokens
 from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
+from stellar_hub.training.model.sop_parts import SopHead, build_memories
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import prototype_scores, sinkhorn_assign
 
 
-def build_clustering_head(config: StellarConfig) -> ClusteringHead:
-    """Builds the clustering head of a configuration; the model initializes its weights."""
+def build_clustering_head(config: StellarConfig) -> Any:
+    """Builds the clustering head of a configuration, a `ClusteringHead` or SOP's; the model initializes its weights."""
+    if config.token_objective != "prototypes":
+        return SopHead(config)
     return ClusteringHead(config.hidden_size, config.prototype_hidden_size, config.prototype_dim, config.num_prototypes)
+
+
+def has_cls_head(config: StellarConfig) -> bool:
+    """Returns whether cls has a clustering head of its own; SOP has one head for cls and tokens."""
+    return config.use_cls_head and config.token_objective == "prototypes"
 
 
 class StellarTeacher(nn.Module):
@@ -28,6 +36,9 @@ class StellarTeacher(nn.Module):
 
     Args:
         config: Configuration of the model.
+
+    Attributes:
+        cls_memory: Its past embeddings of cls, and `token_memory` those of tokens or patches; None without SOP.
     """
 
     def __init__(self, config: StellarConfig):
@@ -35,7 +46,9 @@ class StellarTeacher(nn.Module):
         self.encoder = StellarEncoder(config)
         self.clustering_head = build_clustering_head(config)
         # CODEPATH: the student's cls head is optional, and so is the teacher's.
-        self.cls_clustering_head = build_clustering_head(config) if config.use_cls_head else None
+        self.cls_clustering_head = build_clustering_head(config) if has_cls_head(config) else None
+        # CODEPATH: memories of its embeddings, for SOP alone.
+        self.cls_memory, self.token_memory = build_memories(config)
 
     @torch.no_grad()
     def follow(self, student: Mapping[str, Any], momentum: float) -> None:
@@ -48,8 +61,10 @@ class StellarTeacher(nn.Module):
         mine: list[Tensor] = []
         theirs: list[Tensor] = []
         for name, module in self.named_children():
-            mine += module.parameters()
-            theirs += student[name].parameters()
+            parameters = list(module.parameters())
+            if parameters:  # a memory has none
+                mine += parameters
+                theirs += student[name].parameters()
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
 

@@ -3,12 +3,13 @@
 To add a term: write its mathematics as a pure function in `stellar_hub.training.objectives`; write a function here that
 reads what it needs from an `ObjectiveBatch`, and returns None where the configuration switches the term off; add it to
 `TERMS`; add a field of the same name to `StellarPreTrainingOutput`, and its label to
-`stellar_hub.training.monitoring.quantities`.
+`stellar_hub.training.monitoring.quantities`. Another objective is a subclass of `ObjectiveBatch` with terms of its own,
+as in `sop_terms.py`.
 """
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.factorization import low_rank_product, renormalize
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
-from stellar_hub.training.model.ordered_tokens import prefix_mask, prefix_rows
+from stellar_hub.training.model.ordered_tokens import first_tokens, prefix_mask
 from stellar_hub.training.model.targets import StellarTeacher, Targets, build_targets, matched_rows, teacher_targets
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, prototype_loss, target_codes
@@ -31,7 +32,7 @@ class PretrainingModules(Protocol):
 
     config: StellarConfig
     stellar: StellarModel
-    clustering_head: ClusteringHead
+    clustering_head: Any  # a ClusteringHead, or a SopHead
     cls_clustering_head: ClusteringHead | None
     teacher: StellarTeacher | None
     tokenizer_encoder: MaskGitVQGANEncoder | None
@@ -63,6 +64,7 @@ class ObjectiveBatch:
         global_views: All global views after it, `(B, V, 3, H, W)`.
         local_views: Local views, `(B, V', 3, h, w)`, or None.
         kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`; None for no masked views.
+        generator: Source of what an objective draws, on the CPU; the one of this class draws nothing.
         num_tokens: Number of tokens that each image keeps, `(B,)`; None for all.
 
     Attributes:
@@ -79,6 +81,7 @@ class ObjectiveBatch:
         global_views: Tensor,
         local_views: Tensor | None,
         kept_patches: Tensor | None,
+        generator: torch.Generator | None = None,
         num_tokens: Tensor | None = None,
     ):
         self.model = model
@@ -88,14 +91,20 @@ class ObjectiveBatch:
         self.local_views = local_views if model.config.use_local_views else None
         self.kept_patches = kept_patches
         self.num_tokens = num_tokens
-        self.clean = encode_views(model.stellar.encoder, pixel_values)
+        self.generator = generator
+        self._encode()
+
+    def _encode(self) -> None:
+        """Encodes what every term needs."""
+        model = self.model
+        self.clean = encode_views(model.stellar.encoder, self.pixel_values)
         self.embeddings = model.clustering_head(self.clean.tokens)
         align = self.config.use_global_align
-        self.second = encode_views(model.stellar.encoder, global_views[:, 1]) if align else None
+        self.second = encode_views(model.stellar.encoder, self.global_views[:, 1]) if align else None
         if model.teacher is None:
             self.targets = self._own_targets(self.clean, self.embeddings)
         else:
-            self.targets = teacher_targets(model.teacher, global_views[:, 1], self.config)
+            self.targets = teacher_targets(model.teacher, self.global_views[:, 1], self.config)
 
     def _own_targets(self, views: EncodedViews, embeddings: Tensor) -> Targets:
         heads = self.model.clustering_head, self.model.cls_clustering_head
@@ -157,6 +166,15 @@ class ObjectiveBatch:
         matched = self.targets.embeddings.flatten(0, 1)[target_rows(prediction, self.config)]
         return (prediction.embeddings.flatten(0, 1) * matched).sum(dim=-1).mean()
 
+    def facts(self) -> dict[str, Tensor | None]:
+        """Returns what the meters read, under the names of fields of `StellarPreTrainingOutput`."""
+        return {
+            "tokens": self.clean.tokens.detach(),
+            "localization": self.localization.detach(),
+            "mean_assignment": self.targets.assignment.mean(dim=0),
+            "agreement": self.agreement(),
+        }
+
 
 def target_rows(prediction: Prediction, config: StellarConfig, matched: bool = True) -> Tensor:
     """Returns the row of the target of each token, `(B V r,)`; `matched` False pairs tokens by their order."""
@@ -181,10 +199,7 @@ def token_loss(
 
     With `num_tokens`, `(B,)`, it is that of the first tokens of each image.
     """
-    embeddings, rows = prediction.embeddings.flatten(0, 1), target_rows(prediction, config, matched)
-    if num_tokens is not None:
-        kept = prefix_rows(num_tokens, *prediction.embeddings.shape[:2])
-        embeddings, rows = embeddings[kept], rows[kept]
+    embeddings, rows = first_tokens(prediction.embeddings, target_rows(prediction, config, matched), num_tokens)
     return prototype_loss(
         embeddings,
         head.prototypes.weight,

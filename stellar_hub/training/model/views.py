@@ -246,3 +246,26 @@ def embed_patches(encoder: StellarEncoder, pixel_values: Tensor, kept_patches: T
     cls_token = (encoder.cls_token + positions[:, :1]).expand(num_views, -1, -1)
     sparse = encoder.sparse_tokens.expand(num_views, -1, -1)
     return torch.cat([cls_token, patches + patch_positions, sparse], dim=1)
+
+
+def encode_with_mask_tokens(
+    encoder: StellarEncoder, pixel_values: Tensor, kept_patches: Tensor, mask_token: Tensor
+) -> tuple[EncodedViews, Tensor]:
+    """Encodes views at full length, in which a learned token stands for each masked patch.
+
+    Args:
+        encoder: The encoder.
+        pixel_values: Images `(N, 3, H, W)`, floats in [0, 1] or uint8.
+        kept_patches: Indices of the patches that are not masked, `(N, kept)`.
+        mask_token: What stands for a masked patch before its position is added, `(d,)`.
+
+    Returns:
+        The encoded views with all patches; and which of them were masked, bool `(N, n)`.
+    """
+    height, width = (side // encoder.patch_embed.patch_size[0] for side in pixel_values.shape[-2:])
+    cls_token, patches, sparse = encoder.split(embed_patches(encoder, pixel_values, None))
+    masked = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device).scatter_(1, kept_patches, False)
+    hidden = mask_token + encoder.positions((height, width))[:, 1:]
+    patches = torch.where(masked[..., None], hidden.to(patches.dtype), patches)
+    cls_token, patches, tokens = encoder.split(encoder.run_blocks(torch.cat([cls_token, patches, sparse], dim=1)))
+    return EncodedViews(cls_token[:, 0], patches, tokens), masked

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stellar_hub.measures import effective_rank, normalized_entropy, token_cosine
+from stellar_hub.measures import effective_rank, normalized_entropy, token_cosine, vendi_score
 
 
 def assignment_entropy(mean_assignment: Tensor) -> Tensor:
-    """Computes how evenly prototypes are used: the normalized entropy of the mean assignment.
+    """Computes how evenly prototypes or anchors are used: the normalized entropy of the mean assignment.
 
     This is the marginal entropy of online clustering (Caron et al. 2020, SwAV, arXiv 2006.09882; Assran et al. 2022,
     MSN, arXiv 2204.07141).
@@ -23,7 +23,7 @@ def assignment_entropy(mean_assignment: Tensor) -> Tensor:
 
     Returns:
         A scalar in [0, 1]. Good is near 1: all prototypes are used equally. Sinkhorn pulls it there, so even a small
-        fall is a warning. 0: one prototype takes everything.
+        fall is a warning. 0: one prototype takes everything. SOP has nothing that pulls it up.
     """
     return normalized_entropy(mean_assignment.float())
 
@@ -46,12 +46,22 @@ def rank_of_tokens(tokens: Tensor) -> Tensor:
     return effective_rank(tokens.flatten(0, 1)).float()
 
 
+def memory_diversity(anchors: Tensor) -> Tensor:
+    """Computes the effective number of different embeddings among anchors `(A, p)` that were drawn from a memory.
+
+    Good is high. It is 1 where all embeddings of the memory are alike; then anchors share everything equally, and
+    `assignment_entropy` does not show it.
+    """
+    return vendi_score(anchors).float()
+
+
 METERS = {
     "assignment_entropy": (assignment_entropy, "mean_assignment"),
     "token_cosine": (token_cosine, "tokens"),
     "effective_rank": (rank_of_tokens, "tokens"),
     "localization_entropy": (localization_entropy, "localization"),
     "agreement": (Tensor.float, "agreement"),
+    "memory_diversity": (memory_diversity, "anchors"),
 }
 
 
@@ -60,13 +70,14 @@ def collapse_meters(output: Any) -> dict[str, float]:
     """Computes all meters that the output of one forward has values for.
 
     Args:
-        output: Object with the attributes `tokens` `(B, r, d)`, `localization` `(B, n, r)`, `mean_assignment` `(K,)`
-            and `agreement` (a scalar), such as `StellarPreTrainingOutput`. Attributes may be None or missing.
+        output: Object with the attributes `tokens` `(B, r, d)`, `localization` `(B, n, r)`, `mean_assignment` `(K,)`,
+            `agreement` (a scalar) and `anchors` `(A, p)`, such as `StellarPreTrainingOutput`. Attributes may be None or
+            missing.
 
     Returns:
-        `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy` and `agreement`. The last one is
-        the output's own mean cosine of matched tokens' embeddings, in [-1, 1]. Good is high, but it means nothing if
-        `token_cosine` is near 1.
+        `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement` and
+        `memory_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1]. Good
+        is high, but it means nothing if `token_cosine` is near 1.
     """
     meters: dict[str, Tensor] = {}
     for name, (meter, field) in METERS.items():

@@ -6,9 +6,10 @@ from stellar_hub.data.random_numbers import (
     epoch_permutation,
     replacement_generator,
     sample_generator,
+    step_generator,
 )
 
-SEEDS = (6367296477359581524, 4028164857307850570, 6211693329608814501)
+SEEDS = (6367296477359581524, 4028164857307850570, 6211693329608814501, 6022293067864985346)
 ORDER = [16, 4, 10, 8, 12, 13, 7, 3, 5, 0, 11, 9, 14, 15, 2, 1, 6, 19, 17, 18]
 
 
@@ -17,6 +18,7 @@ def test_draws__are_those_of_earlier_releases() -> None:
     assert sample_generator(1, 2, 3).initial_seed() == SEEDS[0]
     assert replacement_generator(1, 2, 3).initial_seed() == SEEDS[1]
     assert block_generator(1, 2, 3, 4, 5).initial_seed() == SEEDS[2]
+    assert step_generator(1, 2, 3).initial_seed() == SEEDS[3]
     assert epoch_permutation(1, 2, 20).tolist() == ORDER
 
 

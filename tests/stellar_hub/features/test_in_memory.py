@@ -76,7 +76,7 @@ def test_no_images__is_an_error(pixel_model: StellarModel, tmp_path: Path) -> No
         extract_features(pixel_model, [])
     with pytest.raises(ValueError, match="no images in the folder"):
         extract_features(pixel_model, tmp_path)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
         extract_features(pixel_model, tmp_path / "gone")
 
 

@@ -121,6 +121,23 @@ def test_full_memory__is_not_the_images_fault(folder: Path) -> None:
         JpegDecoder("libjpeg-turbo", PROCESSOR, CPU, decode).complete(prepared(folder, True))
 
 
+def test_full_memory_when_images_are_fitted__decodes_fewer_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plain", "turned"):  # more images that are fitted together
+        (folder / f"{name}-2.jpg").write_bytes((folder / f"{name}.jpg").read_bytes())
+    decoder = JpegDecoder("libjpeg-turbo", PROCESSOR, CPU)
+    fit = decoder._fit
+
+    def fit_one(images: Tensor, geometry: Any) -> Tensor:
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return fit(images, geometry)
+
+    monkeypatch.setattr(decoder, "_fit", fit_one)
+    near(decoder.complete(prepared(folder, True)), prepared(folder, False))
+
+
 def test_floats_in_a_batch__make_all_of_it_floats(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     Image.fromarray(np.full((40, 40), 0.25, dtype=np.float32)).save(tmp_path / "b.tif")

@@ -24,6 +24,13 @@ from tests.stellar_hub.hub.conftest import cache, client, hub  # noqa: F401  # f
 NUM_IMAGES = 6
 STEP_2 = "checkpoints/step-000002"
 STEP_4 = "checkpoints/step-000004"
+# Overrides of the tiny recipe for SOP, with memories that wrap around within a few steps.
+SOP = (
+    *("token_objective=sop", "model.config.teacher_momentum=0.9"),
+    *("sop_memory_size=18", "sop_num_anchors=8", "sop_num_supports=3"),
+    *("sop_token_memory_size=14", "sop_num_token_anchors=6", "sop_num_token_supports=2"),
+)
+SOP_PATCHES = (*SOP, "token_objective=sop_patches", "koleo_weight=0", "reconstruction_weight=0")
 
 
 def tiny_recipe_values() -> dict[str, dict[str, Any]]:

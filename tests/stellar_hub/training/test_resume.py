@@ -18,6 +18,7 @@ from stellar_hub.training.recipes.files import load_recipe, save_recipe
 from stellar_hub.training.run import RunFolder
 from stellar_hub.training.train import train
 from tests.stellar_hub.training.conftest import (
+    SOP,
     STEP_2,
     STEP_4,
     Finished,
@@ -112,6 +113,24 @@ def test_run_killed_five_times__ends_with_the_same_bits(
     with Training(output, *options) as training:
         assert training.wait() == [0], training.log()
     check_same(output, undisturbed)
+
+
+@pytest.mark.slow
+def test_run_with_memories_killed_twice__ends_with_the_same_bits(tmp_path: Path) -> None:
+    overrides = (*SOP, "run.log_every=1", "run.save_every=2", f"optimization.steps={STEPS}")
+    save_recipe(recipe_for(draw_images(tmp_path / "images"), *overrides), tmp_path / "recipe.yaml")
+    with Training(tmp_path / "undisturbed", "--recipe", tmp_path / "recipe.yaml") as training:
+        assert training.wait() == [0], training.log()
+    output, chance = tmp_path / "run", random.Random(SEED)
+    options: tuple[str | Path, ...] = ("--recipe", tmp_path / "recipe.yaml")
+    for step in (3, 8):
+        with Training(output, *options) as training:
+            kill_after(training, step, chance)
+        options = ("--resume", "auto")
+    with Training(output, *options) as training:
+        assert training.wait() == [0], training.log()
+    assert sum(name.endswith("_memory.position") for name in final_weights(output)) == 2
+    check_same(output, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
@@ -323,6 +342,7 @@ class TestRefused:
         ("overrides", "difference"),
         [
             (["num_hidden_layers=3"], "model.config.num_hidden_layers: 2 in the run, 3 now"),
+            ([*SOP], 'model.config.token_objective: "prototypes" in the run, "sop" now'),
             (["learning_rate=2e-3", "seed=1"], "optimization.learning_rate: 0.001 in the run, 0.002 now"),
         ],
     )

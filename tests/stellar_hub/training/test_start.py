@@ -18,10 +18,11 @@ from stellar_hub.training.start import (
     check_launch,
     check_launcher,
     check_same_step,
+    resolve_recipe,
     resolve_sizes,
     warnings_at_start,
 )
-from tests.stellar_hub.training.conftest import changed, recipe_for, tiny_recipe_values
+from tests.stellar_hub.training.conftest import SOP, changed, recipe_for, tiny_recipe_values
 
 CONFIG = tiny_recipe_values()["model"]["config"]
 
@@ -102,6 +103,18 @@ class TestLaunch:
         accelerator: Any = SimpleNamespace(device=torch.device("cpu"), gather=lambda step: torch.tensor([200, 0]))
         with pytest.raises(ValueError, match=r"steps 200, 0: --output"):
             check_same_step(accelerator, tmp_path, 200)
+
+
+class TestMemories:
+    def test_batch_above_a_memory__is_an_error_before_the_run(self, recipe: Recipe) -> None:
+        sop = changed(recipe, *SOP)
+        options = sop.model.config
+        assert resolve_recipe(sop, StellarConfig(**options)).model.config["sop_memory_size"] == 18
+        with pytest.raises(ValueError, match=r"memory of tokens .*global batch, 15"):
+            resolve_recipe(changed(sop, "batch_size=15"), StellarConfig(**options))
+
+    def test_balance_of_prototypes__is_no_concern(self, recipe: Recipe) -> None:
+        assert warnings_at_start(changed(recipe, *SOP, "gradient_accumulation_steps=2"), 2048, 6, 1) == []
 
 
 class TestSizes:

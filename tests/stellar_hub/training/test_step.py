@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stellar_hub.data.random_numbers import step_generator
 from stellar_hub.data.sources import open_sources
 from stellar_hub.data.views.crops import ViewSettings, boxes_of_views, plan_views, render_views
 from stellar_hub.data.views.photometric import (
@@ -209,7 +210,7 @@ def test_one_batch__gives_its_gradient_and_losses(
     expected, output = gradients_of(folder, batches[0])
     torch.testing.assert_close(optimizer.gradients[0], expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(result.gradient_norm, norm_of(expected), rtol=1e-5, atol=0)
-    assert set(result.losses) == set(LOSSES)
+    assert set(result.losses) == {name for name in LOSSES if not name.startswith("sop_")}
     for name, value in result.losses.items():
         torch.testing.assert_close(value, getattr(output, name).detach(), rtol=1e-5, atol=1e-6)
         assert not value.requires_grad
@@ -320,14 +321,52 @@ class WaitsForTheDevice(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+SOP = {
+    "token_objective": "sop",
+    "teacher_momentum": 0.9,
+    "sop_memory_size": 18,
+    "sop_num_anchors": 8,
+    "sop_num_supports": 3,
+    "sop_token_memory_size": 14,
+    "sop_num_token_anchors": 6,
+}
+SOP_PATCHES = SOP | {"token_objective": "sop_patches", "koleo_weight": 0, "reconstruction_weight": 0}
+
+
+@pytest.mark.parametrize("options", [SOP, SOP_PATCHES], ids=["tokens", "patches"])
+def test_memories__take_each_batch_once_its_losses_have_read_them(
+    folder: Path, accelerator: Accelerator, batches: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    stepper, _ = stepper_of(folder, accelerator, **options)
+    stepper.seed = 5
+    model = build(**options)
+    model.update_teacher()
+    for index, batch in enumerate(batches):
+        inputs = model_inputs(batch, torch.device("cpu"), recipe_for(folder).augmentation)
+        model.write_memories(model(**inputs, generator=step_generator(5, 3, index)))
+    stepper.step(3, batches)
+    teacher = stepper.model.teacher
+    assert int(teacher.cls_memory.position) == 6
+    for name, memory in (("cls_memory", teacher.cls_memory), ("token_memory", teacher.token_memory)):
+        torch.testing.assert_close(memory.rows, getattr(model.teacher, name).rows, rtol=1e-4, atol=1e-5)
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "prototypes": {"teacher_momentum": 0.9, "use_global_align": True},
+    "sop": SOP,
+    "sop with the paper's choice": SOP | {"sop_anchor_choice": "variation"},
+    "sop of patches": SOP_PATCHES,
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("device_crops", [False, True])
 def test_step__never_waits_for_the_device(
-    folder: Path, accelerator: Accelerator, device_crops: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path, accelerator: Accelerator, device_crops: bool, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Values are looked at on CPUs alone.
     monkeypatch.setattr("stellar_hub.training.model.modeling_pretraining.check_views", lambda *args: None)
-    options = {"teacher_momentum": 0.9, "use_global_align": True}
-    stepper, _ = stepper_of(folder, accelerator, clip_norm=1.0, **options)
+    stepper, _ = stepper_of(folder, accelerator, clip_norm=1.0, **OBJECTIVES[objective])
     recipe = recipe_for(folder, "batch_size=2", f"data.device_crops={str(device_crops).lower()}")
     config = StellarConfig(**tiny_recipe_values()["model"]["config"])
     batch = next(iter(build_loader(recipe, open_sources([folder]), config, accelerator, 1, 0)))

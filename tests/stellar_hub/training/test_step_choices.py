@@ -12,6 +12,7 @@ from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
 from stellar_hub.training.step import Stepper, augmented_inputs, move_views
 from stellar_hub.training.step_choices import (
+    StepMeasurement,
     capture_obstacle,
     choose_by_device,
     choose_step,
@@ -23,7 +24,7 @@ from stellar_hub.training.step_choices import (
     time_step,
     undo_compiling,
 )
-from tests.stellar_hub.training.conftest import changed, recipe_for
+from tests.stellar_hub.training.conftest import SOP, changed, recipe_for
 from tests.stellar_hub.training.test_captured_step import ReplayedGraph
 
 OPEN = ("run.compile=null", "run.cuda_graphs=null")
@@ -73,6 +74,25 @@ def test_failure_of_what_is_open__is_said_and_the_run_goes_on(run: Run, monkeypa
     assert "blocks compiled failed (no compiler here)" in line
     with pytest.raises(RuntimeError, match="no compiler"):
         choose_step(changed(run.recipe, "run.compile=true", "cuda_graphs=null"), run.stepper, measure=False)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_full_memory__ends_a_launch_whose_other_processes_would_wait(
+    monkeypatch: pytest.MonkeyPatch, num_processes: int
+) -> None:
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    times(monkeypatch, 1.0)
+    stepper: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=num_processes), optimizer=torch.optim.SGD([torch.zeros(1)])
+    )
+    steps = StepMeasurement(stepper, {})
+    if num_processes == 1:
+        assert not steps.attempt(None, "blocks compiled", fail, lambda: None)
+        return
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.attempt(None, "blocks compiled", fail, lambda: None)
 
 
 def test_null_on_a_cpu__changes_nothing(tiny_recipe: Recipe, tmp_path: Path) -> None:
@@ -130,7 +150,18 @@ def test_capture__is_left_out_where_it_cannot_be_right(
     assert found is None if words is None else words in str(found)
 
 
-def test_measuring__leaves_model_and_random_numbers_as_they_were(run: Run) -> None:
+def test_capture__is_left_out_for_sop(image_folder: Path, tmp_path: Path) -> None:
+    run = build_run(recipe_for(image_folder, *SOP), tmp_path / "run", cpu=True)
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1, scaler=None)
+    stepper: Any = SimpleNamespace(accelerator=accelerator, model=run.model)
+    assert "SOP" in str(capture_obstacle(run.recipe, stepper))
+
+
+@pytest.mark.parametrize("overrides", [(), SOP], ids=["prototypes", "sop"])
+def test_measuring__leaves_model_and_random_numbers_as_they_were(
+    image_folder: Path, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    run = build_run(recipe_for(image_folder, *overrides), tmp_path / "run", cpu=True)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     state = torch.get_rng_state()
     assert time_step(run.stepper, noise_batch(run.recipe, run.stepper))[0] > 0

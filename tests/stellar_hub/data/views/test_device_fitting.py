@@ -34,3 +34,12 @@ def test_image_of_the_right_size__stays_as_it_is() -> None:
     processor = StellarImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     images = noise(32, 32, False)
     assert torch.equal(DeviceFitting(0.5)(images, processor.geometry_of_shape(images.shape)), images)
+
+
+def test_autocast_around_it__changes_nothing() -> None:
+    processor = StellarImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 16})
+    images = noise(75, 100, False)
+    plan = processor.geometry_of_shape(images.shape)
+    expected = DeviceFitting(0.5)(images, plan)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(DeviceFitting(0.5)(images, plan), expected)

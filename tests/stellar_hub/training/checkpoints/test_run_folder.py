@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.old_names import old_names
 from stellar_hub.training.checkpoints import run_folder as module
 from stellar_hub.training.checkpoints.checkpoints import STATE_FILE, Checkpoints
@@ -16,6 +17,7 @@ from stellar_hub.training.checkpoints.run_folder import (
     check_same_run,
     check_space,
     find_start,
+    later_fields,
     recipe_of_run,
 )
 from stellar_hub.training.recipes.files import save_recipe
@@ -162,6 +164,16 @@ class TestCheckSameRun:
             path.write_text(path.read_text().replace(new.rpartition(".")[2], old.rpartition(".")[2]))
         with pytest.warns(FutureWarning, match=r"run\.preview_every"):
             check_same_run(checkpoint, recipe, FACTS, CONFIG)
+
+    def test_run_from_before_sop__is_the_same(self, checkpoint: Path, recipe: Recipe) -> None:
+        new = {name: value for name, value in StellarConfig().to_dict().items() if name in later_fields()}
+        assert {"token_objective", "sop_memory_size"} <= new.keys()
+        resolved = recipe.with_values("model", config=recipe.model.config | new)
+        check_same_run(checkpoint, resolved, FACTS, CONFIG | new)
+
+    def test_other_objective__is_named(self, checkpoint: Path, recipe: Recipe) -> None:
+        with pytest.raises(ValueError, match=r'token_objective: "prototypes" in the run, "sop" now'):
+            check_same_run(checkpoint, changed(recipe, "token_objective=sop", "teacher_momentum=0.9"), FACTS, CONFIG)
 
     def test_other_recipe__is_named_value_by_value(self, checkpoint: Path, recipe: Recipe) -> None:
         other = changed(recipe, "learning_rate=2e-3", "seed=3")

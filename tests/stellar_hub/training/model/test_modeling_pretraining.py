@@ -552,6 +552,11 @@ def test_fields__are_in_the_documented_order() -> None:
         "localization",
         "mean_assignment",
         "agreement",
+        "sop_token_loss",
+        "sop_cls_loss",
+        "anchors",
+        "new_cls_rows",
+        "new_token_rows",
     ]
 
 

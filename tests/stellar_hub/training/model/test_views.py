@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stellar_hub.modeling import StellarConfig, StellarModel
+from stellar_hub.modeling.encoder_stellar import normalize_pixels
 from stellar_hub.training.model.views import (
     check_views,
     draw_kept_patches,
     encode_views,
+    encode_with_mask_tokens,
     focal_bump,
     is_in_block,
     num_kept_patches,
@@ -248,6 +250,25 @@ class TestEncodeViews:
         torch.testing.assert_close(found.tokens, whole.tokens, rtol=1e-9, atol=1e-11)
         expected = torch.stack([patches[kept] for patches, kept in zip(whole.patches, order, strict=True)])
         torch.testing.assert_close(found.patches, expected, rtol=1e-9, atol=1e-11)
+
+    def test_mask_tokens__stand_for_hidden_patches(self, wide_model: StellarModel, images: Tensor) -> None:
+        token = torch.randn(48, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        kept = torch.tensor([[0, 5, 15], [3, 2, 1]])
+        everything = torch.arange(16).repeat(2, 1)
+        with torch.no_grad():
+            found, hidden = encode_with_mask_tokens(wide_model.encoder, images.double(), kept, token)
+            whole, none_hidden = encode_with_mask_tokens(wide_model.encoder, images.double(), everything, token)
+            plain = encode_views(wide_model.encoder, images.double())
+            sequence = wide_model.encoder.embed(normalize_pixels(images.double(), torch.float64))
+            at_its_place = token + wide_model.encoder.pos_embed[:, 1:]  # the stored grid is the images'
+            for view, cells in enumerate(kept.tolist()):
+                for cell in set(range(16)) - set(cells):
+                    sequence[view, 1 + cell] = at_its_place[0, cell]
+            _, expected, _ = wide_model.encoder.split(wide_model.encoder.run_blocks(sequence))
+        torch.testing.assert_close(found.patches, expected, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(whole.tokens, plain.tokens, rtol=1e-9, atol=1e-11)
+        assert not none_hidden.any()
+        assert [torch.nonzero(~row).flatten().tolist() for row in hidden] == [sorted(row) for row in kept.tolist()]
 
     def test_hidden_patches__have_no_influence(self, shared_pixel_model: StellarModel, images: Tensor) -> None:
         kept = torch.tensor([[0, 5, 15], [3, 2, 1]])

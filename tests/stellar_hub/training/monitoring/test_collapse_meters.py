@@ -40,6 +40,12 @@ def test_effective_rank__is_of_all_tokens_of_the_batch() -> None:
     assert collapse_meters(SimpleNamespace(tokens=tokens))["effective_rank"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_memory_diversity__counts_different_directions() -> None:
+    anchors = torch.eye(8)[torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])]
+    for rows, expected in ((anchors, 4), (anchors[:2], 1)):
+        assert collapse_meters(SimpleNamespace(anchors=rows))["memory_diversity"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_meters__of_tokens_that_are_not_finite_are_nan() -> None:
     tokens = random(2, 3, 4)
     tokens[0, 0, 0] = math.inf

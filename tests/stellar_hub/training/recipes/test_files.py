@@ -27,7 +27,7 @@ from stellar_hub.training.recipes.files import (
 )
 from stellar_hub.training.recipes.sections import SECTIONS, Recipe, config_fields
 
-NAMES = ["b16", "finetune", "h16", "l16", "scratch-stage1", "scratch-stage2", "stellar-tiny"]
+NAMES = ["b16", "finetune", "h16", "l16", "scratch-stage1", "scratch-stage2", "sop-b16", "sop-tiny", "stellar-tiny"]
 PAPER = ["b16", "l16", "h16", "scratch-stage1", "scratch-stage2"]
 
 
@@ -124,10 +124,39 @@ def test_published__timm_knows_the_weights_it_starts_from(name: str) -> None:
     assert model in timm.list_models(model, pretrained=True)
 
 
+@pytest.mark.parametrize("name", ["sop-b16", "sop-tiny"])
+def test_sop__states_the_whole_configuration(name: str) -> None:
+    assert list(load_recipe(name).model.config) == config_fields()
+
+
+def test_sop_b16__has_the_numbers_of_the_published_run() -> None:
+    recipe, default = load_recipe("sop-b16"), StellarConfig()
+    config, optimization = recipe.model.config, recipe.optimization
+    of_sop = {name for name in config_fields() if name.startswith("sop_")}
+    assert {name: config[name] for name in of_sop} == {name: getattr(default, name) for name in of_sop}
+    assert (config["sop_memory_size"], config["sop_token_memory_size"]) == (65536, 8192)
+    assert [config[f"sop_num_{name}"] for name in ("tasks", "anchors", "supports")] == [4, 64, 9]
+    assert (config["prototype_hidden_size"], config["prototype_dim"]) == (2048, 256)
+    assert (config["teacher_momentum"], config["teacher_momentum_schedule"]) == (0.996, "cosine")
+    assert (config["token_objective"], config["mask_ratio"]) == ("sop_patches", 0.3)
+    assert optimization.learning_rate == 5e-4 * optimization.batch_size / 256
+    assert optimization.warmup_fraction * (optimization.epochs or 0) == 10
+    assert (recipe.data.num_global_views, recipe.data.num_local_views) == (2, 0)
+    assert recipe.data.global_area == (0.14, 1.0)
+
+
+def test_sop_tiny__is_stellar_tiny_with_another_objective() -> None:
+    tiny, sop = load_recipe("stellar-tiny"), load_recipe("sop-tiny")
+    own = {name: value for name, value in sop.model.config.items() if not name.startswith("sop_")}
+    assert own == tiny.model.config | {"token_objective": "sop"}
+    assert dataclasses.replace(sop, model=tiny.model) == tiny
+
+
 @pytest.mark.parametrize("name", [*PAPER, "stellar-tiny"])
 def test_shipped__states_the_whole_configuration(name: str) -> None:
     config = load_recipe(name).model.config
-    assert list(config) == config_fields()
+    assert config["token_objective"] == "prototypes"
+    assert list(config) == [field for field in config_fields() if not field.startswith("sop_")]  # they have no effect
     head_weight = 10 if config["reconstruction_head"] == "pixel" else 0.05
     assert config["reconstruction_weight"] == head_weight
     rest = {key for key in config if key != "reconstruction_weight"}
