@@ -23,16 +23,15 @@ from .config_checks import (
     without_unknown_fields,
 )
 from .input_checks import nearest_multiples
-from .limits import check_limit
+from .objective_checks import (
+    FIELDS_OF_OBJECTIVES,
+    check_baseline_switches,
+    check_sop_numbers,
+    check_sop_switches,
+)
 from .pretrained_names import published_config, resolve_pretrained
 from .safe_paths import regular_file
 from .safe_text import one_line
-
-SOP_COUNTS = (
-    *("sop_memory_size", "sop_num_tasks", "sop_num_anchors", "sop_num_supports"),
-    *("sop_token_memory_size", "sop_num_token_anchors", "sop_num_token_supports"),
-)
-SOP_OTHERS = ("token_objective", "sop_anchor_choice", "sop_smoothing", "sop_temp", "sop_teacher_temp")
 
 
 @strict
@@ -95,7 +94,7 @@ class StellarConfig(PreTrainedConfig):
         token_objective: What tokens and cls are compared with. "prototypes" are learned clusters, as in STELLAR. "sop"
             compares them with a memory of the teacher's past embeddings instead (SOP, arXiv 2505.21533). "sop_patches"
             is SOP alone, with patches in the place of sparse tokens and nothing else. Both need `teacher_momentum`;
-            only they use the settings that follow.
+            only they use the settings that begin with "sop". "none" compares nothing, for a baseline alone.
         sop_memory_size: Number of the teacher's past cls embeddings in the memory.
         sop_num_tasks: Number of times that anchors are drawn from it in each step.
         sop_num_anchors: Number of anchors of a draw; half of them are kept.
@@ -108,6 +107,10 @@ class StellarConfig(PreTrainedConfig):
         sop_smoothing: Share of an anchor's own label that goes to the other anchors.
         sop_temp: Temperature of the student's distributions over the anchors.
         sop_teacher_temp: Temperature of the teacher's.
+        baseline_loss: Loss of lightly that is added, for comparison: "barlow_twins", "swav", "dino" (which needs
+            `teacher_momentum`) or "lejepa"; None for none. Its head has the sizes of a clustering head.
+        baseline_feature: What it compares: "pooled" is the mean of the sparse tokens, "cls" the global token.
+        baseline_weight: Weight of this loss.
 
     Raises:
         TypeError: if a field does not exist.
@@ -178,7 +181,7 @@ class StellarConfig(PreTrainedConfig):
     prototype_temp: float | int = 0.12
     matching_epsilon: float | int = 0.1
     matching_num_iters: int = 5
-    token_objective: Literal["prototypes", "sop", "sop_patches"] = "prototypes"
+    token_objective: Literal["prototypes", "sop", "sop_patches", "none"] = "prototypes"
     sop_memory_size: int = 65536
     sop_num_tasks: int = 4
     sop_num_anchors: int = 64
@@ -190,6 +193,9 @@ class StellarConfig(PreTrainedConfig):
     sop_smoothing: float | int = 0.1
     sop_temp: float | int = 0.1
     sop_teacher_temp: float | int = 0.04
+    baseline_loss: Literal["barlow_twins", "swav", "dino", "lejepa"] | None = None
+    baseline_feature: Literal["pooled", "cls"] = "pooled"
+    baseline_weight: float | int = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_fields(kwargs, type(self))
@@ -225,9 +231,9 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Returns the settings that are saved; those of SOP only where they are not the default."""
+        """Returns the settings that are saved; those of SOP and of baselines only where they are not the default."""
         content: dict[str, Any] = super().to_diff_dict()
-        is_default = {name: content.get(name) == getattr(type(self), name) for name in SOP_COUNTS + SOP_OTHERS}
+        is_default = {name: content.get(name) == getattr(type(self), name) for name in FIELDS_OF_OBJECTIVES}
         return {name: value for name, value in content.items() if not is_default.get(name)}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -348,51 +354,24 @@ class StellarConfig(PreTrainedConfig):
         """Raises ValueError unless switches and weights of pretraining are in range and fit each other."""
         if self.mask_ratio is not None and not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must be None (no masked views) or in [0, 1), got {self.mask_ratio}")
-        for name in ("focal_probability", "nested_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.focal_probability <= 1:
+            raise ValueError(f"focal_probability must be in [0, 1], got {self.focal_probability}")
+        if not 0 <= self.nested_dropout <= 1:
+            raise ValueError(f"nested_dropout must be in [0, 1], got {self.nested_dropout}")
+        if self.nested_dropout > 0 and self.num_sparse_tokens < 2:
+            raise ValueError("nested_dropout needs num_sparse_tokens of at least 2, got 1: set nested_dropout=0")
         for name in ("reconstruction_weight", "koleo_weight"):
             value = getattr(self, name)
             if value is not None and not value >= 0:  # `not`, because NaN is neither
                 raise ValueError(f"{name} must be at least 0, got {value}")
-        self._validate_sop_numbers()
-        if self.token_objective != "prototypes":
-            self._validate_sop_switches()
-        if self.use_local_views and not self.use_cls_head:
+        check_sop_numbers(self)
+        if self.token_objective.startswith("sop"):
+            check_sop_switches(self)
+        check_baseline_switches(self)
+        if self.use_local_views and not self.use_cls_head and self.token_objective != "none":
             raise ValueError(
                 "use_local_views=True needs use_cls_head=True, because local views are compared by their cls alone: "
                 "set use_local_views=False"
-            )
-
-    def _validate_sop_numbers(self) -> None:
-        for name in SOP_COUNTS:
-            count = getattr(self, name)
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-            check_limit("config_dimension", count, name)
-        for name in ("sop_temp", "sop_teacher_temp"):
-            value = getattr(self, name)
-            if not 0 < value <= MAX_FLOAT:  # `not`, because of NaN
-                raise ValueError(f"{name} must be above 0 and finite, got {value}")
-        if not 0 <= self.sop_smoothing <= 1:
-            raise ValueError(f"sop_smoothing must be in [0, 1], got {self.sop_smoothing}")
-
-    def _validate_sop_switches(self) -> None:
-        """Raises ValueError unless what SOP needs is on, and what excludes it is off."""
-        objective = f"token_objective={self.token_objective!r}"
-        if self.teacher_momentum is None:
-            raise ValueError(f"{objective} needs a teacher, whose embeddings it keeps: set teacher_momentum=0.996")
-        if not self.mask_ratio:
-            raise ValueError(f"{objective} needs masked views, got mask_ratio={self.mask_ratio}: set it to 0.3 or so")
-        if not self.use_cls_head:
-            raise ValueError(f"{objective} has one head for cls and tokens: set use_cls_head=True")
-        if self.use_global_align:
-            raise ValueError(f"{objective} excludes use_global_align, which is for prototypes: set it to False")
-        reconstructs = self.use_decoder and self.reconstruction_weight != 0
-        if self.token_objective == "sop_patches" and (reconstructs or self.koleo_weight or self.nested_dropout):
-            raise ValueError(
-                f"{objective} trains no sparse tokens, so it excludes reconstruction and KoLeo, and has no tokens to "
-                "order: set reconstruction_weight=0, koleo_weight=0 and nested_dropout=0"
             )
 
 

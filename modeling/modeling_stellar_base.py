@@ -52,6 +52,7 @@ PRETRAINING_KEYS = [
     r"^cls_clustering_head\.",
     r"^teacher\.",
     r"^tokenizer_encoder\.",
+    r"^baseline\.",
 ]
 
 

@@ -5,6 +5,7 @@ names. Functions of the rooms above register themselves as entry points of the g
 nothing here imports upwards.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -13,6 +14,8 @@ from typing import Any, Protocol, TypeVar, overload
 
 from torch import Tensor
 
+from .safe_text import did_you_mean, one_line
+
 registry: Any  # None if the library is not installed
 try:
     from stellar_hub import registry
@@ -20,6 +23,11 @@ except ImportError:
     registry = None
 
 REGISTERED = "stellar_hub.modeling"  # the group of entry points
+
+_PROCESSOR = "; pass processor=StellarImageProcessor.from_pretrained(NAME, {}=...), which decides it"
+# What options of other calls are in `extract`.
+_OTHER_WAYS = {name: _PROCESSOR.format(name) for name in ("image_size", "crop_size", "fit", "patch_size", "fill_value")}
+_OTHER_WAYS["device"] = "; it runs where the model is: call model.to(device) before"
 
 PathT = TypeVar("PathT", str, os.PathLike, str | os.PathLike, str | os.PathLike | None)
 
@@ -108,10 +116,16 @@ def extract_features(model: Any, source: Any, outputs: Any, **options: Any) -> I
 
     Raises:
         ImportError: if the library is not installed.
+        TypeError: if there is no such option.
     """
     extract = _registered("extract_features")
     if extract is None:
         raise ImportError("model.extract needs the library: pip install stellar_hub")
+    known = [name for name, each in inspect.signature(extract).parameters.items() if each.kind is each.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            hint = _OTHER_WAYS.get(name) or did_you_mean(name, known) or f"; it takes {', '.join(known)}"
+            raise TypeError(f"extract got an unexpected keyword argument {one_line(repr(name))}{hint}")
     batches: Iterator[ExtractedBatch] = extract(model, source, outputs, **options)
     return batches
 

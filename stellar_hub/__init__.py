@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         StellarModelOutput,
     )
     from stellar_hub.registry import list_models
+    from stellar_hub.store import FeatureStore
     from stellar_hub.training import StellarForPreTraining
 
 _HOME = {
+    "FeatureStore": "stellar_hub.store",
     "StellarConfig": "stellar_hub.modeling",
     "StellarEncoding": "stellar_hub.modeling",
     "StellarForPreTraining": "stellar_hub.training",
@@ -37,6 +39,7 @@ _HOME = {
 }
 
 __all__ = [
+    "FeatureStore",
     "StellarConfig",
     "StellarEncoding",
     "StellarForPreTraining",

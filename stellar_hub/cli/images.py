@@ -1,6 +1,7 @@
 """The images of a command: which files to read, where to write, and one run over all of them."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from stellar_hub.cli.messages import say, warn
 from stellar_hub.cli.targets import Job, check_targets, plan_names
 
 SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
+_ADDRESS = re.compile(r"(https?:|s3:|gs:|hf:|ftp:)/+(.*)")  # a path has one slash where an address has two
 APPLE_DOUBLE = b"\0\5\x16\7"  # the beginning of the file ._NAME that macOS puts beside NAME on other systems' disks
 
 
@@ -46,6 +48,9 @@ def plan_jobs(
     """
     for path in paths:  # before the imports below, which take seconds
         if not path.exists():
+            if address := _ADDRESS.match(str(path)):
+                shown = f"{address[1]}//{address[2]}"
+                raise FileNotFoundError(f"{shown} is an address, and images are not downloaded: download it first")
             raise FileNotFoundError(f"no such file or folder: {path}")
     _check_output(paths, output)
     found = _find_files(paths, output, other_suffixes)

@@ -10,7 +10,7 @@ from stellar_hub.cli.options import Debug
 
 @reports_errors
 def list_models(debug: Debug = False) -> None:
-    """List the pretrained models with size, license and architecture, and say which are on this machine.
+    """List the pretrained models with the size of their weights, and say which are on this machine.
 
     Example: stellar-hub list
     """
@@ -26,7 +26,7 @@ def list_models(debug: Debug = False) -> None:
 
     rows = [("name", "MB", "license", "model", "where")]
     for model in MODELS.values():
-        size = str(model.file.megabytes if model.file else round(folder_bytes(EMBEDDED_FOLDER / model.name) / 1e6))
+        size = str(model.file.megabytes if model.file else round(weights_bytes(EMBEDDED_FOLDER / model.name) / 1e6))
         rows.append((model.name, size, model.license, f"{model.architecture}: {model.notes}", place(model.file)))
     rows.append(("(tokenizer)", str(TOKENIZER.megabytes), TOKENIZER.license, "decodes for vq models", place(TOKENIZER)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -38,6 +38,6 @@ def list_models(debug: Debug = False) -> None:
         typer.echo("  ".join(cells).rstrip())
 
 
-def folder_bytes(folder: Path) -> int:
-    """Returns the size of the files in a folder in bytes."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+def weights_bytes(folder: Path) -> int:
+    """Returns the size of the files of weights in the folder of a model in bytes."""
+    return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stellar_hub.cli.errors import WrongUsage, wrong_usage
-from stellar_hub.cli.messages import announce_loading
+from stellar_hub.cli.messages import announce_loading, warn
 
 if TYPE_CHECKING:
     from stellar_hub.modeling import StellarImageProcessor, StellarModel
+
+MANY_PATCHES = 2**14  # of an image: on a CPU it takes minutes
 
 
 def open_model(
@@ -74,6 +76,13 @@ def check_image_size(
     check_multiples(name, processor.patch_size, image_size, option)
     with wrong_usage():
         StellarImageProcessor.from_pretrained(name, image_size=image_size, fit=fit)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    patches = height * width // processor.patch_size**2
+    if patches > MANY_PATCHES:
+        warn(
+            f"note: images of {height}x{width} pixels have {patches:,} patches, and the time for an image grows with "
+            "the square of this number"
+        )
 
 
 def check_multiples(name: str, patch_size: int, size: int | tuple[int, int], option: str = "--image-size") -> None:

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from stellar_hub.cli.errors import UsageError, WrongUsage
+from stellar_hub.cli.errors import UsageError, WrongUsage, wrong_usage
 
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,4})?")
+SMALL = 2**24  # pixels of an image that nothing limits
 OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps"}  # of other programs
 
 
@@ -30,16 +31,22 @@ def parse_image_size(text: str | None) -> int | tuple[int, int] | None:
     """Returns the value of `--image-size`: the side of a square, or `(height, width)`, in pixels, or None as given.
 
     Raises:
-        WrongUsage: if the text is neither a number nor two numbers with an "x" between them, or a number is 0.
+        WrongUsage: if the text is neither a number nor two numbers with an "x" between them, or a number is 0, or the
+            image would be larger than the limit.
     """
     if text is None:
         return None
-    match = re.fullmatch(r"([0-9]{1,6})(?:[xX]([0-9]{1,6}))?", text.strip())
+    match = re.fullmatch(r"([0-9]{1,18})(?:[xX]([0-9]{1,18}))?", text.strip())
     sides = [int(side) for side in match.groups() if side] if match else []
     if not sides or 0 in sides:
         raise WrongUsage(
             f"--image-size must be a side or HEIGHTxWIDTH in pixels, such as 448 or 224x448, got {text[:40]!r}"
         )
+    if sides[0] * sides[-1] > SMALL:
+        from stellar_hub.modeling.limits import check_limit  # its package takes a second to import
+
+        with wrong_usage():
+            check_limit("image_pixels", sides[0] * sides[-1], f"an image of --image-size {text.strip()}")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 

@@ -1,5 +1,6 @@
 """`stellar-hub push` uploads a model to the Hugging Face Hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -70,14 +71,22 @@ def push(
     logging.set_verbosity_error()  # the client prints each try to reach the Hub; its error says the same
     warn(f"asking the Hub for {repository}")
     done = push_model(network, repository, license=license, private=not public, dry_run=dry_run, replace=replace)
-    width = max(len(safe(name)) for name in done.files)
-    for name, size in done.files.items():
-        typer.echo(f"{safe(name):<{width}}  {_in_words(size):>9}")
+    lines = _lines_of_files(done.files)
+    width = max(map(len, lines))
+    for name, size in lines.items():
+        typer.echo(f"{name:<{width}}  {_in_words(size):>9}")
     total = f"{len(done.files)} files, {_in_words(sum(done.files.values()))}, license {license or known}"
     if dry_run:
         say(f"{total}, would be pushed to {done.url}; a new repository would be {'public' if public else 'private'}")
     else:
         say(f"{total}, pushed: {done.url}")
+
+
+def _lines_of_files(files: Mapping[str, int]) -> dict[str, int]:
+    """Returns the sizes in bytes of what is listed: each file by its name, and all files of code together."""
+    code = [size for name, size in files.items() if name.endswith(".py")]
+    lines = {safe(name): size for name, size in files.items() if not name.endswith(".py")}
+    return {**lines, f"*.py ({len(code)} files of the model's code)": sum(code)} if code else lines
 
 
 def _in_words(size: float) -> str:

@@ -189,7 +189,7 @@ def choose_recipe(
 
 
 def with_sources(recipe: "Recipe", data: Sequence[str], settings: Sequence[str]) -> tuple["Recipe", str | None]:
-    """Returns the recipe with sources of images, and a note if its `data.repeats` are for another number of them.
+    """Returns the recipe with sources of images, and a note if its `data.repeats` are for another number of several.
 
     Raises:
         ValueError: if the user sets `data.repeats` for another number of sources.
@@ -197,6 +197,10 @@ def with_sources(recipe: "Recipe", data: Sequence[str], settings: Sequence[str])
     repeats, note = recipe.data.repeats, None
     chosen_repeats = any("repeats" in setting.partition("=")[0] for setting in settings)
     if len(repeats) not in (0, len(data)) and not chosen_repeats:
-        note = f"note: data.repeats has {len(repeats)} numbers, but there are {len(data)} sources: each is used once"
+        if len(data) > 1:  # a single source is used once in any case
+            numbers = "1 number" if len(repeats) == 1 else f"{len(repeats)} numbers"
+            note = (
+                f"note: data.repeats of the recipe has {numbers}, but there are {len(data)} sources: each is used once"
+            )
         repeats = ()
     return recipe.with_values("data", sources=tuple(data), repeats=repeats), note

@@ -20,11 +20,10 @@ from stellar_hub.evaluation.protocols import (
     evaluate_linear,
     evaluate_reconstruction,
     evaluate_segmentation,
-    knn_accuracy,
-    knn_predict,
 )
 from stellar_hub.evaluation.report import Measurement, Report, write_report, write_scorecard
 from stellar_hub.evaluation.splits import Splits, prepare_splits
+from stellar_hub.measures import knn_accuracy, knn_predict
 
 __all__ = [
     "DiagnosticsProtocol",

@@ -27,6 +27,7 @@ from stellar_hub.features.preparation import (
 from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import FeatureBatch
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.modeling.safe_text import one_line
 
 
 def extract_features(
@@ -38,7 +39,7 @@ def extract_features(
     batch_size: int = 32,
     num_workers: int | None = None,
     precision: str = AUTO,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     decoder: str = PILLOW,
 ) -> Iterator[FeatureBatch]:
     """Computes the features of all images of a source, batch by batch and in its order; memory stays flat.
@@ -59,7 +60,7 @@ def extract_features(
             this process.
         precision: Precision of the computation: "float32" is the model's own dtype, "float16" and "bfloat16" use
             autocast. "auto" is bfloat16 on GPUs that have it and float32 elsewhere.
-        dtype: Floating dtype of the features.
+        dtype: Floating dtype of the features, such as `torch.float16` or "float16".
         decoder: What decodes JPEGs: "pillow" in the workers, or "torchvision" on the model's device. "auto" is Pillow
             on a CPU; a GPU measures which is faster.
 
@@ -71,6 +72,7 @@ def extract_features(
         TypeError: if the source is one image, or something else.
         ValueError: if the source has no images, or an argument does not fit.
     """
+    dtype = _floating_dtype(dtype)
     check_at_least("batch_size", batch_size, 1)
     check_at_least("num_workers", num_workers or 0, 0)
     backbone = as_backbone(model, processor)
@@ -96,6 +98,13 @@ def extract_features(
         batches = PreparedBatches(opened, backbone.processor, rows, keep_jpegs=on_device is not None)
     loader = batch_loader(batches, num_workers, pin_memory=encoder.on_gpu)
     return encoder.encode_all(loader if on_device is None else on_device.decode_all(loader))
+
+
+def _floating_dtype(dtype: Any) -> torch.dtype:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type such as 'float16', got {one_line(repr(dtype))}")
+    return found
 
 
 def _checked_source(source: Any) -> Any:

@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any, overload
 
 import torch
@@ -39,6 +41,11 @@ class ImageRecord:
     def status(self) -> str:
         """Either "ok" or "error"."""
         return "ok" if self.error is None else "error"
+
+    @property
+    def label(self) -> str:
+        """Name of the folder that the image lies in, which is its class in class folders; "" without a folder."""
+        return folder_of(self.image)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,6 +133,8 @@ def feature_of(what: str, features: Mapping[str, Tensor], name: str) -> Tensor:
         KeyError: if it is not there; the message has the names of those that are.
     """
     if name not in features:
+        if name == "label":
+            raise KeyError(f"the {what} has {', '.join(features)}; its label is in the record of a row: record.label")
         hint = did_you_mean(str(name), features) or ": name it in outputs"
         raise KeyError(f"the {what} has {', '.join(features)}, not {one_line(repr(name))}{hint}")
     return features[name]
@@ -183,6 +192,16 @@ def file_name(printed: str) -> str:
         return chr(int(digits, 16) + (0xDC00 if kind == "x" else 0))
 
     return _ESCAPED.sub(unescape, printed)
+
+
+def folder_of(image: str) -> str:
+    """Returns the name of the folder that an image lies in, or "" if its name has none."""
+    return _last_part(image.replace("\\\\", "/").rpartition("/")[0])
+
+
+@lru_cache(maxsize=4096)  # the images of a class lie in one folder
+def _last_part(folder: str) -> str:
+    return PurePosixPath(folder).name
 
 
 def named_once(line: str, name: str) -> str:

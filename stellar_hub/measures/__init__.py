@@ -11,6 +11,7 @@ from stellar_hub.measures.clustering import (
     prototype_use,
 )
 from stellar_hub.measures.image_quality import MAX_PSNR, frechet_distance, image_psnr, image_ssim, psnr, resize_like
+from stellar_hub.measures.neighbours import knn_accuracy, knn_predict, leave_one_out_accuracy, similarities, vote
 from stellar_hub.measures.regions import (
     UNLABELLED,
     argmax_regions,
@@ -66,6 +67,9 @@ __all__ = [
     "hungarian_iou",
     "image_psnr",
     "image_ssim",
+    "knn_accuracy",
+    "knn_predict",
+    "leave_one_out_accuracy",
     "map_shape",
     "mean_iou",
     "median_distance",
@@ -76,6 +80,7 @@ __all__ = [
     "psnr",
     "resize_like",
     "set_similarity",
+    "similarities",
     "singular_values",
     "threshold_regions",
     "to_pixels",
@@ -83,5 +88,6 @@ __all__ = [
     "token_stability",
     "uniformity",
     "vendi_score",
+    "vote",
     "without_rounding",
 ]

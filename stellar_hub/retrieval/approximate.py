@@ -16,7 +16,7 @@ from stellar_hub.extras import require
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import one_line
-from stellar_hub.retrieval.hits import Hits, unit_queries, unit_vectors
+from stellar_hub.retrieval.hits import Hits, check_store, unit_queries, unit_vectors
 from stellar_hub.retrieval.queries import as_features, spell_shape
 from stellar_hub.store import FeatureStore
 
@@ -69,6 +69,7 @@ def build_index(store: FeatureStore, output: str = "pooled", factory: str = "HNS
 
 
 def _filled_index(store: FeatureStore, output: str, factory: str) -> Any:
+    check_store(store)
     faiss = _faiss()
     shape = store.shape(output)
     try:
@@ -267,6 +268,7 @@ def _sample(store: FeatureStore, output: str, count: int) -> Tensor:
 
 def _origin(store: FeatureStore, output: str) -> dict[str, Any]:
     """Returns what an index and its store must have in common beside the content."""
+    check_store(store)
     return {
         "output": output,
         "shape": list(store.shape(output)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stellar_hub.modeling.input_checks import resolve_grid_size
-from stellar_hub.retrieval.hits import unit_queries, unit_vectors
+from stellar_hub.retrieval.hits import check_store, unit_queries, unit_vectors
 from stellar_hub.retrieval.queries import as_features, spell_shape
 from stellar_hub.store import FeatureStore
 
@@ -48,6 +48,7 @@ def search_concepts(
         TypeError: if the queries are not tokens.
         ValueError: if the queries do not fit.
     """
+    check_store(store)
     shape = store.shape("S")[1:]
     tokens = as_features(queries, shape)
     if tokens is None:

@@ -1,13 +1,15 @@
 """What every search shares: the hits it returns, the queries it takes, the store it reads, and its recall."""
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.progress import track
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.resume import MANY_ROWS
@@ -48,6 +50,14 @@ def best_hits(found: Hits, rows: Tensor, scores: Tensor, k: int) -> Hits:
     return Hits(all_rows.gather(1, order), all_scores.gather(1, order))
 
 
+def check_store(store: Any) -> None:
+    """Raises TypeError unless the argument `store` of a search is a store."""
+    if not isinstance(store, FeatureStore):
+        is_path = isinstance(store, str | os.PathLike)
+        hint = f": pass FeatureStore({one_line(repr(str(store)))})" if is_path else ""
+        raise TypeError(f"store must be a FeatureStore, got {type(store).__name__}{hint}")
+
+
 def unit_queries(queries: Tensor, shape: tuple[int, ...], k: int) -> Tensor:
     """Checks queries `(Q, *shape)` and scales them, as float32, to length 1 in the last dimension.
 
@@ -83,12 +93,13 @@ def unit_vectors(
     Yields:
         Rows, `(N,)`, and their features at length 1, `(N, ..., d)` float32.
     """
+    check_store(store)
     ok = store.ok
     starts = range(start, len(store), ROWS_AT_A_TIME)
     for first in track(starts, description, unit="part", enabled=bool(description) and len(store) >= MANY_ROWS):
         chunk = range(first, min(first + ROWS_AT_A_TIME, len(store)))
         kept = ok[chunk.start : chunk.stop]
-        vectors = store.read(output, chunk)[kept].float()
+        vectors = store._view(output, chunk)[kept].float()
         if len(vectors):
             yield kept.nonzero().flatten() + first, F.normalize(vectors, dim=-1)
 

@@ -38,7 +38,9 @@ def search_images(
         The nearest rows and their cosine similarities.
 
     Raises:
+        FileNotFoundError: if the path of an image does not exist.
         KeyError: if the store does not hold the output.
+        TypeError: if the store is not a `FeatureStore`, such as its path.
         ValueError: if the queries do not fit.
     """
     unit = unit_queries(as_queries(store, queries, output, model, load_model), store.shape(output), k)
@@ -96,7 +98,7 @@ def search_sets(
     candidates = search_images(store, tokens.float().mean(dim=1), max(k, num_candidates)).rows
     best = []
     for query, rows in zip(tokens.split(1), candidates.sort(dim=1).values, strict=True):
-        scores = set_similarity(query, store.read("S", rows), epsilon, num_iters, cost)
+        scores = set_similarity(query, store._view("S", rows), epsilon, num_iters, cost)
         best.append(best_hits(no_hits(1), rows, scores, k))
     return Hits(torch.cat([hits.rows for hits in best]), torch.cat([hits.scores for hits in best]))
 

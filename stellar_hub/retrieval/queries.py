@@ -14,7 +14,9 @@ from stellar_hub.features.backbones.stellar import as_backbone
 from stellar_hub.features.in_memory import extract_features
 from stellar_hub.features.rows import FeatureBatch, FeatureRow
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.modeling.image_loading import load_rgb
 from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.retrieval.hits import check_store
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.conversions import check_weights
 
@@ -52,10 +54,12 @@ def as_queries(
         load_model: Whether to load the model by the name in the store's manifest if there is none.
 
     Raises:
+        FileNotFoundError: if the path of an image does not exist.
         KeyError: if the store, or the row that is the query, does not hold the output.
-        TypeError: if the queries are something else.
+        TypeError: if the queries or the store are something else.
         ValueError: if an image cannot be read, no model is known, or it is not the model that made the store.
     """
+    check_store(store)
     shape = store.shape(output)
     if isinstance(queries, FeatureRow | FeatureBatch):
         queries = queries[output]
@@ -72,9 +76,10 @@ def as_queries(
     listed: Any = list(images)
     vectors = []
     for batch in extract_features(backbone, listed, [output], num_workers=0, precision=precision):
-        failed = next((record.error for record in batch.records if record.error is not None), None)
-        if failed is not None:
-            raise ValueError(failed)
+        for record in batch.records:
+            if record.error is not None:
+                load_rgb(listed[record.row])  # it raises its own error, such as FileNotFoundError
+                raise ValueError(record.error)
         vectors.append(batch[output])
     return torch.cat(vectors)
 

@@ -132,13 +132,14 @@ def packed_on_cpu(model: StellarModel) -> StellarModel:
     return model
 
 
-def completed(folder: Path, manifest: Manifest, now: str) -> list[str]:
+def completed(folder: Path, manifest: Manifest, now: str, retried: bool = False) -> list[str]:
     """Returns the lines about a complete store: its first rows with an error, and a summary.
 
     Args:
         folder: Folder of the store.
         manifest: Its manifest.
         now: What this run has done, in words.
+        retried: Whether this run has tried rows with an error again.
 
     Raises:
         ValueError: if every row has an error.
@@ -156,6 +157,8 @@ def completed(folder: Path, manifest: Manifest, now: str) -> list[str]:
     passing = index.num_passing()
     if passing:
         summary += f"; {passing} of them not the images' fault: try these again with --retry-errors"
+    elif not retried:
+        summary += "; --retry-errors tries them again"
     return [*(f"error: {line}" for line in named), summary]
 
 
@@ -171,7 +174,7 @@ def _summary(folder: Path, report: ExtractionReport) -> list[str]:
         now += f"; {spell_damaged(report.damaged)}"
     if report.manifest.counts is None:
         return [f"{folder}: {report.errors} with an error so far ({now}); other processes still work on their shards"]
-    return completed(folder, report.manifest, now)
+    return completed(folder, report.manifest, now, retried=report.num_retried > 0)
 
 
 def spell_damaged(damaged: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from stellar_hub.modeling.localization_maps import to_pil
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.index import records_to_table
 from stellar_hub.store.manifest import Manifest
-from stellar_hub.store.origin import folder_of
+from stellar_hub.store.reader import COLUMNS, LABEL, ROW
 from stellar_hub.store.row_selection import Rows, check_row, select_rows
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas
 
     from stellar_hub.store.feature_store import FeatureStore
-
-ROW, LABEL = "row", "label"  # names of columns that are not features
 
 DECODED_AT_A_TIME = 32  # images
 # Of each model that was hashed: the places and versions of its tensors, and the hash.
@@ -60,7 +58,7 @@ def decode_rows(store: "FeatureStore", rows: Sequence[int], model: StellarModel)
     images = []
     for start in range(0, len(rows), DECODED_AT_A_TIME):
         chosen = rows[start : start + DECODED_AT_A_TIME]
-        semantics, localization = (store.read(name, chosen).to(model.device, model.dtype) for name in ("S", "L"))
+        semantics, localization = (store._view(name, chosen).to(model.device, model.dtype) for name in ("S", "L"))
         with torch.inference_mode():
             decoded = model.decode(semantics, localization, grid_size=grid_size)
         images += [to_pil(image) for image in decoded.float().cpu()]
@@ -101,7 +99,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
         self.rows = torch.arange(len(store)) if with_errors else store.ok.nonzero().flatten()
         self.classes = list(store.classes)
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
-        self.targets: list[int] = _label_numbers(store, self.rows.tolist()).tolist()
+        self.targets: list[int] = store._class_numbers(self.rows.tolist())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -147,7 +145,7 @@ def to_datasets(
             for index, line in enumerate(lines):
                 if with_errors or line["status"] == "ok":
                     features = {name: batch[name][index].float().numpy() for name in names}
-                    yield {**line, LABEL: folder_of(line["image"]), **features}
+                    yield {**line, LABEL: batch.records[index].label, **features}
 
     # The cache recognizes a table by what the store holds and by what is read of it.
     identity = {"content": f"{store.manifest.plan} {store.digest} {','.join(names)} {with_errors}"}
@@ -163,12 +161,10 @@ def to_numpy(
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Returns features as arrays, as `FeatureStore.to_numpy` describes it."""
     chosen = select_rows(rows, len(store))
-    if isinstance(output, str):
-        return _column(store, output, chosen)
-    names = [name for name in output or () if name not in (ROW, LABEL)]
-    if output is None:
-        names = list(store.outputs)
-    return {name: _column(store, name, chosen) for name in (ROW, LABEL, *store.known_outputs(names))}
+    names = (output,) if isinstance(output, str) else (*COLUMNS, *store.known_outputs(output))
+    values = {name: store.read(name, chosen) for name in names}
+    arrays = {name: (each if name in COLUMNS else each.float()).numpy() for name, each in values.items()}
+    return arrays[output] if isinstance(output, str) else arrays
 
 
 def to_pandas(store: "FeatureStore", outputs: Sequence[str] | None, rows: Rows | None) -> "pandas.DataFrame":
@@ -177,21 +173,8 @@ def to_pandas(store: "FeatureStore", outputs: Sequence[str] | None, rows: Rows |
     chosen = select_rows(rows, len(store))
     records = store.records(chosen)
     columns: dict[str, Any] = records_to_table(records).to_pydict()
-    columns[LABEL] = [folder_of(record.image) for record in records]
+    columns[LABEL] = [record.label for record in records]
     for name in store.known_outputs(outputs):
         columns[name] = list(store.read(name, chosen).float().numpy())
     table: pandas.DataFrame = library.DataFrame(columns)
     return table
-
-
-def _column(store: "FeatureStore", name: str, rows: Sequence[int]) -> np.ndarray:
-    """Returns a feature of some rows, or their numbers, or the numbers of their classes."""
-    if name == ROW:
-        return np.asarray(rows, dtype=np.int64)
-    return _label_numbers(store, rows) if name == LABEL else store.read(name, rows).float().clone().numpy()
-
-
-def _label_numbers(store: "FeatureStore", rows: Sequence[int]) -> np.ndarray:
-    """Returns the place in `store.classes` of the label of each row, `(num_chosen,)` int64."""
-    numbers = {name: number for number, name in enumerate(store.classes)}
-    return np.array([numbers[store.labels[row]] for row in rows], dtype=np.int64)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -14,8 +13,8 @@ from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.progress import track
 from stellar_hub.store.files import check_shard, open_shard
 from stellar_hub.store.manifest import incompatibilities, shard_path
-from stellar_hub.store.origin import folder_of, open_named_source, stale_rows
-from stellar_hub.store.reader import StoreReader
+from stellar_hub.store.origin import open_named_source, stale_rows
+from stellar_hub.store.reader import COLUMNS, StoreReader
 from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, check_row, is_single
 
@@ -31,10 +30,11 @@ if TYPE_CHECKING:
 class FeatureStore(StoreReader):
     """The features that `stellar-hub extract` wrote: `store[7]`, `store[10:20]`, `store["pooled"]`, `len(store)`.
 
-    Iteration gives the rows, and `"pooled" in store` says whether the store has a feature. Row `i` is always image `i`
-    of the source. Features are memory-mapped and have the dtype of the store; features of quantized stores are float32.
-    Rows with an error are NaN. Wherever rows are given, they are numbers from 0 on, a slice, or a mask of booleans with
-    one value for each row of the store.
+    Iteration gives the rows, and `"pooled" in store` says whether the store has a feature. "label" and "row" are taken
+    wherever names of features are. Row `i` is always image `i` of the source. Features have the dtype of the store;
+    those of quantized stores are float32. They are copies, which may be changed in place; `batches` reads a store that
+    is larger than memory. Rows with an error are NaN. Wherever rows are given, they are numbers from 0 on, a slice, or
+    a mask of booleans with one value for each row of the store.
 
     Args:
         path: Folder of the store.
@@ -86,7 +86,7 @@ class FeatureStore(StoreReader):
         return FeatureRow(batch.records[0], {name: tensor[0] for name, tensor in batch.features.items()})
 
     def __contains__(self, output: object) -> bool:
-        return output in self.outputs
+        return output in self.outputs or output in COLUMNS
 
     def __iter__(self) -> Iterator[FeatureRow]:
         for batch in self.batches():
@@ -100,7 +100,7 @@ class FeatureStore(StoreReader):
         Args:
             batch_size: Number of rows per batch, at least 1. If all rows are read, a batch never reaches into the next
                 shard.
-            outputs: Names of the features to read; None takes all.
+            outputs: Names of the features to read, "row" and "label" among them; None takes all features.
             rows: Rows to read; None takes all.
 
         Raises:
@@ -109,24 +109,12 @@ class FeatureStore(StoreReader):
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        names = self.known_outputs(outputs)
+        columns = [name for name in COLUMNS if name in ([outputs] if isinstance(outputs, str) else outputs or ())]
+        names = (*columns, *self.known_outputs(outputs))
         numbers = range(self.manifest.num_shards)
         parts = [self.manifest.rows_of_shard(number) for number in numbers] if rows is None else [self._select(rows)]
         chunks = (part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size))
         return (FeatureBatch(self.records(each), {name: self.read(name, each) for name in names}) for each in chunks)
-
-    @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """For each row the name of the folder that its image lies in: the class of images in class folders."""
-        numbers = range(self.manifest.num_shards)
-        shown = track(numbers, "reading labels", unit="shard", enabled=len(self) >= MANY_ROWS)
-        parts = (self.records(self.manifest.rows_of_shard(number)) for number in shown)
-        return tuple(folder_of(record.image) for records in parts for record in records)
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:
-        """The names in `labels`, each once, in alphabetical order; a number for a class is a place in it."""
-        return tuple(sorted(set(self.labels)))
 
     def load_model(self) -> "StellarModel":
         """Loads the model that made the store, by the name in the manifest, and keeps it for `decode` and searches.

@@ -3,8 +3,6 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from stellar_hub.data.sources import ImageSource, open_sources
@@ -29,7 +27,7 @@ def open_named_source(
 ) -> ImageSource:
     """Opens the images of a store; the arguments and the errors are those of `FeatureStore.source`."""
     kept = store.manifest.source["names"]
-    shown = one_line(mask_secrets(str(list(kept))))
+    own_names = names is not None
     if names is None:
         if not kept:
             raise ValueError(
@@ -37,13 +35,19 @@ def open_named_source(
             )
         if not trust_names:
             raise ValueError(
-                f"{store.path} says that its images are {shown}: pass trust_names=True to open these names, or names "
-                "to open others"
+                f"{store.path} says that its images are {_spell_names(kept)}: pass trust_names=True to open these "
+                "names, or names to open others"
             )
         names = kept
     source = open_sources(names, root=root)
     if source.fingerprint() != store.manifest.source["fingerprint"]:
-        raise ValueError(f"the images of {store.path} have changed: {shown}")
+        if own_names:
+            made_of = _spell_names(kept) or "a source without a name"
+            raise ValueError(
+                f"the images of {_spell_names(names)} are not those of {store.path}, or have changed: there are "
+                f"{len(source):,}, and the store has {len(store):,} rows of {made_of}"
+            )
+        raise ValueError(f"the images of {store.path} have changed: {_spell_names(kept)}")
     changed = stale_rows(store, source) if verify else []
     if changed:
         raise ValueError(
@@ -51,6 +55,11 @@ def open_named_source(
             "of the files have changed"
         )
     return source
+
+
+def _spell_names(names: Sequence[str | os.PathLike[str]]) -> str:
+    each = [names] if isinstance(names, str | os.PathLike) else names
+    return one_line(mask_secrets(", ".join(map(str, each))))
 
 
 def stale_rows(store: "FeatureStore", source: ImageSource | None = None) -> list[str]:
@@ -75,16 +84,6 @@ def stale_rows(store: "FeatureStore", source: ImageSource | None = None) -> list
         if now is not None and now != kept:
             lines.append(f"{spell_rows(rows)} of {store.path} have features of images that have changed since")
     return lines
-
-
-def folder_of(image: str) -> str:
-    """Returns the name of the folder that an image lies in, or "" if its name has none."""
-    return _last_part(image.replace("\\\\", "/").rpartition("/")[0])
-
-
-@lru_cache(maxsize=4096)  # the images of a class lie in one folder
-def _last_part(folder: str) -> str:
-    return PurePosixPath(folder).name
 
 
 def _stamps_of_files(store: "FeatureStore", rows: range) -> str | None:

@@ -85,7 +85,7 @@ def extract_with_ray(
         lines.append(f"tried again: {work.num_failed} rows with an error, {recovered} have features now")
     now = f"{progress.rows} now, {progress.rows_per_second:.3g} rows/s"
     now += f"; {spell_damaged(source.damaged)}" if source.damaged else ""
-    return [*lines, *completed(command.output, plan, now)]
+    return [*lines, *completed(command.output, plan, now, retried=command.retry_errors)]
 
 
 @contextmanager

@@ -15,12 +15,15 @@ from stellar_hub.features.names import in_table_order
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import did_you_mean
+from stellar_hub.progress import track
 from stellar_hub.store.files import header_of, open_shard, open_shard_of
 from stellar_hub.store.index import StoreIndex
 from stellar_hub.store.manifest import INDEX, Manifest, shard_path, spell_rows
+from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, runs_of, select_rows
 from stellar_hub.store.tensor_format import SCALE, from_stored
 
+ROW, LABEL = COLUMNS = ("row", "label")  # names of numbers that are known for each row, beside the features
 MAX_OPEN = 32  # shards; each is an open file
 _REMEDY = "run the same extract command with --repair to extract only the damaged rows again"
 
@@ -93,26 +96,29 @@ class StoreReader:
                 f"output must be the name of one feature of {', '.join(self.outputs)}, got {type(output).__name__}"
             )
         if output not in self.outputs:
-            hint = did_you_mean(output, self.outputs) or ": extract it with --outputs into another folder"
+            hint = did_you_mean(output, {*self.outputs, *COLUMNS} - {output})
+            hint = hint or ("" if output in COLUMNS else ": extract it with --outputs into another folder")
             raise KeyError(f"{self.path} does not hold {one_line(repr(output))}, only {', '.join(self.outputs)}{hint}")
         return tuple(self.manifest.features["shapes"][output])
 
     def known_outputs(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
-        """Returns names of features, all of them for None; one name stands for itself.
+        """Returns names of features, all of them for None; one name stands for itself. "row" and "label" are left out.
 
         Raises:
             KeyError: if the store does not hold one.
         """
         names = self.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        names = tuple(name for name in names if name not in COLUMNS)
         for name in names:
             self.shape(name)
         return names
 
     def read(self, output: str | None = None, rows: Rows | None = None) -> Tensor:
-        """Returns one feature of some rows, `(num_chosen, ...)`; a range inside a shard is not copied.
+        """Returns one feature of some rows, `(num_chosen, ...)`, in memory of its own.
 
         Args:
-            output: Name of the feature. It may be left out if the store has only one.
+            output: Name of the feature. It may be left out if the store has only one. Or "row" or "label", which gives
+                row numbers, or places in `classes`, int64.
             rows: Rows to read; None takes all. Negative numbers are refused, because searches give -1 for a hit that
                 is missing.
 
@@ -127,12 +133,26 @@ class StoreReader:
             if len(self.outputs) > 1:
                 raise ValueError(f"name one feature to read: the store holds {', '.join(self.outputs)}")
             (output,) = self.outputs
+        if output in COLUMNS:
+            chosen = self._select(rows)
+            return torch.tensor(chosen if output == ROW else self._class_numbers(chosen), dtype=torch.int64)
+        parts = self._parts(output, rows)
+        # A part lies in the memory map of its shard: what a caller writes into it would be read again, by searches too.
+        return parts[0].clone() if len(parts) == 1 else torch.cat(parts)
+
+    def _view(self, output: str, rows: Rows | None = None) -> Tensor:
+        """Returns what `read` returns, without copying a range inside a shard: nothing may be written into it."""
+        parts = self._parts(output, rows)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _parts(self, output: str, rows: Rows | None) -> list[Tensor]:
+        """Returns one feature of some rows in parts, one for each range inside a shard; without rows, one empty part.
+
+        The errors are those of `read`.
+        """
         self.shape(output)
-        chosen = self._select(rows)
-        parts = [self._read_part(output, *place) for run in runs_of(chosen) for place in self._places(run)]
-        if parts:
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        return self.read(output, range(1))[:0]
+        places = [place for run in runs_of(self._select(rows)) for place in self._places(run)]
+        return [self._read_part(output, *place) for place in places or [(0, 0, 0)]]
 
     def records(self, rows: Rows | None = None) -> list[ImageRecord]:
         """Returns the records of some rows' images; None takes all rows.
@@ -153,13 +173,35 @@ class StoreReader:
             found.append(self._records[1][place])
         return found
 
-    @cached_property
+    @property
     def ok(self) -> Tensor:
         """Which rows have features, `(len(store),)` bool."""
+        return self._ok.clone()
+
+    @cached_property
+    def _ok(self) -> Tensor:
         try:
             return self._index.ok()
         except ValueError as error:
             raise ValueError(f"{error}; {_REMEDY}") from error
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """For each row the name of the folder that its image lies in: the class of images in class folders."""
+        numbers = range(self.manifest.num_shards)
+        shown = track(numbers, "reading labels", unit="shard", enabled=len(self) >= MANY_ROWS)
+        parts = (self.records(self.manifest.rows_of_shard(number)) for number in shown)
+        return tuple(record.label for records in parts for record in records)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names in `labels`, each once, in alphabetical order; a number for a class is a place in it."""
+        return tuple(sorted(set(self.labels)))
+
+    def _class_numbers(self, rows: Sequence[int]) -> list[int]:
+        """Returns the place in `classes` of the label of each row."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return [numbers[self.labels[row]] for row in rows]
 
     def _select(self, rows: Rows | None) -> Sequence[int]:
         return select_rows(rows, len(self))

@@ -8,7 +8,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.data.sources import StoredSource
+from stellar_hub.data.sources import StoredSource, open_sources
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import as_backbone
@@ -72,7 +72,7 @@ class ExtractionReport:
 
 def extract_to_store(
     model: StellarModel | Backbone,
-    source: StoredSource,
+    source: StoredSource | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
     options: ExtractionOptions | None = None,
     *,
@@ -92,11 +92,13 @@ def extract_to_store(
 
     Args:
         model: STELLAR model on its device, or a backbone as `open_backbone` opens it.
-        source: Source of images, as `open_source` or `open_sources` gives it.
+        source: Source of images, as `open_source` or `open_sources` gives it; or the name of one, such as a folder, or
+            a list of names, as `open_source` takes them.
         folder: Folder of the store; it is created if it does not exist.
         options: Options that decide the content of the store.
         processor: Processor that fits the images to one size; None takes the one that belongs to the model's size.
-        source_names: Names that `open_sources` opens the source by; the manifest keeps them.
+        source_names: Names that `open_sources` opens the source by; the manifest keeps them. A source that is given by
+            its name needs none.
         num_workers: Number of worker processes that read images. None takes the number of cores, at most 8; 0 reads in
             this process.
         repair: Whether to read everything that is there, and to extract damaged shards again.
@@ -114,6 +116,7 @@ def extract_to_store(
             the folder of the store and a folder of images do not lie apart.
     """
     pyarrow()  # before hours of work
+    source, source_names = _opened(source, source_names)
     check_source(source)
     check_apart(Path(folder), source, source_names)
     backbone = as_backbone(model, processor)
@@ -138,6 +141,14 @@ def extract_to_store(
         show_progress=show_progress,
     )
     return dataclasses.replace(report, decided=tuple(decided))
+
+
+def _opened(source: Any, names: Sequence[str]) -> tuple[StoredSource, Sequence[str]]:
+    """Returns a source, opened if it is given by its names, and its names."""
+    given = [source] if isinstance(source, str | os.PathLike) else source
+    if not (isinstance(given, list | tuple) and given and all(isinstance(each, str | os.PathLike) for each in given)):
+        return source, names
+    return open_sources(given), names or [os.fspath(each) for each in given]
 
 
 def fill_store(

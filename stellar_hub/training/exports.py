@@ -63,7 +63,8 @@ def export_model(
     final = output / MODEL_FOLDER
     for leftover in output.glob(f".{MODEL_FOLDER}*.part"):  # a killed run did not finish it
         shutil.rmtree(leftover, ignore_errors=True)
-    last = {name: value for name, value in (records[-1] if records else {}).items() if name != "step"}
+    # A line of the journal may have the numbers of a probe alone.
+    last = {name: value for record in records for name, value in record.items() if name != "step"}
     try:
         with replaced_folder(final) as part:
             carry_card(final, part)  # what a person wrote into it stays
@@ -107,6 +108,7 @@ def card_facts(run: Run, done: int) -> dict[str, object]:
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
         "computed with": describe_choices(run.recipe, run.stepper),
         "time": f"{seconds / 60:.1f} minutes" + (f" since step {run.start_step}" if run.start_step else ""),
+        "probes": None if run.probe is None or not run.probe.num_probes else f"{run.probe.share:.1%} of the time",
         "library": f"stellar_hub {__version__}, torch {torch.__version__}",
     }
 
@@ -120,7 +122,8 @@ def without_paths(recipe: Recipe) -> dict[str, dict[str, object]]:
     model, data = values["model"], values["data"]
     for key in ("init", "vqgan"):
         model[key] = without_folders(model[key])
-    data["root"] = without_folders(data["root"])
+    for key in ("root", "probe"):
+        data[key] = without_folders(data[key])
     data["sources"] = [without_folders(source) for source in data["sources"]]
     return values
 

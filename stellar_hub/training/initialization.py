@@ -110,7 +110,7 @@ def initialize_from_checkpoint(recipe: ModelRecipe) -> tuple[StellarForPreTraini
         model.copy_to_teacher()
     # The tokenizer's encoder gets its weights next.
     names = [part for part in OPTIONAL_PARTS if part in new and part != "tokenizer_encoder"]
-    heads = [part for part in names if getattr(model, part) is not None]
+    heads = [part for part in names if getattr(model, part) is not None and part not in source.newly_initialized]
     if heads:
         logger.warning("%s: %s do not fit model.config and start with new weights", recipe.init, ", ".join(heads))
     return model, new

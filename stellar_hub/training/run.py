@@ -38,8 +38,11 @@ from stellar_hub.training.checkpoints.run_state import load_run
 from stellar_hub.training.crop_placement import choose_crop_placement
 from stellar_hub.training.initialization import initialize, initialize_resumed
 from stellar_hub.training.model import StellarForPreTraining
+from stellar_hub.training.model.baselines import require_lightly
 from stellar_hub.training.monitoring.journal import Journal
 from stellar_hub.training.monitoring.previews import fixed_images
+from stellar_hub.training.monitoring.probe_images import build_probe, open_probe
+from stellar_hub.training.monitoring.probes import Probe
 from stellar_hub.training.recipes.files import save_recipe, to_dict
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.sharding import is_sharded, shard_if_launched
@@ -147,6 +150,7 @@ class Run:
         start_step: Number of steps that were done before.
         fixed_images: Images of the previews, `(N, 3, H, W)`.
         notes: Lines to show at the start.
+        probe: Images of the probes, in the main process; None in a run without probes.
         started: Time at which this process began, in seconds of `time.monotonic`.
     """
 
@@ -159,6 +163,7 @@ class Run:
     start_step: int
     fixed_images: Tensor
     notes: list[str]
+    probe: Probe | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -217,7 +222,7 @@ def build_run(
     Raises:
         OSError: if a folder, checkpoint or weight file cannot be read, or `output` holds a run that is not resumed.
         ValueError: if the recipe does not fit model, data or number of processes, or a checkpoint is of another run.
-        ImportError: if a tracker is not installed.
+        ImportError: if a tracker is not installed, or lightly for a baseline.
     """
     folder = RunFolder(Path(output), recipe.run.keep_checkpoints)
     try:
@@ -237,8 +242,11 @@ def _build_in(
     """Builds a run in a folder; see `build_run`."""
     if holds_run(folder.path, folder.checkpoints):  # a folder of something else stays as it is until the run begins
         folder.lock()
+    if recipe.model.config.get("baseline_loss") is not None:
+        require_lightly(recipe.model.config["baseline_loss"])  # before the images are listed
     start, start_notes = find_start(folder.path, resume, folder.checkpoints)
     source = open_images(recipe.data.sources, recipe.data.repeats, recipe.data.root)
+    labelled = open_probe(recipe)
     accelerator = build_accelerator(recipe.run, folder.path, cpu)
     set_seed(recipe.run.seed)
     # A checkpoint has its own weights: what the run was initialized from may be gone by now.
@@ -266,8 +274,10 @@ def _build_in(
         start_step=state["step"],
         fixed_images=fixed_images(source, model.config),
         notes=[],
+        probe=build_probe(recipe, labelled, source, model.config, accelerator),
     )
     notes = [*start_notes, *change_notes(state.get("stamps"), stamps), *source_notes(source)]
+    notes += run.probe.notes if run.probe is not None else []
     run.notes.extend([*notes_at_start(run, reference_batch_size), *step_notes, *crop_notes])
     run.notes.extend(f"note: {note}" for note in [*notes, *folder.begin(recipe, run.start_step, accelerator)])
     if recipe.run.trackers:

@@ -16,6 +16,7 @@ from stellar_hub.training.batches import num_data_workers, num_local_processes
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
 from stellar_hub.training.checkpoints.run_folder import check_space
 from stellar_hub.training.model import StellarForPreTraining
+from stellar_hub.training.model.baselines import check_baseline
 from stellar_hub.training.model.sop_parts import check_memories
 from stellar_hub.training.recipes.sections import Recipe, RunRecipe, config_fields
 from stellar_hub.training.sharding import USE_FSDP2, fsdp_plugin
@@ -120,11 +121,13 @@ def resolve_recipe(recipe: Recipe, config: StellarConfig) -> Recipe:
     """Returns the recipe with the values that follow from the model: sizes of views, and the whole configuration.
 
     Raises:
-        ValueError: if a side is not a multiple of the patch size, there are too few global views, or a memory of SOP is
-            smaller than what is drawn from it or than the batch.
+        ValueError: if a side is not a multiple of the patch size, there are too few views or images for a term, or a
+            memory of SOP is smaller than what is drawn from it or than the batch.
     """
     check_memories(config, recipe.optimization.batch_size)
     recipe = resolve_sizes(recipe, config)
+    data = recipe.data
+    check_baseline(config, data.num_global_views, data.num_local_views, recipe.optimization.batch_size)
     values = config.to_dict()
     own = {name: values[name] for name in config_fields()}
     return recipe.with_values("model", config=own)
@@ -214,6 +217,8 @@ def warnings_at_start(
         )
     if num_images is not None and num_images < batch:
         found.append(f"there are {num_images} images for a batch of {batch}, so some come more than once in a batch")
+    if recipe.data.probe is not None and not recipe.run.probe_every:
+        found.append("data.probe is not used, as run.probe_every is 0")
     workers, local = num_data_workers(recipe, num_processes), num_local_processes(num_processes)
     if workers * local > max(num_cores(), local):
         found.append(f"{local} processes have {workers} data workers each, but there are {num_cores()} cores")

@@ -179,7 +179,8 @@ def capture_obstacle(recipe: Recipe, stepper: Stepper) -> str | None:
     obstacles = {
         "it needs a CUDA device": accelerator.device.type != "cuda",
         "several processes exchange gradients": accelerator.num_processes > 1 or is_sharded(stepper.model),
-        "SOP draws other anchors in each step": stepper.model.config.token_objective != "prototypes",
+        "SOP draws other anchors in each step": stepper.model.config.token_objective.startswith("sop"),
+        "LeJEPA draws other directions in each step": stepper.model.config.baseline_loss == "lejepa",
         "the gradients of several batches are added": recipe.optimization.gradient_accumulation_steps > 1,
         "fp16 scales its gradients": accelerator.scaler is not None,
         "gradient checkpointing looks at the state of random numbers": recipe.run.gradient_checkpointing,

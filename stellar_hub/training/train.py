@@ -148,7 +148,7 @@ def timed(groups: Iterator[list[dict[str, Any]]]) -> Iterator[tuple[list[dict[st
 
 
 def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, waited: float, started: float) -> None:
-    """Writes journal, preview, checkpoint and export, each when it is due after `done` steps."""
+    """Writes journal, probe, preview, checkpoint and export, each when it is due after `done` steps."""
     settings = run.recipe.run
     values: dict[str, float] = {}
     if is_due(done, settings.log_every, run.num_steps):
@@ -156,10 +156,12 @@ def after_step(run: Run, progress: RunProgress, done: int, result: StepResult, w
     if values or run.accelerator.num_processes == 1:
         run.skipped.share()
     facts = progress.update(done, values, waited, time.perf_counter() - started)
+    probed = probe(run, progress, done, time.perf_counter() - started)
+    values = (values | facts if values else {}) | probed
     if values and run.is_main:
-        run.folder.journal.write(done, values | facts)
+        run.folder.journal.write(done, values)
         if settings.trackers:
-            run.accelerator.log(values | facts, step=done)
+            run.accelerator.log(values, step=done)
     if done % settings.save_every == 0 and done < run.num_steps:  # first, so that a disk that fills up costs no steps
         save(run, done, result)
     if settings.preview_every and done % settings.preview_every == 0:
@@ -179,11 +181,31 @@ def measure(run: Run, result: StepResult) -> dict[str, float]:
     names = list(result.losses)
     losses = run.accelerator.reduce(torch.stack([result.losses[name] for name in names]), reduction="mean")
     values = dict(zip(names, losses.tolist(), strict=True))
-    result.output.mean_assignment = run.accelerator.reduce(result.output.mean_assignment, reduction="mean")
+    if result.output.mean_assignment is not None:
+        result.output.mean_assignment = run.accelerator.reduce(result.output.mean_assignment, reduction="mean")
     if run.is_main:
         values |= collapse_meters(result.output)
     values["gradient_norm"] = float(result.gradient_norm)
     values["learning_rate"] = max(group["lr"] for group in run.stepper.optimizer.param_groups)
+    return values
+
+
+def probe(run: Run, progress: RunProgress, done: int, step_seconds: float) -> dict[str, float]:
+    """Measures the probe if it is due after `done` steps. All processes call it; the main one measures.
+
+    Others wait for it at their next exchange, as for a preview; a probe gives up before they would wait too long.
+    """
+    if run.probe is None:
+        return {}
+    run.probe.note_step(step_seconds)
+    if not is_due(done, run.recipe.run.probe_every, run.num_steps):
+        return {}
+    model = inference_model(run.model, run.is_main)
+    if model is None:
+        return {}
+    values = run.probe.measure(model, autocast=run.accelerator.autocast())
+    for line in run.probe.lines(done, values):
+        progress.note(line)
     return values
 
 

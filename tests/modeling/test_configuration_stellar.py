@@ -202,6 +202,7 @@ class TestValidation:
             ({"koleo_weight": float("nan")}, "koleo_weight must be at least 0, got nan"),
             ({"nested_dropout": 1.5}, r"nested_dropout .*\[0, 1\], got 1\.5"),
             ({"nested_dropout": float("nan")}, r"nested_dropout .*\[0, 1\], got nan"),
+            ({"nested_dropout": 0.5, "num_sparse_tokens": 1}, "num_sparse_tokens of at least 2"),
             ({"use_cls_head": False}, "use_cls_head=True, .* use_local_views=False"),
         ],
     )

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb, own_name
+from stellar_hub.modeling.image_loading import NOT_THE_IMAGES_FAULT, is_passing_fault, load_rgb, own_name, read_encoded
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import regular_file
 from stellar_hub.modeling.safe_text import escape_control, one_line
@@ -154,6 +154,8 @@ def check_file(image: ImageItem) -> None:
         try:
             size = regular_file(image).stat().st_size
         except FileNotFoundError:
+            if isinstance(image, str):
+                read_encoded(image)  # its error says whether this is an address
             raise FileNotFoundError(f"no such image file: {name}") from None
     check_limit("image_bytes", size, name)
 

@@ -4,7 +4,7 @@ Tensor functions that only one protocol uses are here too. What several protocol
 """
 
 from stellar_hub.evaluation.protocols.diagnostics import DiagnosticsProtocol, evaluate_diagnostics
-from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn, knn_accuracy, knn_predict
+from stellar_hub.evaluation.protocols.knn import KnnProtocol, evaluate_knn
 from stellar_hub.evaluation.protocols.linear import LinearProtocol, evaluate_linear
 from stellar_hub.evaluation.protocols.reconstruction import ReconstructionProtocol, evaluate_reconstruction
 from stellar_hub.evaluation.protocols.scorecard import ScorecardProtocol, evaluate_all
@@ -23,6 +23,4 @@ __all__ = [
     "evaluate_linear",
     "evaluate_reconstruction",
     "evaluate_segmentation",
-    "knn_accuracy",
-    "knn_predict",
 ]

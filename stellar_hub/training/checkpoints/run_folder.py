@@ -15,7 +15,7 @@ RECIPE_FILE = "recipe.yaml"
 CHECKPOINTS_FOLDER = "checkpoints"
 PREVIEWS_FOLDER = "previews"
 # What names of fields that came with a later release begin with.
-LATER_FIELDS = ("token_objective", "sop_", "nested_dropout")
+LATER_FIELDS = ("token_objective", "sop_", "baseline_", "nested_dropout")
 
 
 def find_start(

@@ -1,7 +1,7 @@
 """STELLAR for pretraining: the model, clustering heads, the EMA teacher and the tokenizer's encoder.
 
-One forward computes the whole objective. Its terms are in `terms.py`, the targets they use in `targets.py`, and SOP in
-`sop_terms.py`.
+One forward computes the whole objective. Its terms are in `terms.py`, the targets they use in `targets.py`, SOP in
+`sop_terms.py`, and the baselines in `baseline_terms.py`.
 """
 
 import logging
@@ -16,10 +16,11 @@ from transformers.utils import ModelOutput
 from stellar_hub.measures import Prototypes
 from stellar_hub.modeling import StellarConfig, StellarModel, StellarPreTrainedModel
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
+from stellar_hub.training.model.baseline_terms import baseline_facts, objective
+from stellar_hub.training.model.baselines import Baseline
 from stellar_hub.training.model.memory import EmbeddingMemory
 from stellar_hub.training.model.ordered_tokens import resolve_num_tokens
 from stellar_hub.training.model.sop_parts import SopHead
-from stellar_hub.training.model.sop_terms import OBJECTIVES
 from stellar_hub.training.model.targets import StellarTeacher, build_clustering_head, has_cls_head
 from stellar_hub.training.model.terms import reconstruction_weight
 from stellar_hub.training.model.views import check_views, draw_kept_patches
@@ -28,7 +29,7 @@ from stellar_hub.training.objectives.prototype_loss import ProductPrecision
 logger = logging.getLogger(__name__)
 
 # Parts that a checkpoint made for inference lacks. Such a checkpoint loads, and these parts get new weights.
-OPTIONAL_PARTS = ("clustering_head", "cls_clustering_head", "teacher", "tokenizer_encoder")
+OPTIONAL_PARTS = ("clustering_head", "cls_clustering_head", "teacher", "tokenizer_encoder", "baseline")
 
 
 @dataclass
@@ -58,6 +59,10 @@ class StellarPreTrainingOutput(ModelOutput):
         anchors: SOP's anchors of cls that were drawn first, past embeddings of the teacher's, `(A, p)`.
         new_cls_rows: The teacher's embeddings of cls that `write_memories` writes, `(B, p)`; SOP alone.
         new_token_rows: The teacher's embeddings of one token or patch of each image, `(B, p)`, for the same.
+        baseline_loss: Loss of the baseline, `config.baseline_loss`; before its weight.
+        projections: Outputs of the baseline's head for global view 0, `(B, outputs)`, for SwAV and DINO as
+            distributions over prototypes; None without a baseline.
+        new_center: DINO's center that `write_memories` writes, `(1, 1, K)`; DINO alone.
     """
 
     loss: Tensor | None = None
@@ -76,6 +81,9 @@ class StellarPreTrainingOutput(ModelOutput):
     anchors: Tensor | None = None
     new_cls_rows: Tensor | None = None
     new_token_rows: Tensor | None = None
+    baseline_loss: Tensor | None = None
+    projections: Tensor | None = None
+    new_center: Tensor | None = None
 
 
 class StellarForPreTraining(StellarPreTrainedModel):
@@ -99,10 +107,14 @@ class StellarForPreTraining(StellarPreTrainedModel):
         self.cls_clustering_head = build_clustering_head(config) if has_cls_head(config) else None
         self.teacher = StellarTeacher(config) if config.teacher_momentum is not None else None
         needs_codes = self.reconstruction_weight > 0 and config.reconstruction_head == "vq"
+        # CODEPATH: a loss of lightly's to compare with; it is a switch of the configuration.
+        self.baseline = Baseline(config) if config.baseline_loss is not None else None
         self.tokenizer_encoder = MaskGitVQGANEncoder(config) if needs_codes and config.use_tokenizer else None
         self.prototype_precision: ProductPrecision = "fp32"
         self.newly_initialized: tuple[str, ...] = OPTIONAL_PARTS
         self.post_init()
+        if self.baseline is not None:
+            self.baseline.initialize()
         self.freeze_untrained()
         self.copy_to_teacher()
 
@@ -117,7 +129,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
     ) -> StellarPreTrainingOutput:
         """Computes the objective of one batch. It is deterministic given its inputs, and changes no state.
 
-        A model that is trained with SOP needs `write_memories` afterwards.
+        A model that is trained with SOP or DINO needs `write_memories` afterwards.
 
         Args:
             pixel_values: Global view 0 before photometric augmentation, `(B, 3, H, W)`, floats in [0, 1] or uint8.
@@ -126,7 +138,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
             local_views: Local views, `(B, V', 3, h, w)`; ignored where `config.use_local_views` is off.
             kept_patches: Indices of the patches that each masked view keeps, `(B V, kept)`, view index fastest; None
                 draws them.
-            generator: Source on the CPU of SOP's anchors, equal in all processes; None uses torch's global one.
+            generator: Source on the CPU of SOP's anchors and LeJEPA's directions, equal in all processes; None uses
+                torch's global one.
             num_tokens: Number of tokens that each image keeps, `(B,)` int64; None draws them. It is ignored where
                 `config.nested_dropout` is 0.
 
@@ -144,19 +157,21 @@ class StellarForPreTraining(StellarPreTrainedModel):
             views = global_views.flatten(0, 1)
             kept_patches = self.draw_kept_patches(views.shape[0], *views.shape[-2:], device=views.device)
         num_tokens = resolve_num_tokens(self.config, num_tokens, pixel_values)
-        make_batch, terms = OBJECTIVES[self.config.token_objective]
+        make_batch, terms = objective(self.config)
         batch = make_batch(self, pixel_values, global_views, local_views, kept_patches, generator, num_tokens)
         values = {term.name: term.compute(batch) for term in terms}
         losses = {name: value for name, value in values.items() if value is not None}
         weights = {term.name: term.weight(self.config) for term in terms}
         loss: Any = sum(weights[name] * value for name, value in losses.items())
-        return StellarPreTrainingOutput(loss=loss, **losses, **batch.facts())
+        return StellarPreTrainingOutput(loss=loss, **losses, **batch.facts(), **baseline_facts(batch))
 
     def write_memories(self, output: StellarPreTrainingOutput) -> None:
-        """Writes the teacher's embeddings of a batch into SOP's memories; without SOP it does nothing.
+        """Writes the teacher's embeddings of a batch into SOP's memories, and DINO's center; others have neither.
 
         The loop calls it after each forward, in all processes at once: the memories take the rows of all of them.
         """
+        if self.baseline is not None:
+            self.baseline.write_center(output.new_center)
         teacher = self.teacher
         if teacher is None or teacher.cls_memory is None or teacher.token_memory is None:
             return
@@ -219,6 +234,7 @@ class StellarForPreTraining(StellarPreTrainedModel):
             "encoder": self.stellar.encoder,
             "clustering_head": self.clustering_head,
             "cls_clustering_head": self.cls_clustering_head,
+            "baseline_head": None if self.baseline is None else self.baseline.head,
         }
 
     def freeze_untrained(self) -> None:
@@ -270,6 +286,8 @@ class StellarForPreTraining(StellarPreTrainedModel):
         info["missing_keys"] = missing
         super()._check_loading(model, info, name, tolerate_shapes)
         model.newly_initialized = tuple(new)
+        if "baseline" in new:
+            model.baseline.initialize()
         if "teacher" in new:
             model.copy_to_teacher()
         if new:

@@ -27,7 +27,7 @@ def draw_num_tokens(
 
     Args:
         shape: Shape of the result.
-        max_tokens: Number of tokens of an image, at least 1.
+        max_tokens: Number of tokens of an image, at least 2.
         nested_dropout: Share of the images that are cut, in [0, 1].
         generator: Source of the random numbers; None uses torch's global one.
         device: Device of the draws and of the result.
@@ -35,7 +35,7 @@ def draw_num_tokens(
     Returns:
         Numbers from 1 to `max_tokens`, int64.
     """
-    num_powers = max(1, (max_tokens - 1).bit_length())
+    num_powers = (max_tokens - 1).bit_length()
     exponent = torch.randint(num_powers, shape, generator=generator, device=device)
     is_cut = torch.rand(shape, generator=generator, device=device) < nested_dropout
     return torch.where(is_cut, 2**exponent, max_tokens)
@@ -78,21 +78,6 @@ def resolve_num_tokens(config: StellarConfig, num_tokens: Tensor | None, pixel_v
 def prefix_mask(num_tokens: Tensor, max_tokens: int) -> Tensor:
     """Returns which tokens are kept, booleans `(B, r)`, for the number of each image, `(B,)`."""
     return torch.arange(max_tokens, device=num_tokens.device) < num_tokens[:, None]
-
-
-def first_tokens(embeddings: Tensor, rows: Tensor, num_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the embeddings of the tokens that are kept, one below the other, and the row of each one's target.
-
-    Args:
-        embeddings: Embeddings of all tokens, `(B V, r, p)`.
-        rows: Row of each one's target, `(B V r,)`.
-        num_tokens: Number of tokens that each image keeps, `(B,)`; None for all.
-    """
-    flat = embeddings.flatten(0, 1)
-    if num_tokens is None:
-        return flat, rows
-    kept = prefix_rows(num_tokens, *embeddings.shape[:2])
-    return flat[kept], rows[kept]
 
 
 def prefix_rows(num_tokens: Tensor, num_views: int, max_tokens: int) -> Tensor:

@@ -45,7 +45,7 @@ def build_memories(config: StellarConfig) -> tuple[EmbeddingMemory | None, Embed
     Raises:
         ValueError: if a memory is too small for the anchors that are drawn from it.
     """
-    if config.token_objective == "prototypes":
+    if not config.token_objective.startswith("sop"):
         return None, None
     check_memories(config)
     width = config.prototype_dim
@@ -63,7 +63,7 @@ def check_memories(config: StellarConfig, global_batch_size: int = 1) -> None:
         ValueError: if a memory is too small for its anchors and their neighbours, or for the batch; the message names
             the settings.
     """
-    if config.token_objective == "prototypes":
+    if not config.token_objective.startswith("sop"):
         return
     for what, (memory, anchors, supports) in {
         "cls": ("sop_memory_size", "sop_num_anchors", "sop_num_supports"),

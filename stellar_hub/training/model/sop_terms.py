@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stellar_hub.training.model.memory import draw_one_of_each
-from stellar_hub.training.model.ordered_tokens import first_tokens
+from stellar_hub.training.model.ordered_tokens import prefix_rows
 from stellar_hub.training.model.targets import matched_rows
 from stellar_hub.training.model.terms import (
     TERMS,
@@ -88,9 +88,8 @@ class SopBatch(ObjectiveBatch):
         """The student's embeddings of cls, `(B, p)` for each masked and then for each local view."""
         assert self.masked_views is not None, "SOP has masked views"
         encoded = [(self.masked_views, self.global_views.shape[1])]
-        if self.local_views is not None:
-            local = encode_views(self.model.stellar.encoder, self.local_views.flatten(0, 1))
-            encoded.append((local, self.local_views.shape[1]))
+        if self.encoded_local is not None and self.local_views is not None:
+            encoded.append((self.encoded_local, self.local_views.shape[1]))
         embed = self.model.clustering_head
         return [view for views, count in encoded for view in embed(views.cls_token).unflatten(0, (-1, count)).unbind(1)]
 
@@ -112,7 +111,10 @@ class SopBatch(ObjectiveBatch):
     def token_loss(self) -> Tensor:
         """Returns the loss of the masked views' tokens against the teacher's that they are matched to."""
         temperature = float(self.config.sop_temp)
-        embeddings, rows = first_tokens(self.student_tokens, self.target_rows, self.num_tokens)
+        embeddings, rows = self.student_tokens.flatten(0, 1), self.target_rows
+        if self.num_tokens is not None:
+            kept = prefix_rows(self.num_tokens, *self.student_tokens.shape[:2])
+            embeddings, rows = embeddings[kept], rows[kept]
         return sop_loss(embeddings, *self.token_task, self.token_distribution, temperature, rows)
 
     @torch.no_grad()

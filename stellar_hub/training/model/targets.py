@@ -14,13 +14,19 @@ from stellar_hub.matching import match_tokens
 from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.encoder_stellar import StellarEncoder
+from stellar_hub.training.model.baselines import BaselineHead
 from stellar_hub.training.model.sop_parts import SopHead, build_memories
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import prototype_scores, sinkhorn_assign
 
 
 def build_clustering_head(config: StellarConfig) -> Any:
-    """Builds the clustering head of a configuration, a `ClusteringHead` or SOP's; the model initializes its weights."""
+    """Builds the clustering head of a configuration, a `ClusteringHead`, SOP's, or None for a baseline alone.
+
+    The model initializes its weights.
+    """
+    if config.token_objective == "none":
+        return None
     if config.token_objective != "prototypes":
         return SopHead(config)
     return ClusteringHead(config.hidden_size, config.prototype_hidden_size, config.prototype_dim, config.num_prototypes)
@@ -49,6 +55,8 @@ class StellarTeacher(nn.Module):
         self.cls_clustering_head = build_clustering_head(config) if has_cls_head(config) else None
         # CODEPATH: memories of its embeddings, for SOP alone.
         self.cls_memory, self.token_memory = build_memories(config)
+        # CODEPATH: the teacher's own head of a baseline, for DINO alone.
+        self.baseline_head = BaselineHead(config) if config.baseline_loss == "dino" else None
 
     @torch.no_grad()
     def follow(self, student: Mapping[str, Any], momentum: float) -> None:
@@ -65,7 +73,11 @@ class StellarTeacher(nn.Module):
             if parameters:  # a memory has none
                 mine += parameters
                 theirs += student[name].parameters()
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+        if momentum == 0:  # also where weights that were not loaded are still NaN
+            for own, other in zip(mine, theirs, strict=True):
+                own.copy_(other)
+        else:
+            torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
 
 def cosine_momentum(start: float, progress: float) -> float:

@@ -18,7 +18,7 @@ from stellar_hub.measures import ClusteringHead
 from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.modeling.factorization import low_rank_product, renormalize
 from stellar_hub.modeling.maskgit_vqgan import MaskGitVQGANEncoder
-from stellar_hub.training.model.ordered_tokens import first_tokens, prefix_mask
+from stellar_hub.training.model.ordered_tokens import prefix_mask, prefix_rows
 from stellar_hub.training.model.targets import StellarTeacher, Targets, build_targets, matched_rows, teacher_targets
 from stellar_hub.training.model.views import EncodedViews, encode_views
 from stellar_hub.training.objectives import code_loss, koleo_loss, pixel_loss, prototype_loss, target_codes
@@ -35,6 +35,7 @@ class PretrainingModules(Protocol):
     clustering_head: Any  # a ClusteringHead, or a SopHead
     cls_clustering_head: ClusteringHead | None
     teacher: StellarTeacher | None
+    baseline: Any  # a Baseline, or None
     tokenizer_encoder: MaskGitVQGANEncoder | None
     prototype_precision: ProductPrecision
 
@@ -90,8 +91,8 @@ class ObjectiveBatch:
         self.global_views = global_views
         self.local_views = local_views if model.config.use_local_views else None
         self.kept_patches = kept_patches
-        self.num_tokens = num_tokens
         self.generator = generator
+        self.num_tokens = num_tokens
         self._encode()
 
     def _encode(self) -> None:
@@ -139,6 +140,18 @@ class ObjectiveBatch:
         if self.masked_views is None:
             return None
         return Prediction(self.masked_views, self.model.clustering_head(self.masked_views.tokens), self.targets)
+
+    @cached_property
+    def encoded_local(self) -> EncodedViews | None:
+        """The encoding of all local views, `B V'` of them; None without local views."""
+        if self.local_views is None:
+            return None
+        return encode_views(self.model.stellar.encoder, self.local_views.flatten(0, 1))
+
+    @cached_property
+    def baseline(self) -> Any:
+        """What the model's baseline makes of the batch, a `BaselineResult`; None without one."""
+        return None if self.model.baseline is None else self.model.baseline.measure(self)
 
     @cached_property
     def localization(self) -> Tensor:
@@ -199,7 +212,10 @@ def token_loss(
 
     With `num_tokens`, `(B,)`, it is that of the first tokens of each image.
     """
-    embeddings, rows = first_tokens(prediction.embeddings, target_rows(prediction, config, matched), num_tokens)
+    embeddings, rows = prediction.embeddings.flatten(0, 1), target_rows(prediction, config, matched)
+    if num_tokens is not None:
+        kept = prefix_rows(num_tokens, *prediction.embeddings.shape[:2])
+        embeddings, rows = embeddings[kept], rows[kept]
     return prototype_loss(
         embeddings,
         head.prototypes.weight,
@@ -296,9 +312,8 @@ def cls_term(batch: ObjectiveBatch) -> Tensor | None:
     options = batch.config, batch.model.prototype_precision
     if batch.masked is not None:
         loss = cls_token_loss(batch.masked.views.cls_token, targets, head, *options)
-    if batch.local_views is not None:
-        local = encode_views(batch.model.stellar.encoder, batch.local_views.flatten(0, 1))
-        local_loss = cls_token_loss(local.cls_token, targets, head, *options)
+    if batch.encoded_local is not None:
+        local_loss = cls_token_loss(batch.encoded_local.cls_token, targets, head, *options)
         loss = local_loss if loss is None else loss + local_loss
     return loss
 

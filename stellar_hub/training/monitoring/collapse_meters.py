@@ -55,6 +55,14 @@ def memory_diversity(anchors: Tensor) -> Tensor:
     return vendi_score(anchors).float()
 
 
+def projection_diversity(projections: Tensor) -> Tensor:
+    """Computes the effective number of different images among a baseline's projections of a batch, `(B, outputs)`.
+
+    Good is high, at most `B`. It is 1 where all images have the same projection, to which a baseline may collapse.
+    """
+    return vendi_score(projections).float()
+
+
 METERS = {
     "assignment_entropy": (assignment_entropy, "mean_assignment"),
     "token_cosine": (token_cosine, "tokens"),
@@ -62,6 +70,7 @@ METERS = {
     "localization_entropy": (localization_entropy, "localization"),
     "agreement": (Tensor.float, "agreement"),
     "memory_diversity": (memory_diversity, "anchors"),
+    "projection_diversity": (projection_diversity, "projections"),
 }
 
 
@@ -71,13 +80,13 @@ def collapse_meters(output: Any) -> dict[str, float]:
 
     Args:
         output: Object with the attributes `tokens` `(B, r, d)`, `localization` `(B, n, r)`, `mean_assignment` `(K,)`,
-            `agreement` (a scalar) and `anchors` `(A, p)`, such as `StellarPreTrainingOutput`. Attributes may be None or
-            missing.
+            `agreement` (a scalar), `anchors` `(A, p)` and `projections` `(B, outputs)`, such as
+            `StellarPreTrainingOutput`. Attributes may be None or missing.
 
     Returns:
-        `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement` and
-        `memory_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in [-1, 1]. Good
-        is high, but it means nothing if `token_cosine` is near 1.
+        `assignment_entropy`, `token_cosine`, `effective_rank`, `localization_entropy`, `agreement`, `memory_diversity`
+        and `projection_diversity`. `agreement` is the output's own mean cosine of matched tokens' embeddings, in
+        [-1, 1]. Good is high, but it means nothing if `token_cosine` is near 1.
     """
     meters: dict[str, Tensor] = {}
     for name, (meter, field) in METERS.items():

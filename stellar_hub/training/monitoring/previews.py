@@ -3,7 +3,6 @@
 import itertools
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarMo
 from stellar_hub.modeling.image_loading import is_fault_of_machine
 from stellar_hub.modeling.localization_maps import as_float, to_pil, token_colors
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
+from stellar_hub.training.monitoring.undisturbed import undisturbed
 from stellar_hub.visualization import FAINT, Canvas, draw_assignment, draw_token, resize_panel, size_in_square
 
 logger = logging.getLogger(__name__)
@@ -67,17 +67,19 @@ def fixed_images(source: JoinedSources | ImageStream, config: StellarConfig) -> 
     return torch.cat(list(images.values()))
 
 
-def some_images(source: JoinedSources | ImageStream, problems: list[str]) -> Iterator[ImageItem]:
-    """Yields up to 60 images of a source or stream; why others cannot be had is appended to `problems`."""
+def some_images(
+    source: JoinedSources | ImageStream, problems: list[str], count: int = FIXED_IMAGE_TRIES
+) -> Iterator[ImageItem]:
+    """Yields up to `count` images of a source or stream; why others cannot be had is appended to `problems`."""
     if isinstance(source, JoinedSources):
-        return spread_images(source, problems)
-    return first_images(source, problems)
+        return spread_images(source, problems, count)
+    return first_images(source, problems, count)
 
 
-def spread_images(source: ImageSource, problems: list[str]) -> Iterator[ImageItem]:
-    """Yields up to 60 images spread over a source, in an order in which the first few are spread, too."""
-    step = (len(source) - 1) / (FIXED_IMAGE_TRIES - 1)
-    tries = dict.fromkeys(round(index * step) for index in range(FIXED_IMAGE_TRIES))
+def spread_images(source: ImageSource, problems: list[str], count: int = FIXED_IMAGE_TRIES) -> Iterator[ImageItem]:
+    """Yields up to `count` images spread over a source, in an order in which the first few are spread, too."""
+    step = (len(source) - 1) / (count - 1)
+    tries = dict.fromkeys(round(index * step) for index in range(count))
     seen: set[ImageItem] = set()
     for index in dict.fromkeys([*list(tries)[:: max(1, len(tries) // NUM_FIXED_IMAGES)], *tries]):
         try:
@@ -92,12 +94,12 @@ def spread_images(source: ImageSource, problems: list[str]) -> Iterator[ImageIte
             yield image
 
 
-def first_images(stream: ImageStream, problems: list[str]) -> Iterator[ImageItem]:
-    """Yields up to 60 images of the first shard of a stream that has images."""
+def first_images(stream: ImageStream, problems: list[str], count: int = FIXED_IMAGE_TRIES) -> Iterator[ImageItem]:
+    """Yields up to `count` images of the first shard of a stream that has images."""
     for shard in range(min(len(stream.shards), FIXED_IMAGE_TRIES)):
         found = False
         try:
-            for image in itertools.islice(stream.read(shard), FIXED_IMAGE_TRIES):
+            for image in itertools.islice(stream.read(shard), count):
                 found = True
                 yield image
         except (DamagedShardError, OSError) as error:
@@ -109,7 +111,6 @@ def first_images(stream: ImageStream, problems: list[str]) -> Iterator[ImageItem
             return
 
 
-@torch.inference_mode()
 def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) -> Image.Image:
     """Draws one row per image: the image, its reconstruction, the strongest token of each place, the sharpest maps.
 
@@ -129,7 +130,7 @@ def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) 
     """
     images = images[:MAX_ROWS].detach()
     grid = model.grid_size(*images.shape[-2:])
-    with _evaluation_mode(model):
+    with undisturbed(model):
         encoding = model.encode(images.to(model.device))
         # We do not call `reconstruct`, because it would encode again.
         decoded = model.decode(*encoding, grid_size=grid).float().cpu() if model.can_decode else None
@@ -137,18 +138,6 @@ def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) 
         decoded = decoded.nan_to_num(0)  # a run that went wrong should still be seen
     localization = encoding.localization.float().cpu().nan_to_num(0)
     return _compose(torch.stack([as_float(image) for image in images.cpu()]), decoded, localization, grid, title)
-
-
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Switches the model to evaluation mode; afterwards each module, frozen or not, has the mode that it had before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _compose(

@@ -41,6 +41,7 @@ class RunProgress:
         self.log_every = max(1, log_every)
         self.enabled = enabled
         self._shown: dict[str, float] = {}
+        self._measured_step = start_step
         self._step_seconds: deque[float] = deque(maxlen=WINDOW)
         self._waiting_seconds: deque[float] = deque(maxlen=WINDOW)
         self._process = psutil.Process()
@@ -57,7 +58,7 @@ class RunProgress:
 
         Args:
             step: Number of steps done so far.
-            values: Measurements by name; the losses are shown. If it is empty, the last ones stay.
+            values: Measurements by name; the losses are shown. If it is empty, the last ones stay, with their step.
             waiting_seconds: Seconds that this step waited for data.
             step_seconds: Seconds that this step took, with the waiting.
 
@@ -68,6 +69,7 @@ class RunProgress:
         self._step_seconds.append(step_seconds)
         self._waiting_seconds.append(waiting_seconds)
         self._shown |= values
+        self._measured_step = step if values else self._measured_step
         self._step = step
         facts = self._throughput()
         if self._bar is not None:
@@ -126,9 +128,12 @@ class RunProgress:
     def _figures(self, facts: Mapping[str, float]) -> list[str]:
         losses = {name: float(value) for name, value in self._shown.items() if name.endswith("loss")}
         terms = [f"{name.removesuffix('_loss')} {value:.4g}" for name, value in losses.items() if name != "loss"]
+        when = "" if self._measured_step == self._step else f"at step {self._measured_step}"
+        if when and terms:
+            terms[0] = f"{when}: {terms[0]}"
         speed = facts["images_per_second"]
         return [
-            *([f"loss {losses['loss']:.4g}"] if "loss" in losses else []),
+            *([f"loss {losses['loss']:.4g} {when}".rstrip()] if "loss" in losses else []),
             f"{speed:,.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s",
             f"{facts['data_wait_share']:.0%} waiting",
             f"{facts['memory_gb']:.1f} GB",

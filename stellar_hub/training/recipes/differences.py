@@ -16,6 +16,7 @@ MAY_CHANGE = frozenset(
         "run.save_every",
         "run.keep_checkpoints",
         "run.preview_every",
+        "run.probe_every",
         "run.export_every",
         "run.trackers",
         "run.push_to_hub",
@@ -25,6 +26,7 @@ MAY_CHANGE = frozenset(
         "data.num_workers",
         "data.sources",
         "data.root",
+        "data.probe",
     }
 )
 

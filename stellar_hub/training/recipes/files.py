@@ -33,9 +33,9 @@ SUFFIXES = (".yaml", ".yml")
 RUN_FILE = "recipe.yaml"  # the recipe's name in the folder of a run
 # Keys that came with a later release, with the value that earlier recipes stand for.
 LATER_KEYS: dict[str, dict[str, Any]] = {
-    "data": {"root": None},
+    "data": {"root": None, "probe": None},
     "optimization": {"prototype_precision": "fp32"},
-    "run": {"cuda_graphs": False},
+    "run": {"cuda_graphs": False, "probe_every": 0},
 }
 MAX_DEPTH = 50  # levels of lists and mappings
 MAX_MESSAGE = 2000  # characters of an error

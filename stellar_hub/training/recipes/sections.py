@@ -82,6 +82,8 @@ class DataRecipe:
         num_workers: Number of processes that read images, per training process; 0 reads in the training process. None
             takes the process's share of the cores, at most 8. The number does not change the result.
         root: Folder from which tables may read files that their cells name by a path; None refuses such cells.
+        probe: Images with classes for the probes, as `open_labelled` takes them: class folders, a split file, a table.
+            None measures images of `sources`, without classes.
     """
 
     sources: tuple[str, ...]
@@ -97,6 +99,7 @@ class DataRecipe:
     device_crops: bool | None
     num_workers: int | None
     root: str | None
+    probe: str | None
 
     def __post_init__(self) -> None:
         fit_fields(self)
@@ -119,6 +122,7 @@ class DataRecipe:
         workers = self.num_workers
         check_value(workers is None or 0 <= workers <= MAX_COUNT, "num_workers", workers, f"{ANY_COUNT}, or null")
         check_value(self.root != "", "root", self.root, "a folder, or null")
+        check_value(self.probe != "", "probe", self.probe, "class folders, a split file or a table, or null")
 
 
 @strict
@@ -207,6 +211,7 @@ class RunRecipe:
         save_every: Number of steps between two checkpoints.
         keep_checkpoints: Number of checkpoints to keep, the newest ones.
         preview_every: Number of steps between two previews; 0 for none.
+        probe_every: Number of steps between two probes, which measure features of fixed images; 0 for none.
         export_every: Number of steps between two exports of the model for inference; 0 exports only at the end.
         trackers: Trackers that get the journal's numbers too: "tensorboard", "wandb".
         push_to_hub: Repository "user/name" to push the model to at the end, private if it is new; None for none.
@@ -222,6 +227,7 @@ class RunRecipe:
     save_every: int
     keep_checkpoints: int
     preview_every: int
+    probe_every: int
     export_every: int
     trackers: tuple[Literal["tensorboard", "wandb"], ...]
     push_to_hub: str | None
@@ -232,7 +238,7 @@ class RunRecipe:
         check_value(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"within [0, {MAX_SEED}]")
         for name in ("log_every", "save_every", "keep_checkpoints"):
             check_value(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("preview_every", "export_every"):
+        for name in ("preview_every", "probe_every", "export_every"):
             check_value(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("push_to_hub", "license"):
             value = getattr(self, name)  # both go into the card

@@ -101,7 +101,9 @@ def test_failed_rows__are_tried_again_where_asked(
     image.write_bytes(b"x" * len(data))
     os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
     run = ["extract", image_folder, "--model", model_folder, "--output", tmp_path / "store", "--num-workers", 0]
-    assert "1 with an error" in command(*run).output
+    first = command(*run).output
+    assert "1 with an error" in first
+    assert "--retry-errors" in first
     image.write_bytes(data)
     os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert "1 with an error" in command(*run).output
@@ -109,6 +111,7 @@ def test_failed_rows__are_tried_again_where_asked(
     assert result.exit_code == 0, result.output
     assert "tried again: 1 rows with an error, 1 have features now" in result.output
     assert "none with an error" in result.output
+    assert "--retry-errors" not in result.output
 
 
 def test_exchanged_image__is_said(command: Command, model_folder: Path, image_folder: Path, tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ def test_plan_jobs__needs_something_to_read(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_plan_jobs__says_that_an_address_is_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^https://x\.y/z\.jpg is an address"):
+        plan_jobs([Path("https://x.y/z.jpg")], tmp_path / "out", ".png", overwrite=False)
+
+
 def test_for_each__goes_on_after_any_error_of_one_image(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Job(photos / name, photos / f"{name}.out") for name in ("top.jpg", "top.png", "cats/1.jpg")]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stellar_hub.registry import MODELS
+from stellar_hub.registry import EMBEDDED_FOLDER, MODELS
 
 from .conftest import Command
 
@@ -17,6 +17,12 @@ def test_list__names_every_model_with_license_and_place(command: Command) -> Non
         line = next(line for line in lines if line.startswith(model.name))
         assert model.license in line
         assert ("in the package" in line) == (model.file is None)
+
+
+def test_list__gives_the_size_of_the_weights(command: Command) -> None:
+    weights = EMBEDDED_FOLDER / "stellar-tiny" / "model.safetensors"
+    line = next(line for line in command("list").stdout.splitlines() if line.startswith("stellar-tiny"))
+    assert line.split()[1] == str(round(weights.stat().st_size / 1e6))
 
 
 def test_list__says_what_is_cached(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,13 @@ def test_check_image_size__names_the_nearest(model_folder: Path, size: int | tup
         check_image_size(str(model_folder), size)
 
 
+def test_many_patches__get_a_note(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_image_size(str(model_folder), 1024)  # 128 x 128 patches
+    assert capsys.readouterr().err == ""
+    check_image_size(str(model_folder), 1032)
+    assert "16,641 patches" in capsys.readouterr().err
+
+
 def test_weights__are_not_read_for_a_wrong_size(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StellarModel, "from_pretrained", None)
     with pytest.raises(WrongUsage):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stellar_hub.cli.errors import UsageError
+from stellar_hub.cli.errors import UsageError, WrongUsage
 from stellar_hub.cli.options import _check_device, parse_image_size
 
 
@@ -16,6 +16,12 @@ def test_parse_image_size__takes_a_side_or_two(text: str | None, size: int | tup
 @pytest.mark.parametrize("text", ["", "0", "64x0", "-64", "64.0", "64x64x64", "x64", "٦٤", "1" * 5000, "64,64"])
 def test_parse_image_size__refuses_others(text: str) -> None:
     with pytest.raises(ValueError, match="--image-size"):
+        parse_image_size(text)
+
+
+@pytest.mark.parametrize("text", ["1000000", "20000x20000", "8x100000000"])
+def test_parse_image_size__names_the_limit(text: str) -> None:
+    with pytest.raises(WrongUsage, match=r"178,956,970.*STELLAR_HUB_MAX_IMAGE_PIXELS"):
         parse_image_size(text)
 
 

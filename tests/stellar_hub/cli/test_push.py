@@ -18,7 +18,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def record(model: object, repo_id: str, **options: Any) -> push_module.Pushed:
         recorded.append({"repo_id": repo_id, **options})
-        return push_module.Pushed("https://hub/user/name", {"config.json": 317, "model.safetensors": 2_000_000})
+        return push_module.Pushed("https://hub/user/name", FILES)
 
     monkeypatch.setattr(push_module, "push", record)
     return recorded
@@ -31,14 +31,20 @@ def test_push__is_private_unless_told(command: Command, model_folder: Path, call
     assert calls[0]["license"] == "mit"
 
 
+FILES = {"config.json": 317, "a.py": 1000, "b.py": 500, "model.safetensors": 2_000_000}
+
+
 def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, calls: list[dict[str, Any]]) -> None:
     result = command("push", model_folder, "user/name", "--license", "mit", "--dry-run")
     assert calls[0]["dry_run"]
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["config.json", "317", "B"] in lines
     assert ["model.safetensors", "2.0", "MB"] in lines
+    (code,) = [line for line in result.stdout.splitlines() if ".py" in line]
+    assert code.startswith("*.py (2 files")
+    assert code.endswith(" 1.5 kB")
     assert result.stdout.splitlines()[-1] == (
-        "2 files, 2.0 MB, license mit, would be pushed to https://hub/user/name; a new repository would be private"
+        "4 files, 2.0 MB, license mit, would be pushed to https://hub/user/name; a new repository would be private"
     )
 
 

@@ -162,7 +162,10 @@ class TestRepeats:
         assert with_sources(recipe, ["a", "b"], [])[0].data.repeats == (1, 35)
         fewer, note = with_sources(recipe, ["a"], [])
         assert (fewer.data.sources, fewer.data.repeats) == (("a",), ())
-        assert "data.repeats has 2 numbers" in str(note)
+        assert note is None
+        more, note = with_sources(recipe, ["a", "b", "c"], [])
+        assert more.data.repeats == ()
+        assert "2 numbers, but there are 3 sources" in str(note)
 
     def test_repeats__that_the_user_sets_must_fit(self) -> None:
         settings = ["data.repeats=[1, 2, 3]"]

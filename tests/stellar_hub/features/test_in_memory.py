@@ -46,6 +46,8 @@ def test_loop__leaves_the_random_state_alone(pixel_model: StellarModel, image_fo
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"outputs": ["mean"]}, "outputs must be .*got mean"),
+        ({"dtype": "int9"}, "dtype must be .*got 'int9'"),
+        ({"dtype": torch.int8}, "dtype must be .*got torch.int8"),
     ],
 )
 def test_options__are_checked_at_once(
@@ -53,6 +55,30 @@ def test_options__are_checked_at_once(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         extract_features(pixel_model, image_folder, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("batch_sise", "extract .*did you mean 'batch_size'"),
+        ("image_size", "processor=.*image_size="),
+        ("fit", "processor=.*fit="),
+        ("device", r"model\.to\(device\)"),
+        ("foo", "it takes processor, batch_size"),
+    ],
+)
+def test_unknown_option__gets_a_hint(pixel_model: StellarModel, image_folder: Path, option: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        pixel_model.extract(image_folder, **{option: 3})
+
+
+def test_dtype__may_be_a_name(pixel_model: StellarModel, image_folder: Path) -> None:
+    assert next(extract_features(pixel_model, image_folder, dtype="float16"))["S"].dtype == torch.float16
+
+
+def test_address__is_named_as_one(pixel_model: StellarModel) -> None:
+    (batch,) = extract_features(pixel_model, ["https://x.y/z.jpg"], num_workers=0)
+    assert "is an address" in str(batch.records[0].error)
 
 
 def test_images_in_memory__are_a_list(pixel_model: StellarModel, image_folder: Path) -> None:

@@ -10,7 +10,14 @@ from PIL import Image
 
 from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.retrieval import search_concepts, search_images, search_sets
+from stellar_hub.retrieval import (
+    ApproximateIndex,
+    build_index,
+    find_duplicates,
+    search_concepts,
+    search_images,
+    search_sets,
+)
 from stellar_hub.retrieval.queries import as_queries, backbone_of
 from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 
@@ -118,3 +125,24 @@ def test_k__is_a_whole_number(store: FeatureStore, pooled: torch.Tensor, k: Any)
 def test_concepts__are_tokens(store: FeatureStore) -> None:
     with pytest.raises(TypeError, match="queries must be tokens"):
         search_concepts(store, "photo.jpg")  # type: ignore[arg-type]
+
+
+def test_path_that_does_not_exist__is_a_file_that_is_not_found(store: FeatureStore, pixel_model: StellarModel) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothere\.png"):
+        search_images(store, "nothere.png", model=pixel_model)
+    with pytest.raises(ValueError, match="is an address"):
+        search_images(store, "https://x.y/z.jpg", model=pixel_model)
+
+
+def test_path_of_a_store__is_refused(store: FeatureStore) -> None:
+    path: Any = store.path
+    for search in (
+        lambda: search_images(path, store["pooled"]),
+        lambda: search_sets(path, store["S"]),
+        lambda: search_concepts(path, store["S"][0]),
+        lambda: find_duplicates(path),
+        lambda: ApproximateIndex.build(path),
+        lambda: build_index(path),
+    ):
+        with pytest.raises(TypeError, match=r"pass FeatureStore\("):
+            search()

@@ -414,3 +414,55 @@ def test_no_store__is_said(tmp_path: Path) -> None:
         FeatureStore(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         FeatureStore(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        lambda store: store["pooled"].zero_(),
+        lambda store: store[3]["S"].zero_(),
+        lambda store: store[2:5]["S"].zero_(),
+        lambda store: store.read("S", [3]).zero_(),
+        lambda store: [batch["S"].zero_() for batch in store.batches(5)],
+        lambda store: [row["pooled"].zero_() for row in store],
+        lambda store: store.to_torch(["S"])[3]["S"].zero_(),
+        lambda store: store.to_numpy("pooled").fill(0),
+        lambda store: store.to_pandas(["pooled"])["pooled"][3].fill(0),
+        lambda store: store.ok.zero_(),
+    ],
+)
+def test_change_in_place__does_not_reach_the_store(
+    shared_store: FeatureStore, zero: Callable[[FeatureStore], Any]
+) -> None:
+    store = FeatureStore(shared_store.path)
+    zero(store)
+    for name in ("S", "pooled"):
+        torch.testing.assert_close(store.read(name), shared_store.read(name), atol=0, rtol=0, equal_nan=True)
+        assert store.read(name)[3].abs().sum() > 0
+    assert store.ok.any()
+
+
+def test_label__is_taken_wherever_names_of_features_are(shared_store: FeatureStore) -> None:
+    expected = torch.from_numpy(shared_store.to_numpy("label"))
+    assert torch.equal(shared_store["label"], expected)
+    assert torch.equal(shared_store.read("label", [3, 1]), expected[[3, 1]])
+    assert torch.equal(shared_store["row"], torch.arange(23))
+    assert torch.equal(next(shared_store.batches(5, ["pooled", "label"]))["label"], expected[:5])
+    assert set(shared_store.to_torch(["pooled", "label"])[0]) == {"row", "label", "pooled"}
+    assert set(shared_store.to_numpy(["pooled", "label"])) == {"row", "label", "pooled"}
+    assert "label" in shared_store.to_pandas(["label"]).columns
+    assert set(shared_store.to_datasets(["label"]).column_names) >= {"label", "row"}
+    assert "label" in shared_store
+    assert shared_store[3].record.label == shared_store.labels[3]
+
+
+def test_labels__gets_the_hint_label(shared_store: FeatureStore) -> None:
+    for use in (shared_store.to_numpy, shared_store.to_torch, shared_store.to_pandas, shared_store.read):
+        with pytest.raises(KeyError, match="did you mean 'label'"):
+            use("labels")
+
+
+def test_source__of_other_images_names_them(shared_store: FeatureStore, tmp_path: Path) -> None:
+    draw_images(tmp_path / "others", 2)
+    with pytest.raises(ValueError, match="others are not those of"):
+        shared_store.source([tmp_path / "others"])

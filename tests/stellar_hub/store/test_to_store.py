@@ -37,6 +37,14 @@ def test_store__has_every_row_with_its_status(extract: Extract, image_folder: Pa
     assert store.manifest.counts == {"ok": COUNT - len(BAD), "error": len(BAD)}
 
 
+def test_source__may_be_a_name(pixel_model: StellarModel, image_folder: Path, tmp_path: Path) -> None:
+    for number, source in enumerate((str(image_folder), image_folder, [image_folder])):
+        extract_to_store(pixel_model, source, tmp_path / str(number), num_workers=0, show_progress=False)
+        store = FeatureStore(tmp_path / str(number))
+        assert len(store) == COUNT
+        assert list(store.manifest.source["names"]) == [str(image_folder)]
+
+
 def test_rows__are_those_of_the_loop(extract: Extract, pixel_model: StellarModel, image_folder: Path) -> None:
     store = FeatureStore(extract())
     for batch in pixel_model.extract(image_folder, batch_size=3):

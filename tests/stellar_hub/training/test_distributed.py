@@ -243,3 +243,14 @@ def wait_for_step(output: Path, step: int, launcher: psutil.Process) -> None:
         assert launcher.status() != psutil.STATUS_ZOMBIE, log
         assert time.monotonic() < end, log
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "sharded"])
+def test_probes__leave_the_weights_of_two_processes_as_they_are(images: Path, tmp_path: Path, sharded: bool) -> None:
+    for name, every in (("off", 0), ("on", 2)):
+        recipe = write_recipe(tmp_path / f"{name}.yaml", images, f"run.probe_every={every}", steps=4)
+        with Training(tmp_path / name, "--recipe", recipe, num_processes=2, sharded=sharded) as training:
+            assert training.wait() == [0, 0], training.log()
+    assert different(final_weights(tmp_path / "on"), final_weights(tmp_path / "off")) == []
+    assert ["probe_rank" in record for record in measured(tmp_path / "on")] == [True, True, False, True]
+    assert [training.log(rank).count("probe after step") for rank in (0, 1)] == [3, 0]

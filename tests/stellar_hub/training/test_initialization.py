@@ -221,9 +221,11 @@ class TestTimm:
 
 
 class TestCheckpoints:
-    def test_stellar_tiny__begins_with_new_heads(self) -> None:
+    def test_stellar_tiny__begins_with_new_heads(self, caplog: pytest.LogCaptureFixture) -> None:
         torch.manual_seed(0)
-        model = begin("stellar-tiny", **HEADS, teacher_momentum=0.99)
+        with caplog.at_level(logging.WARNING, "stellar_hub"):
+            model = begin("stellar-tiny", **HEADS, teacher_momentum=0.99)
+        assert sum("start with new weights" in message for message in caplog.messages) == 1
         expected = StellarModel.from_pretrained("stellar-tiny").state_dict()
         assert_states(model, {f"stellar.{name}": tensor for name, tensor in expected.items()}, "stellar.")
         assert teacher_is_a_copy(model)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.training import step_choices as module
 from stellar_hub.training.recipes.sections import Recipe
 from stellar_hub.training.run import Run, build_run
@@ -150,11 +151,19 @@ def test_capture__is_left_out_where_it_cannot_be_right(
     assert found is None if words is None else words in str(found)
 
 
-def test_capture__is_left_out_for_sop(image_folder: Path, tmp_path: Path) -> None:
-    run = build_run(recipe_for(image_folder, *SOP), tmp_path / "run", cpu=True)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"token_objective": "sop", "teacher_momentum": 0.9}, "SOP"),
+        ({"baseline_loss": "lejepa"}, "LeJEPA"),
+        ({"baseline_loss": "dino", "teacher_momentum": 0.9}, None),
+    ],
+)
+def test_capture__is_left_out_where_a_step_draws(options: dict[str, Any], words: str | None) -> None:
     accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=1, scaler=None)
-    stepper: Any = SimpleNamespace(accelerator=accelerator, model=run.model)
-    assert "SOP" in str(capture_obstacle(run.recipe, stepper))
+    stepper: Any = SimpleNamespace(accelerator=accelerator, model=SimpleNamespace(config=StellarConfig(**options)))
+    found = capture_obstacle(recipe_for(Path("images")), stepper)
+    assert found is None if words is None else words in str(found)
 
 
 @pytest.mark.parametrize("overrides", [(), SOP], ids=["prototypes", "sop"])

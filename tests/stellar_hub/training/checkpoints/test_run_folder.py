@@ -167,13 +167,22 @@ class TestCheckSameRun:
 
     def test_run_from_before_sop__is_the_same(self, checkpoint: Path, recipe: Recipe) -> None:
         new = {name: value for name, value in StellarConfig().to_dict().items() if name in later_fields()}
-        assert {"token_objective", "sop_memory_size"} <= new.keys()
+        assert {"token_objective", "sop_memory_size", "baseline_loss"} <= new.keys()
         resolved = recipe.with_values("model", config=recipe.model.config | new)
         check_same_run(checkpoint, resolved, FACTS, CONFIG | new)
 
-    def test_other_objective__is_named(self, checkpoint: Path, recipe: Recipe) -> None:
-        with pytest.raises(ValueError, match=r'token_objective: "prototypes" in the run, "sop" now'):
-            check_same_run(checkpoint, changed(recipe, "token_objective=sop", "teacher_momentum=0.9"), FACTS, CONFIG)
+    @pytest.mark.parametrize(
+        ("overrides", "difference"),
+        [
+            (("token_objective=sop", "teacher_momentum=0.9"), 'token_objective: "prototypes" in the run, "sop" now'),
+            (("baseline_loss=swav",), 'baseline_loss: null in the run, "swav" now'),
+        ],
+    )
+    def test_other_objective__is_named(
+        self, checkpoint: Path, recipe: Recipe, overrides: tuple[str, ...], difference: str
+    ) -> None:
+        with pytest.raises(ValueError, match=difference):
+            check_same_run(checkpoint, changed(recipe, *overrides), FACTS, CONFIG)
 
     def test_other_recipe__is_named_value_by_value(self, checkpoint: Path, recipe: Recipe) -> None:
         other = changed(recipe, "learning_rate=2e-3", "seed=3")

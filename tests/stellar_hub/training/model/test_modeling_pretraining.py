@@ -557,6 +557,9 @@ def test_fields__are_in_the_documented_order() -> None:
         "anchors",
         "new_cls_rows",
         "new_token_rows",
+        "baseline_loss",
+        "projections",
+        "new_center",
     ]
 
 

@@ -77,6 +77,16 @@ def test_update__keeps_showing_the_last_values(capsys: pytest.CaptureFixture[str
     assert "loss 3.5" in capsys.readouterr().err
 
 
+def test_update__says_of_which_step_older_values_are(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RunProgress(total_steps=3, log_every=1)
+    for step, values in enumerate(({"loss": 3.5, "mask_loss": 1.25}, {}, {"loss": 3.0, "mask_loss": 1.0}), start=1):
+        progress.update(step, values, 0.0, 1.0)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert "at step" not in first + third
+    assert "loss 3.5 at step 1, " in second
+    assert second.endswith(", at step 1: mask 1.25")
+
+
 def test_update__draws_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = open_terminal(monkeypatch)
     with RunProgress(total_steps=10, start_step=4, batch_size=8) as progress:

@@ -61,6 +61,7 @@ def test_refuse__lets_change_what_does_not_change_the_result() -> None:
     overrides = ["log_every=7", "save_every=7", "keep_checkpoints=7", "preview_every=7", "export_every=7"]
     overrides += ["trackers=[tensorboard]", "push_to_hub=a/b", "license=mit", "num_workers=7", "sources=[elsewhere]"]
     overrides += ["data.root=elsewhere", "run.compile=true", "run.cuda_graphs=true"]
+    overrides += ["probe_every=7", "data.probe=elsewhere"]
     new = load_recipe("stellar-tiny", ["data.repeats=[]", *overrides])
     assert len(overrides) == len(MAY_CHANGE)
     refuse_other_recipe(load_recipe("stellar-tiny", ["data.repeats=[]"]), new)
