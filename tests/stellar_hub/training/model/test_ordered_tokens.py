@@ -20,6 +20,17 @@ from stellar_hub.training.model.ordered_tokens import (
 )
 
 Build = Callable[..., StellarForPreTraining]
+SOP: dict[str, Any] = {
+    "token_objective": "sop",
+    "teacher_momentum": 0.9,
+    "sop_memory_size": 64,
+    "sop_num_tasks": 1,
+    "sop_num_anchors": 16,
+    "sop_num_supports": 3,
+    "sop_token_memory_size": 32,
+    "sop_num_token_anchors": 8,
+    "sop_num_token_supports": 2,
+}
 LOSSES = ("reconstruction_loss", "koleo_loss", "clustering_loss", "cls_clustering_loss", "mask_loss", "cls_loss")
 
 
@@ -109,6 +120,15 @@ class TestObjective:
             assert (gradient[:, 2:] == 0).all()
             torch.testing.assert_close(gradient[:, :2], 2 * of_all[:, :2])  # half as many share the mean
         torch.testing.assert_close(few.koleo_loss, whole.koleo_loss, rtol=0, atol=0)
+
+    def test_sop__compares_the_first_tokens(self, build_pretraining_model: Build, views: dict[str, Tensor]) -> None:
+        model = build_pretraining_model(**SOP, nested_dropout=0.5)
+        losses = [
+            model(**views, num_tokens=torch.tensor(numbers), generator=seeded()).sop_token_loss
+            for numbers in ([1, 1], [1, 1], [4, 4])
+        ]
+        torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+        assert not torch.isclose(losses[0], losses[2])
 
     def test_all_tokens__give_the_objective_without_the_switch(
         self, build_pretraining_model: Build, views: dict[str, Tensor]
