@@ -77,8 +77,9 @@ def class_folders(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module; accelerate's state, which is one per process, is cleared afterwards."""
+    """The script as a module; accelerate's state, which is one per process, is cleared before and afterwards."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield import_example("finetune_classification", monkeypatch)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -32,7 +32,7 @@ def test_larger_decoded_images__are_brought_to_the_size_of_the_originals(
 ) -> None:
     images = draw(2, 3, 32, 32)
     large = images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    monkeypatch.setattr(StellarModel, "reconstruct", lambda self, pixel_values: large)
+    monkeypatch.setattr(StellarModel, "reconstruct", lambda self, pixel_values, num_tokens: large)
     found = reconstruct(tiny, images)
     assert found.shape == images.shape
     assert image_psnr(found, images).min() > 20
