@@ -30,4 +30,4 @@ def test_all__makes_one_scorecard(
     for line in text.splitlines():
         if line.startswith("!["):
             assert (tmp_path / "out" / line.partition("(")[2].rstrip(")")).is_file()
-    assert "--segmentation-test" in error_of(evaluate("all", *folders, *masks[:2]))
+    assert "--segmentation-test" in error_of(evaluate("all", *folders, *masks[:2]), 2)
