@@ -106,11 +106,17 @@ def test_batch_of_another_size__is_computed_without_the_graph(recipe: Recipe, tm
     assert graph._graph.replays == 0
 
 
-def test_capture__needs_a_cuda_device_unless_a_graph_is_given() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises((RuntimeError, AssertionError)):
-        CapturedStep(lambda batch: StellarPreTrainingOutput(), [], {})
+def test_graph_that_is_not_given__is_a_cuda_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ReplayedGraph] = []
+
+    def cuda_graph() -> ReplayedGraph:
+        made.append(ReplayedGraph([]))
+        return made[-1]
+
+    monkeypatch.setattr("stellar_hub.training.captured_step.CudaGraph", cuda_graph)
+    step = CapturedStep(lambda batch: StellarPreTrainingOutput(loss=batch["x"].sum()), [], {"x": torch.ones(2)})
+    assert float(step({"x": torch.full((2,), 3.0)}).loss) == 6
+    assert [graph.replays for graph in made] == [1]
 
 
 @pytest.mark.gpu
