@@ -15,16 +15,14 @@ than either, and gives the same result as the formula.
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fresh_memory import added_memory, interleaved_seconds, measured_apart, relative_error
 from torch import Tensor
 
 from stellar_hub.training.objectives import (
@@ -108,52 +106,18 @@ def run(variant: str, operands: Operands) -> Result:
     return result
 
 
-def resident(kind: str) -> int:
-    """Returns the bytes of this process's resident memory, at present (`VmRSS`) or at its peak (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
-
-
 def peak_memory(variant: str, args: argparse.Namespace) -> int:
     """Returns the most bytes that value and gradient take in addition to the operands."""
     tiny = argparse.Namespace(memory=32, width=8, anchors=4, supports=3, rows=4, device=args.device)
     run(variant, make_operands(tiny, [variant]))
     operands = make_operands(args, [variant])
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(variant, operands)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present value
-    before = resident("VmRSS")
-    run(variant, operands)
-    return resident("VmHWM") - before
+    return added_memory(lambda: run(variant, operands), args.device)
 
 
 def measure_apart(variant: str, args: argparse.Namespace) -> int:
     """Returns `peak_memory` of a fresh process."""
     names = ("rows", "memory", "anchors", "supports", "width", "device", "threads")
-    sizes = [f"--{name}={getattr(args, name)}" for name in names]
-    command = [sys.executable, __file__, *sizes, "--measure", variant]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def interleaved_seconds(variants: Sequence[str], operands: Operands, repeats: int) -> dict[str, float]:
-    """Returns the median seconds of each variant; they take turns, and the first round does not count."""
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
-    for _ in range(repeats + 1):
-        for variant in variants:
-            start = time.perf_counter()
-            run(variant, operands)
-            seconds[variant].append(time.perf_counter() - start)
-    return {variant: statistics.median(taken[1:]) for variant, taken in seconds.items()}
-
-
-def relative_error(actual: Result, expected: Result) -> float:
-    """Returns the larger relative error (in norm) of the value and the gradient."""
-    errors = [(a - b).norm() / b.norm() for a, b in zip(actual, expected, strict=True)]
-    return float(torch.stack(errors).max())
+    return measured_apart(__file__, variant, {name: getattr(args, name) for name in names})
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, str | float | bool]]:
@@ -161,7 +125,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, str | float | bool]]:
     variants = [*OTHERS, *map(str, args.chunk_sizes)]
     peaks = {variant: measure_apart(variant, args) for variant in variants}
     operands = make_operands(args, variants)
-    seconds = interleaved_seconds(variants, operands, args.repeats)
+    seconds = interleaved_seconds(variants, lambda variant: run(variant, operands), args.repeats)
     expected = run("formula", operands)
     rows: list[dict[str, str | float | bool]] = []
     for variant in variants:

@@ -13,8 +13,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "prototype_loss.py"
 
 
 @pytest.fixture
-def benchmark() -> ModuleType:
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module of its own, whose functions a test may replace."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("prototype_loss_benchmark", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
