@@ -23,8 +23,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from prototype_loss import resident
+from fresh_memory import added_memory, measured_apart
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -272,23 +270,13 @@ def peak_memory(variant: str, args: argparse.Namespace) -> int:
     """Returns the most bytes that a step takes in addition to model, optimizer and batch."""
     step = Step(args)
     step.optimizer(variant)
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step.run(variant)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present value
-    before = resident("VmRSS")
-    step.run(variant)
-    return resident("VmHWM") - before
+    return added_memory(lambda: step.run(variant), args.device)
 
 
 def measure_apart(variant: str, args: argparse.Namespace) -> int:
     """Returns `peak_memory` of a fresh process."""
-    options = [f"--{name}={getattr(args, name)}" for name in ("recipe", "images", "device", "precision", "threads")]
-    command = [sys.executable, __file__, *options, "--measure", variant]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    names = ("recipe", "images", "device", "precision", "threads")
+    return measured_apart(__file__, variant, {name: getattr(args, name) for name in names})
 
 
 def matrix_rate(step: Step, repeats: int) -> float:
