@@ -1,0 +1,48 @@
+"""Runs the notebooks of docs/notebooks, which are Python files in jupytext's percent format, and makes pages of them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jupytext
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "docs" / "notebooks"
+SECONDS = 300  # for one cell, on a machine that is busy with other work; a whole notebook takes far less
+
+
+def notebook_files() -> list[Path]:
+    """Returns the notebooks, sorted by name."""
+    return sorted(NOTEBOOKS.glob("*.py"))
+
+
+def run_notebook(path: Path) -> Any:
+    """Runs a notebook in the root of the repository, without a network, and returns it with its outputs.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails; the message has its traceback.
+    """
+    notebook = jupytext.read(path)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    client = NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    )
+    return client.execute(env=environment)
+
+
+def write_page(notebook: Any, page: Path) -> None:
+    """Writes a notebook that was run as a Markdown page, with its images in a folder beside it."""
+    exporter = MarkdownExporter()
+    folder = f"{page.stem}_files"
+    body, resources = exporter.from_notebook_node(notebook, {"output_files_dir": folder, "unique_key": page.stem})
+    for name, content in resources["outputs"].items():
+        target = page.parent / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    title, _, rest = body.strip().partition("\n")
+    source = f"docs/notebooks/{page.stem}.py"
+    note = f"This page is a notebook with its outputs. Open `{source}` in Jupyter with jupytext, or run it as a script."
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"{title}\n\n{note}\n{rest}\n", encoding="utf-8")
