@@ -115,14 +115,14 @@ show(
 # %% [markdown]
 # ## Blend and interpolate
 #
-# A blend has the tokens of both photographs. Interpolation matches the tokens, turns each into its partner, and moves the
-# maps.
-
-# %%
-show(side=130, **{f"blend {weight}": blend_encodings(coffee, flowers, weight) for weight in (0.0, 0.25, 0.5, 0.75, 1.0)})
+# A blend has the tokens of both photographs. Interpolation matches the tokens, turns each into its partner, and moves
+# the maps.
 
 # %%
 steps = (0.0, 0.25, 0.5, 0.75, 1.0)
+show(side=130, **{f"blend {step}": blend_encodings(coffee, flowers, step) for step in steps})
+
+# %%
 show(side=130, **{f"interpolation {step}": interpolate_encodings(coffee, flowers, step) for step in steps})
 
 # %% [markdown]
@@ -135,7 +135,9 @@ show(side=130, **{f"interpolation {step}": interpolate_encodings(coffee, flowers
 offset = torch.zeros(2, requires_grad=True)
 optimizer = torch.optim.Adam([offset], lr=0.5)
 target = torch.tensor([rows / 4, columns / 4])
-start = StellarEncoding(coffee.semantics.clone(), coffee.localization.clone(), coffee.grid_size)  # without inference mode
+start = StellarEncoding(
+    coffee.semantics.clone(), coffee.localization.clone(), coffee.grid_size
+)  # without inference mode
 for _ in range(40):
     moved = move_token(start, token, offset[:1], offset[1:])
     loss = (token_center(moved, token)[0] - target).square().sum()

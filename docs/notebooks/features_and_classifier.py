@@ -2,7 +2,8 @@
 # # Features and a classifier
 #
 # This notebook computes features of labelled images with a frozen model, and trains linear classifiers on them. It
-# compares the features with raw pixels. The images are handwritten digits of scikit-learn, or those of your own folders.
+# compares the features with raw pixels. The images are handwritten digits of scikit-learn, or those of your own
+# folders.
 
 # %%
 import matplotlib.pyplot as plt
@@ -50,8 +51,8 @@ if FOLDER is None:
 # ## Features
 #
 # `model.extract` yields batches in the order of the images. `pooled` is the mean of the tokens, `cls` the cls token.
-# `open_backbone("pixels")` gives the raw pixels as features, and `open_backbone("vit_tiny_patch16_224:random")` would give
-# those of an untrained network of timm.
+# `open_backbone("pixels")` gives the raw pixels as features, and `open_backbone("vit_tiny_patch16_224:random")` would
+# give those of an untrained network of timm.
 
 # %%
 model = StellarModel.from_pretrained("stellar-tiny", decoder=False)
@@ -64,8 +65,8 @@ features["pixels"] = torch.cat([batch["pixels"] for batch in pixels]).numpy()
 # %% [markdown]
 # ## Classifiers
 #
-# A logistic regression is trained on three quarters of the images and tested on the others. Stellar-tiny has never seen a
-# digit. It was trained on drawn scenes and photographs, so that raw pixels are hard to beat here.
+# A logistic regression is trained on three quarters of the images and tested on the others. Stellar-tiny has never
+# seen a digit. It was trained on drawn scenes and photographs, so that raw pixels are hard to beat here.
 
 # %%
 rows = np.arange(len(labels))
@@ -89,5 +90,5 @@ axis.set_title("pooled features")
 plt.show()
 
 # %% [markdown]
-# For numbers to report, use `stellar-hub eval knn` and `stellar-hub eval linear`: they choose settings on a part of train,
-# use test once, and write down every choice.
+# For numbers to report, use `stellar-hub eval knn` and `stellar-hub eval linear`: they choose settings on a part of
+# train, use test once, and write down every choice.

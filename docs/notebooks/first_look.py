@@ -1,7 +1,8 @@
 # %% [markdown]
 # # A first look
 #
-# This notebook encodes a photograph with stellar-tiny, looks at its tokens, and decodes them again. It needs no network.
+# This notebook encodes a photograph with stellar-tiny, looks at its tokens, and decodes them again. It needs no
+# network.
 
 # %%
 import tempfile
@@ -33,8 +34,8 @@ def side_by_side(*images: Image.Image, height: int = 200) -> Image.Image:
 # %% [markdown]
 # ## What and where
 #
-# `encode` returns `S` and `L`. `S` holds 16 tokens, each a vector. `L` has a row for each patch, with the share of each
-# token in it. Each row sums to 1.
+# `encode` returns `S` and `L`. `S` holds 16 tokens, each a vector. `L` has a row for each patch, with the share of
+# each token in it. Each row sums to 1.
 
 # %%
 pixel_values = processor(PHOTOGRAPH, return_tensors="pt")["pixel_values"]
@@ -51,8 +52,8 @@ print(f"the code has {S.numel() + L.numel():,} numbers, the image has {pixel_val
 # %% [markdown]
 # ## Decode
 #
-# The product `Z = L S` is all that the decoder gets. On the left is the photograph as the model sees it, on the right what
-# its 16 tokens decode to.
+# The product `Z = L S` is all that the decoder gets. On the left is the photograph as the model sees it, on the right
+# what its 16 tokens decode to.
 
 # %%
 with torch.inference_mode():
@@ -81,7 +82,8 @@ side_by_side(*(processor.overlay(PHOTOGRAPH, L, token=token) for token in larges
 # %% [markdown]
 # ## Other sizes
 #
-# The model takes images of other sizes and shapes: an encoding knows its grid. `fit="aspect"` keeps the whole photograph.
+# The model takes images of other sizes and shapes: an encoding knows its grid. `fit="aspect"` keeps the whole
+# photograph.
 
 # %%
 whole = processor(PHOTOGRAPH, return_tensors="pt", fit="aspect")["pixel_values"]

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Search and concepts
 #
-# This notebook writes the features of about a hundred photographs to a store, and searches them: by a whole photograph,
-# and by one token of it.
+# This notebook writes the features of about a hundred photographs to a store, and searches them: by a whole
+# photograph, and by one token of it.
 
 # %%
 import tempfile
@@ -25,8 +25,8 @@ model = StellarModel.from_pretrained("stellar-tiny")
 # %% [markdown]
 # ## A store
 #
-# The store has `S`, `L` and the mean of `S` for each photograph. The command line does the same:
-# `stellar-hub extract examples/training_photographs --output features`.
+# The store has `S`, `L` and the mean of `S` for each photograph. The command line does the same: `stellar-hub extract
+# examples/training_photographs --output features`.
 
 # %%
 folder = tempfile.mkdtemp() + "/features"
@@ -38,8 +38,8 @@ store[0]
 # %% [markdown]
 # ## Search by a whole photograph
 #
-# `search_images` compares the means of the tokens. `search_sets` matches the tokens of two photographs with each other,
-# which takes longer and sees more. The first photograph of each row is the query.
+# `search_images` compares the means of the tokens. `search_sets` matches the tokens of two photographs with each
+# other, which takes longer and sees more. The first photograph of each row is the query.
 
 # %%
 source = open_source(PHOTOGRAPHS)
@@ -71,9 +71,9 @@ strip([Image.open(QUERY), *(photograph(row) for row in sets.rows[0].tolist())])
 # %% [markdown]
 # ## Search by one token
 #
-# A concept is one token. Point at a pixel of the query: the token whose map is highest there is the concept. A hit names
-# the token that it found, and the map of that token shows where it is. The lines are drawn where a map is halfway between
-# its lowest value and its peak.
+# A concept is one token. Point at a pixel of the query: the token whose map is highest there is the concept. A hit
+# names the token that it found, and the map of that token shows where it is. The lines are drawn where a map is
+# halfway between its lowest value and its peak.
 
 # %%
 batch = next(model.extract([QUERY], outputs=["S", "L"], num_workers=0))
@@ -104,5 +104,5 @@ query = Region(read_image(QUERY), batch["L"][0], token, crop_box, grid_size, Pat
 draw_regions(query, regions, f"token {token} of {Path(QUERY).name}, and where it is in other photographs")
 
 # %% [markdown]
-# Stellar-tiny finds colours and textures more than things. Larger models find more: see `examples/concept_search.py` for
-# the same on the command line.
+# Stellar-tiny finds colours and textures more than things. Larger models find more: see `examples/concept_search.py`
+# for the same on the command line.
