@@ -1,6 +1,8 @@
 """Checks the site that was built: links and their anchors, that nothing is loaded from elsewhere, and public names.
 
     python .ci/docs/check_site.py site
+
+It prints a line for each problem, and exits with 1 if there are any.
 """
 
 import json

@@ -7,7 +7,9 @@
 
 import inspect
 import re
+import typing
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ def first_line(command: Any) -> str:
 
 def section_of(name: str, command: Any) -> str:
     """Returns the section of a command: what it does, an example, its arguments and its options."""
+    kinds = typing.get_type_hints(inspect.unwrap(command.callback))
     paragraphs = [" ".join(text.split()) for text in inspect.cleandoc(command.help or "").split("\n\n")]
     examples = [text.removeprefix("Example: ") for text in paragraphs if text.startswith("Example: ")]
     words = [prose(text) for text in paragraphs if not text.startswith("Example: ")]
@@ -72,34 +75,35 @@ def section_of(name: str, command: Any) -> str:
     if examples:
         parts.append("\n".join(["```sh", *examples, "```"]))
     if arguments:
-        rows = [f"| `{metavar_of(one)}` | {cell(one.help or '')} |" for one in arguments]
+        rows = [f"| `{metavar_of(one, kinds[one.name])}` | {cell(one.help or '')} |" for one in arguments]
         parts.append("\n".join(["| argument | meaning |", "|---|---|", *rows]))
-    rows = [f"| {spelling(one)} | {default_of(one)} | {help_of(one)} |" for one in options]
+    rows = [f"| {spelling(one, kinds[one.name])} | {default_of(one)} | {help_of(one)} |" for one in options]
     parts.append("\n".join(["| option | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
-def metavar_of(parameter: Any) -> str:
-    """Returns how the value of a parameter is written in a command, such as FOLDER."""
-    text = parameter.metavar or ("" if getattr(parameter, "is_flag", False) else type_name(parameter))
+def metavar_of(parameter: Any, kind: Any) -> str:
+    """Returns how the value of a parameter is written in a command, such as FOLDER, and nothing for a flag."""
+    text = parameter.metavar or ("" if getattr(parameter, "is_flag", False) else type_name(kind))
     several = getattr(parameter, "nargs", 1) != 1
     text = text.replace("|", " or ")
     return f"{text}..." if several and not text.endswith("...") else text
 
 
-def type_name(parameter: Any) -> str:
-    """Returns the kind of a value: its choices, or its type in capitals."""
-    choices = getattr(parameter.type, "choices", None)
-    if choices:
-        return " or ".join(str(getattr(choice, "value", choice)) for choice in choices)
-    names = {"integer": "N", "float": "NUMBER", "text": "TEXT", "path": "PATH"}
-    return names.get(parameter.type.name, parameter.type.name.upper())
+def type_name(kind: Any) -> str:
+    """Returns the kind of a value from its annotation: its choices, or its type in capitals."""
+    inner = [each for each in typing.get_args(kind) if each is not type(None)]
+    if inner:  # of a list, or of a value that may be None
+        return type_name(inner[0])
+    if issubclass(kind, Enum):
+        return " or ".join(str(choice.value) for choice in kind)
+    return {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}[kind]
 
 
-def spelling(option: Any) -> str:
+def spelling(option: Any, kind: Any) -> str:
     """Returns the names of an option and its value, in a cell."""
     names = sorted([*option.opts, *option.secondary_opts], key=lambda name: (not name.startswith("--"), name))
-    value = metavar_of(option)
+    value = metavar_of(option, kind)
     return f"`{', '.join(names)}{f' {value}' if value else ''}`"
 
 

@@ -1,4 +1,4 @@
-"""Runs the notebooks of docs/notebooks, which are Python files in jupytext's percent format, and makes pages of them."""
+"""Runs the notebooks of docs/notebooks, Python files in jupytext's percent format, and makes pages of them."""
 
 import os
 from pathlib import Path

@@ -29,7 +29,9 @@ def page_text() -> str:
     with torch.device("meta"):
         vq = StellarModel(StellarConfig(layer_scale_init_value=0.1)).state_dict()
         pixel = StellarModel(StellarConfig(reconstruction_head="pixel")).state_dict()
-        training = StellarForPreTraining(StellarConfig(teacher_momentum=TEACHER, layer_scale_init_value=0.1)).state_dict()
+        training = StellarForPreTraining(
+            StellarConfig(teacher_momentum=TEACHER, layer_scale_init_value=0.1)
+        ).state_dict()
     head = {name: tensor for name, tensor in pixel.items() if name.startswith("decoder.head.")}
     return (
         "\n\n".join(
@@ -42,8 +44,8 @@ def page_text() -> str:
                 "A model with this head has no `tokenizer`, and its decoder ends in these tensors.",
                 table(head),
                 "## Training checkpoints",
-                "`checkpoints/step-N` of a run holds the model under `stellar.`, and these parts beside it. The teacher "
-                "exists in runs with `teacher_momentum`, and the tokenizer's encoder in runs with a `vq` head.",
+                "`checkpoints/step-N` of a run holds the model under `stellar.`, and these parts beside it. The "
+                "teacher exists in runs with `teacher_momentum`, and the tokenizer's encoder with a `vq` head.",
                 table(training),
             ]
         )

@@ -39,7 +39,11 @@ def test_broken_links__names_page_and_link(script: Script, site: Path, link: str
 
 @pytest.mark.parametrize(
     "tag",
-    ['<script src="https://host/a.js">', '<link rel="preconnect" href="//fonts.host">', '<img src="http://host/a.png">'],
+    [
+        '<script src="https://host/a.js">',
+        '<link rel="preconnect" href="//fonts.host">',
+        '<img src="http://host/a.png">',
+    ],
 )
 def test_loaded_from_elsewhere__names_what_a_browser_would_fetch(script: Script, site: Path, tag: str) -> None:
     (site / "index.html").write_text(tag)
@@ -55,9 +59,7 @@ def test_loaded_from_elsewhere__reads_styles(script: Script, site: Path) -> None
     ]
 
 
-def test_missing_names__are_those_without_an_anchor(
-    script: Script, site: Path, data_dir: Path
-) -> None:
+def test_missing_names__are_those_without_an_anchor(script: Script, site: Path, data_dir: Path) -> None:
     module = script("check_site")
     names = module.public_names()
     contract = json.loads((data_dir / "public_contract.json").read_text())

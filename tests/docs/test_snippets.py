@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,13 @@ def world(
     return {name: views[name] for name in ("pixel_values", "global_views", "local_views")}
 
 
-@pytest.mark.parametrize("text", blocks_of("python"))
+@pytest.mark.parametrize("text", list(blocks_of("python")))
 def test_python__runs(text: str, world: dict[str, Any]) -> None:
     torch.manual_seed(0)
     exec(compile(text, "<page>", "exec"), world)
 
 
-@pytest.mark.parametrize("text", blocks_of("sh"))
+@pytest.mark.parametrize("text", list(blocks_of("sh")))
 def test_commands__have_options_and_files_that_exist(text: str) -> None:
     commands = lines_of(text)
     for line in commands:
