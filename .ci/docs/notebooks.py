@@ -7,6 +7,7 @@ from typing import Any
 import jupytext
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
@@ -27,13 +28,20 @@ def run_notebook(path: Path) -> Any:
     notebook = jupytext.read(path)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT)}},
+        config=Config({"KernelManager": {"transport": "ipc"}}),  # files in the place of ports, which others could reach
     )
     return client.execute(env=environment)
 
 
 def write_page(notebook: Any, page: Path) -> None:
     """Writes a notebook that was run as a Markdown page, with its images in a folder beside it."""
+    for cell in notebook.cells:  # progress bars and warnings are of the run, and not of the notebook
+        outputs = cell.get("outputs", [])
+        cell["outputs"] = [output for output in outputs if output.get("name") != "stderr"]
     exporter = MarkdownExporter()
     folder = f"{page.stem}_files"
     body, resources = exporter.from_notebook_node(notebook, {"output_files_dir": folder, "unique_key": page.stem})
