@@ -232,8 +232,8 @@ def _integer_tensor(numbers: Tensor, num_tokens: int, name: str) -> Tensor:
 def _out_of_range(number: int, num_tokens: int, name: str) -> ValueError:
     shown = str(number) if abs(number) < 10**18 else "one of more than 18 digits"
     return ValueError(
-        f"{name} must be from 0 to {num_tokens - 1}, the tokens of this encoding, got {shown}: token_at finds the token "
-        "of a place"
+        f"{name} must be from 0 to {num_tokens - 1}, the tokens of this encoding, got {shown}: token_at finds the "
+        "token of a place"
     )
 
 
