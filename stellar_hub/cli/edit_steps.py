@@ -122,7 +122,7 @@ def _keep(step: Step) -> Result:
 
 def _swap(step: Step) -> Result:
     first, second = step.tokens
-    captions = {first: f"where token {second} was", second: f"where token {first} was"}
+    captions = {first: f"put where token {second} was", second: f"put where token {first} was"}
     return swap_tokens(step.encoding, first, second), captions
 
 
@@ -177,15 +177,17 @@ def _transplant(step: Step, replaced: int | None) -> Result:
     changed = transplant_token(step.encoding, donor, number, position, replaced)
     token = step.encoding.semantics.shape[1] if replaced is None else replaced
     place = "" if edit.spot is None else f", at {edit.spot.x:g},{edit.spot.y:g}"
-    return changed, {token: f"token {number} of {edit.file.name}{place}"}
+    return changed, {token: f"is token {number} of {edit.file.name}{place}"}
 
 
 def _blend(step: Step) -> Result:
     weight, donor = (step.edit.numbers or (0.5,))[0], step.donor
     assert step.edit.file is not None
     own, theirs = step.encoding.semantics.shape[1], donor.semantics.shape[1]
-    captions = dict.fromkeys(range(own), f"times {1 - weight:g}")
-    captions |= {own + token: f"token {token} of {step.edit.file.name}, times {weight:g}" for token in range(theirs)}
+    captions = dict.fromkeys(range(own), f"weighted by {1 - weight:g}")
+    captions |= {
+        own + token: f"is token {token} of {step.edit.file.name}, weighted by {weight:g}" for token in range(theirs)
+    }
     return blend_encodings(step.encoding, donor, weight), captions
 
 
@@ -193,7 +195,7 @@ def _interpolate(step: Step) -> Result:
     fraction = (step.edit.numbers or (0.5,))[0]
     assert step.edit.file is not None
     changed = interpolate_encodings(step.encoding, step.donor, fraction)
-    caption = f"{fraction:g} of the way to {step.edit.file.name}"
+    caption = f"gone {fraction:g} of the way to {step.edit.file.name}"
     return changed, dict.fromkeys(range(changed.semantics.shape[1]), caption)
 
 

@@ -63,7 +63,7 @@ def draw_edit(
         before: The image before the edit, on the CPU.
         after: The image after it.
         grid_size: Rows and columns of patches, `(h, w)`.
-        tokens: What was done to each token that was touched, by its number. Of more than eight tokens the page shows
+        tokens: What was done to each token that was touched, by its number, such as "dropped". Of more than eight tokens the page shows
             those whose maps changed most.
         title: Heading of the page.
         pixel_values: The image as the model sees it, `(3, H, W)` in [0, 1]. None if only its code is known.
@@ -159,5 +159,5 @@ def _draw_pair(
     areas = " -> ".join(f"{float(side.localization[:, token].mean()):.1%}" for side in sides)
     top += size[1] + 8
     canvas.swatch(left, top + 3, 13, tuple(color))
-    canvas.text(left + 19, top, canvas.fit(f"token {token}: {caption}", SMALL_TEXT, LARGE - 19), SMALL_TEXT)
+    canvas.text(left + 19, top, canvas.fit(f"token {token} {caption}", SMALL_TEXT, LARGE - 19), SMALL_TEXT)
     canvas.text(left + 19, top + 19, f"{areas} of the area, peak {peak:.2f}", SMALL_TEXT, FAINT)

@@ -84,7 +84,7 @@ def test_from__puts_the_center_of_a_token_at_a_pixel(
     code = StellarEncoding.load(tmp_path / "out" / "wide.safetensors")
     for found, wanted in zip(code, expected, strict=True):
         torch.testing.assert_close(found, wanted)
-    assert f"token 4 token {token} of tall.jpg" in result.stdout
+    assert f"token 4 is token {token} of tall.jpg" in result.stdout
 
 
 def test_every_edit__works_on_codes_and_its_code_is_edited_and_decoded_again(
