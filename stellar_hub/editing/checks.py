@@ -1,7 +1,6 @@
 """What every edit checks and unpacks: the encoding, numbers of tokens, and positions. Nothing here changes a value."""
 
 import math
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -171,7 +170,10 @@ def numbers_of(value: Number, parts: Parts, name: str, low: float = -math.inf, h
     else:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        number = float(value) if abs(value) < sys.float_info.max else math.copysign(math.inf, value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of more than 308 digits
+            number = math.inf
         check_finite(number, name, low, high)
         numbers = torch.tensor(number, dtype=torch.float64)
     working = torch.promote_types(parts.localization.dtype, torch.float32)

@@ -63,8 +63,8 @@ def draw_edit(
         before: The image before the edit, on the CPU.
         after: The image after it.
         grid_size: Rows and columns of patches, `(h, w)`.
-        tokens: What was done to each token that was touched, by its number, such as "dropped". Of more than eight tokens the page shows
-            those whose maps changed most.
+        tokens: What was done to each token that was touched, such as "dropped", by its number. Of more than eight the
+            page shows those whose maps changed most.
         title: Heading of the page.
         pixel_values: The image as the model sees it, `(3, H, W)` in [0, 1]. None if only its code is known.
 

@@ -210,7 +210,11 @@ ONE_NUMBER: dict[str, Callable[[StellarEncoding, Any], object]] = {
 
 
 @pytest.mark.parametrize("name", ONE_NUMBER)
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, torch.tensor(math.nan)])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, 10**400, torch.tensor(math.nan)],
+    ids=["nan", "inf", "-inf", "huge", "tensor"],
+)
 def test_number_that_is_not_finite__is_refused(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be"):
         ONE_NUMBER[name](make_encoding(), value)
