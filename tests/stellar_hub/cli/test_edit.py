@@ -240,3 +240,7 @@ def test_several_sizes__follow_fit_and_image_size(
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "out" / "wide.png") as image:
         assert image.size == (96, 64)
+    words[:2] = ["--blend", str(donor)]
+    refused = command("edit", photo, *words, "-o", tmp_path / "blend", "-m", model_folder)
+    assert refused.exit_code == 2
+    assert "96 x 64 pixels of the image and 64 x 96 of the other: pass --fit crop" in refused.stderr
