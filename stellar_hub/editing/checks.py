@@ -1,7 +1,6 @@
 """What every edit checks and unpacks: the encoding, numbers of tokens, and positions. Nothing here changes a value."""
 
 import math
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -99,15 +98,14 @@ def token_numbers(token: int | Tensor, parts: Parts, name: str = "token") -> Ten
         ValueError: if a number is out of range, or there is not one for each image.
     """
     if isinstance(token, Tensor):
-        numbers = _integer_tensor(token, name)
+        numbers = _integer_tensor(token, parts.num_tokens, name)
         if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) not in (1, parts.batch_size)):
             raise ValueError(
                 f"{name} must be a number or a tensor of shape ({parts.batch_size},), one for each image, "
                 f"got shape {tuple(numbers.shape)}"
             )
     else:
-        numbers = torch.tensor(_integer(token, name))
-    _check_range(numbers, parts.num_tokens, name)
+        numbers = torch.tensor(_integer(token, parts.num_tokens, name))
     return numbers.to(parts.semantics.device).expand(parts.batch_size)
 
 
@@ -124,16 +122,15 @@ def token_mask(tokens: Tokens, parts: Parts, name: str = "tokens") -> Tensor:
         ValueError: if a number is out of range, or the tensor does not have a row for each image.
     """
     if isinstance(tokens, Tensor):
-        numbers = _integer_tensor(tokens, name)
+        numbers = _integer_tensor(tokens, parts.num_tokens, name)
         if numbers.ndim > 2 or (numbers.ndim == 2 and len(numbers) not in (1, parts.batch_size)):
             raise ValueError(
                 f"{name} must be a tensor of shape (k,), the same for all images, or ({parts.batch_size}, k), "
                 f"got shape {tuple(numbers.shape)}"
             )
     else:
-        listed = [tokens] if isinstance(tokens, Integral | Real | str) else _listed(tokens, name)
-        numbers = torch.tensor([_integer(number, name) for number in listed], dtype=torch.int64)
-    _check_range(numbers, parts.num_tokens, name)
+        listed = [tokens] if isinstance(tokens, Integral | Real | str | bytes) else _listed(tokens, name)
+        numbers = torch.tensor([_integer(number, parts.num_tokens, name) for number in listed], dtype=torch.int64)
     numbers = (numbers if numbers.ndim == 2 else numbers.reshape(1, -1)).to(parts.semantics.device)
     mask = torch.zeros(len(numbers), parts.num_tokens, dtype=torch.bool, device=numbers.device)
     return mask.scatter(1, numbers, True).expand(parts.batch_size, -1)
@@ -173,7 +170,10 @@ def numbers_of(value: Number, parts: Parts, name: str, low: float = -math.inf, h
     else:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        number = float(value) if abs(value) < sys.float_info.max else math.copysign(math.inf, value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of more than 308 digits
+            number = math.inf
         check_finite(number, name, low, high)
         numbers = torch.tensor(number, dtype=torch.float64)
     working = torch.promote_types(parts.localization.dtype, torch.float32)
@@ -213,16 +213,30 @@ def check_finite(value: float, name: str, low: float, high: float) -> None:
         raise ValueError(f"{name} must be {allowed}, got {value:g}")
 
 
-def _integer(number: object, name: str) -> int:
+def _integer(number: object, num_tokens: int, name: str) -> int:
     if isinstance(number, bool) or not isinstance(number, Integral):
         raise TypeError(f"{name} must be numbered by integers, got {one_line(repr(number), 60)}")
-    return max(-1, min(int(number), 2**62))  # torch has no larger integers; both are out of range
+    if not 0 <= number < num_tokens:
+        raise _out_of_range(int(number), num_tokens, name)
+    return int(number)
 
 
-def _integer_tensor(numbers: Tensor, name: str) -> Tensor:
+def _integer_tensor(numbers: Tensor, num_tokens: int, name: str) -> Tensor:
     if numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
         raise TypeError(f"{name} must be numbered by integers, got a tensor of {numbers.dtype}")
+    # On a GPU, an index out of range would end the process.
+    wrong = numbers[(numbers < 0) | (numbers >= num_tokens)]
+    if len(wrong):
+        raise _out_of_range(int(wrong[0]), num_tokens, name)
     return numbers.long()
+
+
+def _out_of_range(number: int, num_tokens: int, name: str) -> ValueError:
+    shown = str(number) if abs(number) < 10**18 else "one of more than 18 digits"
+    return ValueError(
+        f"{name} must be from 0 to {num_tokens - 1}, the tokens of this encoding, got {shown}: token_at finds the "
+        "token of a place"
+    )
 
 
 def _listed(tokens: object, name: str) -> list[Any]:
@@ -230,13 +244,3 @@ def _listed(tokens: object, name: str) -> list[Any]:
         return list(tokens)  # type: ignore[call-overload]
     except TypeError:
         raise TypeError(f"{name} must be integers, got {type(tokens).__name__}") from None
-
-
-def _check_range(numbers: Tensor, num_tokens: int, name: str) -> None:
-    """Raises ValueError unless all numbers are tokens: on a GPU an index out of range would end the process."""
-    wrong = numbers[(numbers < 0) | (numbers >= num_tokens)]
-    if len(wrong):
-        raise ValueError(
-            f"{name} must be from 0 to {num_tokens - 1}, the tokens of this encoding, got {int(wrong[0])}: token_at "
-            "finds the token of a place"
-        )

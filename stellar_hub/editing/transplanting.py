@@ -68,8 +68,11 @@ def resample(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 def _fractions(old: int, new: int, like: Tensor) -> Tensor:
     """Returns the share of each of `old` values along an axis in each of `new` values, `(new, old)`; rows sum to 1."""
     step = old / new
-    sources = (positions(new, like) + 0.5) * step - 0.5
-    hats = (1 - (sources[:, None] - positions(old, like)).abs() / max(step, 1)).clamp_min(0)
+    starts, values = positions(new, like)[:, None] * step, positions(old, like)
+    if step > 1:  # the share of each old patch that a new one covers, so that areas stay exactly
+        covered = torch.minimum(starts + step, values + 1) - torch.maximum(starts, values)
+        return covered.clamp_min(0) / step
+    hats = (1 - (starts + step / 2 - 0.5 - values).abs()).clamp_min(0)
     return hats / hats.sum(dim=1, keepdim=True)
 
 
