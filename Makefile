@@ -53,4 +53,4 @@ format: $(VENV)/installed-dev  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

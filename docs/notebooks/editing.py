@@ -30,7 +30,7 @@ processor = StellarImageProcessor.from_pretrained("stellar-tiny")
 
 def encode(path: str) -> StellarEncoding:
     """Encodes a photograph."""
-    with torch.inference_mode():
+    with torch.no_grad():
         return model.encode(processor(path, return_tensors="pt")["pixel_values"])
 
 
@@ -54,12 +54,14 @@ rows, columns = coffee.grid_size
 # ## Which token is where
 #
 # Places are in patches: row and column, from the top left. `token_at` gives the strongest token of a place, and
-# `token_center` the centre of a token's map.
+# `token_center` the centre of a token's map. The edits below change the token whose map has the highest peak.
 
 # %%
-token = int(token_at(coffee, rows / 2, columns / 2))
+print("in the middle, token", int(token_at(coffee, rows / 2, columns / 2)), "is the strongest")
+maps = coffee.localization[0]
+token = int((maps.amax(dim=0) - maps.mean(dim=0)).argmax())
 row, column = token_center(coffee, token)[0].tolist()
-print(f"token {token} is in the middle; its centre is row {row:.1f}, column {column:.1f} of {rows} x {columns} patches")
+print(f"the centre of token {token} is in row {row:.1f} and column {column:.1f} of {rows} x {columns} patches")
 processor.overlay("examples/images/coffee.jpg", coffee.localization, token=token)
 
 # %% [markdown]
@@ -68,11 +70,12 @@ processor.overlay("examples/images/coffee.jpg", coffee.localization, token=token
 # A dropped token has no weight anywhere. The others share its places.
 
 # %%
+largest = maps.mean(dim=0).argsort(descending=True)[:8].tolist()
 show(
     decoded=coffee,
     without_it=drop_tokens(coffee, token),
     it_alone=keep_tokens(coffee, token),
-    first_eight=keep_tokens(coffee, list(range(8))),
+    the_eight_largest=keep_tokens(coffee, largest),
 )
 
 # %% [markdown]
@@ -128,23 +131,21 @@ show(side=130, **{f"interpolation {step}": interpolate_encodings(coffee, flowers
 # %% [markdown]
 # ## Gradients
 #
-# Edits pass gradients. Here a position is searched by gradient descent: the token moves until its centre is at the top
-# left of the image.
+# Edits pass gradients. Here gradient descent searches a position: the token moves until its centre is where it should
+# be. Bilinear interpolation has a kink at whole patches, so that the search begins beside one.
 
 # %%
-offset = torch.zeros(2, requires_grad=True)
-optimizer = torch.optim.Adam([offset], lr=0.5)
-target = torch.tensor([rows / 4, columns / 4])
-start = StellarEncoding(
-    coffee.semantics.clone(), coffee.localization.clone(), coffee.grid_size
-)  # without inference mode
+offset = torch.full((2,), 0.1, requires_grad=True)
+optimizer = torch.optim.Adam([offset], lr=0.2)
+target = token_center(coffee, token)[0] - torch.tensor([rows / 8, columns / 8])
 for _ in range(40):
-    moved = move_token(start, token, offset[:1], offset[1:])
-    loss = (token_center(moved, token)[0] - target).square().sum()
+    moved = move_token(coffee, token, offset[:1], offset[1:])
+    loss = (token_center(moved, token)[0] - target).abs().sum()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 print(f"moved by {offset[0].item():.1f} rows and {offset[1].item():.1f} columns")
+print(f"the centre is {loss.item():.2f} patches from where it should be")
 show(before=coffee, after=moved.detach())
 
 # %% [markdown]
