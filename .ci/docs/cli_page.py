@@ -112,9 +112,9 @@ def default_of(option: Any) -> str:
     if option.required:
         return "required"
     value = option.default
-    if callable(value) or value is None or value is False or value == "" or value == ():
-        return ""
     values = value if isinstance(value, list | tuple) else [value]
+    if callable(value) or value is None or value is False or value == "" or not values:
+        return ""
     return "`" + ", ".join(str(getattr(each, "value", each)) for each in values) + "`"
 
 

@@ -19,7 +19,7 @@ HEAD = """<!-- python .ci/docs/recipes_page.py writes this page from the YAML fi
 
 A recipe states every value of a training run: the model, the images and their views, the augmentation, the optimizer
 and the run itself. There are no hidden defaults. `--set KEY=VALUE` changes a value, and `--recipe` also takes your own
-YAML file. [Training](training.md) explains how a run uses a recipe."""
+YAML file. [Train](training.md) explains how a run uses one."""
 COLUMNS = (
     "recipe",
     "starts from",
