@@ -1,7 +1,7 @@
 """`stellar-hub edit` changes the tokens of an image and decodes the result."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -188,6 +188,7 @@ def run_edits(
             encoding, touched = apply_edit(step)
             captions |= {token: _joined(captions.get(token), caption) for token, caption in touched.items()}
             say(f"{each.option} {each.text}: {describe(touched)}")
+            note_lost(each, encoding, touched)
         first, last = (
             EditedImage(network.decode(state)[0].float().cpu(), state.localization[0].float().cpu())
             for state in (before, encoding)
@@ -242,6 +243,15 @@ def describe(touched: dict[int, str]) -> str:
     if len(by_caption) > 2:  # the tokens of two images
         return f"{len(touched)} tokens"
     return "; ".join(f"{_spelled(tokens)} {caption}" for caption, tokens in by_caption.items())
+
+
+def note_lost(edit: Edit, encoding: "StellarEncoding", touched: Iterable[int]) -> None:
+    """Says which tokens an edit left without any weight, unless it was to drop them."""
+    lost = [token for token in touched if not (encoding.localization[..., token] > 0).any()]
+    if lost and edit.option != "--drop":
+        warn(
+            f"note: {_spelled(lost)} without any weight after {edit.option} {edit.text}: no part of the image shows it"
+        )
 
 
 def _spelled(tokens: list[int]) -> str:
