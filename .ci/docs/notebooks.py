@@ -1,12 +1,14 @@
 """Runs the notebooks of docs/notebooks, Python files in jupytext's percent format, and makes pages of them."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import jupytext
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from staging import split_at_fences
 from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +33,18 @@ def run_notebook(path: Path) -> Any:
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
+        coalesce_streams=True,
         resources={"metadata": {"path": str(ROOT)}},
         config=Config({"KernelManager": {"transport": "ipc"}}),  # files in the place of ports, which others could reach
     )
     return client.execute(env=environment)
+
+
+def tidy(body: str) -> str:
+    """Drops the path of the repository and empty lines from a page, and says what its images are."""
+    text = re.sub(r"!\[(png|jpeg|svg)\]", "![Output of the code above]", body.replace(f"{ROOT}/", ""))
+    parts = (part if is_code else re.sub(r"\n\s*\n\s*\n", "\n\n", part) for part, is_code in split_at_fences(text))
+    return "".join(parts)
 
 
 def write_page(notebook: Any, page: Path) -> None:
@@ -46,10 +56,11 @@ def write_page(notebook: Any, page: Path) -> None:
     folder = f"{page.stem}_files"
     body, resources = exporter.from_notebook_node(notebook, {"output_files_dir": folder, "unique_key": page.stem})
     for name, content in resources["outputs"].items():
-        target = page.parent / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    title, _, rest = body.strip().partition("\n")
+        if name in body:  # an image comes in several formats, of which the page shows one
+            target = page.parent / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    title, _, rest = tidy(body).strip().partition("\n")
     source = f"docs/notebooks/{page.stem}.py"
     note = f"This page is a notebook with its outputs. Open `{source}` in Jupyter with jupytext, or run it as a script."
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ folder = tempfile.mkdtemp() + "/features"
 extract_to_store(model, PHOTOGRAPHS, folder, show_progress=False)
 store = FeatureStore(folder)
 print(len(store), "photographs;", store.manifest.counts)
-store[0]
+print("S:", tuple(store[0]["S"].shape), " L:", tuple(store[0]["L"].shape))
 
 # %% [markdown]
 # ## Search by a whole photograph
