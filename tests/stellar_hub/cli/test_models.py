@@ -30,7 +30,7 @@ def test_check_image_size__names_the_nearest(model_folder: Path, size: int | tup
 
 def test_check_image_size__refuses_more_patches_than_a_code_may_have(model_folder: Path) -> None:
     check_image_size(str(model_folder), 2048)  # 256 x 256 patches
-    with pytest.raises(WrongUsage, match="65,792 patches.*65,536"):
+    with pytest.raises(WrongUsage, match=r"65,792 patches.*65,536"):
         check_image_size(str(model_folder), (2048, 2056))
 
 
