@@ -122,14 +122,15 @@ def unpack_encoding(
     return semantics, localization, known if grid_size is None else grid_size
 
 
-def check_encoding(semantics: Tensor, localization: Tensor, num_sparse_tokens: int, hidden_size: int) -> None:
+def check_encoding(semantics: Tensor, localization: Tensor, hidden_size: int | None = None) -> None:
     """Checks that `S` and `L` fit each other and the model.
+
+    The number of tokens is free: the decoder reads `Z = L S`, and edited encodings have more or fewer than the model.
 
     Args:
         semantics: `S`, `(B, r, d)`.
         localization: `L`, `(B, n, r)`.
-        num_sparse_tokens: Number of the model's tokens. `S` and `L` may have fewer.
-        hidden_size: Width `d` of the model.
+        hidden_size: Width `d` of the model; None allows any.
 
     Raises:
         TypeError: if `S` or `L` is not a floating-point tensor.
@@ -143,17 +144,15 @@ def check_encoding(semantics: Tensor, localization: Tensor, num_sparse_tokens: i
     both = f"S of shape {s_shape} and L of shape {l_shape}"
     if len(s_shape) != 3 or len(l_shape) != 3:
         raise ValueError(f"S must have shape (B, r, d) and L (B, n, r), got {both}")
-    if s_shape[2] != hidden_size:
+    if hidden_size is not None and s_shape[2] != hidden_size:
         raise ValueError(f"S must have the model's width {hidden_size} in its last dimension, got {both}")
     if s_shape[0] != l_shape[0]:
         raise ValueError(f"S and L must be of the same batch size, got {both}")
     if s_shape[1] != l_shape[2]:
         hint = ". L looks transposed: pass L.transpose(1, 2)" if s_shape[1] == l_shape[1] else ""
         raise ValueError(f"S and L must have the same number of tokens r, got {both}{hint}")
-    if not 1 <= s_shape[1] <= num_sparse_tokens:
-        raise ValueError(f"S must have 1 to {num_sparse_tokens} tokens, got {both}")
-    if s_shape[0] == 0 or l_shape[1] == 0:
-        raise ValueError(f"S and L must have at least one image and one patch, got {both}")
+    if s_shape[0] == 0 or l_shape[1] == 0 or s_shape[1] == 0:
+        raise ValueError(f"S and L must have at least one image, one patch and one token, got {both}")
 
 
 def check_num_tokens(num_tokens: Any, available: int) -> None:

@@ -243,7 +243,7 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
 
         Args:
             semantics: An encoding as `encode` returns it, or its `S`, `(B, r, d)`. `S` and `L` may have fewer tokens
-                than the model.
+                than the model, or more.
             localization: `L`, `(B, n, r)`; None if the first argument is the whole encoding.
             grid_size: Rows and columns `(h, w)` of the patches, `h w = n`. None takes the grid of the encoding. For an
                 encoding without a grid, and for `S` and `L` alone, None takes the grid to be square.
@@ -267,7 +267,7 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
                 "is of from_backbone, pass reconstruction_head='pixel' there, and train it"
             )
         sparse, maps, grid_size = unpack_encoding(semantics, localization, grid_size)
-        check_encoding(sparse, maps, self.config.num_sparse_tokens, self.config.hidden_size)
+        check_encoding(sparse, maps, self.config.hidden_size)
         grid = resolve_grid_size(maps.shape[1], grid_size)
         return self._run("_decode_tensors", sparse, maps, grid_size=grid)[0]
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("data",),
     ("features",),
     ("store",),
-    ("retrieval", "visualization", "export"),
+    ("retrieval", "visualization", "export", "editing"),
     ("training", "evaluation"),
     ("cli",),
     ("__main__", "extraction"),

@@ -47,11 +47,7 @@ def plan_jobs(
             the same place, or an output would replace an input.
     """
     for path in paths:  # before the imports below, which take seconds
-        if not path.exists():
-            if address := _ADDRESS.match(str(path)):
-                shown = f"{address[1]}//{address[2]}"
-                raise FileNotFoundError(f"{shown} is an address, and images are not downloaded: download it first")
-            raise FileNotFoundError(f"no such file or folder: {path}")
+        check_exists(path)
     _check_output(paths, output)
     found = _find_files(paths, output, other_suffixes)
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
@@ -63,6 +59,15 @@ def plan_jobs(
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"--output {output} may not be written to: change its permissions or name another folder")
     return jobs
+
+
+def check_exists(path: Path) -> None:
+    """Raises FileNotFoundError if there is no such file or folder; it says that an address is one."""
+    if not path.exists():
+        if address := _ADDRESS.match(str(path)):
+            shown = f"{address[1]}//{address[2]}"
+            raise FileNotFoundError(f"{shown} is an address, and images are not downloaded: download it first")
+        raise FileNotFoundError(f"no such file or folder: {path}")
 
 
 def _check_output(paths: Sequence[Path], output: Path) -> None:

@@ -9,6 +9,8 @@ import typer
 from stellar_hub.cli.convert import convert
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
+from stellar_hub.cli.edit import edit
+from stellar_hub.cli.edit_words import OrderedCommand
 from stellar_hub.cli.encode import encode
 from stellar_hub.cli.errors import CommandGroup, one_line
 from stellar_hub.cli.evaluation import app as evaluation
@@ -55,6 +57,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     encode: "Write S and L of images to files.",
     reconstruct: "Encode and decode images.",
     visualize: "Draw a page about each image.",
+    edit: "Change the tokens of an image.",
     extract: "Write features of images to a store.",
     train: "Train a model by a recipe.",
     convert: "Convert an original checkpoint.",
@@ -63,7 +66,8 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     doctor: "Check the installation.",
 }
 for command, short_help in COMMANDS.items():
-    app.command("list" if command is list_models else None, short_help=short_help)(command)
+    kind = OrderedCommand if command is edit else None
+    app.command("list" if command is list_models else None, cls=kind, short_help=short_help)(command)
 app.add_typer(evaluation, name="eval")
 
 

@@ -23,7 +23,7 @@ from stellar_hub.cli.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stellar_hub.modeling import StellarModel
+    from stellar_hub.modeling import StellarEncoding, StellarModel
 
 CODES = ".safetensors"
 
@@ -101,11 +101,26 @@ def decode_file(model: "StellarModel", source: Path, name: str, num_tokens: int 
     """
     import torch
 
+    encoding = load_code(source, name).to(model.device)
+    with torch.inference_mode():
+        return model.decode(encoding.select(num_tokens=num_tokens))[0].float().cpu()
+
+
+def load_code(source: Path, name: str) -> "StellarEncoding":
+    """Reads the saved encoding of one image.
+
+    Args:
+        source: File that `stellar-hub encode` or `stellar-hub edit` wrote.
+        name: Name of the model of this command.
+
+    Raises:
+        ValueError: if the file is damaged or holds several images, or a model of another name made it.
+    """
     from stellar_hub.features.rows import printable
     from stellar_hub.modeling import StellarEncoding
     from stellar_hub.modeling.outputs import open_safetensors
 
-    encoding = StellarEncoding.load(source).to(model.device)
+    encoding = StellarEncoding.load(source)
     with open_safetensors(source) as file:
         metadata = file.metadata() or {}
     if encoding.semantics.shape[0] != 1:
@@ -113,8 +128,7 @@ def decode_file(model: "StellarModel", source: Path, name: str, num_tokens: int 
     written = metadata.get("model", printable(name))
     if Path(written).name != Path(printable(name)).name:
         raise ValueError(f"{source} was encoded by {written}, not by {name}: pass --model {written}")
-    with torch.inference_mode():
-        return model.decode(encoding.select(num_tokens=num_tokens))[0].float().cpu()
+    return encoding
 
 
 def write_png(image: "Tensor", target: Path, record: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from stellar_hub.visualization.canvas import (
     size_in_box,
     size_in_square,
 )
+from stellar_hub.visualization.edit_page import EditedImage, EditFacts, draw_edit
 from stellar_hub.visualization.figures import Curve, draw_confusion, draw_curves, draw_spectra
 from stellar_hub.visualization.page import PageFacts, draw_page
 from stellar_hub.visualization.search_page import Region, draw_regions
@@ -22,6 +23,8 @@ __all__ = [
     "FAINT",
     "Canvas",
     "Curve",
+    "EditFacts",
+    "EditedImage",
     "PageFacts",
     "Region",
     "SegmentExample",
@@ -29,6 +32,7 @@ __all__ = [
     "draw_assignment",
     "draw_confusion",
     "draw_curves",
+    "draw_edit",
     "draw_page",
     "draw_regions",
     "draw_segments",

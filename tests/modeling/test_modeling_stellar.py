@@ -322,6 +322,11 @@ class TestDecode:
         assert decoded.shape == images.shape
         assert (decoded - model.decode(semantics, localization)).abs().max() > 0.01
 
+    def test_more_tokens__decode_as_their_sum(self, model: StellarModel, images: Tensor) -> None:
+        semantics, localization = model.encode(images)
+        twice = model.decode(semantics.repeat(1, 2, 1), localization.repeat(1, 1, 2) / 2)
+        torch.testing.assert_close(twice, model.decode(semantics, localization), rtol=0, atol=1e-5)
+
     def test_order_of_tokens__does_not_matter(self, pixel_model: StellarModel, images: Tensor) -> None:
         semantics, localization = pixel_model.encode(images)
         order = torch.tensor([3, 1, 0, 2])

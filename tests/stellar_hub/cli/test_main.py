@@ -14,7 +14,7 @@ from stellar_hub.version import __version__
 
 from .conftest import Command
 
-COMMANDS = ["demo", "encode", "reconstruct", "visualize", "convert"]
+COMMANDS = ["demo", "encode", "reconstruct", "visualize", "edit", "convert"]
 
 
 def test_help__names_every_command(command: Command) -> None:
