@@ -8,7 +8,6 @@ from stellar_hub.app.models import Models
 from stellar_hub.app.session import Session
 from stellar_hub.app.views import Value, figure
 from stellar_hub.data import ImageSource, read_image
-from stellar_hub.features import weights_sha256
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval import search_concepts
 from stellar_hub.store import FeatureStore
@@ -32,9 +31,7 @@ class ConceptSearch:
         ValueError: if the store is damaged or lacks `S` or `L`, or the images are not those of the store.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]] | None = None
-    ):
+    def __init__(self, path: str | os.PathLike[str], images: Sequence[str | os.PathLike[str]] | None = None):
         self.store = FeatureStore(path)
         missing = [name for name in ("S", "L") if name not in self.store.outputs]
         if missing:
@@ -69,7 +66,7 @@ class ConceptSearch:
 
     def _check_model(self, session: Session, models: Models) -> None:
         made_by = self.store.manifest.model
-        if weights_sha256(models.load(session.model).model) != made_by["weights_sha256"]:
+        if models.load(session.model).weights_sha256 != made_by["weights_sha256"]:
             name = one_line(made_by["name"] or "without a name", 100)
             raise ValueError(f"another model made the store ({name}): choose it above, or name it with --model")
 

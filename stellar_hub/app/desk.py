@@ -1,5 +1,6 @@
 """What the page does for a request, without a word of gradio: it takes a session and gives one, with what to show."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ class Desk:
             return read_upload(path, self.kept)
         finally:
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another upload of the same file may be in it
+                path.parent.rmdir()
 
 
 def answered(work: Callable[[], Any], otherwise: Any) -> tuple[Any, str]:
@@ -140,7 +143,7 @@ def sentence_of(error: Exception) -> str:
     """Returns what an error says as one printable sentence, without secrets in addresses."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     line = one_line(escape_control(mask_secrets(text)), MAX_MESSAGE) or type(error).__name__
-    return f"{line[:1].upper()}{line[1:]}{'' if line.endswith('.') else '.'}"
+    return line if line.endswith(".") else f"{line}."
 
 
 def _first_example() -> str:

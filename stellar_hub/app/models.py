@@ -5,12 +5,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from stellar_hub.features.identity import load_model, load_processor
+from stellar_hub.features.identity import load_model, load_processor, weights_sha256
 from stellar_hub.modeling import StellarEncoding, StellarImageProcessor, StellarModel
 from stellar_hub.modeling.localization_maps import as_float
 from stellar_hub.modeling.safe_text import did_you_mean, one_line
@@ -34,6 +35,11 @@ class LoadedModel:
     model: StellarModel
     processor: StellarImageProcessor
     sharp: StellarImageProcessor
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights that features depend on, as stores have it."""
+        return weights_sha256(self.model)
 
 
 def _as_it_is(function: FunctionT) -> FunctionT:

@@ -14,7 +14,7 @@ from stellar_hub.modeling.input_checks import resolve_grid_size
 MAX_EDITS = 50
 SMALLEST, LARGEST = 0.25, 4.0  # factors of a token's size
 NO_IMAGE = "choose an image first: upload a photograph, or take one of the examples"
-NO_TOKEN = "choose a token first: click a place in the image, or a map below it"  # noqa: S105  # no password
+NO_TOKEN = "choose a token first: click a place in the image, or a map below it"
 
 
 @dataclass(frozen=True)

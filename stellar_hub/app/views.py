@@ -100,8 +100,8 @@ def decoding_board(decoded: Tensor | None, session: Session, **facts: Any) -> Va
         return board(caption=f"{session.model} has no decoder.")
     count = int(is_used(session.encoding.localization[0]).sum())
     decibels = psnr(decoded, session.original.pixels)
-    what = "edited" if session.edits else "decoded"
-    caption = f"{what} from {count} tokens: PSNR {spell_decibels(decibels)}"
+    what = "edited" if session.edits else "as it was"
+    caption = f"{count} tokens, {what}: PSNR {spell_decibels(decibels)}"
     return board(to_pil(decoded), caption, f"the image as the model decodes it, {what}", lossless=True, **facts)
 
 

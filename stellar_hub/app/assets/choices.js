@@ -7,6 +7,7 @@ function button(item) {
   const name = document.createElement("span");
   made.type = "button";
   made.title = item.title;
+  made.setAttribute("aria-label", item.title);
   made.className = item.used === false ? "unused" : "";
   made.setAttribute("aria-pressed", item.chosen ? "true" : "false");
   made.dataset.key = item.key;
