@@ -57,7 +57,7 @@ def figures(elem_id: str) -> Any:
 
 
 def drop_zone(name: str, elem_id: str, max_bytes: int, suffixes: tuple[str, ...]) -> Any:
-    """Makes a place to drop a file; "upload" has its name, and its path or, if it is too large, its size."""
+    """Makes a place to drop a file; "upload" has its name, and its path on the server or its size."""
     options: dict[str, Any] = {"name": name, "max_bytes": max_bytes, "accept": ",".join(("image/*", *suffixes))}
     return _part(DROP_ZONE, "drop_zone.js", None, elem_id, **options)
 

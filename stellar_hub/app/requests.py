@@ -45,10 +45,13 @@ def key_of(data: Any) -> str:
 def uploaded_path(data: Any) -> Path:
     """Returns the path of an upload, which is always a file in the folder of uploads.
 
+    Args:
+        data: Data of the event: "name" of the file, and "file", its path here, or "size" if it is too large.
+
     Raises:
         ValueError: if the upload failed, is too large, or the path leads elsewhere.
     """
-    name, size, path = (_of(data, key) for key in ("name", "size", "path"))
+    name, size, path = (_of(data, key) for key in ("name", "size", "file"))
     shown = one_line(name, 80) if isinstance(name, str) else "the file"
     if isinstance(size, int | float):
         check_limit("image_bytes", int(min(size, 1e18)), shown)

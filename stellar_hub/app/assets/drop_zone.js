@@ -11,7 +11,7 @@ async function send(file) {
       trigger("upload", { name: file.name, size: file.size });
     } else {
       const { path } = await upload(file);
-      trigger("upload", { name: file.name, path });
+      trigger("upload", { name: file.name, file: path });
     }
   } catch {
     trigger("upload", { name: file.name });
