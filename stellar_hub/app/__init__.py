@@ -7,9 +7,20 @@ others is in `stellar_hub.editing`, and what draws them in `stellar_hub.visualiz
 from stellar_hub.app.concepts import ConceptSearch
 from stellar_hub.app.desk import Desk
 from stellar_hub.app.models import Models
-from stellar_hub.app.page import Page, style
+from stellar_hub.app.page import Page
 from stellar_hub.app.parts import gradio
-from stellar_hub.app.server import application, is_local, serve
+from stellar_hub.app.server import application, is_local, launch_options, serve
 from stellar_hub.app.session import Session
 
-__all__ = ["ConceptSearch", "Desk", "Models", "Page", "Session", "application", "gradio", "is_local", "serve", "style"]
+__all__ = [
+    "ConceptSearch",
+    "Desk",
+    "Models",
+    "Page",
+    "Session",
+    "application",
+    "gradio",
+    "is_local",
+    "launch_options",
+    "serve",
+]

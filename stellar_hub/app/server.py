@@ -24,6 +24,21 @@ SECONDS_TO_END = 1  # that open connections get: those of browsers never end by 
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 
 
+def launch_options() -> dict[str, Any]:
+    """Returns the options of gradio with which the page is launched: its looks, its limits, and nothing else."""
+    return {
+        "footer_links": [],
+        "run_history": False,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "show_error": False,
+        "max_file_size": max_allowed("image_bytes"),
+        **style(),
+    }
+
+
 def application(desk: Desk, hosts: tuple[str, ...] | None = LOCAL_NAMES) -> Any:
     """Returns the page as an ASGI application, behind the gate.
 
@@ -33,19 +48,8 @@ def application(desk: Desk, hosts: tuple[str, ...] | None = LOCAL_NAMES) -> Any:
     """
     gr, fastapi = gradio(), require("fastapi", "app", "the demo page")
     api = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    max_upload = max_allowed("image_bytes")
-    options = {
-        "footer_links": [],
-        "run_history": False,
-        "enable_monitoring": False,
-        "ssr_mode": False,
-        "mcp_server": False,
-        "pwa": False,
-        "show_error": False,
-        "max_file_size": max_upload,
-    }
-    gr.mount_gradio_app(api, Page(desk).blocks, path="", **options, **style())
-    return Gate(api, max_upload, hosts)
+    gr.mount_gradio_app(api, Page(desk).blocks, path="", **launch_options())
+    return Gate(api, max_allowed("image_bytes"), hosts)
 
 
 @contextmanager
