@@ -70,7 +70,7 @@ def test_two_clients__do_not_mix(address: str, photo: Path) -> None:
     one, other = Client(address), Client(address)
     first, second = one.load(), other.load()
     assert first[DECODING]["image"] == second[DECODING]["image"]
-    uploaded = one.upload(photo)
+    uploaded = one.upload(photo.name, photo.read_bytes())
     assert "coffee" in uploaded[2]["caption"]
     assert "cat" in other.do("maps", "select", {"key": "1"})[2]["alt"]
     dropped = one.do("maps", "select", {"key": "0"}), one.do("drop", "click")
@@ -84,7 +84,7 @@ def test_damaged_upload__is_a_sentence_and_the_page_goes_on(address: str, photo:
     client = Client(address)
     client.load()
     photo.write_bytes(b"GIF89a" + b"\xff" * 100)
-    assert "cannot be read" in message_of(client.upload(photo))
+    assert "cannot be read" in message_of(client.upload(photo.name, photo.read_bytes()))
     assert not list(uploads_folder().rglob("*.jpg"))
     assert client.do("examples", "select", {"key": "petra.jpg"})[2]["alt"] == "petra.jpg"
 
