@@ -1,7 +1,7 @@
 """`stellar-hub edit` changes the tokens of an image and decodes the result."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CODES = ".safetensors"
 SUFFIXES = (CODES, ".png", "-before-after.png")  # of the code, the decoded image and the page
+MAX_NAMED = 8  # tokens that a line names
 Texts = list[str] | None
 
 
@@ -187,18 +188,21 @@ def run_edits(
             encoding, touched = apply_edit(step)
             captions |= {token: _joined(captions.get(token), caption) for token, caption in touched.items()}
             say(f"{each.option} {each.text}: {describe(touched)}")
-        sides = [
+            note_lost(each, encoding, touched)
+        first, last = (
             EditedImage(network.decode(state)[0].float().cpu(), state.localization[0].float().cpu())
             for state in (before, encoding)
-        ]
+        )
     assert encoding.grid_size is not None
-    page, facts = draw_edit(*sides, encoding.grid_size, captions, f"{image.name}, edited with {name}", pixel_values)
+    page, facts = draw_edit(
+        first, last, encoding.grid_size, captions, f"{image.name}, edited with {name}", pixel_values
+    )
     facts_of_image = facts_for_metadata(network, processor, name, image, edits)
     write_all(
         targets,
         [
             lambda path: encoding.save(path, metadata=facts_of_image),
-            lambda path: _write_png(path, to_pil(sides[1].decoded), facts_of_image),
+            lambda path: _write_png(path, to_pil(last.decoded), facts_of_image),
             lambda path: _write_png(path, page, facts_of_image),
         ],
     )
@@ -238,10 +242,22 @@ def describe(touched: dict[int, str]) -> str:
         by_caption.setdefault(caption, []).append(token)
     if len(by_caption) > 2:  # the tokens of two images
         return f"{len(touched)} tokens"
-    return "; ".join(
-        f"token{'s' if len(tokens) > 1 else ''} {', '.join(map(str, tokens))} {caption}"
-        for caption, tokens in by_caption.items()
-    )
+    return "; ".join(f"{_spelled(tokens)} {caption}" for caption, tokens in by_caption.items())
+
+
+def note_lost(edit: Edit, encoding: "StellarEncoding", touched: Iterable[int]) -> None:
+    """Says which tokens an edit left without any weight, unless it was to drop them."""
+    lost = [token for token in touched if not (encoding.localization[..., token] > 0).any()]
+    if lost and edit.option != "--drop":
+        warn(
+            f"note: {_spelled(lost)} without any weight after {edit.option} {edit.text}: no part of the image shows it"
+        )
+
+
+def _spelled(tokens: list[int]) -> str:
+    if len(tokens) > MAX_NAMED:
+        return f"{len(tokens)} tokens"
+    return f"token{'s' if len(tokens) > 1 else ''} {', '.join(map(str, tokens))}"
 
 
 def facts_for_metadata(

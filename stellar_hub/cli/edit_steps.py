@@ -139,8 +139,8 @@ def _scale(step: Step) -> Result:
 
 def _mirror(step: Step) -> Result:
     (token,) = step.tokens
-    sides = "left and right" if step.edit.axis == "horizontal" else "top and bottom"
-    return mirror_token(step.encoding, token, step.edit.axis), {token: f"mirrored, {sides}"}  # type: ignore[arg-type]
+    sides = "left to right" if step.edit.axis == "horizontal" else "top to bottom"
+    return mirror_token(step.encoding, token, step.edit.axis), {token: f"mirrored {sides}"}  # type: ignore[arg-type]
 
 
 def _paint(step: Step) -> Result:
@@ -181,22 +181,35 @@ def _transplant(step: Step, replaced: int | None) -> Result:
 
 
 def _blend(step: Step) -> Result:
-    weight, donor = (step.edit.numbers or (0.5,))[0], step.donor
+    weight, donor = (step.edit.numbers or (0.5,))[0], _on_same_grid(step)
     assert step.edit.file is not None
-    own, theirs = step.encoding.semantics.shape[1], donor.semantics.shape[1]
+    own, theirs, name = step.encoding.semantics.shape[1], donor.semantics.shape[1], step.edit.file.name
     captions = dict.fromkeys(range(own), f"weighted by {1 - weight:g}")
-    captions |= {
-        own + token: f"is token {token} of {step.edit.file.name}, weighted by {weight:g}" for token in range(theirs)
-    }
+    captions |= {own + token: f"is {weight:g} of token {token} of {name}" for token in range(theirs)}
     return blend_encodings(step.encoding, donor, weight), captions
 
 
 def _interpolate(step: Step) -> Result:
     fraction = (step.edit.numbers or (0.5,))[0]
     assert step.edit.file is not None
-    changed = interpolate_encodings(step.encoding, step.donor, fraction)
+    changed = interpolate_encodings(step.encoding, _on_same_grid(step), fraction)
     caption = f"gone {fraction:g} of the way to {step.edit.file.name}"
     return changed, dict.fromkeys(range(changed.semantics.shape[1]), caption)
+
+
+def _on_same_grid(step: Step) -> StellarEncoding:
+    """Returns the encoding of the other file.
+
+    Raises:
+        WrongUsage: if the model sees the two images at different sizes.
+    """
+    (height, width), (other_height, other_width) = step.size(step.encoding), step.size(step.donor)
+    if (height, width) != (other_height, other_width):
+        raise WrongUsage(
+            f"the model sees {width} x {height} pixels of the image and {other_width} x {other_height} of the other: "
+            "pass --fit crop or --fit pad, which make all images one size"
+        )
+    return step.donor
 
 
 def _coverage(start: float, end: float, count: int, patch_size: int) -> Tensor:

@@ -66,11 +66,13 @@ def check_image_size(
 
     Raises:
         OSError: if the model does not exist.
-        WrongUsage: if a side is not a multiple of the patch size, or the image would be too large.
+        WrongUsage: if a side is not a multiple of the patch size, or the image would be too large, or
+            would have more patches than a file of `S` and `L` may have.
     """
     if image_size is None or Path(name).is_file():
         return
     from stellar_hub.modeling import StellarImageProcessor
+    from stellar_hub.modeling.limits import check_limit
 
     processor = StellarImageProcessor.from_pretrained(name)  # it has the model's patch size
     check_multiples(name, processor.patch_size, image_size, option)
@@ -78,6 +80,8 @@ def check_image_size(
         StellarImageProcessor.from_pretrained(name, image_size=image_size, fit=fit)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     patches = height * width // processor.patch_size**2
+    with wrong_usage():
+        check_limit("code_patches", patches, f"an image of {option} {height}x{width}")
     if patches > MANY_PATCHES:
         warn(
             f"note: images of {height}x{width} pixels have {patches:,} patches, and the time for an image grows with "

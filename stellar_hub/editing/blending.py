@@ -101,7 +101,7 @@ def slerp(first: Tensor, second: Tensor, fraction: Number) -> Tensor:
     straight = (cosine.abs() > STRAIGHT) | (lengths[0] <= TINY) | (lengths[1] <= TINY)
     angle = torch.acos(torch.where(straight, 0, cosine))  # where it is not used, an angle with a finite gradient
     turned = (torch.sin((1 - share) * angle) * ways[0] + torch.sin(share * angle) * ways[1]) / torch.sin(angle)
-    arc = torch.lerp(*lengths, share) * turned
+    arc = torch.lerp(lengths[0], lengths[1], share) * turned
     return torch.where(straight, torch.lerp(start, end, share), arc).to(first.dtype)
 
 

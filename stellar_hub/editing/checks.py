@@ -177,7 +177,8 @@ def numbers_of(value: Number, parts: Parts, name: str, low: float = -math.inf, h
         check_finite(number, name, low, high)
         numbers = torch.tensor(number, dtype=torch.float64)
     working = torch.promote_types(parts.localization.dtype, torch.float32)
-    return numbers.to(parts.localization.device, working).expand(parts.batch_size)
+    # First the type: some devices have no float64.
+    return numbers.to(working).to(parts.localization.device).expand(parts.batch_size)
 
 
 def places_of(place: Place, parts: Parts, name: str) -> tuple[Tensor, Tensor]:
@@ -216,9 +217,10 @@ def check_finite(value: float, name: str, low: float, high: float) -> None:
 def _integer(number: object, num_tokens: int, name: str) -> int:
     if isinstance(number, bool) or not isinstance(number, Integral):
         raise TypeError(f"{name} must be numbered by integers, got {one_line(repr(number), 60)}")
-    if not 0 <= number < num_tokens:
-        raise _out_of_range(int(number), num_tokens, name)
-    return int(number)
+    value = int(number)
+    if not 0 <= value < num_tokens:
+        raise _out_of_range(value, num_tokens, name)
+    return value
 
 
 def _integer_tensor(numbers: Tensor, num_tokens: int, name: str) -> Tensor:

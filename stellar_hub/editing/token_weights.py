@@ -183,5 +183,5 @@ def _amounts(region: Tensor, parts: Parts) -> Tensor:
     if region.dtype != torch.bool and not bool(((region >= 0) & (region <= 1)).all()):
         raise ValueError("region must lie in [0, 1], got values beyond or NaN: pass a mask, or clamp it")
     working = torch.promote_types(parts.localization.dtype, torch.float32)
-    amounts = region.to(parts.localization.device, working).flatten(-2)
+    amounts = region.to(working).to(parts.localization.device).flatten(-2)
     return amounts.expand(parts.batch_size, -1)

@@ -93,7 +93,7 @@ def draw_edit(
         canvas.text(left, HEADING, canvas.fit(label, TEXT, LARGE), TEXT)
         canvas.paste(left, HEADING + CAPTION - 6, resize_panel(panel, large))
     if shown:
-        canvas.text(MARGIN, pairs_top - CAPTION + 2, _explanation(before, after, shown, tokens), TEXT)
+        canvas.text(MARGIN, pairs_top - CAPTION + 2, _explanation(shown, tokens), TEXT)
     for index, token in enumerate(shown):
         row, column = divmod(index, len(panels))
         place = (MARGIN + column * (LARGE + GAP), pairs_top + row * (small[1] + PAIR_CAPTION))
@@ -105,17 +105,16 @@ def _large_panels(
     before: EditedImage, after: EditedImage, change: Tensor, facts: EditFacts, pixel_values: Tensor | None
 ) -> list[tuple[str, Image.Image]]:
     """Returns the label and the image of each large panel."""
-    label = "decoded before the edit"
-    panels = []
+    quality, panels = "", []
     if pixel_values is not None:
         height, width = pixel_values.shape[-2:]
         panels.append((f"input, {height} x {width} pixels", to_pil(pixel_values)))
-        label = f"decoded: PSNR {psnr(before.decoded[None], pixel_values[None]):.1f} dB"
-    panels.append((label, to_pil(before.decoded)))
-    panels.append(("edited", to_pil(after.decoded)))
-    scale = f"white is {facts.largest:.2f}" if facts.largest else "there is none"
+        quality = f": PSNR {psnr(before.decoded[None], pixel_values[None]):.1f} dB"
+    panels.append((f"decoded before{quality}", to_pil(before.decoded)))
+    panels.append(("decoded after the edit", to_pil(after.decoded)))
+    scale = f"mean {facts.mean:.2f}, white is {facts.largest:.2f}" if facts.largest else "there is none"
     shown = change / facts.largest if facts.largest else change
-    panels.append((f"difference, {scale}", to_pil(shown.expand(3, -1, -1))))
+    panels.append((f"difference: {scale}", to_pil(shown.expand(3, -1, -1))))
     return panels
 
 
@@ -128,12 +127,7 @@ def _most_changed(before: EditedImage, after: EditedImage, tokens: Mapping[int, 
     return [token for token in tokens if token in chosen]
 
 
-def _peak(sides: tuple[EditedImage, EditedImage], tokens: list[int]) -> float:
-    """Returns the highest value of the maps of some tokens."""
-    return max(float(side.localization[:, tokens].max()) for side in sides)
-
-
-def _explanation(before: EditedImage, after: EditedImage, shown: list[int], tokens: Mapping[int, str]) -> str:
+def _explanation(shown: list[int], tokens: Mapping[int, str]) -> str:
     """Explains the small panels."""
     count = f"; {len(shown)} of {len(tokens)} touched tokens" if len(shown) < len(tokens) else ""
     return f"maps of the touched tokens, before and after: dim at 0, bright at the pair's peak{count}"
@@ -150,7 +144,7 @@ def _draw_pair(
 ) -> None:
     """Draws the map of a token before and after, over what the image decodes to, and below what was done."""
     left, top = place
-    peak = max(_peak(sides, [token]), 1e-6)
+    peak = max(1e-6, *(float(side.localization[:, token].max()) for side in sides))
     for index, side in enumerate(sides):
         panel = resize_panel(to_pil(side.decoded), size)
         map_ = draw_token(panel, side.localization, token, grid_size, (0.0, peak))

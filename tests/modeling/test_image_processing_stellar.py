@@ -415,6 +415,13 @@ class TestFiles:
             return_geometry=True,
         )
 
+    def test_save__refuses_a_keyword_that_does_not_exist(self, tmp_path: Path, changed: StellarImageProcessor) -> None:
+        with pytest.raises(TypeError, match="image_size"):
+            changed.save_pretrained(tmp_path / "saved", image_size=96)
+        assert not (tmp_path / "saved").exists()
+        changed.save_pretrained(tmp_path / "saved", max_shard_size="1GB")  # as a pipeline passes it
+        assert StellarImageProcessor.from_pretrained(tmp_path / "saved").to_dict() == changed.to_dict()
+
     def test_save_and_load__keeps_every_option(
         self, tmp_path: Path, photo: np.ndarray, changed: StellarImageProcessor
     ) -> None:

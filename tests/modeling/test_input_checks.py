@@ -147,7 +147,7 @@ class TestEncoding:
             ((2, 4, 48), (2, 16, 3), r"tokens r, got .*\(2, 16, 3\)$"),
             ((2, 4, 48), (2, 4, 16), r"tokens r, .*L.transpose\(1, 2\)"),
             ((2, 0, 48), (2, 16, 0), r"one token, got S of shape \(2, 0, 48\)"),
-            ((0, 4, 48), (0, 16, 4), r"at least one image .*got S of shape \(0, 4, 48\)"),
+            ((0, 4, 48), (0, 16, 4), r"at least one image, .*got S of shape \(0, 4, 48\)"),
             ((2, 4, 48), (2, 0, 4), "at least one image, one patch"),
         ],
     )

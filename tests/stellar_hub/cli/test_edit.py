@@ -72,6 +72,14 @@ def test_edits__are_applied_in_the_order_in_which_they_are_written(
     assert not torch.allclose(first, second)
 
 
+def test_token_moved_out_of_the_image__is_told(
+    command: Command, model_folder: Path, photo: Path, tmp_path: Path
+) -> None:
+    result = command("edit", photo, "--move", "1:4000,0", "-o", tmp_path / "out", "-m", model_folder)
+    assert result.exit_code == 0, result.output
+    assert "note: token 1 without any weight after --move 1:4000,0" in result.stderr
+
+
 def test_from__puts_the_center_of_a_token_at_a_pixel(
     command: Command, pixel_model: StellarModel, model_folder: Path, photo: Path, donor: Path, tmp_path: Path
 ) -> None:
@@ -240,3 +248,7 @@ def test_several_sizes__follow_fit_and_image_size(
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "out" / "wide.png") as image:
         assert image.size == (96, 64)
+    words[:2] = ["--blend", str(donor)]
+    refused = command("edit", photo, *words, "-o", tmp_path / "blend", "-m", model_folder)
+    assert refused.exit_code == 2
+    assert "96 x 64 pixels of the image and 64 x 96 of the other: pass --fit crop" in refused.stderr

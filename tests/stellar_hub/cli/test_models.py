@@ -28,6 +28,12 @@ def test_check_image_size__names_the_nearest(model_folder: Path, size: int | tup
         check_image_size(str(model_folder), size)
 
 
+def test_check_image_size__refuses_more_patches_than_a_code_may_have(model_folder: Path) -> None:
+    check_image_size(str(model_folder), 2048)  # 256 x 256 patches
+    with pytest.raises(WrongUsage, match=r"65,792 patches.*65,536"):
+        check_image_size(str(model_folder), (2048, 2056))
+
+
 def test_many_patches__get_a_note(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_image_size(str(model_folder), 1024)  # 128 x 128 patches
     assert capsys.readouterr().err == ""

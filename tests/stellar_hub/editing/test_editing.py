@@ -137,6 +137,18 @@ def test_edit__decodes_and_gradients_reach_s_and_l(name: str, shared_pixel_model
         assert tensor.grad.abs().max() > 0
 
 
+@every_edit
+def test_gradients__are_those_of_finite_differences(name: str) -> None:
+    encoding = make_encoding(3, batch=1, grid=(3, 2), num_tokens=3, sharpness=1.0)
+    donor = other(encoding)
+
+    def dense(semantics: Tensor, localization: Tensor) -> Tensor:
+        edited = EDITS[name](StellarEncoding(semantics, localization, encoding.grid_size), donor)
+        return edited.localization @ edited.semantics
+
+    assert torch.autograd.gradcheck(dense, [tensor.requires_grad_() for tensor in encoding])
+
+
 @pytest.mark.parametrize("name", ["drop", "keep", "swap", "move", "scale", "mirror", "paint"])
 def test_tokens_per_image__are_those_edits_alone(name: str) -> None:
     encoding, tokens = make_encoding(batch=2), torch.tensor([2, 0])

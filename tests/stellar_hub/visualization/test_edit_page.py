@@ -41,7 +41,7 @@ def test_no_change__is_said_and_drawn_black(monkeypatch: pytest.MonkeyPatch) -> 
     same = side(4, 0)
     _, facts = draw_edit(same, same, (4, 6), {0: "moved by +0,+0"}, "title")
     assert (facts.mean, facts.largest) == (0, 0)
-    assert any(text.startswith("difference, there is none") for *_, text in lines)
+    assert any(text.startswith("difference: there is none") for *_, text in lines)
 
 
 def test_new_token__has_no_area_before(monkeypatch: pytest.MonkeyPatch) -> None:
