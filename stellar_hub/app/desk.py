@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stellar_hub.app import session as steps
+import stellar_hub.app.session as steps
 from stellar_hub.app.concepts import ConceptSearch
 from stellar_hub.app.edits import Placement
 from stellar_hub.app.models import Models
-from stellar_hub.app.photographs import ImageFiles, encode_file, example_names, read_example, read_upload
+from stellar_hub.app.photographs import (
+    ImageFile,
+    ImageFiles,
+    Photograph,
+    encode_file,
+    example_names,
+    read_example,
+    read_upload,
+)
 from stellar_hub.app.session import Session
 from stellar_hub.app.views import Value, View, compared, view_of
 from stellar_hub.modeling.safe_text import escape_control, mask_secrets, one_line
@@ -106,10 +114,10 @@ class Desk:
         """Draws a session."""
         return view_of(session, self.models)
 
-    def _encoded(self, session: Session, file: tuple[int, str, str]) -> Any:
+    def _encoded(self, session: Session, file: tuple[ImageFile, str, str]) -> Photograph:
         return encode_file(self.models, self.kept, session.model, *file)
 
-    def _taken(self, path: Path) -> tuple[int, str, str]:
+    def _taken(self, path: Path) -> tuple[ImageFile, str, str]:
         try:
             return read_upload(path, self.kept)
         finally:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from stellar_hub.modeling.safe_text import did_you_mean, one_line
 MAX_LOADED = 2  # models in memory: the one that is used and the one that it is compared with
 PANEL = 384  # pixels of the shorter side of an image on the page, at least
 
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LoadedModel:
         return weights_sha256(self.model)
 
 
-def _as_it_is(function: FunctionT) -> FunctionT:
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
@@ -59,9 +59,7 @@ class Models:
         ValueError: if there is no name.
     """
 
-    def __init__(
-        self, names: Sequence[str], device: str = "auto", on_gpu: Callable[[FunctionT], FunctionT] = _as_it_is
-    ):
+    def __init__(self, names: Sequence[str], device: str = "auto", on_gpu: Decorator = _as_it_is):
         if not names:
             raise ValueError("names must have at least one model, such as 'stellar-tiny'")
         self.names = tuple(dict.fromkeys(names))

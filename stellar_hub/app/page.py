@@ -1,10 +1,9 @@
 """The page: its parts, and which function of the desk each event calls."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from stellar_hub.app import session as steps
+import stellar_hub.app.session as steps
 from stellar_hub.app.desk import Desk, Step, answered
 from stellar_hub.app.parts import asset, board, choices, drop_zone, figures, gradio
 from stellar_hub.app.requests import key_of, numbers_of, uploaded_path
@@ -290,8 +289,3 @@ def style() -> dict[str, Any]:
         font_mono=("ui-monospace", "monospace"),
     )
     return {"theme": theme, "css": asset("style.css")}
-
-
-def uploads_folder() -> Path:
-    """Returns the folder that gradio writes uploads to."""
-    return Path(gradio().utils.get_upload_folder())

@@ -1,7 +1,7 @@
 """The images of the page: files that are kept for a while, and what a model makes of one."""
 
 import threading
-from collections import OrderedDict
+import weakref
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +19,21 @@ MAX_KEPT_BYTES = 2**28  # of all files together
 MAX_TITLE = 80  # characters
 
 
+class ImageFile:
+    """An image file in memory, as long as somebody has it open.
+
+    Attributes:
+        data: Its bytes; None if they were dropped to make room for others.
+    """
+
+    def __init__(self, data: bytes):
+        self.data: bytes | None = data
+
+
 class ImageFiles:
-    """Image files of all users, in memory: the last ones, as many as fit. It may be used by several threads.
+    """The image files that are open, of all users. It may be used by several threads.
+
+    It does not keep files that nobody has open any more. Of those that are open it keeps the last ones, as many as fit.
 
     Args:
         max_bytes: Size of all files together. One that is larger is kept until the next one comes.
@@ -28,39 +41,51 @@ class ImageFiles:
 
     def __init__(self, max_bytes: int = MAX_KEPT_BYTES):
         self.max_bytes = max_bytes
-        self._files: OrderedDict[int, bytes] = OrderedDict()
-        self._next = 0
+        self._files: list[weakref.ref[ImageFile]] = []  # the one used longest ago comes first
         self._lock = threading.Lock()
 
-    def add(self, data: bytes) -> int:
-        """Keeps a file and returns its number."""
+    def add(self, data: bytes) -> ImageFile:
+        """Keeps a file as long as its user has it open, and there is room."""
+        file = ImageFile(data)
         with self._lock:
-            self._next += 1
-            self._files[self._next] = data
-            while len(self._files) > 1 and self.num_bytes > self.max_bytes:
-                self._files.popitem(last=False)
-            return self._next
+            self._put_last(file)
+            kept = self._kept()
+            while len(kept) > 1 and sum(map(_size_of, kept)) > self.max_bytes:
+                kept.pop(0).data = None
+        return file
 
-    def read(self, number: int, title: str) -> bytes:
-        """Returns a file.
+    def read(self, file: ImageFile, title: str) -> bytes:
+        """Returns the bytes of a file.
 
         Args:
-            number: Its number.
+            file: The file.
             title: Name of the image in the error.
 
         Raises:
             ValueError: if it was dropped because others came.
         """
         with self._lock:
-            if number not in self._files:
+            if file.data is None:
                 raise ValueError(f"{title} is not kept any more: choose the image again")
-            self._files.move_to_end(number)
-            return self._files[number]
+            self._put_last(file)
+            return file.data
 
     @property
     def num_bytes(self) -> int:
         """Size of all files together."""
-        return sum(map(len, self._files.values()))
+        with self._lock:
+            return sum(map(_size_of, self._kept()))
+
+    def _put_last(self, file: ImageFile) -> None:
+        self._files = [weakref.ref(each) for each in (*self._kept(), file) if each is not file]
+        self._files.append(weakref.ref(file))
+
+    def _kept(self) -> list[ImageFile]:
+        return [file for each in self._files if (file := each()) is not None and file.data is not None]
+
+
+def _size_of(file: ImageFile) -> int:
+    return len(file.data or b"")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +95,7 @@ class Photograph:
     Attributes:
         title: Name to show, on one line.
         written: The image in Python, such as `"cat.jpg"` with its quotation marks.
-        file: Number of its file in `ImageFiles`.
+        file: Its file.
         pixels: What the model saw, `(3, H, W)` in [0, 1].
         seen: The same part of the image in more pixels, to draw on.
         encoding: Its encoding, a batch of one, float32.
@@ -78,20 +103,20 @@ class Photograph:
 
     title: str
     written: str
-    file: int
+    file: ImageFile
     pixels: Tensor
     seen: Image.Image
     encoding: StellarEncoding
 
 
-def encode_file(models: Models, kept: ImageFiles, name: str, file: int, title: str, written: str) -> Photograph:
+def encode_file(models: Models, kept: ImageFiles, name: str, file: ImageFile, title: str, written: str) -> Photograph:
     """Encodes a file that is kept.
 
     Args:
         models: The models of the page.
         kept: The files of the page.
         name: Model that encodes.
-        file: Number of the file.
+        file: The file.
         title: Name to show.
         written: The image in Python.
 
@@ -105,7 +130,7 @@ def encode_file(models: Models, kept: ImageFiles, name: str, file: int, title: s
     return Photograph(title, written, file, pixels, seen, models.encode(name, pixels))
 
 
-def read_upload(path: Path, kept: ImageFiles) -> tuple[int, str, str]:
+def read_upload(path: Path, kept: ImageFiles) -> tuple[ImageFile, str, str]:
     """Reads a file that a user uploaded, and keeps it; it is decoded later.
 
     Args:
@@ -113,7 +138,7 @@ def read_upload(path: Path, kept: ImageFiles) -> tuple[int, str, str]:
         kept: The files of the page.
 
     Returns:
-        Its number, its title and the image in Python.
+        The file, its title and the image in Python.
 
     Raises:
         OSError: if the machine fails to read it.
@@ -140,7 +165,7 @@ def example_path(name: str) -> Path:
     return _examples() / name
 
 
-def read_example(name: str, kept: ImageFiles) -> tuple[int, str, str]:
+def read_example(name: str, kept: ImageFiles) -> tuple[ImageFile, str, str]:
     """Reads a photograph of the package, and keeps it; the results are those of `read_upload`.
 
     Raises:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from stellar_hub.app import edits
+import stellar_hub.app.edits as edits
 from stellar_hub.app.edits import Edit, Placement
 from stellar_hub.app.models import Models
 from stellar_hub.app.photographs import ImageFiles, Photograph, encode_file, read_example

@@ -45,6 +45,16 @@ def test_two_users__see_their_own_image_and_edits(desk: Desk, opened: Session, p
     assert desk.kept.read(one.original.file, "") != desk.kept.read(other.original.file, "")
 
 
+def test_upload__of_another_image_frees_the_one_before(desk: Desk, photo: Path) -> None:
+    session, size = Session(desk.models.names[0]), photo.stat().st_size
+    data = photo.read_bytes()
+    for _ in range(3):
+        photo.parent.mkdir(exist_ok=True)
+        photo.write_bytes(data)
+        session = desk.upload(session, photo)
+        assert desk.kept.num_bytes == size
+
+
 def test_change_model__refuses_a_name_that_is_not_offered(desk: Desk, opened: Session) -> None:
     session, problem = desk.do(desk.change_model, opened, "/etc")
     assert session is opened

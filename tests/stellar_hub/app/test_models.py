@@ -69,7 +69,7 @@ def test_on_gpu__wraps_what_computes_and_gets_tensors_alone(model_folder: str) -
 
         return call
 
-    shelf = Models([model_folder], "cpu", record)  # type: ignore[arg-type]
+    shelf = Models([model_folder], "cpu", record)
     side = shelf.load(model_folder).model.config.image_size
     encoding = shelf.encode(model_folder, torch.rand(3, side, side))
     shelf.decode(model_folder, encoding)

@@ -13,12 +13,21 @@ def test_image_files__hold_what_fits_and_drop_the_one_used_longest_ago() -> None
     kept = ImageFiles(max_bytes=10)
     first, second = kept.add(b"12345"), kept.add(b"12345")
     assert kept.read(first, "first") == b"12345"
-    kept.add(b"1")
+    third = kept.add(b"1")
     assert kept.num_bytes <= 10
+    assert kept.read(third, "third") == b"1"
     with pytest.raises(ValueError, match="second is not kept"):
         kept.read(second, "second")
     huge = kept.add(b"x" * 50)
     assert kept.read(huge, "huge") == b"x" * 50
+
+
+def test_image_files__forget_a_file_that_nobody_has_open() -> None:
+    kept = ImageFiles()
+    file = kept.add(b"12345")
+    assert kept.num_bytes == 5
+    del file
+    assert kept.num_bytes == 0
 
 
 def test_read_upload__names_the_file_as_the_user_did(photo: Path) -> None:

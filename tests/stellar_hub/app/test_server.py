@@ -14,6 +14,7 @@ import pytest
 
 from stellar_hub.app.desk import Desk
 from stellar_hub.app.models import Models
+from stellar_hub.app.page import ADDED
 from stellar_hub.app.server import address_of, is_local, listen, uploads_in
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -104,7 +105,7 @@ def test_damaged_upload__is_a_sentence_and_the_page_goes_on(address: str, photo:
 def test_hostile_event__is_a_sentence(address: str, part: str, event: str, data: Any) -> None:
     client = Client(address)
     client.load()
-    values = ("where it was",) if part == "transplant" else ()
+    values = (ADDED,) if part == "transplant" else ()
     assert message_of(client.do(part, event, data, values))
 
 

@@ -1,7 +1,5 @@
 """What one user has open."""
 
-from dataclasses import fields
-
 import pytest
 import torch
 
@@ -115,9 +113,3 @@ def test_with_model__encodes_again_and_forgets_the_edits(desk: Desk, opened: Ses
     assert again.second is not None
     assert again.second.title == "rocket.jpg"
     torch.testing.assert_close(again.encoding.semantics, opened.encoding.semantics)
-
-
-def test_session__holds_no_files(opened: Session) -> None:
-    """The files of users are kept in one bounded place; a session has their numbers."""
-    assert not any(isinstance(getattr(opened, each.name), bytes) for each in fields(opened))
-    assert isinstance(opened.original.file, int)
