@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread for each of a few processes: tests are many and small.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo test test-fast test-lowest lint format clean
+.PHONY: help demo test test-fast test-lowest docs lint format clean
 
 help:  ## show these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,10 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-docs
+
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ $(VENV)/installed
 
 demo: $(VENV)/installed  ## install, then encode and decode the photographs of examples/images into demo/
@@ -35,6 +39,10 @@ test-lowest:  ## the suite with the oldest dependencies that are declared, in .v
 test-fast: $(VENV)/installed-dev  ## the same without the slow tests
 	$(PYTEST) -m "not gpu and not network and not slow"
 
+docs: $(VENV)/installed-docs  ## build the documentation site into site/ and check it
+	$(BIN)/python .ci/docs/build_site.py
+	$(BIN)/python .ci/docs/check_site.py
+
 lint: $(VENV)/installed-dev  ## ruff, and the transformers linter on modeling/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +53,4 @@ format: $(VENV)/installed-dev  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and what was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ runs in a process of its own, which ends after a fault; a case may take 10 secon
 as machines are shared) and 2 GB.
 
     python benchmarks/fuzz.py images --count 3000
-    python benchmarks/fuzz.py --all --update-docs docs/limits.md
+    python benchmarks/fuzz.py --all --update-docs docs/results/robustness.md
 """
 
 import argparse
@@ -197,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", choices=[*COUNTS, []], help="kinds of files to attack")
     parser.add_argument("--all", action="store_true", help="attack all kinds")
-    parser.add_argument("--count", type=int, help="number of cases of each kind. Default: as in docs/limits.md")
+    parser.add_argument("--count", type=int, help="number of cases of each kind. Default: as in the docs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the cases")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--keep", type=Path, help="folder that keeps the files that lead to a fault")

@@ -1,7 +1,7 @@
 """Measures everything that is fast on a GPU, in one run of at most six minutes on an H100.
 
     python benchmarks/gpu.py --json gpu.json
-    python benchmarks/gpu.py --update-docs docs/performance.md --json gpu.json
+    python benchmarks/gpu.py --update-docs docs/results/gpu.md --json gpu.json
 
 It measures the rates of the machine, the authors' numbers on this device, encoding and decoding (as it is, optimized,
 each variant alone, timm and DINOv2), training steps and extraction. Ways of one kind take turns. All weights are random

@@ -1,7 +1,7 @@
 """Writes one scorecard of stellar-tiny, of the same network with random weights, and of raw pixels.
 
     pip install -e '.[eval]'
-    python benchmarks/scorecard.py --output outputs/scorecard --update-docs docs/evaluation.md
+    python benchmarks/scorecard.py --output outputs/scorecard --update-docs docs/results/scorecard.md
 
 The data are drawn scenes, with seeds that training never draws and the largest object as class, and the digits of
 scikit-learn (1797 handwritten digits of 8 x 8 pixels; every fifth is for the test). Features are kept in the output
@@ -115,7 +115,7 @@ def evaluate(name: str, root: Path, output: Path) -> Iterator[Report]:
 def update_docs(page: Path, name: str, reports: list[Report]) -> None:
     """Writes the tables of a data set into a page."""
     without_figures = [replace(report, images={}) for report in reports]
-    section = scorecard_markdown(without_figures, f"### {SECTIONS[name]}")
+    section = scorecard_markdown(without_figures, f"## {SECTIONS[name]}")
     text = write_section(page.read_text(encoding="utf-8"), f"scorecard {name}", section, page)
     write_atomically(page, text.encode())
 

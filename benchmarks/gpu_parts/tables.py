@@ -9,7 +9,7 @@ from gpu_parts.bars import BARS, Rows
 
 SECTION = "benchmarks/gpu.py"
 COMMAND = """python benchmarks/gpu.py --json gpu.json
-python benchmarks/gpu.py --update-docs docs/performance.md --json gpu.json"""
+python benchmarks/gpu.py --update-docs docs/results/gpu.md --json gpu.json"""
 HEADER = (
     "| what | ms | per second | µs per token | of the matrix rate | difference | note |\n|---|---|---|---|---|---|---|"
 )

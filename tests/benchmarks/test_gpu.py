@@ -176,7 +176,7 @@ def test_update_docs__fills_the_section_and_leaves_the_rest(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.md"
-    page.write_text((ROOT / "docs" / "performance.md").read_text())
+    page.write_text((ROOT / "docs" / "results" / "gpu.md").read_text())
     options = ["--update-docs", str(page), "--json", str(filled(tmp_path / "found.json"))]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
     assert script.main() == 0
@@ -186,7 +186,7 @@ def test_update_docs__fills_the_section_and_leaves_the_rest(
         assert part in text
     assert "- decode: failed: no" in text
     assert "kept: graph" in text
-    before = (ROOT / "docs" / "performance.md").read_text()
+    before = (ROOT / "docs" / "results" / "gpu.md").read_text()
     assert page.read_text().split("<!--")[0] == before.split("<!--")[0]
     assert page.read_text().split("-->")[-1] == before.split("-->")[-1]
 
@@ -200,6 +200,6 @@ def test_update_docs__refuses_numbers_that_mean_nothing(
 
 
 def test_docs__say_whether_the_section_is_filled(script: Any) -> None:
-    text = read_section((ROOT / "docs" / "performance.md").read_text(), script.SECTION)
+    text = read_section((ROOT / "docs" / "results" / "gpu.md").read_text(), script.SECTION)
     assert text is not None
     assert text == script.section(None) or "measured this on" in text

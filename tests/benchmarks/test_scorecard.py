@@ -64,4 +64,4 @@ def test_tables__go_into_their_section(scorecard: ModuleType, tmp_path: Path) ->
     page.write_text("a\n\n<!-- scorecard digits -->\nold\n<!-- /scorecard digits -->\n\nb\n")
     scorecard.update_docs(page, "digits", [])
     text = page.read_text()
-    assert text == "a\n\n<!-- scorecard digits -->\n### scikit-learn's digits\n<!-- /scorecard digits -->\n\nb\n"
+    assert text == "a\n\n<!-- scorecard digits -->\n## scikit-learn's digits\n<!-- /scorecard digits -->\n\nb\n"
