@@ -20,7 +20,7 @@ FLOORS = (
     ("features",),
     ("store",),
     ("retrieval", "visualization", "export", "editing"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "app"),
     ("cli",),
     ("__main__", "extraction"),
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import typer
 
+from stellar_hub.cli.app import open_app
 from stellar_hub.cli.convert import convert
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
@@ -53,6 +54,7 @@ def root(
 
 COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of commands shows
     demo: "Try stellar-tiny on photographs.",
+    open_app: "Open the demo page.",
     list_models: "List the pretrained models.",
     encode: "Write S and L of images to files.",
     reconstruct: "Encode and decode images.",
@@ -65,9 +67,10 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     export: "Export a model to other runtimes.",
     doctor: "Check the installation.",
 }
+NAMES = {list_models: "list", open_app: "app"}  # of commands whose functions have other names
 for command, short_help in COMMANDS.items():
     kind = OrderedCommand if command is edit else None
-    app.command("list" if command is list_models else None, cls=kind, short_help=short_help)(command)
+    app.command(NAMES.get(command), cls=kind, short_help=short_help)(command)
 app.add_typer(evaluation, name="eval")
 
 
