@@ -64,7 +64,7 @@ class StellarConfig(PreTrainedConfig):
         reconstruction_head: Kind of head. "vq" predicts codes of the MaskGIT-VQGAN, "pixel" predicts RGB patches.
         pixel_head_overlap: Whether the patches that a "pixel" head predicts reach half a patch into their neighbours,
             which sum up there. It hides the borders of patches, and needs an even `patch_size`. Published models do not
-            have it.
+            have it, and "vq" heads do not use it.
         use_tokenizer: Whether a "vq" model has the VQGAN's pixel decoder, which `decode` needs.
         codebook_size: Number of codes of the VQGAN.
         tokenizer_hidden_channels: Number of channels of the VQGAN's first level.
@@ -341,12 +341,7 @@ class StellarConfig(PreTrainedConfig):
             )
         if self.decoder_hidden_size % 2:
             raise ValueError(f"decoder_hidden_size must be even, got {self.decoder_hidden_size}")
-        if self.pixel_head_overlap and self.reconstruction_head != "pixel":
-            raise ValueError(
-                "pixel_head_overlap=True needs reconstruction_head='pixel', got "
-                f"{self.reconstruction_head!r}: set pixel_head_overlap=False"
-            )
-        if self.pixel_head_overlap and self.patch_size % 2:
+        if self.pixel_head_overlap and self.reconstruction_head == "pixel" and self.patch_size % 2:
             raise ValueError(f"pixel_head_overlap=True needs an even patch_size, got {self.patch_size}")
         if self.tokenizer_hidden_channels % 32:
             raise ValueError(
