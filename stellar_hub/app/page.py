@@ -65,7 +65,11 @@ class Page:
         with gr.Tabs(elem_id="more"):
             with gr.Tab("Python"):
                 self.code = gr.Code(
-                    label="The same in Python", language="python", interactive=False, wrap_lines=True, elem_id="code"
+                    label="The same in Python",
+                    language="python",
+                    interactive=False,
+                    show_line_numbers=False,
+                    elem_id="code",
                 )
             with gr.Tab("Second image"):
                 self._build_second()
