@@ -26,7 +26,7 @@ from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 from stellar_hub.store.files import RECORDS
 from stellar_hub.store.tensor_format import DTYPES
 
-MAX_PIXELS = (256, 256)  # largest width and height of a photograph; the model sees 64 x 64
+MAX_PIXELS = (256, 256)  # largest width and height of a photograph; the model sees 128 x 128
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 
 

@@ -1,13 +1,23 @@
 r"""Makes the checkpoint that is part of the package from a training run of its recipe.
 
-    python examples/draw_scenes.py --count 6000 --max-objects 3 --class-cue color --output outputs/scenes
+    python examples/draw_scenes.py --count 4200 --max-objects 3 --class-cue color --size 128 --output outputs/scenes
     stellar-hub train --recipe stellar-tiny --data outputs/scenes --data examples/training_photographs \
+        --set model.config.image_size=128 --set data.image_size=128 --set data.local_size=64 \
+        --set batch_size=256 --set steps=1000 --set learning_rate=1.2e-3 --set teacher_momentum=0.97 \
         --output outputs/stellar-tiny
-    python examples/pack_stellar_tiny.py outputs/stellar-tiny stellar_hub/checkpoints/stellar-tiny
+    python examples/finetune_decoder.py --model outputs/stellar-tiny/model --data outputs/scenes \
+        --data examples/training_photographs --repeats 1 35 --overlap --steps 1200 --batch-size 16 \
+        --learning-rate 8e-4 --output outputs/decoder
+    python examples/finetune_decoder.py --model outputs/decoder/model --data outputs/scenes \
+        --data examples/training_photographs --repeats 1 35 --overlap --steps 400 --batch-size 16 \
+        --learning-rate 5e-4 --difference-weight 8 --output outputs/smooth
+    python examples/pack_stellar_tiny.py outputs/stellar-tiny stellar_hub/checkpoints/stellar-tiny \
+        --weights outputs/smooth/model
 
 The script saves weights as float16, except for the frequencies of the position code. It leaves out code that the
 package has. It records what the packed weights compute for one image, for `stellar-hub doctor`. In the card of the
-checkpoint it replaces the section on training; the rest of the card stays.
+checkpoint it replaces the section on training; the rest of the card stays. With `--weights` the preview in the card
+shows what these weights decode, for photographs of `examples/images`.
 """
 
 import argparse
@@ -19,11 +29,14 @@ import torch
 from safetensors.torch import save_file
 
 from stellar_hub import StellarImageProcessor, StellarModel
+from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling.atomic_write import write_atomically
 from stellar_hub.modeling.card_sections import read_section, write_section
 from stellar_hub.training.monitoring import read_journal
+from stellar_hub.training.monitoring.previews import draw_preview, fixed_images
 
-IMAGES = ("curves.png", "reconstructions.png")
+CURVES, PREVIEW = "curves.png", "reconstructions.png"
+PHOTOGRAPHS = Path(__file__).parent / "images"
 
 
 def pack_weights(source: Path, output: Path) -> None:
@@ -52,15 +65,21 @@ def record_golden_values(output: Path) -> None:
     save_file({"pixel_values": pixel_values, **encoding._asdict()}, output / "golden.safetensors")
 
 
+def draw_photographs(output: Path) -> None:
+    """Draws photographs, what the packed weights decode for them, and the maps of their tokens."""
+    model = StellarModel.from_pretrained(output)
+    images = fixed_images(open_sources([PHOTOGRAPHS]), model.config)[:3]  # few, for the size of the package
+    draw_preview(model, images).save(output / PREVIEW, optimize=True)
+
+
 def update_card(run: Path, output: Path) -> None:
-    """Writes the run's section on training into the card, and copies its images."""
+    """Writes the run's section on training into the card, and copies its curves."""
     section = read_section((run / "model" / "README.md").read_text(encoding="utf-8"), "training")
     if section is None:
         raise SystemExit(f"pack_stellar_tiny: the card of {run / 'model'} does not have a section on training")
     card = output / "README.md"
     write_atomically(card, write_section(card.read_text(encoding="utf-8"), "training", section, card).encode())
-    for name in IMAGES:
-        shutil.copyfile(run / "model" / name, output / name)
+    shutil.copyfile(run / "model" / CURVES, output / CURVES)
 
 
 def main() -> None:
@@ -68,13 +87,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="Folder of the finished run.")
     parser.add_argument("output", type=Path, help="Folder of the checkpoint, with its card.")
+    parser.add_argument("--weights", type=Path, help="Folder of a model that was trained further (default: the run's).")
     args = parser.parse_args()
     if not (args.output / "README.md").is_file():
         raise SystemExit(f"pack_stellar_tiny: {args.output} has no README.md; the section on training goes there")
     try:
-        pack_weights(args.run / "model", args.output)
+        pack_weights(args.weights or args.run / "model", args.output)
         record_golden_values(args.output)
         update_card(args.run, args.output)
+        if args.weights:
+            draw_photographs(args.output)
+        else:
+            shutil.copyfile(args.run / "model" / PREVIEW, args.output / PREVIEW)
     except (OSError, ValueError) as error:
         raise SystemExit(f"pack_stellar_tiny: {error}") from error
     last = read_journal(args.run / "metrics.jsonl")[-1]

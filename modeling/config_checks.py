@@ -327,7 +327,8 @@ def count_parameters(config: Any) -> int:
         return total
     inner = config.decoder_hidden_size
     total += config.decoder_num_hidden_layers * (4 * inner**2 + 2 * inner * config.decoder_intermediate_size)
-    total += inner * (width + (patch if config.reconstruction_head == "pixel" else config.codebook_size))
+    head = patch * (4 if config.pixel_head_overlap else 1)
+    total += inner * (width + (head if config.reconstruction_head == "pixel" else config.codebook_size))
     if config.reconstruction_head == "vq" and config.use_tokenizer:
         widths = [config.tokenizer_hidden_channels * factor for factor in config.tokenizer_channel_mult]
         convolution, blocks = 9 * max(widths) ** 2, config.tokenizer_num_res_blocks

@@ -62,6 +62,9 @@ class StellarConfig(PreTrainedConfig):
         decoder_num_attention_heads: Number of attention heads of a decoder block; it divides `decoder_hidden_size`.
         decoder_intermediate_size: Width of a decoder block's MLP; None means `4 * decoder_hidden_size`.
         reconstruction_head: Kind of head. "vq" predicts codes of the MaskGIT-VQGAN, "pixel" predicts RGB patches.
+        pixel_head_overlap: Whether the patches that a "pixel" head predicts reach half a patch into their neighbours,
+            which sum up there. It hides the borders of patches, and needs an even `patch_size`. Published models do not
+            have it.
         use_tokenizer: Whether a "vq" model has the VQGAN's pixel decoder, which `decode` needs.
         codebook_size: Number of codes of the VQGAN.
         tokenizer_hidden_channels: Number of channels of the VQGAN's first level.
@@ -154,6 +157,7 @@ class StellarConfig(PreTrainedConfig):
     decoder_num_attention_heads: int = 8
     decoder_intermediate_size: int | None = None
     reconstruction_head: Literal["vq", "pixel"] = "vq"
+    pixel_head_overlap: bool = False
 
     use_tokenizer: bool = True
     codebook_size: int = 1024
@@ -235,9 +239,10 @@ class StellarConfig(PreTrainedConfig):
             raise ValueError(f"the configuration of {one_line(pretrained_model_name_or_path)}: {error}") from error
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Returns the settings that are saved; those of SOP and of baselines only where they are not the default."""
+        """Returns the settings that are saved; those that published models lack only where they are not the default."""
         content: dict[str, Any] = super().to_diff_dict()
-        is_default = {name: content.get(name) == getattr(type(self), name) for name in FIELDS_OF_OBJECTIVES}
+        own = (*FIELDS_OF_OBJECTIVES, "pixel_head_overlap")
+        is_default = {name: content.get(name) == getattr(type(self), name) for name in own}
         return {name: value for name, value in content.items() if not is_default.get(name)}
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -336,6 +341,13 @@ class StellarConfig(PreTrainedConfig):
             )
         if self.decoder_hidden_size % 2:
             raise ValueError(f"decoder_hidden_size must be even, got {self.decoder_hidden_size}")
+        if self.pixel_head_overlap and self.reconstruction_head != "pixel":
+            raise ValueError(
+                "pixel_head_overlap=True needs reconstruction_head='pixel', got "
+                f"{self.reconstruction_head!r}: set pixel_head_overlap=False"
+            )
+        if self.pixel_head_overlap and self.patch_size % 2:
+            raise ValueError(f"pixel_head_overlap=True needs an even patch_size, got {self.patch_size}")
         if self.tokenizer_hidden_channels % 32:
             raise ValueError(
                 "tokenizer_hidden_channels must be a multiple of 32, the number of groups of its GroupNorm, "

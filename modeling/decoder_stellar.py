@@ -102,8 +102,14 @@ class StellarDecoder(nn.Module):
         if config.reconstruction_head == "vq":
             self.head = nn.Linear(width, config.codebook_size)
         else:
+            # With overlap, a patch of twice the side is centred on its cell; the sum of neighbours hides the borders.
+            margin = config.patch_size // 2 if config.pixel_head_overlap else 0
             self.head = nn.ConvTranspose2d(
-                width, config.num_channels, kernel_size=config.patch_size, stride=config.patch_size
+                width,
+                config.num_channels,
+                kernel_size=config.patch_size + 2 * margin,
+                stride=config.patch_size,
+                padding=margin,
             )
 
     def forward(self, low_rank: Tensor, grid_size: tuple[int, int], predict: bool = False) -> Tensor:

@@ -75,7 +75,7 @@ MODELS = {
     model.name: model
     for model in (
         PretrainedModel(
-            "stellar-tiny", "ViT 192/6, patch 8 at 64, 16 tokens, pixel", "Apache-2.0", "a demonstration, for tests"
+            "stellar-tiny", "ViT 192/6, patch 8 at 128, 16 tokens, pixel", "Apache-2.0", "a demonstration, for tests"
         ),
         _published("stellar-b16", "ViT-B/16 at 224, 16 tokens, vq", 483, "the paper's base model"),
         _published(

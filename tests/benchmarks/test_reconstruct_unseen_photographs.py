@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "reconstruct_unseen_photographs.py"
@@ -33,3 +34,13 @@ def test_photographs__each_have_a_license(folder: str) -> None:
     licenses = (ROOT / "examples" / folder / "LICENSES.md").read_text()
     for path in (ROOT / "examples" / folder).glob("*.jpg"):
         assert f"`{path.name}`" in licenses
+
+
+def test_border_factor__is_1_where_patches_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from reconstruct_unseen_photographs import border_factor
+
+    ramp = torch.linspace(0, 1, 32).expand(1, 3, 32, 32)
+    assert border_factor(ramp, 8) == pytest.approx(1, abs=1e-4)
+    blocks = ramp + (torch.arange(32) // 8 % 2) * 0.5
+    assert border_factor(blocks, 8) > 5

@@ -34,6 +34,7 @@ class TestDefaults:
             "decoder_num_attention_heads": 8,
             "decoder_intermediate_size": 2048,
             "reconstruction_head": "vq",
+            "pixel_head_overlap": False,
             "use_tokenizer": True,
             "codebook_size": 1024,
             "tokenizer_hidden_channels": 128,
@@ -166,6 +167,22 @@ class TestValidation:
             StellarConfig(**(sop | options))
         assert re.search(message, str(caught.value.__cause__))
         assert "\n" not in str(caught.value.__cause__)
+
+    def test_overlap__is_saved_only_where_it_is_on(self) -> None:
+        assert "pixel_head_overlap" not in StellarConfig(reconstruction_head="pixel").to_diff_dict()
+        overlapping = StellarConfig(reconstruction_head="pixel", pixel_head_overlap=True)
+        assert StellarConfig.from_dict(overlapping.to_diff_dict()).pixel_head_overlap
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({}, "reconstruction_head='pixel', got 'vq'"),
+            ({"reconstruction_head": "pixel", "patch_size": 7, "image_size": 70}, "an even patch_size, got 7"),
+        ],
+    )
+    def test_overlap__needs_a_pixel_head_and_an_even_patch(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            StellarConfig(pixel_head_overlap=True, **options)
 
     def test_objective__is_saved_only_where_it_is_not_the_usual_one(self) -> None:
         assert not any("sop" in name or "objective" in name for name in StellarConfig().to_diff_dict())

@@ -67,6 +67,29 @@ class TestPredict:
         changed[0, :, 8:16, 16:24] = 0
         torch.testing.assert_close(changed, torch.zeros_like(changed), rtol=0, atol=0)
 
+    def test_overlap__adds_half_a_patch_on_each_side(self, build_model: Callable[..., StellarModel]) -> None:
+        decoder = build_model(reconstruction_head="pixel", pixel_head_overlap=True).decoder
+        assert decoder.head.weight.shape == (32, 3, 16, 16)
+        empty = decoder.predict(torch.zeros(1, 12, 32), (3, 4))
+        hidden_states = torch.zeros(1, 12, 32)
+        hidden_states[0, 1 * 4 + 2] = 1  # row 1, column 2
+        changed = decoder.predict(hidden_states, (3, 4)) - empty
+        assert changed.shape == (1, 3, 24, 32)
+        patch = decoder.head.weight.sum(dim=0)  # (3, 16, 16): all 32 inputs are 1
+        torch.testing.assert_close(changed[0, :, 4:20, 12:28], patch, rtol=1e-5, atol=1e-6)
+        changed[0, :, 4:20, 12:28] = 0
+        torch.testing.assert_close(changed, torch.zeros_like(changed), rtol=0, atol=0)
+
+    def test_overlap_with_zeros_around_a_patch__decodes_the_same(
+        self, build_model: Callable[..., StellarModel], pixel_model: StellarModel
+    ) -> None:
+        wider = build_model(reconstruction_head="pixel", pixel_head_overlap=True)
+        state = pixel_model.state_dict()
+        state["decoder.head.weight"] = nn.functional.pad(state["decoder.head.weight"], (4, 4, 4, 4))
+        wider.load_state_dict(state)
+        encoding = pixel_model.encode(torch.rand(2, 3, 24, 32))
+        torch.testing.assert_close(wider.decode(encoding), pixel_model.decode(encoding), rtol=1e-5, atol=1e-6)
+
     def test_pixel__is_not_clamped(self, pixel_model: StellarModel) -> None:
         result = pixel_model.decoder.predict(100 * torch.randn(1, 12, 32), (3, 4))
         assert result.min() < 0

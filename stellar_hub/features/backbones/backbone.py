@@ -130,12 +130,12 @@ class Backbone(ABC):
 
 
 class PixelBackbone(Backbone):
-    """Images of 64 x 64 pixels without a network.
+    """Images of 128 x 128 pixels, as stellar-tiny sees them, without a network.
 
     Its features are the image averaged to 16 x 16 pixels, as one vector, and the pixels of each patch of 8 x 8.
     """
 
-    SIDE, PATCH_SIZE, POOLED_SIDE = 64, 8, 16  # in pixels; side and patch are those of stellar-tiny
+    SIDE, PATCH_SIZE, POOLED_SIDE = 128, 8, 16  # in pixels; side and patch are those of stellar-tiny
 
     poolings = ("pixels",)
     dense = ("patches",)
@@ -154,7 +154,7 @@ class PixelBackbone(Backbone):
         return self.SIDE // self.PATCH_SIZE, self.SIDE // self.PATCH_SIZE
 
     def features(self, pixel_values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Returns "pixels" `(B, 768)` and "patches" `(B, 64, 192)`, in [0, 1]."""
+        """Returns "pixels" `(B, 768)` and "patches" `(B, 256, 192)`, in [0, 1]."""
         made = {
             "pixels": lambda: F.adaptive_avg_pool2d(pixel_values, self.POOLED_SIDE).flatten(1),
             "patches": lambda: F.pixel_unshuffle(pixel_values, self.PATCH_SIZE).flatten(2).transpose(1, 2),

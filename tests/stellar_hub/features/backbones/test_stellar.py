@@ -23,9 +23,9 @@ def test_stellar_tiny__is_known_and_has_a_random_twin() -> None:
     assert twin.network.can_decode
     assert twin.facts.sha256 == again.facts.sha256 != other.facts.sha256
     assert (twin.facts.seed, twin.facts.weights) == (1, "random, seed 1")
-    assert model.facts.preprocessing["crop"] == [64, 64]
-    assert model.facts.preprocessing["resize_shortest_edge"] == 73
-    assert model.grid_size() == (8, 8)
+    assert model.facts.preprocessing["crop"] == [128, 128]
+    assert model.facts.preprocessing["resize_shortest_edge"] == 146
+    assert model.grid_size() == (16, 16)
 
 
 def test_folder__with_a_stellar_model_is_one(pixel_model: StellarModel, tmp_path: Path) -> None:
