@@ -203,7 +203,7 @@ def test_screenshot__is_kept_where_it_is_asked_for(browser: Any, address: str) -
     before = visit.decoding()
     visit.page.locator("#examples button").nth(3).click()
     visit.changed(before)
-    visit.click_image("photograph", 0.5, 0.45)
+    visit.click_image("photograph", 0.1, 0.65)
     picture = Image.open(io.BytesIO(visit.page.screenshot(full_page=True)))
     assert picture.width == 1100
     if target:
