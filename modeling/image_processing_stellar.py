@@ -16,7 +16,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
-from .config_checks import OPTIONS_OF_SAVING, is_model_folder, read_json_object, refuse_empty_folder
+from .config_checks import is_model_folder, read_json_object, refuse_empty_folder
 from .configuration_stellar import StellarConfig
 from .image_fitting import FitSettings, read_fitted
 from .image_geometry import Fit, ImageGeometry
@@ -33,7 +33,7 @@ from .localization_maps import overlay_assignment, overlay_token, resample_maps
 from .pretrained_names import check_is_name, published_config, resolve_pretrained
 from .safe_paths import refuse_file
 from .safe_text import one_line, refuse_keywords
-from .saved_folder import SAVE_OPTIONS, SAVE_OPTIONS_OF_TRANSFORMERS
+from .saved_folder import SAVE_OPTIONS_OF_PROCESSORS
 
 OPTIONS_OF_AUTO_CLASSES = ("_commit_hash", "_from_auto", "_from_pipeline")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -163,16 +163,9 @@ class StellarImageProcessor(TorchvisionBackend):
             raise ValueError(f"the processor of {one_line(name)}: {reason}") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Saves the settings as preprocessor_config.json into a folder, which is created if it does not exist.
-
-        Raises:
-            NotADirectoryError: if `save_directory` is a file.
-            TypeError: if a keyword does not exist.
-        """
+        """Saves the settings as preprocessor_config.json; it creates the folder, and refuses unknown keywords."""
         refuse_file(save_directory)
-        # A pipeline passes the same keywords to model and processor.
-        known = (*OPTIONS_OF_SAVING, *SAVE_OPTIONS, *SAVE_OPTIONS_OF_TRANSFORMERS)
-        refuse_keywords("save_pretrained of a processor", kwargs, known)
+        refuse_keywords("save_pretrained of a processor", kwargs, SAVE_OPTIONS_OF_PROCESSORS)
         return super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod

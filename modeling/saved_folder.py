@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic_write import clear_leftovers, errors_name, sync, unfinished_path
-from .config_checks import read_json_object
+from .config_checks import OPTIONS_OF_SAVING, read_json_object
 from .safe_paths import refuse_file
 from .safe_text import one_line, refuse_keywords
 
@@ -29,6 +29,8 @@ SAVE_OPTIONS_OF_TRANSFORMERS = (
     *("save_function", "safe_serialization", "use_auth_token"),
     *("save_original_format", "distributed_checkpoint", "push_to_hub", "repo_id", "commit_message", "create_pr"),
 )
+# A pipeline passes the same keywords to its model and to its processor.
+SAVE_OPTIONS_OF_PROCESSORS = (*OPTIONS_OF_SAVING, *SAVE_OPTIONS, *SAVE_OPTIONS_OF_TRANSFORMERS)
 
 
 def check_saving(options: dict[str, Any], metrics: Any) -> None:

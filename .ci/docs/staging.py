@@ -18,8 +18,6 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "stellar_hub/checkpoints/stellar-tiny/README.md": "stellar-tiny.md",
 }
-# Pages that the navigation has before they are written; a line stands in their place.
-PENDING = ("editing.md", "app.md")
 IMAGES = (".png", ".jpg", ".svg")
 LINK = re.compile(r"\[([^\]\[]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 SHOWN = re.compile(r"\[[^\]]*\]\(([^)\s]+\.yaml)\)")
@@ -37,9 +35,6 @@ def stage_pages(target: Path, root: Path = ROOT) -> list[Path]:
         page.parent.mkdir(parents=True, exist_ok=True)
         text = without_metadata(source.read_text(encoding="utf-8")) if source.parent != docs else source.read_text()
         page.write_text(page_text(text, source, page, target, root), encoding="utf-8")
-    for name in PENDING:
-        if not (docs / name).exists():
-            (target / name).write_text(f"# {Path(name).stem.capitalize()}\n\nThis page is not written yet.\n")
     return list(pages.values())
 
 

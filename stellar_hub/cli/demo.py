@@ -19,8 +19,8 @@ def demo(output: Output = Path("demo"), device: Device = "auto", debug: Debug = 
     from stellar_hub.cli.visualize import visualize
 
     folder = Path(str(files("stellar_hub.demo_images")))
-    say("The small demonstration model stellar-tiny comes with the package. It sees 128 x 128 pixels of each photograph,")
-    say("encodes them as 16 tokens (S) and one map per token (L), and decodes both to an image.")
+    say("The small demonstration model stellar-tiny comes with the package. It sees 128 x 128 pixels of each")
+    say("photograph, encodes them as 16 tokens (S) and one map per token (L), and decodes both to an image.")
     photographs = sorted(folder.glob("*.jpg"))
     visualize(images=photographs, output=output, fit=FitOption.crop, device=device, overwrite=True, debug=debug)
     program = "stellar-hub" if shutil.which("stellar-hub") else sys.argv[0]

@@ -42,9 +42,8 @@ def test_first_pages__have_examples_that_run(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links__lead_to_files_and_headings_that_exist(page: Path, script: Script) -> None:
-    pending = [ROOT / "docs" / name for name in script("staging").PENDING]
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
         place = (page.parent / target).resolve() if target else page
-        assert place.exists() or place in pending, f"{name_of(page)} links to {target}"
+        assert place.exists(), f"{name_of(page)} links to {target}"
         if anchor and place.exists() and place.suffix == ".md" and place.parent.name not in GENERATED:
             assert anchor in anchors_of(place), f"{name_of(page)} links to {target}#{anchor}"
