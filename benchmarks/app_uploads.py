@@ -1,6 +1,6 @@
 """Measures whether the memory of the demo page stays flat while people upload images.
 
-    python benchmarks/app_uploads.py --uploads 200 --update-docs docs/app.md
+    python benchmarks/app_uploads.py --update-docs docs/results/robustness.md
 
 The benchmark starts `stellar-hub app` in a process of its own and calls it as a browser does: it uploads images of
 different sizes, some of them damaged, and after each chooses a token and drops it. Each user uploads `--per-user`

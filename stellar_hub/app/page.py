@@ -65,7 +65,12 @@ class Page:
         with gr.Tabs(elem_id="more"):
             with gr.Tab("Python"):
                 self.code = gr.Code(
-                    label="The same in Python", language="python", interactive=False, wrap_lines=True, elem_id="code"
+                    label="The same in Python",
+                    language="python",
+                    interactive=False,
+                    show_line_numbers=False,
+                    wrap_lines=True,
+                    elem_id="code",
                 )
             with gr.Tab("Second image"):
                 self._build_second()
@@ -89,7 +94,7 @@ class Page:
                 )
             with gr.Row(elem_id="buttons"):
                 self.drop = gr.Button("Drop", elem_id="drop", min_width=90)
-                self.keep = gr.Button("Keep only this", elem_id="keep", min_width=90)
+                self.keep = gr.Button("Keep only", elem_id="keep", min_width=90)
                 self.mirror = gr.Button("Mirror ↔", elem_id="mirror", min_width=90)
                 self.flip = gr.Button("Mirror ↕", elem_id="flip", min_width=90)
                 self.undo = gr.Button("Undo", elem_id="undo", min_width=90)

@@ -124,22 +124,25 @@ def serve(desk: Desk, host: str = "127.0.0.1", port: int = 7860, ready: Callable
             app, log_level=logging.ERROR, lifespan="on", timeout_graceful_shutdown=SECONDS_TO_END, access_log=False
         )
         server = uvicorn.Server(config)
-        if ready is not None:
-            _when_started(server, lambda: ready(address))
+        _when_started(server, lambda: None if ready is None else ready(address))
         with _terminated_as_interrupted():
             server.run(sockets=[listening])
 
 
 def _when_started(server: Any, tell: Callable[[], None]) -> None:
-    """Calls a function when a server has started."""
-    startup = server.startup
+    """Calls a function when a server has started, and keeps it quiet at its end, when browsers are still connected."""
+    startup, shutdown = server.startup, server.shutdown
 
     async def told(*args: Any, **kwargs: Any) -> None:
         await startup(*args, **kwargs)
         if server.started:
             tell()
 
-    server.startup = told
+    async def quiet(*args: Any, **kwargs: Any) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+        await shutdown(*args, **kwargs)
+
+    server.startup, server.shutdown = told, quiet
 
 
 @contextmanager

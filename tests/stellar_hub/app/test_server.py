@@ -144,8 +144,9 @@ def test_command__ends_cleanly_when_it_is_interrupted(number: int, tmp_path: Pat
         assert list(tmp_path.glob("stellar-hub-app-*"))
         client = Client(line.split("at ")[1].split()[0])
         client.load()
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        with client.http.stream("GET", f"/gradio_api/heartbeat/{client.session}"):  # as the window of a browser does
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
