@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
 import typer
 from torch import Tensor
 
+from stellar_hub.app import serve
 from stellar_hub.cli.main import app
 from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 
@@ -65,6 +67,7 @@ def world(
         monkeypatch.setattr(module, function, partial(getattr(module, function), **HEADS))
     monkeypatch.setattr("stellar_hub.StellarConfig", partial(StellarConfig, **tiny_options), raising=False)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("stellar_hub.app.serve", create_autospec(serve))  # it would serve until somebody stops it
     return {name: views[name] for name in ("pixel_values", "global_views", "local_views")}
 
 
