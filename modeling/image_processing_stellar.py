@@ -29,7 +29,7 @@ from .image_settings import (
     refuse_unknown,
     with_image_size,
 )
-from .localization_maps import overlay_assignment, overlay_token, resample_maps
+from .localization_maps import maps_of_image, overlay_assignment, overlay_token, resample_maps, unpack_maps
 from .pretrained_names import check_is_name, published_config, resolve_pretrained
 from .safe_paths import refuse_file
 from .safe_text import one_line, refuse_keywords
@@ -330,16 +330,19 @@ class StellarImageProcessor(TorchvisionBackend):
         return self._fit_settings().plan(*image_shape[-2:])
 
     def post_process_localization(
-        self, localization: Tensor, original_sizes: Any, crop_boxes: Any, grid_size: tuple[int, int] | None = None
+        self,
+        localization: Tensor | tuple[Tensor, Tensor],
+        original_sizes: Any,
+        crop_boxes: Any,
+        grid_size: tuple[int, int] | None = None,
     ) -> list[Tensor]:
         """Resamples `L` to the original's pixels.
 
         Args:
-            localization: `L`, `(B, n, r)`.
+            localization: `L`, `(B, n, r)`, or the whole encoding.
             original_sizes: Height and width of each original, `(B, 2)`, from `return_geometry=True`.
             crop_boxes: Box of each original that the model saw, `(B, 4)`, from `return_geometry=True`.
-            grid_size: Rows and columns `(h, w)` of the patches, which is `encoding.grid_size`; None means a square
-                grid.
+            grid_size: Rows and columns `(h, w)` of the patches. None means those of the encoding, or a square grid.
 
         Returns:
             One float32 tensor `(r, H, W)` per image, in [0, 1], with 0 outside of the crop box.
@@ -347,28 +350,27 @@ class StellarImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: if `L` does not have three dimensions, or the numbers of images, sizes and boxes differ.
         """
+        localization, grid_size = unpack_maps(localization, grid_size)
         counts = (len(localization), len(original_sizes), len(crop_boxes))
         if localization.ndim != 3 or len(set(counts)) > 1:
             raise ValueError(
                 "post_process_localization needs L of shape (B, n, r), B sizes and B boxes, "
                 f"got {tuple(localization.shape)}, {counts[1]} sizes and {counts[2]} boxes"
             )
+        sizes, boxes = (torch.as_tensor(each).tolist() for each in (original_sizes, crop_boxes))
         return [
             resample_maps(maps, tuple(size), tuple(box), grid_size)
-            for maps, size, box in zip(
-                localization,
-                torch.as_tensor(original_sizes).tolist(),
-                torch.as_tensor(crop_boxes).tolist(),
-                strict=True,
-            )
+            for maps, size, box in zip(localization, sizes, boxes, strict=True)
         ]
 
-    def overlay(self, image: ImageInput, localization: Tensor, token: int | None = None) -> Image.Image:
+    def overlay(
+        self, image: ImageInput, localization: Tensor | tuple[Tensor, Tensor], token: int | None = None
+    ) -> Image.Image:
         """Draws `L` over the original image, in its own pixels.
 
         Args:
             image: The image that was encoded, after this processor prepared it with its own settings.
-            localization: `L` of the image, `(n, r)` or `(1, n, r)`.
+            localization: `L` of the image, `(n, r)` or `(1, n, r)`, or its whole encoding.
             token: Number of the token whose map is drawn, from its lowest value (dim) to its highest (bright). None
                 gives each pixel the colour of its strongest token.
 
@@ -378,15 +380,10 @@ class StellarImageProcessor(TorchvisionBackend):
         Raises:
             ValueError: if `L` does not fit this image's grid, or the token does not exist.
         """
-        maps = localization[0] if localization.ndim == 3 and localization.shape[0] == 1 else localization
         pixels = load_rgb(image, apply_icc_profile=self.apply_icc_profile)
         plan = self.geometry_of_shape(pixels.shape)
         grid = (plan.output_size[0] // self.patch_size, plan.output_size[1] // self.patch_size)
-        if maps.ndim != 2 or maps.shape[0] != grid[0] * grid[1]:
-            raise ValueError(
-                f"localization must have shape (n, r) with n = {grid[0] * grid[1]}, for the grid {grid} of this image, "
-                f"got {tuple(localization.shape)}: encode the image with pixel_values of this processor"
-            )
+        maps = maps_of_image(localization, grid)
         if token is None:
             return overlay_assignment(pixels, maps, plan.crop_box, grid)
         return overlay_token(pixels, maps, token, plan.crop_box, grid)

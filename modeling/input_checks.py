@@ -1,7 +1,8 @@
 """Checks of what users pass to the model. Each error says what was seen, what is allowed, and what to do."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -27,9 +28,11 @@ def check_pixel_values(pixel_values: Tensor, patch_size: int, num_channels: int 
         ValueError: if shape or values do not fit.
     """
     if not isinstance(pixel_values, Tensor):
+        hint = "StellarImageProcessor makes one from images, paths and arrays"
+        if isinstance(pixel_values, Mapping) and "pixel_values" in pixel_values:
+            hint = 'pass its entry "pixel_values"'
         raise TypeError(
-            f"pixel_values must be a torch.Tensor (B, {num_channels}, H, W), got {type(pixel_values).__name__}: "
-            "StellarImageProcessor makes one from images, paths and arrays"
+            f"pixel_values must be a torch.Tensor (B, {num_channels}, H, W), got {type(pixel_values).__name__}: {hint}"
         )
     check_image_shape(pixel_values, patch_size, num_channels)
     if pixel_values.dtype != torch.uint8 and not pixel_values.is_floating_point():
@@ -108,7 +111,12 @@ def unpack_encoding(
     # By what it is made of, not by its class: a model that came with its own code has a class of its own.
     if not isinstance(encoding, tuple):
         if localization is None:
-            raise TypeError("decode needs L beside S: pass the whole encoding, or model.decode(S, L)")
+            hint = "pass the whole encoding, or model.decode(S, L)"
+            if isinstance(encoding, str | os.PathLike):
+                hint = "read the file with StellarEncoding.load(path), and pass the encoding"
+            elif hasattr(encoding, "last_hidden_state"):
+                hint = "pass out.last_hidden_state and out.localization, or the result of model.encode"
+            raise TypeError(f"decode needs L beside S, got {type(encoding).__name__} alone: {hint}")
         return encoding, localization, grid_size
     if localization is not None or len(encoding) != 2:
         raise TypeError(

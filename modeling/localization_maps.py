@@ -12,6 +12,49 @@ from .input_checks import resolve_grid_size
 ROWS_AT_A_TIME = 256
 
 
+def unpack_maps(
+    localization: Tensor | tuple[Tensor, Tensor], grid_size: tuple[int, int] | None
+) -> tuple[Tensor, tuple[int, int] | None]:
+    """Returns `L` and its grid, those of an encoding if one is given.
+
+    Args:
+        localization: `L`, or a whole encoding `(S, L)`.
+        grid_size: Rows and columns of the patches; None means those of the encoding, if it knows them.
+
+    Raises:
+        ValueError: if the grid given is not the encoding's.
+    """
+    if not isinstance(localization, tuple):
+        return localization, grid_size
+    known = getattr(localization, "grid_size", None)
+    if known is not None and grid_size is not None and tuple(known) != tuple(grid_size):
+        raise ValueError(
+            f"the encoding has the grid {tuple(known)}, and the image with this processor {tuple(grid_size)}: encode "
+            "the image with pixel_values of this processor"
+        )
+    return localization[1], known if grid_size is None else grid_size
+
+
+def maps_of_image(localization: Tensor | tuple[Tensor, Tensor], grid: tuple[int, int]) -> Tensor:
+    """Returns `L` of one image, `(n, r)`.
+
+    Args:
+        localization: `L`, `(n, r)` or `(1, n, r)`, or a whole encoding of one image.
+        grid: Rows and columns of the patches that the image has.
+
+    Raises:
+        ValueError: if `L` does not fit the grid.
+    """
+    values, _ = unpack_maps(localization, grid)
+    maps = values[0] if values.ndim == 3 and values.shape[0] == 1 else values
+    if maps.ndim != 2 or maps.shape[0] != grid[0] * grid[1]:
+        raise ValueError(
+            f"localization must have shape (n, r) with n = {grid[0] * grid[1]}, for the grid {grid} of this image, "
+            f"got {tuple(values.shape)}: encode the image with pixel_values of this processor"
+        )
+    return maps
+
+
 def token_colors(num_tokens: int) -> Tensor:
     """Returns a distinct colour for each token, `(num_tokens, 3)` in [0, 1]: even hues, each dark and light."""
     num_hues = (num_tokens + 1) // 2

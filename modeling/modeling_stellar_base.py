@@ -280,7 +280,14 @@ class StellarPreTrainedModel(PreTrainedModel):
         missing = sorted(info["missing_keys"])
         if not info["mismatched_keys"] and not info["unexpected_keys"]:
             refuse_missing_decoder(model.state_dict(), missing, name)
-        shapes = [] if tolerate_shapes else sorted(info["mismatched_keys"])
+        shapes = sorted(info["mismatched_keys"])
+        if shapes and tolerate_shapes:
+            logger.warning(
+                "%s: tensors of another shape than in the model start with new weights (%d, such as %s): train the "
+                "model before you use it",
+                *(name, len(shapes), one_line(shapes[0][0])),
+            )
+            shapes = []
         problems = problems_by_kind(
             {
                 "missing": missing,

@@ -38,7 +38,10 @@ def read_features(
     needed = list(dict.fromkeys(part for name in names for part in parts[name]))
     absent = sorted(set(needed) - set(store.outputs))
     if absent:
-        raise ValueError(f"the store lacks {', '.join(absent)}; it has {', '.join(store.outputs)}")
+        raise ValueError(
+            f"the store lacks {', '.join(absent)}; it has {', '.join(store.outputs)}: extract into another folder with "
+            f"--outputs {','.join(needed)}, or evaluate what is there (--pooling)"
+        )
     failed = [] if allow_errors else [record for record in store.records(rows) if record.error is not None]
     if failed:
         raise ValueError(one_line(f"the store has no features of {failed[0].image}: {failed[0].error}"))

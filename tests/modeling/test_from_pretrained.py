@@ -233,9 +233,12 @@ class TestTensors:
         with pytest.raises(ValueError, match=message):
             StellarModel.from_pretrained(path)
 
-    def test_mismatched_sizes__are_tolerated_on_request(self, pixel_folder: Path, altered: Altered) -> None:
+    def test_mismatched_sizes__are_tolerated_on_request(
+        self, pixel_folder: Path, altered: Altered, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = altered(pixel_folder, lambda tensors: tensors.update({"encoder.sparse_tokens": torch.zeros(5, 48)}))
         model = StellarModel.from_pretrained(path, ignore_mismatched_sizes=True)
+        assert "new weights (1, such as encoder.sparse_tokens)" in caplog.text
         assert model.encoder.sparse_tokens.shape == (4, 48)
 
     def test_auto_model__refuses_as_well(self, pixel_folder: Path, altered: Altered) -> None:

@@ -11,7 +11,7 @@ from torchvision import transforms
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.image_utils import SizeDict
 
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling import StellarConfig, StellarEncoding, StellarImageProcessor, StellarModel
 
 
 def pixels(photo: Image.Image) -> Tensor:
@@ -397,6 +397,21 @@ class TestOverlay:
     ) -> None:
         with pytest.raises(ValueError, match=r"n = 16, .*\(4, 4\)"):
             processor.overlay(photo, torch.zeros(shape))
+
+    def test_encoding__is_taken_whole(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
+        maps, sparse = one_cell((4, 4), (0, 0)), torch.zeros(1, 3, 48)
+        maps = maps if maps.ndim == 3 else maps[None]
+        expected = processor.overlay(photo, maps)
+        assert processor.overlay(photo, StellarEncoding(sparse, maps, (4, 4))) == expected
+        with pytest.raises(ValueError, match=r"the grid \(2, 8\), .*\(4, 4\)"):
+            processor.overlay(photo, StellarEncoding(sparse, maps, (2, 8)))
+        sizes, boxes = torch.tensor([[8, 16]]), torch.tensor([[0.0, 0.0, 8.0, 16.0]])
+        for found, known in zip(
+            processor.post_process_localization(StellarEncoding(sparse, maps, (2, 8)), sizes, boxes),
+            processor.post_process_localization(maps, sizes, boxes, (2, 8)),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, known)
 
     def test_missing_token__is_named(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
         with pytest.raises(ValueError, match="0 and 2, got 3"):

@@ -14,7 +14,9 @@ from stellar_hub.modeling.input_checks import (
     check_value_range,
     nearest_multiples,
     resolve_grid_size,
+    unpack_encoding,
 )
+from stellar_hub.modeling.outputs import StellarModelOutput
 
 PATCH = 8
 
@@ -72,6 +74,10 @@ class TestType:
         message = rf"\(B, 3, H, W\), got {type(value).__name__}: StellarImageProcessor"
         with pytest.raises(TypeError, match=message):
             check_pixel_values(value, PATCH)  # type: ignore[arg-type]
+
+    def test_result_of_the_processor__is_asked_for_its_entry(self) -> None:
+        with pytest.raises(TypeError, match='got dict: pass its entry "pixel_values"'):
+            check_pixel_values({"pixel_values": torch.zeros(1, 3, 16, 16)}, PATCH)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
     def test_other_dtype__is_named(self, dtype: torch.dtype) -> None:
@@ -172,6 +178,18 @@ class TestEncoding:
     def test_other_types__are_named(self, semantics: Tensor, localization: Tensor, message: str) -> None:
         with pytest.raises(TypeError, match=message):
             check_encoding(semantics, localization, hidden_size=48)
+
+    @pytest.mark.parametrize(
+        ("passed", "message"),
+        [
+            (torch.zeros(2, 4, 48), "got Tensor alone: pass the whole encoding"),
+            ("codes/photo.safetensors", r"got str alone: .*StellarEncoding\.load"),
+            (StellarModelOutput(torch.zeros(2, 4, 48)), r"got StellarModelOutput alone: pass out\.last_hidden_state"),
+        ],
+    )
+    def test_one_argument_of_decode__says_what_else_is_needed(self, passed: object, message: str) -> None:
+        with pytest.raises(TypeError, match=message):
+            unpack_encoding(passed, None, None)
 
 
 class TestGridSize:

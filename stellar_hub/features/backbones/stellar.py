@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stellar_hub.features.backbones.backbone import Backbone, BackboneFacts, preprocessing_of, seeded
 from stellar_hub.features.identity import describe_model, describe_preprocessing, load_processor, weights_hash
@@ -93,8 +93,14 @@ def as_backbone(model: StellarModel | Backbone, processor: StellarImageProcessor
         processor: Processor of a STELLAR model; None takes the one that belongs to the model's size.
 
     Raises:
+        TypeError: if it is something else, such as the name of a model.
         ValueError: if a backbone comes with a processor: it has its own.
     """
+    if not isinstance(model, Backbone | nn.Module):
+        raise TypeError(
+            f"model must be a StellarModel or a backbone, got {type(model).__name__}: load it with "
+            "StellarModel.from_pretrained(name) or open_backbone(name)"
+        )
     if isinstance(model, Backbone):
         if processor is not None:
             raise ValueError(f"processor must be None for the backbone {model.name}, which has its own")

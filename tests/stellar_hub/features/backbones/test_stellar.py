@@ -48,3 +48,5 @@ def test_model_in_memory__is_a_backbone_with_its_processor(pixel_model: StellarM
     assert as_backbone(found) is found
     with pytest.raises(ValueError, match="processor must be None"):
         as_backbone(found, padded)
+    with pytest.raises(TypeError, match="got str: load it with"):
+        as_backbone("stellar-tiny")  # type: ignore[arg-type]
