@@ -1,6 +1,6 @@
 """Drawings of what a model does: pages and sheets of images, drawn with Pillow, and figures, drawn with matplotlib.
 
-A function belongs here if it turns numbers into a picture. It computes no features and reads no file but its images.
+A function belongs here if it turns numbers into an image. It computes no features and reads no file but its images.
 """
 
 from stellar_hub.visualization.canvas import (
