@@ -57,10 +57,12 @@ class FeatureRow:
     Attributes:
         record: What is known about the image.
         features: Tensors by name, without a batch dimension.
+        weights: SHA-256 of the weights that made the features, if they are of a store.
     """
 
     record: ImageRecord
     features: dict[str, Tensor]
+    weights: str | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return feature_of("row", self.features, name)
@@ -83,10 +85,12 @@ class FeatureBatch:
     Attributes:
         records: One record for each row, in the order of rows.
         features: Tensors `(B, ...)` by name. Rows with an error are NaN, so that a mean over them shows the error.
+        weights: SHA-256 of the weights that made the features, if they are of a store.
     """
 
     records: Sequence[ImageRecord]
     features: dict[str, Tensor]
+    weights: str | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -100,7 +104,8 @@ class FeatureBatch:
             return feature_of("batch", self.features, key)
         if not -len(self) <= key < len(self):
             raise IndexError(f"row {key} of a batch of {len(self)}")
-        return FeatureRow(self.records[key], {name: tensor[key] for name, tensor in self.features.items()})
+        features = {name: tensor[key] for name, tensor in self.features.items()}
+        return FeatureRow(self.records[key], features, self.weights)
 
     def __iter__(self) -> Iterator[FeatureRow]:
         return (self[index] for index in range(len(self)))

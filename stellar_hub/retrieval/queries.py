@@ -62,6 +62,7 @@ def as_queries(
     check_store(store)
     shape = store.shape(output)
     if isinstance(queries, FeatureRow | FeatureBatch):
+        _check_origin(store, queries.weights)
         queries = queries[output]
     features = as_features(queries, shape)
     if features is not None:
@@ -82,6 +83,16 @@ def as_queries(
                 raise ValueError(record.error)
         vectors.append(batch[output])
     return torch.cat(vectors)
+
+
+def _check_origin(store: FeatureStore, weights: str | None) -> None:
+    """Raises ValueError if features of a store, made by weights of this SHA-256, are those of another model."""
+    own = store.manifest.model["weights_sha256"]
+    if weights is not None and weights != own:
+        raise ValueError(
+            f"the query is a row of a store that another model made (weights {one_line(weights[:12])}, those of "
+            f"{one_line(store.path)} are {own[:12]}): extract both with one model"
+        )
 
 
 def as_features(queries: Any, shape: tuple[int, ...]) -> Tensor | None:

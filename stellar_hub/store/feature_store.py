@@ -1,7 +1,7 @@
 """A feature store, opened for reading."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -80,10 +80,14 @@ class FeatureStore(StoreReader):
             return self.read(rows)
         if not is_single(rows):
             chosen = self._select(rows)  # type: ignore[arg-type]
-            return FeatureBatch(self.records(chosen), {name: self.read(name, chosen) for name in self.outputs})
+            return self._batch(chosen, self.outputs)
         row = check_row(rows, len(self))
-        batch = self[row : row + 1]
-        return FeatureRow(batch.records[0], {name: tensor[0] for name, tensor in batch.features.items()})
+        return self[row : row + 1][0]
+
+    def _batch(self, rows: Any, names: Iterable[str]) -> FeatureBatch:
+        """Returns some features of rows."""
+        features = {name: self.read(name, rows) for name in names}
+        return FeatureBatch(self.records(rows), features, self.manifest.model["weights_sha256"])
 
     def __contains__(self, output: object) -> bool:
         return output in self.outputs or output in COLUMNS
@@ -114,7 +118,7 @@ class FeatureStore(StoreReader):
         numbers = range(self.manifest.num_shards)
         parts = [self.manifest.rows_of_shard(number) for number in numbers] if rows is None else [self._select(rows)]
         chunks = (part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size))
-        return (FeatureBatch(self.records(each), {name: self.read(name, each) for name in names}) for each in chunks)
+        return (self._batch(each, names) for each in chunks)
 
     def load_model(self) -> "StellarModel":
         """Loads the model that made the store, by the name in the manifest, and keeps it for `decode` and searches.

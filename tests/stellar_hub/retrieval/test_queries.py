@@ -1,5 +1,6 @@
 """What a search may be asked with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def test_row_of_a_store__is_a_query(store: FeatureStore) -> None:
     assert search_images(store, store[4], k=1).rows.tolist() == [[4]]
     assert search_images(store, store[4:6], k=1).rows.tolist() == [[4], [5]]
     assert search_sets(store, store[4], k=1).rows.tolist() == [[4]]
+
+
+def test_row_of_another_models_store__is_refused(store: FeatureStore) -> None:
+    for search in (search_images, search_sets):
+        assert search(store, store[3], k=1).rows.tolist() == [[3]]
+        for query in (store[3], store[3:5]):
+            with pytest.raises(ValueError, match="weights abc, those of"):
+                search(store, replace(query, weights="abc"))
 
 
 def test_image_in_memory__is_a_query(store: FeatureStore, pixel_model: StellarModel) -> None:
