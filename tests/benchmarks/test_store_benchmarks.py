@@ -31,9 +31,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 @pytest.mark.slow
 def test_quantized_store__says_what_a_dtype_costs(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["dtype"]: row for row in run("quantized_store")}
-    assert rows["float32"]["bytes"] == 4 * (16 * 192 + 64 * 16)
-    assert rows["float16"]["bytes"] == 2 * (16 * 192 + 64 * 16)
-    assert rows["int8"]["bytes"] == 16 * 192 + 64 * 16 + 2 * (16 + 64)
+    assert rows["float32"]["bytes"] == 4 * (16 * 192 + 256 * 16)
+    assert rows["float16"]["bytes"] == 2 * (16 * 192 + 256 * 16)
+    assert rows["int8"]["bytes"] == 16 * 192 + 256 * 16 + 2 * (16 + 256)
     assert rows["float32"]["psnr_of_exact"] == float("inf")
     assert rows["int8"]["cosine"] > 0.9999
     assert abs(rows["int8"]["psnr"] - rows["float32"]["psnr"]) < 0.05

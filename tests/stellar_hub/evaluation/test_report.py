@@ -76,7 +76,7 @@ def test_json__has_every_field_of_protocol_and_model(report: Report) -> None:
         "preprocessing",
         "seed",
     }
-    assert model["preprocessing"]["crop"] == [64, 64]
+    assert model["preprocessing"]["crop"] == [128, 128]
     assert fields["measurements"][1]["metrics"]["k=3, %"] == "nan"
     assert fields["measurements"][0]["metrics"]["k=3, %"] is None
     assert fields["measurements"][0]["details"] == {"rate": [0.1, "a", True]}

@@ -126,7 +126,8 @@ def test_published__timm_knows_the_weights_it_starts_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sop-b16", "sop-tiny"])
 def test_sop__states_the_whole_configuration(name: str) -> None:
-    assert list(load_recipe(name).model.config) == [f for f in config_fields() if not f.startswith("baseline_")]
+    others = ("baseline_", "pixel_head_overlap")
+    assert list(load_recipe(name).model.config) == [field for field in config_fields() if not field.startswith(others)]
 
 
 def test_sop_b16__has_the_numbers_of_the_published_run() -> None:
@@ -156,7 +157,8 @@ def test_sop_tiny__is_stellar_tiny_with_another_objective() -> None:
 def test_shipped__states_the_whole_configuration(name: str) -> None:
     config = load_recipe(name).model.config
     assert config["token_objective"] == "prototypes"
-    assert list(config) == [field for field in config_fields() if not field.startswith(("sop_", "baseline_"))]
+    others = ("sop_", "baseline_", "pixel_head_overlap")
+    assert list(config) == [field for field in config_fields() if not field.startswith(others)]
     head_weight = 10 if config["reconstruction_head"] == "pixel" else 0.05
     assert config["reconstruction_weight"] == head_weight
     rest = {key for key in config if key != "reconstruction_weight"}
