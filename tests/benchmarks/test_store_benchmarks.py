@@ -37,7 +37,7 @@ def test_quantized_store__says_what_a_dtype_costs(run: Run, capsys: pytest.Captu
     assert rows["float32"]["psnr_of_exact"] == float("inf")
     assert rows["int8"]["cosine"] > 0.9999
     assert abs(rows["int8"]["psnr"] - rows["float32"]["psnr"]) < 0.05
-    assert "| int8 | 4256 | 0.26 |" in capsys.readouterr().out
+    assert "| int8 | 7712 | 0.27 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
