@@ -53,12 +53,12 @@ class _Collection:
     def __init__(self, client: "QdrantClient", collection: str, export: Export):
         self.name = f"the collection {one_line(collection, 100)}"
         self._client, self._collection = client, collection
-        with _plain_errors():
-            self.is_new = not client.collection_exists(collection)
-            if self.is_new:
-                self._create(export)
-            else:
-                self._check(export)
+        try:
+            with _plain_errors():
+                self.is_new = not client.collection_exists(collection)
+                (self._create if self.is_new else self._check)(export)
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}: see that it runs, and that its address is right") from error
 
     def _create(self, export: Export) -> None:
         self._client.create_collection(

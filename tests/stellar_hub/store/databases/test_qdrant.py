@@ -187,6 +187,39 @@ def test_answers_of_a_server__become_errors_of_python(
     assert client.upsert.call_count == (6 if expected is ConnectionError else 1)
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("UNAVAILABLE", ConnectionError), ("UNAUTHENTICATED", PermissionError), ("NOT_FOUND", ValueError)],
+)
+def test_answers_over_grpc__become_errors_of_python(
+    store: FeatureStore, client: FailingClient, code: str, expected: type[Exception]
+) -> None:
+    grpc = pytest.importorskip("grpc")
+
+    class RpcError(grpc.RpcError):
+        def code(self) -> Any:
+            return grpc.StatusCode[code]
+
+    client.upsert = Mock(side_effect=RpcError("said"))  # type: ignore[method-assign]
+    with pytest.raises(expected, match="said"):
+        store.to_qdrant(client, "photos", **QUIET)
+
+
+def test_server_that_is_away__is_said_at_once(store: FeatureStore, client: FailingClient) -> None:
+    away = exceptions.ResponseHandlingException(httpx.ConnectError("connection refused"))
+    client.collection_exists = Mock(side_effect=away)  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError, match=r"connection refused.*address"):
+        store.to_qdrant(client, "photos", **QUIET)
+    assert client.collection_exists.call_count == 1
+
+
+def test_float16__is_kept_by_the_collection(store: FeatureStore, client: FailingClient) -> None:
+    for expected in (58, 0):
+        assert store.to_qdrant(client, "photos", dtype="float16", **QUIET).written == expected
+    parameters = client.get_collection("photos").config.params.vectors
+    assert {part.datatype for part in parameters.values()} == {models.Datatype.FLOAT16}
+
+
 def test_client__must_be_one(store: FeatureStore) -> None:
     with pytest.raises(TypeError, match="QdrantClient"):
         store.to_qdrant("http://localhost:6333", "photos")  # type: ignore[arg-type]

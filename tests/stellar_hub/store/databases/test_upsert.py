@@ -19,13 +19,13 @@ class FakeDatabase:
         self.name, self.is_new = "the collection photos", True
         self.rows: dict[str, str] = {}
         self.num_sent = 0
-        self._errors: Iterator[BaseException | None] = iter(errors)
+        self.errors: Iterator[BaseException | None] = iter(errors)
 
     def digests(self, ids: list[str]) -> dict[str, str]:
         return {row_id: self.rows[row_id] for row_id in ids if row_id in self.rows}
 
     def write(self, rows: OutgoingRows) -> None:
-        error = next(self._errors, None)
+        error = next(self.errors, None)
         pairs = list(zip(rows.ids, rows.table["digest"].to_pylist(), strict=True))
         sent = pairs if error is None else pairs[: len(pairs) // 2]  # it dies in the middle
         self.rows |= dict(sent)
@@ -81,7 +81,7 @@ def test_interrupted_upsert__goes_on_without_doubles(
         run(store, database)
     there, sent = len(database.rows), database.num_sent
     assert 16 < there < 30
-    database.is_new = False
+    database.is_new, database.errors = False, iter(())
     assert run(store, database) == (58 - there, there, 2)
     assert (len(database.rows), database.num_sent) == (58, sent + 58 - there)
 
