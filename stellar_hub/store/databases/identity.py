@@ -48,7 +48,9 @@ def check_identity(target: str, known: Any, export: Export) -> None:
 
 
 def _of_models(known: Mapping[str, Any], export: Export) -> list[str]:
-    manifest = Manifest("", known["model"], known["preprocessing"], {}, {}, 1)
+    manifest = Manifest(
+        library="", model=known["model"], preprocessing=known["preprocessing"], features={}, source={}, shard_rows=1
+    )
     return incompatibilities(manifest, export.store.manifest)
 
 

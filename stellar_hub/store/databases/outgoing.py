@@ -92,7 +92,7 @@ class Export:
 
     def _values(self, name: str, tensor: Tensor) -> np.ndarray:
         values = tensor.to(DTYPES[self.dtype])
-        if not values.isfinite().all():
+        if (tensor.isfinite() & ~values.isfinite()).any():
             raise ValueError(f"{name} of {self.store.path} has values that do not fit {self.dtype}: pass float32")
         return values.numpy()
 

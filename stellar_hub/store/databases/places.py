@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from stellar_hub.store.feature_store import FeatureStore
 
 ROWS = "rows.parquet"  # in a folder of arrays: the columns beside the features
+_PART = re.compile(r"part-\d{5,9}\.parquet")  # in a folder of tables
 
 
 def check_outside(path: Path, store: "FeatureStore") -> None:
@@ -69,10 +71,11 @@ def _content_in(target: Path) -> dict[str, Any] | None:
     if not target.is_dir():
         return _content_of_file(target)
     names = sorted(os.listdir(target))
-    kinds = {".npy", ".parquet"} if ROWS in names else {".parquet"}
-    if not names or any(os.path.splitext(name)[1] not in kinds for name in names):
-        return None
-    return _content_of_file(target / (ROWS if ROWS in names else names[0]))
+    found = _content_of_file(target / (ROWS if ROWS in names else names[0])) if names else None
+    vectors = (found or {}).get("vectors")
+    arrays = {ROWS, *(f"{name}.npy" for name in vectors)} if isinstance(vectors, dict) else set()
+    is_own = arrays.issuperset(names) if ROWS in names else all(_PART.fullmatch(name) for name in names)
+    return found if is_own else None
 
 
 def _content_of_file(path: Path) -> dict[str, Any] | None:

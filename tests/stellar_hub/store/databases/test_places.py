@@ -11,7 +11,7 @@ import pytest
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.databases.places import check_outside, is_written, replaced_file
 
-CONTENT: dict[str, Any] = {"library": "stellar_hub 1", "content": "abc", "form": {"format": "parquet"}}
+CONTENT: dict[str, Any] = {"library": "stellar_hub 1", "content": "abc", "vectors": {"S": [4, 12]}}
 
 
 def write(path: Path, content: Any = CONTENT) -> Path:
@@ -54,12 +54,17 @@ def test_folder_of_another_export__is_replaced_only_if_told(tmp_path: Path) -> N
     assert not is_written(tmp_path / "out", CONTENT, overwrite=True)
 
 
+def test_empty_folder__is_written(tmp_path: Path) -> None:
+    assert not is_written(tmp_path, CONTENT, overwrite=False)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_folder_of_a_user__is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
-    (tmp_path / "out").mkdir()
-    assert not is_written(tmp_path / "out", CONTENT, overwrite)  # it is empty
-    write(tmp_path / "out" / "part-00000.parquet")
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+@pytest.mark.parametrize(
+    ("own", "other"), [("part-00000.parquet", "z.parquet"), ("rows.parquet", "L.npy"), ("rows.parquet", "notes.txt")]
+)
+def test_folder_with_files_of_a_user__is_never_replaced(tmp_path: Path, own: str, other: str, overwrite: bool) -> None:
+    write(tmp_path / "out" / own)
+    (tmp_path / "out" / other).write_text("mine")
     with pytest.raises(FileExistsError, match="something else"):
         is_written(tmp_path / "out", CONTENT, overwrite)
 
