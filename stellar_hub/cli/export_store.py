@@ -132,7 +132,7 @@ def export_store(
     that are missing or have changed are sent. Rows with an error are left out and counted. A collection with features
     of another model is refused.
 
-    Example: stellar-hub export-store features --to parquet --output features.parquet
+    Example: stellar-hub export-store features --to npy --output arrays
     """
     given = {
         "--output": output,
