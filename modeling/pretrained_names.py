@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from inspect import signature
 from pathlib import Path
@@ -208,9 +209,13 @@ def push_model(model: Any, repo_id: str, **options: Any) -> str:
 
 def registered(name: str, group: str = REGISTERED) -> Any:
     """Returns the function that the library registers under a name, or None if the library is not installed."""
-    if registry is None:
-        return None
-    found = entry_points(group=group, name=name)
+    return None if registry is None else _load(entry_points, name, group)
+
+
+@cache
+def _load(find: Callable[..., Any], name: str, group: str) -> Any:
+    """Returns a registered function, or None. It is kept: looking through all installed packages takes time."""
+    found = find(group=group, name=name)
     return next(iter(found)).load() if found else None
 
 

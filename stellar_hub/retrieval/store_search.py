@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.names import FEATURES, POOLINGS
-from stellar_hub.modeling import StellarEncoding, StellarModel
+from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits
 from stellar_hub.retrieval.image_search import search_images, search_sets
@@ -29,8 +29,8 @@ def search_store(
     Raises:
         The errors of `search_images` and `search_sets`; ValueError if the queries may be vectors and tokens.
     """
-    if isinstance(queries, StellarEncoding):
-        queries = queries.semantics
+    # By its field, not by its class: a model that came with its own code has a class of its own.
+    queries = getattr(queries, "semantics", queries)
     output = _output_of(store, queries) if by is None else _checked(store, by)
     if FEATURES[output].kind == "set":
         return search_sets(store, queries, k, model=model, load_model=load_model)
