@@ -49,7 +49,7 @@ def to_npy(
             if len(rows):
                 writer.write_table(rows.table.cast(schema))
             for name, values in rows.features.items():
-                arrays[name].write(np.ascontiguousarray(values))
+                arrays[name].write(np.ascontiguousarray(values).data)
             progress.update(rows.num_read)
     return export.report(target)
 

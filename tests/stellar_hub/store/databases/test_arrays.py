@@ -36,6 +36,12 @@ def test_single_numbers__become_a_vector(build_store: Callable[..., FeatureStore
     assert np.load(tmp_path / "arrays" / "psnr.npy").tolist() == [row for row in range(20) if row != 3]
 
 
+def test_shard_of_errors_alone__leaves_no_trace(build_store: Callable[..., FeatureStore], tmp_path: Path) -> None:
+    build_store(bad=tuple(range(16))).to_npy(tmp_path / "arrays", **QUIET)
+    assert np.load(tmp_path / "arrays" / "S.npy").shape == (44, 4, 12)
+    assert pq.read_table(tmp_path / "arrays" / "rows.parquet")["row"].to_pylist() == list(range(16, 60))
+
+
 def test_second_export__leaves_the_same_content_and_refuses_others(
     store: FeatureStore, build_store: Callable[..., FeatureStore], tmp_path: Path
 ) -> None:
