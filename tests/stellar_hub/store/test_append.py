@@ -448,7 +448,7 @@ def test_damage__is_named_and_repaired_to_the_same_bytes(grown: Path, append: Ap
 def test_damaged_index__is_written_again(grown: Path, append: Append, name: str) -> None:
     expected = files_of(grown)
     (grown / name).write_bytes(b"cut")
-    with pytest.raises(ValueError, match="index.*--repair"):
+    with pytest.raises(ValueError, match=r"index.*--repair"):
         FeatureStore(grown)
     append(repair=True)
     assert files_of(grown) == expected
