@@ -237,7 +237,8 @@ class FeatureStore(StoreReader):
 
         Args:
             source: Source of the images. None looks at the files that the index names; images in archives and tables
-                are then left out. Of a store with segments, it may have its images in any order.
+                are then left out. Of a store with segments, it may have its images in any order, under the names that
+                the index has.
 
         Returns:
             One line for each shard that is missing, is not what was written, has damaged rows in the index, or whose
