@@ -201,9 +201,8 @@ def kill_and_compare(
         last = kill == kills - 1
         # With no further shard, the kill hits the start.
         shards = total if last else min(random.choice((0, 1, 2, 4, 8)), max(0, total - 3 - num_shards(killed)))
-        delay = random.uniform(
-            0, 0.02 if last or (shards and append) else seconds / total * 2 if shards else seconds / 4
-        )
+        longest = seconds / total * 2 if shards else seconds / 4
+        delay = random.uniform(0, 0.02 if last or (shards and append) else longest)
         done += run_and_kill(arguments(killed, *more), killed, shards, total, delay, processes)
         unreadable += append and len(FeatureStore(killed)) not in (num_rows, count)
         print(f"kill {done}: {num_shards(killed)} of {total} shards are there", flush=True)

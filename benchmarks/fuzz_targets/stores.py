@@ -77,13 +77,10 @@ def whole_store() -> Path:
             options = ExtractionOptions(("S", "L", "pooled"), "float32", batch_size=4, shard_rows=SHARD_ROWS)
             for numbers in (range(NUM_FIRST), range(NUM_FIRST, NUM_IMAGES)):
                 for index in numbers:
-                    image, path = (
-                        Image.new("RGB", (16, 16), (start + 7 * index, 90, 255 - 9 * index)),
-                        f"{index:02d}.png",
-                    )
-                    image.save(images / path)
-                    if path == "03.png":
-                        (images / path).write_text("no image")
+                    path = images / f"{index:02d}.png"
+                    Image.new("RGB", (16, 16), (start + 7 * index, 90, 255 - 9 * index)).save(path)
+                    if index == 3:
+                        path.write_text("no image")
                 source, given = open_sources([images]), {"num_workers": 0, "show_progress": False}
                 extract_to_store(model(), source, base / name, options, append=True, **given)  # type: ignore[arg-type]
         store = FeatureStore(base / "whole")

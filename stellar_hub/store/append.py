@@ -88,10 +88,11 @@ class Known:
         """
         changed = []
         for (folder, manifest), images in zip(self.parts, self.images, strict=True):
+            plan = manifest.plan
             for number in range(manifest.num_shards):
                 rows = manifest.rows_of_shard(number)
                 try:
-                    file = open_shard(shard_path(folder, number), rows, manifest.plan)
+                    file = open_shard(shard_path(folder, number), rows, plan)
                 except ValueError as error:
                     raise ValueError(f"{error}; add --repair to extract only these rows again") from error
                 if not images.lacks(rows) and is_stale(file, stamps_sha256(images, rows)):

@@ -61,10 +61,15 @@ def open_named_source(
     changed = stale_rows(store, source) if verify else []
     if changed:
         raise ValueError(
-            f"{changed[0]}; run the same extract command to extract them again, or pass verify=False if only the times "
-            "of the files have changed"
+            f"{changed[0]}; {remedy_of_change(store)}, or pass verify=False if only the times of the files have changed"
         )
     return source
+
+
+def remedy_of_change(store: "FeatureStore") -> str:
+    """Returns what to do about rows whose images have changed."""
+    options = " with --append --repair" if store.segments else ""
+    return f"run the same extract command{options} to extract them again"
 
 
 def names_of_source(store: "FeatureStore") -> list[str]:

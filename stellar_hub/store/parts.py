@@ -29,7 +29,6 @@ from stellar_hub.store.manifest import (
 from stellar_hub.store.manifest_fields import MAX_ROWS
 
 PENDING = ".pending"  # the segment that an append fills
-REMEDY = "run the same extract command with --repair to extract only the damaged rows again"
 _NUMBER = re.compile(r"[0-9]{6}")
 
 
@@ -102,6 +101,12 @@ def read_manifests(folder: Path, num_segments: int | None = None) -> list[tuple[
     return found
 
 
+def remedy_of_damage(has_segments: bool) -> str:
+    """Returns what to do about damaged rows of a store, with or without segments."""
+    options = "--append --repair" if has_segments else "--repair"
+    return f"run the same extract command with {options} to extract only the damaged rows again"
+
+
 def remedy_of_segment(place: Path) -> str:
     """Returns what to do about a segment whose manifest is damaged."""
     return (
@@ -165,13 +170,15 @@ def open_parts(folder: Path, num_segments: int | None = None) -> list[StorePart]
         ValueError: if a part is damaged, or is not complete.
     """
     parts = []
-    for place, manifest in read_manifests(folder, num_segments):
+    manifests = read_manifests(folder, num_segments)
+    for place, manifest in manifests:
         if manifest.counts is None:
-            raise ValueError(f"{one_line(place)} is not complete: run the same extract command again to resume it")
+            again = "with --append" if len(manifests) > 1 else "again"
+            raise ValueError(f"{one_line(place)} is not complete: run the same extract command {again} to resume it")
         try:
             parts.append(StorePart(place, manifest, StoreIndex(place / INDEX, manifest)))
         except ValueError as error:
-            raise ValueError(f"{error}; {REMEDY}") from error
+            raise ValueError(f"{error}; {remedy_of_damage(len(manifests) > 1)}") from error
     return parts
 
 

@@ -20,7 +20,7 @@ from stellar_hub.old_names import did_you_mean
 from stellar_hub.progress import track
 from stellar_hub.store.files import ShardHeader, check_shard, header_of, open_shard, open_shard_of
 from stellar_hub.store.manifest import spell_rows
-from stellar_hub.store.parts import REMEDY, StorePart, open_parts
+from stellar_hub.store.parts import StorePart, open_parts, remedy_of_damage
 from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, runs_of, select_rows
 from stellar_hub.store.tensor_format import SCALE, from_stored
@@ -78,6 +78,10 @@ class StoreReader:
     def num_shards(self) -> int:
         """Number of shards, over all segments."""
         return self._first_shards[-1]
+
+    @property
+    def _remedy(self) -> str:
+        return remedy_of_damage(bool(self.segments))
 
     def rows_of_shard(self, number: int) -> range:
         """Returns the rows of a shard; shards are numbered over all segments.
@@ -234,7 +238,7 @@ class StoreReader:
                 try:
                     self._records = (self.rows_of_shard(number), part.index.records(place))
                 except ValueError as error:
-                    raise ValueError(f"{error}; {REMEDY}") from error
+                    raise ValueError(f"{error}; {self._remedy}") from error
             found.append(self._records[1][row - self._records[0].start])
         return found
 
@@ -248,7 +252,7 @@ class StoreReader:
         try:
             return torch.cat([part.index.ok() for part in self._store_parts])
         except ValueError as error:
-            raise ValueError(f"{error}; {REMEDY}") from error
+            raise ValueError(f"{error}; {self._remedy}") from error
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -301,7 +305,7 @@ class StoreReader:
             opened = open_shard_of(part.manifest, part.folder, place, self.check)
             self._check_tie(opened, number)
         except ValueError as error:
-            raise ValueError(f"{error}; {REMEDY}") from error
+            raise ValueError(f"{error}; {self._remedy}") from error
         self._shards[number] = opened
         if len(self._shards) > MAX_OPEN:
             self._shards.popitem(last=False)

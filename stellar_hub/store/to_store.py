@@ -137,7 +137,8 @@ def _append(store: Path, source: StoredSource, like: Manifest, filling: Filling)
             pending, about = begin_segment(store, known, source, like)
         if turn == 0:
             reports += _look_after(known, filling)
-            lines += [*known.about_gone(), *([] if filling.repair else known.about_changed())]
+            if filling.processes.is_main:
+                lines += [*known.about_gone(), *([] if filling.repair else known.about_changed())]
         lines += about
         if pending is None:
             break
