@@ -42,12 +42,13 @@ def open_named_source(
             )
         names = kept
     opened = open_sources(names, root=root)
+    source: ImageSource = opened
+    first = None  # image that is not there
     if store.segments:
-        source: ImageSource = images_of_store(store, opened, kept, [os.fspath(name) for name in names])
-        first = next(iter(source.gone.values()), None)
+        source = rows = images_of_store(store, opened, kept, [os.fspath(name) for name in names])
+        first = next(iter(rows.gone.values()), None)
         is_same = first is None
     else:
-        source, first = opened, None
         is_same = opened.fingerprint() == store.manifest.source["fingerprint"]
     if not is_same:
         lost = "" if first is None else f"; {one_line(first)} is not among them"
