@@ -12,8 +12,7 @@ from stellar_hub.modeling.pretrained_names import needed
 from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.progress import track
 from stellar_hub.store.convertible import ConvertibleStore
-from stellar_hub.store.files import check_shard, open_shard
-from stellar_hub.store.manifest import incompatibilities, shard_path
+from stellar_hub.store.manifest import incompatibilities
 from stellar_hub.store.origin import open_named_source, stale_rows
 from stellar_hub.store.reader import COLUMNS
 from stellar_hub.store.resume import MANY_ROWS
@@ -30,10 +29,11 @@ class FeatureStore(ConvertibleStore):
     """The features that `stellar-hub extract` wrote: `store[7]`, `store[10:20]`, `store["pooled"]`, `len(store)`.
 
     Iteration gives the rows, and `"pooled" in store` says whether the store has a feature. "label" and "row" are taken
-    wherever names of features are. Row `i` is always image `i` of the source. Features have the dtype of the store;
-    those of quantized stores are float32. They are copies, which may be changed in place; `batches` reads a store that
-    is larger than memory. Rows with an error are NaN. Wherever rows are given, they are numbers from 0 on, a slice, or
-    a mask of booleans with one value for each row of the store.
+    wherever names of features are. Row `i` is image `i` of the source; rows that appends added come after those, and no
+    row changes its number. A store that is open does not see later appends. Features have the dtype of the store; those
+    of quantized stores are float32. They are copies, which may be changed in place; `batches` reads a store that is
+    larger than memory. Rows with an error are NaN. Wherever rows are given, they are numbers from 0 on, a slice, or a
+    mask of booleans with one value for each row of the store.
 
     Args:
         path: Folder of the store.
@@ -42,7 +42,8 @@ class FeatureStore(ConvertibleStore):
 
     Attributes:
         path: Folder of the store.
-        manifest: Description of what made the store.
+        manifest: Description of what made the store, as it was begun.
+        segments: Descriptions of the segments that appends added, in the order of rows.
         check: Whether shards are compared with their SHA-256.
 
     Raises:
@@ -55,17 +56,18 @@ class FeatureStore(ConvertibleStore):
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {self.shape(name)}" for name in self.outputs)
-        errors = (self.manifest.counts or {}).get("error", 0)
+        count, grown = len(self.segments), len(self) - self.manifest.num_rows
+        segments = f", {grown:,} of them in {count:,} segment{'s' * (count > 1)}" if count else ""
         return escape_control(
-            f"FeatureStore({str(self.path)!r}: {len(self):,} rows, {errors:,} with an error; {shapes}; "
-            f"{self.manifest.features['dtype']}; {self.num_bytes / 1e6:,.2f} MB; model "
+            f"FeatureStore({str(self.path)!r}: {len(self):,} rows{segments}, {self.counts['error']:,} with an error; "
+            f"{shapes}; {self.manifest.features['dtype']}; {self.num_bytes / 1e6:,.2f} MB; model "
             f"{self.manifest.model['name'] or 'without a name'})"
         )
 
     @property
     def num_bytes(self) -> int:
         """Size of all shards in bytes."""
-        paths = (shard_path(self.path, number) for number in range(self.manifest.num_shards))
+        paths = (self.shard_path(number) for number in range(self.num_shards))
         return sum(path.stat().st_size for path in paths if path.is_file())
 
     @overload
@@ -114,8 +116,8 @@ class FeatureStore(ConvertibleStore):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         columns = [name for name in COLUMNS if name in ([outputs] if isinstance(outputs, str) else outputs or ())]
         names = (*columns, *self.known_outputs(outputs))
-        numbers = range(self.manifest.num_shards)
-        parts = [self.manifest.rows_of_shard(number) for number in numbers] if rows is None else [self._select(rows)]
+        numbers = range(self.num_shards)
+        parts = [self.rows_of_shard(number) for number in numbers] if rows is None else [self._select(rows)]
         chunks = (part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size))
         return (self._batch(each, names) for each in chunks)
 
@@ -268,20 +270,18 @@ class FeatureStore(ConvertibleStore):
 
         Args:
             source: Source of the images. None looks at the files that the index names; images in archives and tables
-                are then left out.
+                are then left out. Of a store with segments, it may have its images in any order, under the names that
+                the index has.
 
         Returns:
             One line for each shard that is missing, is not what was written, has damaged rows in the index, or whose
             images have another size or modification time than at the extraction.
         """
         lines = []
-        numbers = range(self.manifest.num_shards)
+        numbers = range(self.num_shards)
         for number in track(numbers, "reading the store", unit="shard", enabled=len(self) >= MANY_ROWS):
-            rows = self.manifest.rows_of_shard(number)
             try:
-                check_shard(shard_path(self.path, number), rows, self.manifest.plan)
-                self._check_tie(open_shard(shard_path(self.path, number), rows), number)
-                self._index.records(number)
+                self._check_shard(number)
             except ValueError as error:
                 lines.append(str(error))
         return lines + stale_rows(self, source)
