@@ -87,6 +87,10 @@ class IndexedSource(ABC, Generic[ImageItemT]):
         """Returns a short text that changes when the file that holds an image changes; "" where that is unknown."""
         return ""
 
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where no such folder is known."""
+        return ""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -118,6 +122,11 @@ def stamp_of(source: ImageSource, index: int) -> str:
         return str(source.stamp(index))
     image = source[index]
     return file_stamp(image) if isinstance(image, str | os.PathLike) else ""
+
+
+def class_root_of(source: ImageSource, index: int) -> str:
+    """Returns the folder that the folder of an image's class lies in; "" where no such folder is known."""
+    return str(source.class_root(index)) if hasattr(source, "class_root") else ""
 
 
 def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:
