@@ -161,8 +161,8 @@ def check_architecture(recipe: ModelRecipe, config: StellarConfig) -> None:
     new = tuple(f"{part}." for part in (*OPTIONAL_PARTS, TOKENIZER_PART))
     with torch.device("meta"):
         found, wanted = (StellarForPreTraining(each).state_dict() for each in (config, changed))
-    shapes = [{name: tensor for name, tensor in each.items() if not name.startswith(new)} for each in (found, wanted)]
-    check_fit(*shapes, str(recipe.init))
+    found, wanted = ({name: of[name] for name in of if not name.startswith(new)} for of in (found, wanted))
+    check_fit(found, wanted, str(recipe.init))
 
 
 def part_name(name: str) -> str:

@@ -85,8 +85,9 @@ def reconstruction(
     loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing
     backbones = options.open_backbones(decoder=True)
     for backbone in backbones:
-        for number in protocol.num_tokens if isinstance(backbone.network, StellarModel) else ():
-            check_num_tokens(number, backbone.network)
+        if isinstance(network := backbone.network, StellarModel):
+            for number in protocol.num_tokens:
+                check_num_tokens(number, network)
     report = evaluate_reconstruction(backbones, images, data, protocol, loaded, run)
     show_and_write(report, options, run)
 
