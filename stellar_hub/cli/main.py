@@ -16,6 +16,7 @@ from stellar_hub.cli.encode import encode
 from stellar_hub.cli.errors import CommandGroup, one_line
 from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
+from stellar_hub.cli.export_store import export_store
 from stellar_hub.cli.extract import extract
 from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.messages import let_streams_take_any_text
@@ -61,6 +62,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     visualize: "Draw a page about each image.",
     edit: "Change the tokens of an image.",
     extract: "Write features of images to a store.",
+    export_store: "Write a store to a database or to files.",
     train: "Train a model by a recipe.",
     convert: "Convert an original checkpoint.",
     push: "Push a model to the Hub.",

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -12,25 +11,22 @@ from stellar_hub.features.rows import FeatureBatch, FeatureRow
 from stellar_hub.modeling.pretrained_names import needed
 from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.progress import track
+from stellar_hub.store.convertible import ConvertibleStore
 from stellar_hub.store.files import check_shard, open_shard
 from stellar_hub.store.manifest import incompatibilities, shard_path
 from stellar_hub.store.origin import open_named_source, stale_rows
-from stellar_hub.store.reader import COLUMNS, StoreReader
+from stellar_hub.store.reader import COLUMNS
 from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, check_row, is_single
 
 if TYPE_CHECKING:
-    import datasets
-    import pandas
-
     from stellar_hub.data.sources import ImageSource
     from stellar_hub.features import Backbone
     from stellar_hub.modeling import StellarModel
     from stellar_hub.retrieval import Hits
-    from stellar_hub.store.conversions import StoreDataset
 
 
-class FeatureStore(StoreReader):
+class FeatureStore(ConvertibleStore):
     """The features that `stellar-hub extract` wrote: `store[7]`, `store[10:20]`, `store["pooled"]`, `len(store)`.
 
     Iteration gives the rows, and `"pooled" in store` says whether the store has a feature. "label" and "row" are taken
@@ -289,75 +285,6 @@ class FeatureStore(StoreReader):
             except ValueError as error:
                 lines.append(str(error))
         return lines + stale_rows(self, source)
-
-    @overload
-    def to_numpy(self, output: str, rows: Rows | None = None) -> np.ndarray: ...  # type: ignore[overload-overlap]
-    @overload
-    def to_numpy(self, output: Sequence[str] | None = None, rows: Rows | None = None) -> dict[str, np.ndarray]: ...
-    def to_numpy(
-        self, output: str | Sequence[str] | None = None, rows: Rows | None = None
-    ) -> np.ndarray | dict[str, np.ndarray]:
-        """Returns copies of features as arrays, `(num_chosen, ...)` float32, and labels.
-
-        Args:
-            output: Name of a feature, which gives its array. Or "row" or "label", which gives row numbers, or places in
-                `classes`, int64. Several names, or None for all, give a dictionary that has "row" and "label", too.
-            rows: Rows to take; None takes all, those with an error included. `store.ok` leaves them out.
-
-        Raises:
-            KeyError: if the store does not hold a feature.
-        """
-        from stellar_hub.store.conversions import to_numpy
-
-        return to_numpy(self, output, rows)
-
-    def to_pandas(self, outputs: Sequence[str] | None = (), rows: Rows | None = None) -> "pandas.DataFrame":
-        """Returns a `pandas.DataFrame`: the columns of the index, "label", and a column of arrays for each feature.
-
-        Args:
-            outputs: Names of the features; empty gives the index and labels alone, None takes all features.
-            rows: Rows to take; None takes all, those with an error included.
-
-        Raises:
-            ImportError: if pandas is not installed.
-            KeyError: if the store does not hold a feature.
-        """
-        from stellar_hub.store.conversions import to_pandas
-
-        return to_pandas(self, outputs, rows)
-
-    def to_torch(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> "StoreDataset":
-        """Returns a `torch.utils.data.Dataset` of dictionaries: "row", "label" and the features by name.
-
-        Labels are integers. The data set has `classes`, `class_to_idx` and `targets`, as those of torchvision.
-
-        Args:
-            outputs: Names of the features; None takes all.
-            with_errors: Whether to include rows with an error, as NaN.
-
-        Raises:
-            KeyError: if the store does not hold a feature.
-        """
-        from stellar_hub.store.conversions import StoreDataset
-
-        return StoreDataset(self, outputs, with_errors)
-
-    def to_datasets(self, outputs: Sequence[str] | None = None, with_errors: bool = False) -> "datasets.Dataset":
-        """Returns a `datasets.Dataset` with the columns of the index, "label" and one column for each feature.
-
-        "label" is a `datasets.ClassLabel` with the names in `classes`.
-
-        Args:
-            outputs: Names of the features; None takes all.
-            with_errors: Whether to include rows with an error, as NaN.
-
-        Raises:
-            ImportError: if `datasets` is not installed.
-            KeyError: if the store does not hold a feature.
-        """
-        from stellar_hub.store.conversions import to_datasets
-
-        return to_datasets(self, outputs, with_errors)
 
     def to_faiss(self, output: str = "pooled", factory: str = "Flat") -> Any:
         """Raises AttributeError: this is now `stellar_hub.retrieval.build_index(store, output, factory)`."""
