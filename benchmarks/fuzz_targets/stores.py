@@ -104,7 +104,9 @@ def read_all(folder: Path) -> dict[str, Any]:
     return {
         "counts": store.counts,
         "features": {name: store[name].clone() for name in store.outputs},
-        "records": [vars(record) | {"image": Path(record.image).name, "error": None} for record in store.records()],
+        "records": [
+            vars(record) | {"image": Path(record.image).name, "error": None, "roots": ()} for record in store.records()
+        ],
         "ok": store.ok,
         "images": search_images(store, queries, 5).rows,
         "concepts": search_concepts(store, queries, 5).rows,

@@ -77,7 +77,7 @@ app.add_typer(evaluation, name="eval")
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
     let_streams_take_any_text()
     if hasattr(signal, "SIGXFSZ"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit on the size of files is then an error, not a death

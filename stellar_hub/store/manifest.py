@@ -10,7 +10,7 @@ from typing import Any
 from stellar_hub.features.identity import DECODER, PILLOW, sha256_of_json, with_decoder
 from stellar_hub.features.names import in_table_order
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.old_names import old_names
 from stellar_hub.store.manifest_fields import check_fields, read_json
 
@@ -219,7 +219,7 @@ class Manifest:
 def differences(old: Manifest, new: Manifest, but: Sequence[str] = ()) -> list[str]:
     """Returns one line for each differing value that decides the content of the shards.
 
-    For example "features.dtype: float16 in the store, float32 now".
+    For example "features.dtype: float16 in the store, float32 now". Values that are digests are told in words.
 
     Args:
         old: Manifest of a store.
@@ -239,6 +239,11 @@ def differences(old: Manifest, new: Manifest, but: Sequence[str] = ()) -> list[s
         lines.append(f"decoder: {old.decoder} in the store, {new.decoder} now")
         told = {f"preprocessing.settings.{DECODER}", *(("preprocessing.id",) if old.fit_id == new.fit_id else ())}
         changed = [name for name in changed if name not in told]
+    for told, line in (_other_images(old, new, changed), _other_model(old, new, changed)):
+        lines += [line] if line else []
+        changed = [name for name in changed if name not in told]
+    if any(name.startswith("preprocessing.settings.") for name in changed):
+        changed.remove("preprocessing.id")
     lines += [f"{name}: {before.get(name)} in the store, {now.get(name)} now" for name in changed]
     return [one_line(line) for line in lines]
 
@@ -246,6 +251,27 @@ def differences(old: Manifest, new: Manifest, but: Sequence[str] = ()) -> list[s
 def differences_of_segment(base: Manifest, segment: Manifest) -> list[str]:
     """Returns why rows cannot follow those of a store: another model, preprocessing, features, dtype or precision."""
     return differences(base, segment, _FREE_IN_SEGMENTS)
+
+
+def _other_images(old: Manifest, new: Manifest, changed: Sequence[str]) -> tuple[set[str], str]:
+    """Returns the values that tell of other images, and a line about them; "" if the images are the same."""
+    told = {"source.fingerprint", f"source.{_NUM_IMAGES}"}
+    if not told.intersection(changed):
+        return set(), ""
+    names = [mask_secrets(", ".join(each.source["names"])) or "a source without a name" for each in (old, new)]
+    line = f"images: {old.num_rows:,} of {names[0]} in the store, {new.num_rows:,} of {names[1]} now"
+    return told, f"{line}; their names or sizes differ" if old.num_rows == new.num_rows else line
+
+
+def _other_model(old: Manifest, new: Manifest, changed: Sequence[str]) -> tuple[set[str], str]:
+    """Returns the values that tell of another model, and a line about them; "" if the weights are the same."""
+    if "model.weights_sha256" not in changed:
+        return set(), ""
+    names = [str(each.model["name"] or "a model without a name") for each in (old, new)]
+    told = {"model.name", "model.revision", "model.weights_sha256"}
+    if names[0] == names[1]:
+        return told, f"model: the weights of {names[0]} have changed since"
+    return told, f"model: {names[0]} in the store, {names[1]} now"
 
 
 def _listed(names: Sequence[str]) -> str:

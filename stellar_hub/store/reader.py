@@ -256,7 +256,7 @@ class StoreReader:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """For each row the name of the folder that its image lies in: the class of images in class folders."""
+        """For each row the class of its image: the first folder below the source's, see `ImageRecord.label`."""
         numbers = range(self.num_shards)
         shown = track(numbers, "reading labels", unit="shard", enabled=len(self) >= MANY_ROWS)
         parts = (self.records(self.rows_of_shard(number)) for number in shown)

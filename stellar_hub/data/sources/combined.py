@@ -12,6 +12,7 @@ from stellar_hub.data.sources.image_source import (
     ImageSource,
     IndexedSource,
     StoredSource,
+    class_root_of,
     image_name_of,
     stamp_of,
 )
@@ -65,6 +66,10 @@ class JoinedSources(IndexedSource[ImageItem]):
         """Returns the name of an image as its source has it."""
         return image_name_of(*self._place(index))
 
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where its source knows none."""
+        return class_root_of(*self._place(index))
+
     def _place(self, index: int) -> tuple[StoredSource, int]:
         """Returns the source of an image and the image's index in it."""
         number = bisect_right(self._ends, index)
@@ -110,6 +115,10 @@ class SampledImages(IndexedSource[ImageItem]):
     def image_name(self, index: int) -> str:
         """Returns the name of an image as the source has it."""
         return image_name_of(self.source, self.indices[index])
+
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where the source knows none."""
+        return class_root_of(self.source, self.indices[index])
 
 
 def sample_images(source: ImageSource, max_images: int, seed: int) -> SampledImages:

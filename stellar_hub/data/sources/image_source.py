@@ -91,6 +91,10 @@ class IndexedSource(ABC, Generic[ImageItemT]):
         """Returns the path of an image, or its name in an archive or a table; the image is not read."""
         return str(self[index])
 
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where no such folder is known."""
+        return ""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -136,6 +140,11 @@ def image_name_of(source: ImageSource, index: int) -> str:
     if isinstance(image, str | os.PathLike | EncodedImage):
         return str(image)
     raise TypeError(f"image {index} of the source has no name, it is {type(image).__name__}: name files of images")
+
+
+def class_root_of(source: ImageSource, index: int) -> str:
+    """Returns the folder that the folder of an image's class lies in; "" where no such folder is known."""
+    return str(source.class_root(index)) if hasattr(source, "class_root") else ""
 
 
 def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:
