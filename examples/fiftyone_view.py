@@ -1,0 +1,94 @@
+"""Opens the images of a store in FiftyOne: search by similarity, heat maps of the tokens, and near-duplicates.
+
+    pip install '.[extract]' fiftyone
+    stellar-hub extract photos --output features
+    python examples/fiftyone_view.py features --images photos
+
+Each image has its class folder as `label`, a field `token_00`, ... for the map of each of the tokens with the highest
+peaks, and, where it has near-duplicates, the number of its group as `duplicate_group` and a tag: "keep" or "duplicate".
+"Sort by similarity" compares pooled vectors. `--no-app` writes the data set, which stays in FiftyOne's data base, and
+opens no page.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stellar_hub.data import ImageSource
+from stellar_hub.extras import require
+from stellar_hub.modeling.localization_maps import resample_maps
+from stellar_hub.retrieval import group_duplicates
+from stellar_hub.store import FeatureStore
+
+LONG_SIDE = 64  # of a heat map; the page enlarges it
+
+
+def heat_maps(store: FeatureStore, row: int, count: int) -> dict[str, Any]:
+    """Returns the maps of the tokens with the highest peaks as FiftyOne's heat maps, by the name of their field."""
+    record, maps = store.records([row])[0], store.read("L", [row])[0].float()
+    assert record.original_size is not None
+    assert record.crop_box is not None
+    scale = LONG_SIDE / max(record.original_size)
+    height, width = (max(1, round(scale * side)) for side in record.original_size)
+    top, left, bottom, right = (scale * edge for edge in record.crop_box)
+    grid_size = tuple(store.manifest.features["grid_size"])
+    shown = resample_maps(maps, (height, width), (top, left, bottom, right), grid_size)
+    heatmap = require("fiftyone", "fiftyone", "the view").Heatmap
+    tokens = shown.amax(dim=(1, 2)).topk(min(count, len(shown))).indices.sort().values.tolist()
+    return {f"token_{token:02d}": heatmap(map=(shown[token] / shown[token].max()).numpy()) for token in tokens}
+
+
+def samples_of(store: FeatureStore, source: ImageSource, num_maps: int) -> list[Any]:
+    """Returns a FiftyOne sample for each image that has features and is a file."""
+    import fiftyone
+
+    groups = group_duplicates(store)
+    number = {row: index for index, group in enumerate(groups, 1) for row in (group.kept, *group.duplicates)}
+    kept = {group.kept for group in groups}
+    samples = []
+    for row in store.ok.nonzero().flatten().tolist():
+        image = source[row]
+        if not isinstance(image, str | Path):
+            raise ValueError(f"{image} is in an archive or a table, and FiftyOne opens files alone")
+        sample = fiftyone.Sample(str(image), label=fiftyone.Classification(label=store.records([row])[0].label))
+        sample["row"] = row
+        if row in number:
+            sample["duplicate_group"] = number[row]
+            sample.tags = ["keep" if row in kept else "duplicate"]
+        for name, heat_map in heat_maps(store, row, num_maps).items():
+            sample[name] = heat_map
+        samples.append(sample)
+    return samples
+
+
+def main() -> None:
+    """Makes the data set and opens the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, help="store that `stellar-hub extract` wrote, with S, L and pooled")
+    parser.add_argument("--images", help="folder or list of the images that the store was made from")
+    parser.add_argument("--trust-names", action="store_true", help="open the images that the store names")
+    parser.add_argument("--name", help="name of the data set (default: that of the store's folder)")
+    parser.add_argument("--maps", type=int, default=4, help="number of heat maps for each image (default: %(default)s)")
+    parser.add_argument("--no-app", action="store_true", help="open no page")
+    args = parser.parse_args()
+    try:
+        store = FeatureStore(args.store)
+        source = store.source([args.images] if args.images else None, trust_names=args.trust_names)
+        samples = samples_of(store, source, args.maps)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise SystemExit(f"fiftyone_view: {error}") from error
+    import fiftyone
+    import fiftyone.brain
+
+    dataset = fiftyone.Dataset(args.name or args.store.resolve().name, persistent=True, overwrite=True)
+    dataset.add_samples(samples)
+    rows = dataset.values("row")
+    vectors = store.read("pooled", rows).float().numpy()
+    fiftyone.brain.compute_similarity(dataset, embeddings=vectors, brain_key="pooled", backend="sklearn")
+    print(f"{dataset.name}: {len(dataset)} images, {len(dataset.match_tags('duplicate'))} near-duplicates")
+    if not args.no_app:
+        fiftyone.launch_app(dataset).wait(-1)
+
+
+if __name__ == "__main__":
+    main()
