@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from stellar_hub.data import ImageSource
-from stellar_hub.extras import require
 from stellar_hub.modeling.localization_maps import resample_maps
 from stellar_hub.retrieval import group_duplicates
 from stellar_hub.store import FeatureStore
+
+try:
+    import fiftyone
+    import fiftyone.brain
+except ImportError as error:
+    raise SystemExit(f"fiftyone_view needs FiftyOne: pip install fiftyone ({error})") from error
 
 LONG_SIDE = 64  # of a heat map; the page enlarges it
 
@@ -33,15 +38,12 @@ def heat_maps(store: FeatureStore, row: int, count: int) -> dict[str, Any]:
     top, left, bottom, right = (scale * edge for edge in record.crop_box)
     grid_size = tuple(store.manifest.features["grid_size"])
     shown = resample_maps(maps, (height, width), (top, left, bottom, right), grid_size)
-    heatmap = require("fiftyone", "fiftyone", "the view").Heatmap
     tokens = shown.amax(dim=(1, 2)).topk(min(count, len(shown))).indices.sort().values.tolist()
-    return {f"token_{token:02d}": heatmap(map=(shown[token] / shown[token].max()).numpy()) for token in tokens}
+    return {f"token_{token:02d}": fiftyone.Heatmap(map=(shown[token] / shown[token].max()).numpy()) for token in tokens}
 
 
 def samples_of(store: FeatureStore, source: ImageSource, num_maps: int) -> list[Any]:
     """Returns a FiftyOne sample for each image that has features and is a file."""
-    import fiftyone
-
     groups = group_duplicates(store)
     number = {row: index for index, group in enumerate(groups, 1) for row in (group.kept, *group.duplicates)}
     kept = {group.kept for group in groups}
@@ -77,9 +79,6 @@ def main() -> None:
         samples = samples_of(store, source, args.maps)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SystemExit(f"fiftyone_view: {error}") from error
-    import fiftyone
-    import fiftyone.brain
-
     dataset = fiftyone.Dataset(args.name or args.store.resolve().name, persistent=True, overwrite=True)
     dataset.add_samples(samples)
     rows = dataset.values("row")
