@@ -97,7 +97,7 @@ def test_many_equal_images__are_one_group(make: Make, monkeypatch: pytest.Monkey
 
 
 def test_near_images__are_told_from_copies_by_their_tokens(make: Make) -> None:
-    sets = torch.eye(4)[[[0, 1], [2, 3], [1, 0]]]
+    sets = torch.eye(4)[torch.tensor([[0, 1], [2, 3], [1, 0]])]
     sets[1] = torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]])  # the same mean as the others
     ((kept, others, _),) = group_duplicates(make(sets))
     assert (kept, others) == (0, (2,))
