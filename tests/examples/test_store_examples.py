@@ -85,26 +85,3 @@ def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 classes, trained on 12 rows"
     assert lines[1] == "accuracy on 5 other rows: 1.000"
-
-
-@pytest.mark.slow
-def test_fiftyone_view__makes_a_data_set_of_the_store(
-    run: Run,
-    store: Path,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("FIFTYONE_DATABASE_DIR", str(tmp_path / "db"))
-    monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
-    fiftyone = pytest.importorskip("fiftyone", reason="fiftyone is not installed")
-    run("fiftyone_view", store, "--images", images, "--name", "view", "--maps", 2, "--no-app")
-    assert "view: 17 images" in capsys.readouterr().out
-    dataset = fiftyone.load_dataset("view")
-    assert (
-        sorted(Path(path).name for path in dataset.match_tags("keep").values("filepath")) == ["7.png", "copy.png"][:1]
-    )
-    assert dataset.get_brain_info("pooled").config.method == "sklearn"
-    sample = dataset.first()
-    assert [name for name in sample.field_names if name.startswith("token_")]
