@@ -146,7 +146,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((8, 3), dpi=100, layout="constrained")
-    for axes, result in zip(figure.subplots(1, len(results), sharey=True, squeeze=False)[0], results, strict=True):
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, result in zip(panels, results, strict=True):
         for kind, style in (("tokens", "-"), ("pooled", ":")):
             for what, color in (("precision", "#1f5faa"), ("recall", "#d66021")):
                 values = [row[what] for row in result[kind]]
@@ -154,7 +155,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         axes.axvline(THRESHOLD, color="#696e76", lw=0.8)
         axes.set(title=result["set"], xlabel="threshold", ylim=(0.4, 1.02))
         axes.grid(color="#e8ebef")
-    axes.legend(fontsize=8, loc="lower left")
+    panels[0].legend(fontsize=8, loc="lower center")
     figure.savefig(path)
 
 
