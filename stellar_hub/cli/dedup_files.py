@@ -100,8 +100,9 @@ def _lists(store: "FeatureStore", removed: set[int]) -> tuple[dict[str, bytes], 
     """Returns the content of both lists, and the number of images that no list can name."""
     from stellar_hub.features.rows import file_name
 
-    kept, others, left_out = [], [], 0
-    row = 0
+    kept: list[bytes] = []
+    others: list[bytes] = []
+    row = left_out = 0
     for batch in store.batches(ROWS_AT_A_TIME, outputs=()):
         for record in batch.records:
             name = file_name(record.image)

@@ -136,7 +136,7 @@ class _Search:
         near = (similarity >= self.near) & torch.ones_like(similarity, dtype=torch.bool).tril(-1)
         for place, has_near in enumerate(near.any(dim=1).tolist()):
             row = block[place]
-            others = (near[place] & self.kept[block]).nonzero().flatten() if has_near else ()
+            others = (near[place] & self.kept[block]).nonzero().flatten() if has_near else block[:0]
             if len(others):
                 nearest = similarity[place, others].topk(min(NEAREST, len(others))).indices
                 self._claim(row, self._tokens(row[None]), block[others[nearest]])
