@@ -8,6 +8,7 @@ import typer
 
 from stellar_hub.cli.app import open_app
 from stellar_hub.cli.convert import convert
+from stellar_hub.cli.dedup import dedup
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.edit import edit
@@ -63,6 +64,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     edit: "Change the tokens of an image.",
     extract: "Write features of images to a store.",
     export_store: "Write a store to a database or to files.",
+    dedup: "Find near-duplicates in a store.",
     train: "Train a model by a recipe.",
     convert: "Convert an original checkpoint.",
     push: "Push a model to the Hub.",
