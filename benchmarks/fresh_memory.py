@@ -3,6 +3,7 @@
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,28 @@ def added_memory(call: Callable[[], Any], device: str) -> int:
     before = resident("VmRSS")
     call()
     return resident("VmHWM") - before
+
+
+def peak_memory(call: Callable[[], Any]) -> int:
+    """Returns the most bytes of memory of its own that a call takes in addition to what is there already.
+
+    This memory (`RssAnon`) is looked at every millisecond while the call runs, so that a short peak may be missed. Files
+    that are mapped do not count.
+    """
+    samples, stopped = [resident("RssAnon")], threading.Event()
+
+    def sample() -> None:
+        while not stopped.wait(0.001):
+            samples.append(resident("RssAnon"))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        call()
+    finally:
+        stopped.set()
+        sampler.join()
+    return max(samples) - samples[0]
 
 
 def measured_apart(script: str, variant: str, options: dict[str, Any]) -> int:
