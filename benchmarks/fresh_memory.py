@@ -1,5 +1,6 @@
 """What the benchmarks of losses share: peak memory in a fresh process, seconds in turns, and relative errors."""
 
+import ctypes
 import statistics
 import subprocess
 import sys
@@ -36,9 +37,10 @@ def added_memory(call: Callable[[], Any], device: str) -> int:
 def peak_memory(call: Callable[[], Any]) -> int:
     """Returns the most bytes of memory of its own that a call takes in addition to what is there already.
 
-    This memory (`RssAnon`) is looked at every millisecond while the call runs, so that a short peak may be missed. Files
-    that are mapped do not count.
+    This memory (`RssAnon`) is looked at every millisecond while the call runs, so that a short peak may be missed.
+    Mapped files do not count. Before the call, what other calls have freed goes back to the system (glibc).
     """
+    ctypes.CDLL(None).malloc_trim(0)
     samples, stopped = [resident("RssAnon")], threading.Event()
 
     def sample() -> None:

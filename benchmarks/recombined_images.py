@@ -30,6 +30,7 @@ NOISE = 0.1  # of the length of a token
 K = 10
 NUM_CANDIDATES = 100
 NUM_QUERIES = 100
+NUM_STAGED = 20_000  # images that first stages choose from, at most
 BATCH = 20  # queries that are asked together to measure time and memory
 REPEATS = 3
 ROWS_AT_A_TIME = 1024
@@ -52,20 +53,21 @@ def write_stores(scenes: FeatureStore, folder: Path, num_rows: int) -> dict[str,
     tokens = scenes.read("S").float()
     shapes = {name: list(scenes.shape(name)) for name in ("S", "pooled")}
     source = dict(scenes.manifest.source) | {"num_images": num_rows}
-    stores = {}
+    plans = {}
     for dtype in DTYPES:
         features = dict(scenes.manifest.features) | {"dtype": dtype, "shapes": shapes}
-        plan = dataclasses.replace(scenes.manifest, features=features, source=source, counts=None)
+        plans[dtype] = dataclasses.replace(scenes.manifest, features=features, source=source, counts=None)
         (folder / dtype / "shards").mkdir(parents=True)
-        for number in range(plan.num_shards):
-            rows = plan.rows_of_shard(number)
-            sets = recombine(tokens, len(rows), seed=number)
+    for number in range(plans[DTYPES[0]].num_shards):
+        rows = plans[DTYPES[0]].rows_of_shard(number)
+        sets = recombine(tokens, len(rows), seed=number)
+        records = [ImageRecord(row, f"{row}.jpg", (1, 1), (0.0, 0.0, 1.0, 1.0)) for row in rows]
+        for dtype, plan in plans.items():
             stored = to_stored({"S": sets, "pooled": sets.mean(dim=1)}, dtype)
-            records = [ImageRecord(row, f"{row}.jpg", (1, 1), (0.0, 0.0, 1.0, 1.0)) for row in rows]
             write_shard(shard_path(folder / dtype, number), rows, stored, records, plan.plan)
+    for dtype, plan in plans.items():
         complete(folder / dtype, plan)
-        stores[dtype] = FeatureStore(folder / dtype)
-    return stores
+    return {dtype: FeatureStore(folder / dtype) for dtype in DTYPES}
 
 
 def large_store_rows(scenes: FeatureStore, folder: Path, num_rows: int) -> list[dict[str, Any]]:
@@ -120,11 +122,11 @@ def first_stage_rows(scenes: FeatureStore, num_rows: int) -> list[dict[str, Any]
     """Returns one row of the table for each first stage: its share of the exact ten among its candidates."""
     tokens = scenes.read("S").float()
     queries = recombine(tokens, NUM_QUERIES, FIRST_QUERY_SEED)
-    starts = range(0, num_rows, ROWS_AT_A_TIME)
-    sizes = {start // ROWS_AT_A_TIME: min(ROWS_AT_A_TIME, num_rows - start) for start in starts}
+    count = min(num_rows, NUM_STAGED)
+    sizes = [min(ROWS_AT_A_TIME, count - start) for start in range(0, count, ROWS_AT_A_TIME)]
     banks: dict[str, Callable[[], Any]] = {
         "scenes": lambda: tokens.split(ROWS_AT_A_TIME),
-        "recombined": lambda: (recombine(tokens, size, seed) for seed, size in sizes.items()),
+        "recombined": lambda: (recombine(tokens, size, seed) for seed, size in enumerate(sizes)),
     }
     asked = {"scenes": tokens[:: max(1, len(tokens) // NUM_QUERIES)], "recombined": queries}
     stages = first_stages(scenes.shape("S")[1])
@@ -159,9 +161,9 @@ def pooled(sets: Tensor, is_query: bool) -> Tensor:
 def fixed_dimension_encoding(sets: Tensor, is_query: bool, planes: Tensor, signs: Tensor) -> Tensor:
     """Encodes sets `(N, t, d)` as vectors whose products approximate MaxSim (MUVERA, arXiv 2405.19504).
 
-    Random planes divide the space into cells. A query has the sum of its tokens in each cell, another set their mean; in
-    a cell without tokens it has the token whose cell differs by the fewest planes. Random signs project the tokens to
-    fewer dimensions. Planes are `(R, d, k)`, signs `(R, d, p)`, and encodings `(N, R * 2^k * p)`.
+    Random planes divide the space into cells. A query has the sum of its tokens in each cell, another set their mean.
+    In a cell without tokens, it has the token whose cell differs by the fewest planes. Random signs project the tokens
+    to fewer dimensions. Planes are `(R, d, k)`, signs `(R, d, p)`, and encodings `(N, R * 2^k * p)`.
     """
     units = F.normalize(sets, dim=-1)
     bits = (torch.einsum("ntd,rdk->nrtk", units, planes) > 0).float()

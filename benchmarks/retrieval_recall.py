@@ -15,8 +15,8 @@ the same share for first stages of a search in two stages: pooled vectors, and f
 MUVERA (arXiv 2405.19504), each with 100 candidates.
 
 All searches take turns in one process. The time of one query is the median of queries asked one at a time, and the time
-in a batch that of queries asked together. Memory is the most that the searches of a batch need in addition to the store,
-which lies in the system's file cache. Needs 4 GB of disk and of memory.
+in a batch that of queries asked together. Memory is the most that the searches of a batch need in addition to the
+store, which lies in the system's file cache. Needs 4 GB of disk and of memory.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from fresh_memory import interleaved_seconds, peak_memory
 from PIL import Image
-from recombined_images import first_stage_rows, large_store_rows
+from recombined_images import NUM_CANDIDATES, NUM_STAGED, first_stage_rows, large_store_rows
 from torch import Tensor
 
 from stellar_hub import StellarModel
@@ -229,15 +229,15 @@ def print_recall(rows: list[dict[str, Any]], num_scenes: int) -> None:
 def print_large(rows: list[dict[str, Any]], stages: list[dict[str, Any]], num_images: int) -> None:
     """Prints the tables of the large store and of the first stages."""
     print(f"\n{num_images:,} recombined images\n")
-    print(
-        "| search | stored as | GB | of the exact ten | ms, one query | ms, in a batch | MB |\n|---|---|---|---|---|---|---|"
-    )
+    print("| search | stored as | GB | of the exact ten | ms, one query | ms, in a batch | MB |")
+    print("|---|---|---|---|---|---|---|")
     for row in rows:
         print(
             f"| {row['search']} | {row['dtype']} | {row['gigabytes']:.2f} | {row['share']:.3f} | "
             f"{row['ms_alone']:.0f} | {row['ms_in_batch']:.1f} | {row['peak_mb']:.0f} |"
         )
-    print("\n| first stage | numbers per image | scenes | recombined images |\n|---|---|---|---|")
+    print(f"\n{NUM_CANDIDATES} candidates of the scenes and of {min(num_images, NUM_STAGED):,} recombined images\n")
+    print("| first stage | numbers per image | scenes | recombined images |\n|---|---|---|---|")
     for row in stages:
         print(f"| {row['stage']} | {row['numbers']} | {row['scenes']:.3f} | {row['recombined']:.3f} |")
 

@@ -1,5 +1,6 @@
 """Measures of sparse tokens: how alike two sets are, how stable they are between views, how sharp their maps are."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,21 +39,24 @@ def maxsim(queries: Tensor, others: Tensor) -> Tensor:
         ValueError: if shapes do not fit.
     """
     _check_sets(queries, others, "others")
-    num_queries, num_tokens, width = queries.shape
-    units = F.normalize(queries.float(), dim=-1).flatten(0, 1)
-    queries_at_a_time = max(1, QUERY_TOKENS_AT_A_TIME // num_tokens)
-    blocks = [block.T for block in units.split(queries_at_a_time * num_tokens)]  # (d, q * r) each
+    blocks = F.normalize(queries.float(), dim=-1).split(max(1, QUERY_TOKENS_AT_A_TIME // queries.shape[1]))
+    for_each_set = others.shape[1] * max(queries.shape[2], blocks[0].shape[:2].numel())
     at_a_time = NUMBERS_AT_A_TIME.get(others.device.type, OTHER_NUMBERS_AT_A_TIME)
-    largest = others.shape[1] * max(width, queries_at_a_time * num_tokens if len(blocks) > 1 else len(units))
-    found = [torch.empty(num_queries, 0, device=others.device)]
-    for sets in others.split(max(1, at_a_time // max(1, largest))):
-        tokens = sets.flatten(0, 1).float()
-        # The lengths divide the cosines and not the tokens, which are many more numbers.
-        lengths = torch.linalg.vector_norm(tokens, dim=-1).clamp(min=SHORTEST).view(*sets.shape[:2], 1)
-        highest = [((tokens @ block).view(*sets.shape[:2], -1) / lengths).amax(dim=1) for block in blocks]
-        sums = [each.view(len(sets), -1, num_tokens).sum(dim=2).T for each in highest]
-        found.append(torch.cat(sums) if sums else found[0].new_empty(0, len(sets)))
-    return torch.cat(found, dim=1)
+    chunks = others.split(max(1, at_a_time // for_each_set))
+    return torch.cat([_maxsim_of_units(blocks, sets) for sets in chunks], dim=1)
+
+
+def _maxsim_of_units(blocks: Sequence[Tensor], sets: Tensor) -> Tensor:
+    """Compares blocks of sets of unit vectors, `(q, r, d)` each, with other sets `(n, t, d)`; returns `(Q, n)`."""
+    tokens = sets.flatten(0, 1).float()
+    lengths = torch.linalg.vector_norm(tokens, dim=-1).clamp(min=SHORTEST).view(*sets.shape[:2], 1)
+    sums = []
+    for units in blocks:
+        products = (tokens @ units.flatten(0, 1).T).view(*sets.shape[:2], units.shape[:2].numel())
+        # The lengths divide the products and not the tokens, which are many more numbers.
+        highest = (products / lengths).amax(dim=1)
+        sums.append(highest.view(len(sets), *units.shape[:2]).sum(dim=2))
+    return torch.cat(sums, dim=1).T
 
 
 def set_similarity(

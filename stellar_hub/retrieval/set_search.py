@@ -45,8 +45,8 @@ def search_sets(
     Each token of the query takes the most similar token of the other image, and the similarity is the sum of their
     cosines (`stellar_hub.measures.maxsim`, the late interaction of ColBERT and of vector databases). With
     `similarity="transport"` it is `stellar_hub.measures.set_similarity`, which matches the tokens one to one and takes
-    about ten times as long. Releases before MaxSim used transport: scores of the default are now up to the number of
-    tokens and not up to 1.
+    much longer. The default was transport before: its scores are at most 1, and those of MaxSim at most the number of a
+    query's tokens.
 
     The search is exact among the images that it compares, all of them unless there are candidates. It reads the store
     once and never finds rows with an error.
