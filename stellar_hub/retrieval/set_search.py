@@ -12,8 +12,7 @@ from stellar_hub.measures import maxsim, set_similarity
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.progress import track
-from stellar_hub.retrieval import hits
-from stellar_hub.retrieval.hits import Hits, best_hits, no_hits, unit_queries
+from stellar_hub.retrieval.hits import ROWS_AT_A_TIME, Hits, best_hits, no_hits, unit_queries
 from stellar_hub.retrieval.image_search import search_images
 from stellar_hub.retrieval.queries import Queries, as_queries
 from stellar_hub.store import FeatureStore
@@ -120,7 +119,7 @@ def _best_of_all(store: FeatureStore, queries: Tensor, k: int, compare: Similari
     blocks = [block.to(device) for block in queries.split(QUERIES_AT_A_TIME)]
     found = [no_hits(len(block)) for block in blocks]
     ok = store.ok
-    starts = range(0, len(store), hits.ROWS_AT_A_TIME)
+    starts = range(0, len(store), ROWS_AT_A_TIME)
     for first in track(starts, "comparing sets", unit="part", enabled=len(store) >= MANY_ROWS):
         for rows, tokens in _parts(store, first):
             kept = ok[rows.start : rows.stop]
@@ -137,7 +136,7 @@ def _parts(store: FeatureStore, first: int) -> Iterator[tuple[range, Tensor]]:
 
     The tokens lie in the memory map of the shard. Integers are without their scales, which change no cosine.
     """
-    for tokens in store._parts("S", range(first, min(first + hits.ROWS_AT_A_TIME, len(store))), scaled=False):
+    for tokens in store._parts("S", range(first, min(first + ROWS_AT_A_TIME, len(store))), scaled=False):
         yield range(first, first + len(tokens)), tokens
         first += len(tokens)
 
@@ -148,7 +147,7 @@ def _best_of(
     """Compares each query with its own candidates: `(Q, c)`, ascending, -1 for none."""
     scores = torch.full(candidates.shape, -torch.inf)
     wanted = candidates.unique()
-    chunks = wanted[wanted >= 0].split(hits.ROWS_AT_A_TIME)
+    chunks = wanted[wanted >= 0].split(ROWS_AT_A_TIME)
     queries = queries.to(device)
     for rows in track(chunks, "comparing sets", unit="part", enabled=len(wanted) >= MANY_ROWS):
         if not len(rows):
@@ -166,8 +165,8 @@ def _best_of(
 def _stored_tokens(store: FeatureStore, rows: Tensor) -> Tensor:
     """Returns the stored `S` of rows in ascending order, gathered from one view of each shard."""
     gathered = []
-    for first in (rows // hits.ROWS_AT_A_TIME).unique().tolist():
-        for part, tokens in _parts(store, first * hits.ROWS_AT_A_TIME):
+    for first in (rows // ROWS_AT_A_TIME).unique().tolist():
+        for part, tokens in _parts(store, first * ROWS_AT_A_TIME):
             gathered.append(tokens[rows[(rows >= part.start) & (rows < part.stop)] - part.start])
     return torch.cat(gathered)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stellar_hub.measures import maxsim, set_similarity
-from stellar_hub.retrieval import hits, search_images, search_sets
+from stellar_hub.retrieval import search_images, search_sets, set_search
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.tensor_format import DTYPES
 
@@ -31,8 +31,8 @@ def test_sets__are_compared_with_every_row_that_has_features(
     rows_at_a_time: int,
     queries_at_a_time: int,
 ) -> None:
-    monkeypatch.setattr(hits, "ROWS_AT_A_TIME", rows_at_a_time)
-    monkeypatch.setattr("stellar_hub.retrieval.set_search.QUERIES_AT_A_TIME", queries_at_a_time)
+    monkeypatch.setattr(set_search, "ROWS_AT_A_TIME", rows_at_a_time)
+    monkeypatch.setattr(set_search, "QUERIES_AT_A_TIME", queries_at_a_time)
     queries = store.read("S", rows[:5])
     expected = maxsim(queries, store.read("S", rows)).sort(dim=1, descending=True)
     found = search_sets(store, queries, k=50)
@@ -97,7 +97,7 @@ def test_candidates__are_enough_where_they_are_all(store: FeatureStore, rows: li
 def test_candidates__are_the_nearest_by_pooled_vectors(
     store: FeatureStore, rows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hits, "ROWS_AT_A_TIME", 5)
+    monkeypatch.setattr(set_search, "ROWS_AT_A_TIME", 5)
     queries = store.read("S", rows[:6])
     found = search_sets(store, queries, k=2, num_candidates=4)
     nearest = search_images(store, queries.mean(dim=1), 4).rows
