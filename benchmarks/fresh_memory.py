@@ -63,14 +63,16 @@ def measured_apart(script: str, variant: str, options: dict[str, Any]) -> int:
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def interleaved_seconds(variants: Sequence[str], call: Callable[[str], Any], repeats: int) -> dict[str, float]:
+def interleaved_seconds(
+    variants: Sequence[str], call: Callable[[str], Any], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Returns the median seconds of `call(variant)`; variants take turns, and the first round does not count."""
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(repeats + 1):
         for variant in variants:
-            start = time.perf_counter()
+            start = clock()
             call(variant)
-            seconds[variant].append(time.perf_counter() - start)
+            seconds[variant].append(clock() - start)
     return {variant: statistics.median(taken[1:]) for variant, taken in seconds.items()}
 
 

@@ -6,6 +6,7 @@ two sets are equal.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,9 @@ DTYPES = ("float32", "float16", "int8")
 NOISE = 0.1  # of the length of a token
 K = 10
 NUM_CANDIDATES = 100
-NUM_QUERIES = 100
+NUM_QUERIES = 50
 NUM_STAGED = 20_000  # images that first stages choose from, at most
-BATCH = 20  # queries that are asked together to measure time and memory
+BATCH = 10  # queries that are asked together to measure time and memory
 REPEATS = 3
 ROWS_AT_A_TIME = 1024
 ENCODINGS = ((2, 4, 48), (3, 10, 24), (3, 20, 48))  # planes, repetitions, dimensions that a token is projected to
@@ -77,8 +78,8 @@ def large_store_rows(scenes: FeatureStore, folder: Path, num_rows: int) -> list[
     ways = large_searches(stores)
     exact = search_sets(stores["float32"], queries, K).rows
     one, batch = queries[:1], queries[:BATCH]
-    alone = interleaved_seconds(list(ways), lambda name: ways[name](one), REPEATS)
-    together = interleaved_seconds(list(ways), lambda name: ways[name](batch), REPEATS)
+    alone = interleaved_seconds(list(ways), lambda name: ways[name](one), REPEATS, time.process_time)
+    together = interleaved_seconds(list(ways), lambda name: ways[name](batch), REPEATS, time.process_time)
     rows = []
     for name, search in ways.items():
         kind, dtype = name.split(" / ")
