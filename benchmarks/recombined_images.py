@@ -30,10 +30,11 @@ DTYPES = ("float32", "float16", "int8")
 NOISE = 0.1  # of the length of a token
 K = 10
 NUM_CANDIDATES = 100
-NUM_QUERIES = 50
+NUM_QUERIES = 50  # of first stages
+NUM_LARGE_QUERIES = 20  # of searches in the large store
 NUM_STAGED = 20_000  # images that first stages choose from, at most
-BATCH = 10  # queries that are asked together to measure time and memory
-REPEATS = 3
+BATCH = 5  # queries that are asked together to measure time and memory
+REPEATS = 2
 ROWS_AT_A_TIME = 1024
 ENCODINGS = ((2, 4, 48), (3, 10, 24), (3, 20, 48))  # planes, repetitions, dimensions that a token is projected to
 FIRST_QUERY_SEED = 1 << 32  # shards have seeds from 0 on
@@ -74,7 +75,7 @@ def write_stores(scenes: FeatureStore, folder: Path, num_rows: int) -> dict[str,
 def large_store_rows(scenes: FeatureStore, folder: Path, num_rows: int) -> list[dict[str, Any]]:
     """Returns one row of the table for each search and stored type."""
     stores = write_stores(scenes, folder, num_rows)
-    queries = recombine(scenes.read("S").float(), NUM_QUERIES, FIRST_QUERY_SEED)
+    queries = recombine(scenes.read("S").float(), NUM_LARGE_QUERIES, FIRST_QUERY_SEED)
     ways = large_searches(stores)
     exact = search_sets(stores["float32"], queries, K).rows
     one, batch = queries[:1], queries[:BATCH]
