@@ -38,8 +38,8 @@ print("S:", tuple(store[0]["S"].shape), " L:", tuple(store[0]["L"].shape))
 # %% [markdown]
 # ## Search by a whole photograph
 #
-# `search_images` compares the means of the tokens. `search_sets` matches the tokens of two photographs with each
-# other, which takes longer and sees more. The first photograph of each row is the query.
+# `search_images` compares the means of the tokens. `search_sets` compares all tokens: each token of the query takes the
+# most similar token of the other photograph. The first photograph of each row is the query.
 
 # %%
 source = open_source(PHOTOGRAPHS)

@@ -1,5 +1,6 @@
 """Measures of sparse tokens: how alike two sets are, how stable they are between views, how sharp their maps are."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,52 @@ from stellar_hub.matching import check_sinkhorn, match_tokens, transport_plan
 from stellar_hub.measures.spread import TINY, normalized_entropy
 
 PAIRS_AT_A_TIME = 1 << 12  # pairs of sets whose plans are in memory together
+QUERY_TOKENS_AT_A_TIME = 1 << 10
+NUMBERS_AT_A_TIME = {"cpu": 1 << 19}  # numbers that `maxsim` has in memory together; so few stay in a core's cache
+OTHER_NUMBERS_AT_A_TIME = 1 << 26  # on other devices
+SHORTEST = 1e-12  # length of a vector that has a direction
 COSTS = ("cosine", "euclidean")
+
+
+def maxsim(queries: Tensor, others: Tensor) -> Tensor:
+    """Compares each set of tokens with each other set: the sum of the highest cosines of a query's tokens.
+
+    Each token of a query takes the token of the other set that is most similar to it, and may share it with others.
+    This is the late interaction of ColBERT (arXiv 2004.12832), which vector databases call MaxSim. It is not symmetric,
+    and it is not divided by the number of tokens.
+
+    Args:
+        queries: Sets of tokens of shape `(Q, r, d)`, of any real type. They are compared in float32. The lengths of
+            tokens do not matter, so that integers need no scales.
+        others: Sets of tokens of shape `(N, t, d)`, on the same device.
+
+    Returns:
+        Similarities of shape `(Q, N)`, float32, in [-r, r]: `sum_i max_j cos_ij`. The order of tokens does not matter.
+        The cosine with a token of zeros is 0. Where a query or another set has a value that is not finite, the
+        similarity is NaN.
+
+    Raises:
+        ValueError: if shapes do not fit.
+    """
+    _check_sets(queries, others, "others")
+    blocks = F.normalize(queries.float(), dim=-1).split(max(1, QUERY_TOKENS_AT_A_TIME // queries.shape[1]))
+    for_each_set = others.shape[1] * max(queries.shape[2], blocks[0].shape[:2].numel())
+    at_a_time = NUMBERS_AT_A_TIME.get(others.device.type, OTHER_NUMBERS_AT_A_TIME)
+    chunks = others.split(max(1, at_a_time // for_each_set))
+    return torch.cat([_maxsim_of_units(blocks, sets) for sets in chunks], dim=1)
+
+
+def _maxsim_of_units(blocks: Sequence[Tensor], sets: Tensor) -> Tensor:
+    """Compares blocks of sets of unit vectors, `(q, r, d)` each, with other sets `(n, t, d)`; returns `(Q, n)`."""
+    tokens = sets.flatten(0, 1).float()
+    lengths = torch.linalg.vector_norm(tokens, dim=-1).clamp(min=SHORTEST).view(*sets.shape[:2], 1)
+    sums = []
+    for units in blocks:
+        products = (tokens @ units.flatten(0, 1).T).view(*sets.shape[:2], units.shape[:2].numel())
+        # The lengths divide the products and not the tokens, which are many more numbers.
+        highest = (products / lengths).amax(dim=1)
+        sums.append(highest.view(len(sets), *units.shape[:2]).sum(dim=2))
+    return torch.cat(sums, dim=1).T
 
 
 def set_similarity(
@@ -36,11 +82,7 @@ def set_similarity(
     Raises:
         ValueError: if shapes do not fit, or a parameter is out of range.
     """
-    if queries.ndim != 3 or bank.ndim != 3 or queries.shape[2] != bank.shape[2] or 0 in bank.shape[1:]:
-        raise ValueError(
-            f"queries and bank must have shapes (Q, r, d) and (N, t, d), got {tuple(queries.shape)} and "
-            f"{tuple(bank.shape)}"
-        )
+    _check_sets(queries, bank, "bank")
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}")
     check_sinkhorn(epsilon, num_iters)
@@ -50,6 +92,16 @@ def set_similarity(
         chunks = unit_bank.split(PAIRS_AT_A_TIME)
         rows.append(torch.cat([_similarity_of_units(query, sets, epsilon, num_iters, cost) for sets in chunks])[None])
     return torch.cat(rows)
+
+
+def _check_sets(queries: Tensor, others: Tensor, name: str) -> None:
+    """Raises ValueError unless two batches of sets can be compared."""
+    shapes = queries.shape, others.shape
+    if queries.ndim != 3 or others.ndim != 3 or shapes[0][2] != shapes[1][2] or 0 in (shapes[0][1], *shapes[1][1:]):
+        raise ValueError(
+            f"queries and {name} must have shapes (Q, r, d) and (N, t, d), got {tuple(shapes[0])} and "
+            f"{tuple(shapes[1])}"
+        )
 
 
 def _similarity_of_units(query: Tensor, sets: Tensor, epsilon: float, num_iters: int, cost: str) -> Tensor:

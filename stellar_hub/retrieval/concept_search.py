@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stellar_hub.modeling.input_checks import resolve_grid_size
-from stellar_hub.retrieval.hits import check_store, unit_queries, unit_vectors
+from stellar_hub.retrieval.hits import best_places, check_store, unit_queries, unit_vectors
 from stellar_hub.retrieval.queries import as_features, spell_shape
 from stellar_hub.store import FeatureStore
 
@@ -62,7 +62,7 @@ def search_concepts(
         scores, best_tokens = torch.einsum("qd,ntd->qnt", unit, tokens).max(dim=2)
         parts = zip(found, (rows.expand(len(unit), -1), best_tokens, scores), strict=True)
         together = ConceptHits(*(torch.cat(part, dim=1) for part in parts))
-        order = together.scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+        order = best_places(together.scores, k)
         found = ConceptHits(*(column.gather(1, order) for column in together))
     return found
 

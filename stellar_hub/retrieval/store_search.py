@@ -10,7 +10,8 @@ from stellar_hub.features.names import FEATURES, POOLINGS
 from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits
-from stellar_hub.retrieval.image_search import search_images, search_sets
+from stellar_hub.retrieval.image_search import search_images
+from stellar_hub.retrieval.set_search import search_sets
 from stellar_hub.store import FeatureStore
 
 _OF_EMBED = {"mean": "pooled", "tokens": "S"}  # words of `model.embed`, and the features that they are

@@ -213,14 +213,15 @@ class StoreReader:
         parts = self._parts(output, rows)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _parts(self, output: str, rows: Rows | None) -> list[Tensor]:
+    def _parts(self, output: str, rows: Rows | None, scaled: bool = True) -> list[Tensor]:
         """Returns one feature of some rows in parts, one for each range inside a shard; without rows, one empty part.
 
-        The errors are those of `read`.
+        Without `scaled`, integers are as they are stored, which is enough to compare directions. The errors are those
+        of `read`.
         """
         self.shape(output)
         places = [place for run in runs_of(self._select(rows)) for place in self._places(run)]
-        return [self._read_part(output, *place) for place in places or [(0, 0, 0)]]
+        return [self._read_part(output, *place, scaled) for place in places or [(0, 0, 0)]]
 
     def records(self, rows: Rows | None = None) -> list[ImageRecord]:
         """Returns the records of some rows' images; None takes all rows.
@@ -285,9 +286,9 @@ class StoreReader:
             yield number, row - shard.start, last - shard.start
             row = last
 
-    def _read_part(self, output: str, number: int, first: int, last: int) -> Tensor:
+    def _read_part(self, output: str, number: int, first: int, last: int, scaled: bool = True) -> Tensor:
         shard = self.open_shard(number)
-        quantized = f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is not a mapping
+        quantized = scaled and f"{output}{SCALE}" in shard.keys()  # noqa: SIM118  # it is not a mapping
         scale = shard.get_slice(f"{output}{SCALE}")[first:last] if quantized else None
         return from_stored(shard.get_slice(output)[first:last], scale)
 

@@ -42,12 +42,20 @@ def test_quantized_store__says_what_a_dtype_costs(run: Run, capsys: pytest.Captu
 
 @pytest.mark.slow
 def test_recall__is_told_for_each_search(run: Run) -> None:
-    rows = {row["search"]: row for row in run("retrieval_recall", "--scenes", "60", "--queries", "40")}
-    assert len(rows) == 6
+    every = run("retrieval_recall", "--scenes", "60", "--queries", "40", "--recombined", "300")
+    rows = {row["search"]: row for row in every if "recall_at_1" in row}
+    assert len(rows) == 8
     for row in rows.values():
         assert 0 <= row["recall_at_1"] <= row["recall_at_5"] <= row["recall_at_10"] <= 1
     assert rows["one token"]["pointing"] <= rows["one token"]["recall_at_1"]
     assert rows["one token"]["recall_at_1"] > rows["random images"]["recall_at_1"]
+    large = {(row["search"], row["dtype"]): row["share"] for row in every if "share" in row}
+    assert large["MaxSim", "float32"] == 1
+    assert 0.9 < large["MaxSim", "int8"] <= 1
+    assert 0.9 < large["MaxSim of 1000 by pooled", "float16"] <= 1  # all of them
+    stages = [row for row in every if "stage" in row]
+    assert stages[0]["stage"] == "pooled"
+    assert all(0 < row["scenes"] <= 1 and 0 < row["recombined"] <= 1 for row in stages)
 
 
 def test_check__is_measured_once_and_not_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,11 +12,95 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stellar_hub.measures import map_shape, set_similarity, token_cosine, token_stability
+from stellar_hub.measures import map_shape, maxsim, set_similarity, token_cosine, token_stability
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def maxsim_slowly(query: Tensor, other: Tensor) -> float:
+    """Compares one pair of sets in float64, token by token."""
+    return sum(max(float(a @ b / (a.norm() * b.norm())) for b in other.double()) for a in query.double())
+
+
+@given(
+    seed=st.integers(0, 100),
+    counts=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    numbers=st.sampled_from([1, 40, 1 << 19]),
+    query_tokens=st.sampled_from([1, 7, 1 << 10]),
+)
+def test_maxsim__is_the_sum_of_the_highest_cosines(
+    seed: int, counts: tuple[int, int], sizes: tuple[int, int], numbers: int, query_tokens: int
+) -> None:
+    queries = 3 * draw(counts[0], sizes[0], 6, seed=seed)
+    others = draw(counts[1], sizes[1], 6, seed=seed + 1)
+    expected = [[maxsim_slowly(query, other) for other in others] for query in queries]
+    with (
+        mock.patch.dict("stellar_hub.measures.tokens.NUMBERS_AT_A_TIME", cpu=numbers),
+        mock.patch("stellar_hub.measures.tokens.QUERY_TOKENS_AT_A_TIME", query_tokens),
+    ):
+        found = maxsim(queries, others)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+
+
+def test_maxsim__does_not_depend_on_the_order_of_tokens() -> None:
+    queries, others = draw(3, 5, 8), draw(4, 6, 8, seed=1)
+    found = maxsim(queries[:, torch.randperm(5)], others[:, torch.randperm(6)])
+    torch.testing.assert_close(found, maxsim(queries, others), rtol=1e-5, atol=1e-6)
+
+
+def test_maxsim__lets_tokens_share_a_partner() -> None:
+    query = torch.eye(4)[None]
+    others = torch.cat([query, query[:, :1].expand(1, 4, 4)])
+    assert maxsim(query, others).tolist() == [[4, 1]]
+    assert maxsim(others, query).tolist() == [[4], [4]]  # all four tokens of the second set find their copy
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_maxsim__compares_other_floats_in_float32(dtype: torch.dtype) -> None:
+    queries, others = draw(2, 3, 8).to(dtype), draw(5, 4, 8, seed=1).to(dtype)
+    assert torch.equal(maxsim(queries, others), maxsim(queries.float(), others.float()))
+
+
+def test_maxsim__needs_no_scales_of_integers() -> None:
+    integers = (40 * draw(5, 4, 8)).round().clamp(-127, 127).to(torch.int8)
+    scaled = integers.float() * torch.rand(5, 4, 1).add(0.1)
+    torch.testing.assert_close(maxsim(integers, integers), maxsim(scaled, scaled), rtol=1e-5, atol=1e-5)
+
+
+def test_maxsim__is_nan_where_a_value_is_not_finite() -> None:
+    queries, others = draw(2, 3, 4), draw(3, 2, 4, seed=1)
+    queries[1, 0, 0], others[1, 1, 2], others[2, 0, 1] = torch.nan, torch.nan, torch.inf
+    assert maxsim(queries, others).isnan().tolist() == [[False, True, True], [True, True, True]]
+
+
+def test_maxsim__of_a_token_of_zeros_is_0() -> None:
+    assert maxsim(torch.ones(1, 2, 3), torch.zeros(2, 4, 3)).tolist() == [[0, 0]]
+    assert maxsim(torch.zeros(1, 2, 3), torch.ones(2, 4, 3)).tolist() == [[0, 0]]
+
+
+def test_maxsim__of_no_sets_is_empty() -> None:
+    assert maxsim(draw(0, 3, 4), draw(5, 2, 4)).shape == (0, 5)
+    assert maxsim(draw(2, 3, 4), draw(0, 2, 4)).shape == (2, 0)
+
+
+def test_maxsim__has_gradients() -> None:
+    queries, others = draw(2, 2, 3).double().requires_grad_(), draw(2, 3, 3, seed=1).double().requires_grad_()
+    maxsim(queries, others).sum().backward()
+    step = 1e-2 * draw(2, 3, 3, seed=2).double()
+    with torch.no_grad():
+        change = (maxsim(queries, others + step) - maxsim(queries, others - step)).sum() / 2
+    assert others.grad is not None
+    assert change.item() == pytest.approx((others.grad * step).sum().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("shapes", [((2, 4), (2, 3, 4)), ((2, 3, 4), (2, 3, 5)), ((2, 0, 4), (2, 3, 4))])
+def test_maxsim__refuses_shapes_that_do_not_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=rf"\(Q, r, d\) and \(N, t, d\), got {re.escape(str(shapes[0]))}"):
+        maxsim(torch.ones(shapes[0]), torch.ones(shapes[1]))
 
 
 def similarity_slowly(query: Tensor, other: Tensor, epsilon: float, num_iters: int, cost: str) -> float:

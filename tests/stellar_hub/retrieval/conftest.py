@@ -15,6 +15,7 @@ from stellar_hub.store import ExtractionOptions, FeatureStore, Manifest, extract
 from stellar_hub.store.files import write_shard
 from stellar_hub.store.fill import complete
 from stellar_hub.store.manifest import shard_path
+from stellar_hub.store.tensor_format import to_stored
 
 COLORS = ((220, 30, 30), (30, 200, 40), (40, 50, 230))
 COUNT = 20
@@ -35,17 +36,18 @@ def draw(folder: Path) -> Path:
 
 
 def write_store(
-    folder: Path, vectors: dict[str, torch.Tensor], like: Manifest, error: str | None = None
+    folder: Path, vectors: dict[str, torch.Tensor], like: Manifest, error: str | None = None, dtype: str = "float32"
 ) -> FeatureStore:
     """A store of given features, as `extract` would write it, in one shard."""
     count = len(next(iter(vectors.values())))
-    features = dict(like.features) | {"shapes": {name: list(part.shape[1:]) for name, part in vectors.items()}}
+    shapes = {name: list(part.shape[1:]) for name, part in vectors.items()}
+    features = dict(like.features) | {"shapes": shapes, "dtype": dtype}
     source = dict(like.source) | {"num_images": count}
     plan = dataclasses.replace(like, features=features, source=source, shard_rows=count, counts=None)
     shard_path(folder, 0).parent.mkdir(parents=True)
     size, box = (None, None) if error else ((1, 1), (0.0, 0.0, 1.0, 1.0))
     records = [ImageRecord(row, f"{row}.jpg", size, box, error) for row in range(count)]
-    write_shard(shard_path(folder, 0), range(count), vectors, records, plan.plan)
+    write_shard(shard_path(folder, 0), range(count), to_stored(vectors, dtype), records, plan.plan)
     complete(folder, plan)
     return FeatureStore(folder)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.retrieval import recall_at, without_self
-from stellar_hub.retrieval.hits import best_hits, no_hits, unit_queries
+from stellar_hub.retrieval.hits import best_hits, best_places, no_hits, unit_queries
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 7))
@@ -14,6 +14,18 @@ def test_best_hits__do_not_depend_on_the_chunks(scores: list[int], k: int, size:
     for start in range(0, len(scores), size):
         found = best_hits(found, rows[start : start + size], values[:, start : start + size], k)
     assert found.rows[0].tolist() == sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k]
+
+
+@given(
+    scores=st.lists(
+        st.sampled_from([-torch.inf, -2.5, -1e-40, -0.0, 0.0, 1e-40, 0.3, 0.30000001, 16.0, torch.inf]), max_size=200
+    ),
+    k=st.integers(1, 20),
+)
+def test_best_places__are_those_of_a_stable_sort(scores: list[float], k: int) -> None:
+    values = torch.tensor([scores, scores[::-1]], dtype=torch.float32)
+    expected = values.argsort(dim=1, descending=True, stable=True)[:, :k]
+    assert torch.equal(best_places(values, k), expected)
 
 
 @pytest.mark.parametrize(
