@@ -14,8 +14,8 @@ from stellar_hub.features.identity import sha256_of_json
 from stellar_hub.features.rows import ImageRecord
 from stellar_hub.store import FeatureStore, Manifest
 from stellar_hub.store.files import write_shard
+from stellar_hub.store.fill import complete
 from stellar_hub.store.manifest import shard_path
-from stellar_hub.store.to_store import complete
 
 COUNT, TOKENS, WIDTH = 60, 4, 12
 BAD = (3, 41)
