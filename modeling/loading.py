@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import nn
 from transformers.utils import cached_file, is_peft_available
 
 from .config_checks import refuse_empty_folder
-from .safe_paths import regular_file
+from .safe_paths import regular_file, utf8_name
 from .safe_text import did_you_mean, one_line
 from .weight_files import DTYPES, check_folder, check_headers, check_index, headers_of, read_headers
 
@@ -29,7 +29,7 @@ HINTS = {
     "device": "; did you mean 'device_map'?",
     "load_in_4bit": _QUANTIZED,
     "load_in_8bit": _QUANTIZED,
-    "num_classes": "; the model has no classifier: train one on its features, such as those of model.extract",
+    "num_classes": "; did you mean 'num_labels'? StellarForImageClassification takes it",
 }
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -204,6 +204,17 @@ def refuse_keyword(error: TypeError, keywords: Iterable[str], fields: Iterable[s
         hint = HINTS.get(found[1]) or did_you_mean(found[1], fields)
         hint = hint or "; it takes options of transformers and fields of the configuration"
         raise TypeError(f"from_pretrained got an unexpected keyword argument {found[1]!r}{hint}") from error
+
+
+def success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
+    """Returns the log line of a load that succeeded."""
+    how = "converted from the original layout" if converted else "loaded"
+    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
+
+
+def readable_name(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
+    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
+    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
 
 
 def execution_device(model: nn.Module) -> torch.device | None:

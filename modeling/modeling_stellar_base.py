@@ -5,7 +5,6 @@
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
@@ -22,6 +21,7 @@ from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
+from .labels import set_labels
 from .loading import (
     Loading,
     check_before_loading,
@@ -31,17 +31,18 @@ from .loading import (
     is_set,
     loading,
     local_contexts,
+    readable_name,
     refuse_keyword,
     refuse_missing_decoder,
     size_hint,
+    success_line,
     without_load_report,
 )
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import write_card
 from .pretrained_names import check_is_name, convert_if_original, push_model, resolve_pretrained
-from .safe_paths import utf8_name
 from .safe_text import one_line
-from .saved_folder import PROCESSOR, check_saving, filled_folder, keeps_processor, sizes_in
+from .saved_folder import PROCESSOR, check_saving, drop_heads, filled_folder, keeps_processor, sizes_in
 from .weight_files import check_finite, problems_by_kind
 
 logger = logging.getLogger(__name__)
@@ -55,17 +56,7 @@ PRETRAINING_KEYS = [
     r"^tokenizer_encoder\.",
     r"^baseline\.",
 ]
-
-
-def _success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
-    """Returns the log line of a load that succeeded."""
-    how = "converted from the original layout" if converted else "loaded"
-    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
-
-
-def _readable(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
-    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
-    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
+HEAD_KEYS = [*PRETRAINING_KEYS, r"^classifier\."]  # what a model for one use has, and another passes over
 
 
 class StellarPreTrainedModel(PreTrainedModel):
@@ -81,9 +72,10 @@ class StellarPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Block", "ResidualBlock"]  # trf-ignore: TRF022  # Block is timm's
     _keep_in_fp32_modules_strict = ["position_code"]
-    _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
     _base_weights_only = False
     _card_folder: str | None = None  # the folder that the model was loaded from; it is in no file
+    _needs_new_card = False  # whether the card of that folder is about another model
 
     @property
     def device(self) -> torch.device:
@@ -229,6 +221,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         if original is not None:
             config, state_dict, kwargs = original
             name, decoder = None, None
+            set_labels(config, kwargs)
             for field in [key for key in kwargs if key in config.__dataclass_fields__ and key != "dtype"]:
                 setattr(config, field, kwargs.pop(field))
             kwargs = {"dtype": torch.float32} | kwargs | {"config": config, "state_dict": state_dict}
@@ -243,7 +236,7 @@ class StellarPreTrainedModel(PreTrainedModel):
             kwargs = cls._with_decoder(name, decoder, kwargs)
         strict = not tolerate_shapes and kwargs.get("key_mapping") is None
         try:
-            with without_load_report(), is_set(loading, Loading(subject, strict)), _readable(name) as readable:
+            with without_load_report(), is_set(loading, Loading(subject, strict)), readable_name(name) as readable:
                 loaded: Any = super().from_pretrained(
                     readable, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
@@ -261,7 +254,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         check_finite(state, f"the weights of {subject}")
         model.freeze_untrained()  # loading makes new parameters, which would be trainable
         report_name = model.config.name_or_path or cls.__name__
-        logger.info(_success_line(report_name, len(state), original is not None, model.config.use_decoder))
+        logger.info(success_line(report_name, len(state), original is not None, model.config.use_decoder))
         return (model, info) if output_loading_info else model
 
     @classmethod
@@ -335,6 +328,7 @@ class StellarPreTrainedModel(PreTrainedModel):
             ValueError: if `push_to_hub=True` is passed, or the folder holds an adapter.
         """
         check_saving(kwargs, metrics)
+        drop_heads(self.config)
         folder = Path(save_directory)
         before = sizes_in(folder)
         if kwargs.get("distributed_checkpoint"):  # all ranks write into the folder
@@ -345,7 +339,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         if not keeps_processor(folder, before, sizes_in(folder)):
             with errors_name(folder / PROCESSOR):
                 StellarImageProcessor.from_config(self.config).save_pretrained(folder)
-        if self._card_folder is not None and not (folder / "README.md").exists():
+        if self._card_folder is not None and not self._needs_new_card and not (folder / "README.md").exists():
             carry_card(self._card_folder, folder)
         write_card(folder, self.config, name=name, license=license, base_model=base_model, metrics=metrics)
 

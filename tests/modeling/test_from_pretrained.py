@@ -336,7 +336,7 @@ class TestWrongUse:
         [
             ("device", "did you mean 'device_map'"),
             ("load_in_8bit", "float8"),
-            ("num_classes", "no classifier"),
+            ("num_classes", "StellarForImageClassification"),
             ("auto_class", "it takes options"),
         ],
     )
