@@ -29,7 +29,7 @@ def resolve_labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[Names
 
     Raises:
         TypeError: if a value is not a number or not a dictionary.
-        ValueError: if there are too many classes, the numbers are not 0, 1, 2, ..., or two values contradict each other.
+        ValueError: if there are too many classes, numbers are not 0, 1, 2, ..., or values contradict each other.
     """
     if num_labels is not None:
         _check_count(num_labels)
@@ -41,10 +41,12 @@ def resolve_labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[Names
         return None, None
     if num_labels is not None and num_labels != len(names):
         raise ValueError(f"num_labels is {num_labels}, but there are {len(names)} names of classes: leave it out")
-    inverse = {name: number for number, name in reversed(names.items())}
-    if label2id is None:
-        return names, inverse
-    return names, _check_inverse(label2id, names)
+    if label2id is not None:
+        return names, _check_inverse(label2id, names)
+    inverse: Numbers = {}
+    for number, name in names.items():
+        inverse.setdefault(name, number)
+    return names, inverse
 
 
 def take_labels(changes: dict[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,8 +166,8 @@ image sizes than the one above work, but no quality is promised for them.
 """
 
 CLASSIFIER_SUMMARY = """\
-An image classifier on STELLAR ([arXiv 2602.01905](https://arxiv.org/abs/2602.01905)): the encoder, and a head on {pooled}.
-The head is a LayerNorm and a linear layer.
+An image classifier on the encoder of STELLAR ([arXiv 2602.01905](https://arxiv.org/abs/2602.01905)). Its head is a
+LayerNorm and a linear layer on {pooled}.
 """
 
 CLASSIFIER_LIMITS = """\
@@ -212,9 +212,7 @@ def hub_lines(config: StellarConfig | None) -> dict[str, str]:
     return HUB_LINES | {"pipeline_tag": "pipeline_tag: image-classification"}
 
 
-def updated_head(
-    card: str, license: str | None, base_model: str | None, config: StellarConfig | None = None
-) -> str:
+def updated_head(card: str, license: str | None, base_model: str | None, config: StellarConfig | None = None) -> str:
     """Returns a card with a license and a base model in its head; a base model that is there is kept.
 
     A head that is changed also gets the lines that the Hub needs. Without a license and a base model it is kept.
