@@ -17,6 +17,7 @@ from stellar_hub.cli.errors import CommandGroup, one_line
 from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
 from stellar_hub.cli.extract import extract
+from stellar_hub.cli.finetune import finetune
 from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.messages import let_streams_take_any_text
 from stellar_hub.cli.push import push
@@ -62,6 +63,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     edit: "Change the tokens of an image.",
     extract: "Write features of images to a store.",
     train: "Train a model by a recipe.",
+    finetune: "Train a classifier on labelled images.",
     convert: "Convert an original checkpoint.",
     push: "Push a model to the Hub.",
     export: "Export a model to other runtimes.",

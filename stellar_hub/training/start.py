@@ -37,7 +37,7 @@ class AcceleratorSettings(Protocol):
 
     @property
     def precision(self) -> str:
-        """ "fp32", "bf16", "fp16", "fp64" or "auto"."""
+        """Precision of the computation, such as "fp32" or "auto"."""
 
     @property
     def trackers(self) -> Sequence[str]:

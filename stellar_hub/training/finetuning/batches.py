@@ -137,9 +137,7 @@ def shared_batch_size(settings: FinetuneSettings, num_images: int, num_processes
         ValueError: if the processes cannot share it evenly.
     """
     if settings.batch_size % num_processes:
-        raise ValueError(
-            f"batch_size must be a multiple of the {num_processes} processes, got {settings.batch_size}"
-        )
+        raise ValueError(f"batch_size must be a multiple of the {num_processes} processes, got {settings.batch_size}")
     return min(settings.batch_size, max(1, num_images // num_processes) * num_processes)
 
 

@@ -1,4 +1,4 @@
-"""The classifier of a run: a head on a pretrained encoder, the weights that are trained, and the model that is saved."""
+"""The classifier of a run: a head on a pretrained encoder, the weights that are trained, and what is saved."""
 
 import copy
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def build_classifier(settings: FinetuneSettings, classes: Sequence[str]) -> Stel
         model.stellar.requires_grad_(False)
     if settings.mode == "lora":
         add_lora(model, settings.lora_rank)
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing and settings.mode != "frozen":
         model.gradient_checkpointing_enable()
     return model
 

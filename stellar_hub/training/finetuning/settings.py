@@ -132,8 +132,7 @@ class FinetuneSettings:
     def as_dict(self) -> dict[str, Any]:
         """Returns all values as JSON can hold them."""
         return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
         }
 
     def write(self, path: Path) -> None:
