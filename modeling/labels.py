@@ -17,7 +17,8 @@ def resolve_labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[Names
     """Returns the names of the classes by their numbers, and the numbers by the names.
 
     What is not given follows from the rest: a number alone gives the names of transformers, "LABEL_0" and so on. Two
-    classes may have one name; `label2id` then has one of their numbers.
+    classes may have one name; `label2id` then has one of their numbers. Numbers of the names "LABEL_0" and so on beside
+    other names are those of transformers, which it leaves when names are set alone, and count as not given.
 
     Args:
         num_labels: Number of classes, or None.
@@ -34,19 +35,23 @@ def resolve_labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[Names
     if num_labels is not None:
         _check_count(num_labels)
     if id2label is None and label2id is None:
-        names = None if num_labels is None else {number: f"LABEL_{number}" for number in range(num_labels)}
+        names = None if num_labels is None else {n: name for name, n in _default_numbers(num_labels).items()}
     else:
         names = _names(id2label) if id2label is not None else _inverse_of_numbers(label2id)
     if names is None:
         return None, None
     if num_labels is not None and num_labels != len(names):
         raise ValueError(f"num_labels is {num_labels}, but there are {len(names)} names of classes: leave it out")
-    if label2id is not None:
+    if label2id is not None and label2id != _default_numbers(len(label2id)):
         return names, _check_inverse(label2id, names)
     inverse: Numbers = {}
     for number, name in names.items():
         inverse.setdefault(name, number)
     return names, inverse
+
+
+def _default_numbers(count: int) -> Numbers:
+    return {f"LABEL_{number}": number for number in range(count)}
 
 
 def take_labels(changes: dict[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,10 @@ def test_number_alone__gives_the_names_of_transformers() -> None:
     assert resolve_labels(None, None, None) == (None, None)
 
 
+def test_numbers_that_transformers_left__are_made_anew() -> None:
+    assert resolve_labels(None, NAMES, {"LABEL_0": 0, "LABEL_1": 1}) == (NAMES, NUMBERS)
+
+
 def test_two_classes__may_have_one_name() -> None:
     names, numbers = resolve_labels(None, {"1": "crane", "0": "crane"}, None)
     assert (names, numbers) == ({0: "crane", 1: "crane"}, {"crane": 0})

@@ -3,7 +3,7 @@
 Code belongs here if only a run that trains a classifier needs it.
 """
 
-from stellar_hub.training.finetuning.finetune import finetune
+from stellar_hub.training.finetuning.loop import finetune
 from stellar_hub.training.finetuning.report import FinetuneReport
 from stellar_hub.training.finetuning.settings import LEARNING_RATES, FinetuneSettings
 

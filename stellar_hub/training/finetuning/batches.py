@@ -184,5 +184,6 @@ def _loader(
         leave_signals_to_parent,
         batch_sampler=batch_sampler,
         collate_fn=collate,
+        generator=torch.Generator(),  # else each loader would draw from the numbers that dropout draws from
         pin_memory=accelerator.device.type == "cuda",
     )

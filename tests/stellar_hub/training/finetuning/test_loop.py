@@ -15,7 +15,7 @@ from stellar_hub.modeling import StellarForImageClassification, StellarImageProc
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints
 from stellar_hub.training.checkpoints.run_folder import holds_run
 from stellar_hub.training.finetuning import FinetuneReport, FinetuneSettings, finetune
-from stellar_hub.training.finetuning.finetune import mean_loss
+from stellar_hub.training.finetuning.loop import mean_loss
 from stellar_hub.training.finetuning.measuring import Answers
 from stellar_hub.training.monitoring.journal import read_journal
 from stellar_hub.training.stopping import NonFiniteLossError
@@ -23,7 +23,7 @@ from stellar_hub.training.train import Stopped
 from tests.stellar_hub.training.finetuning.conftest import Train, draw_squares
 from tests.training_processes import Training, different, final_weights, largest_difference
 
-MODULE = "stellar_hub.training.finetuning.finetune"
+MODULE = "stellar_hub.training.finetuning.loop"
 MODES = ["frozen", "full", "lora"]
 
 
@@ -130,7 +130,7 @@ def test_other_images__are_not_resumed_with(
     trained: Train, settings_of: Callable[..., FinetuneSettings], tmp_path: Path, labelled_test: LabelledImages
 ) -> None:
     trained(tmp_path / "run", mode="frozen")
-    with pytest.raises(ValueError, match="test: "):
+    with pytest.raises(ValueError, match="train: "):
         finetune(labelled_test, labelled_test, settings_of(mode="frozen"), tmp_path / "run", resume="auto", cpu=True)
 
 
@@ -172,7 +172,7 @@ def test_without_test_images__a_part_of_each_class_is_held_out(
 def answers_with(accuracy: float) -> Answers:
     right = torch.arange(100) < 100 * accuracy
     labels = torch.zeros(100, dtype=torch.long)
-    return Answers(("a", "b"), labels, (~right).long(), right, 1.0, ())
+    return Answers(("blue", "green", "red"), labels, (~right).long(), right, 1.0, ())
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 7), ("last", 11)])
