@@ -58,7 +58,7 @@ from stellar_hub.training.start import (
 )
 from stellar_hub.training.step import Stepper, StepResult, build_optimizer, build_schedule, count_steps
 from stellar_hub.training.step_choices import choose_by_device, choose_step, restore_choices
-from stellar_hub.training.stopping import check_finite
+from stellar_hub.training.stopping import agree_on_signal, check_finite
 
 JOURNAL_FILE = "metrics.jsonl"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network disks
@@ -206,14 +206,8 @@ class Run:
         check_finite(step, result, self.folder.checkpoints.latest(), scaled=scaled)
 
     def agree_on_signal(self, signal_number: int | None) -> int | None:
-        """Returns the signal that any process has received, or None. All processes call it, in every step.
-
-        Launchers kill their processes some seconds after SIGTERM, and a step may take long, so no step is left out.
-        """
-        if self.accelerator.num_processes == 1:
-            return signal_number
-        numbers = torch.tensor([signal_number or 0], device=self.accelerator.device)
-        return int(self.accelerator.gather(numbers).max()) or None
+        """Returns the signal that any process has received, or None. All processes call it, in every step."""
+        return agree_on_signal(self.accelerator, signal_number)
 
 
 def build_run(

@@ -26,7 +26,7 @@ from stellar_hub.training.finetuning.settings import FinetuneSettings
 from stellar_hub.training.monitoring.progress import RunProgress
 from stellar_hub.training.run import RunFolder
 from stellar_hub.training.step import StepResult
-from stellar_hub.training.stopping import StopRequest, check_finite
+from stellar_hub.training.stopping import StopRequest, agree_on_signal, check_finite
 from stellar_hub.training.train import Stopped, is_due, memory_errors, timed
 
 ADVICE = "lower the batch size or the number of workers, or switch gradient checkpointing on"
@@ -104,7 +104,7 @@ def run_steps(run: FinetuneRun) -> None:
             run.skipped.add([batch])
             previous = train_step(run, step, batch)
             after_step(run, progress, step + 1, previous, waited, started)
-            signal_number = agree_on_signal(run, request.signal_number)
+            signal_number = agree_on_signal(run.accelerator, request.signal_number)
             if signal_number is not None:
                 save(run, step + 1, previous)
                 raise Stopped(signal_number, step + 1)
@@ -137,14 +137,6 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
 def check(run: FinetuneRun, step: int, result: StepResult) -> None:
     """Raises NonFiniteLossError if a number of a step is not finite."""
     check_finite(step, result, run.folder.checkpoints.latest(), scaled=run.accelerator.scaler is not None)
-
-
-def agree_on_signal(run: FinetuneRun, signal_number: int | None) -> int | None:
-    """Returns the signal that any process has received, or None. All processes call it, in every step."""
-    if run.accelerator.num_processes == 1:
-        return signal_number
-    numbers = torch.tensor([signal_number or 0], device=run.accelerator.device)
-    return int(run.accelerator.gather(numbers).max()) or None
 
 
 def after_step(

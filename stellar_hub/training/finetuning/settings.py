@@ -148,10 +148,12 @@ def refuse_other_run(checkpoint: Path, before: dict[str, Any], now: dict[str, An
         before: "settings" and "data" of the run that wrote it.
         now: The same of the run that goes on.
     """
+    if not isinstance(before.get("settings"), dict) or not isinstance(before.get("data"), dict):
+        raise ValueError(f"{checkpoint} is not of a run that trains a classifier: stellar-hub train resumes it")
     lines = []
     for part in ("settings", "data"):
-        old, new = before.get(part), now[part]
-        kept = {name: value for name, value in (old or {}).items() if name not in MAY_CHANGE}
+        old, new = before[part], now[part]
+        kept = {name: value for name, value in old.items() if name not in MAY_CHANGE}
         lines += differences(kept, {name: value for name, value in new.items() if name not in MAY_CHANGE})
     if lines:
         raise ValueError(

@@ -88,7 +88,7 @@ def test_lora__changes_the_attention_alone(trained: Train, model_folder: Path, t
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the next run receive SIGTERM in a step."""
     steps = iter(range(1, 1000))
-    with_signal = lambda run, number: signal.SIGTERM if next(steps) == step else None  # noqa: E731
+    with_signal = lambda accelerator, number: signal.SIGTERM if next(steps) == step else None  # noqa: E731
     monkeypatch.setattr(f"{MODULE}.agree_on_signal", with_signal)
 
 

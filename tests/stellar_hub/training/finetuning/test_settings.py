@@ -54,3 +54,5 @@ def test_resumed_run__may_change_what_does_not_change_the_result(tmp_path: Path)
     with pytest.raises(ValueError, match=r"(?s)epochs: 20.*2 now.*learning_rate.*train: ") as caught:
         refuse_other_run(tmp_path, before, {"settings": other, "data": {"train": "def"}})
     assert "seed" not in str(caught.value)
+    with pytest.raises(ValueError, match="stellar-hub train"):
+        refuse_other_run(tmp_path, {"step": 3}, {"settings": other, "data": {}})
