@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -24,13 +24,23 @@ TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 GLOBAL_CONTEXTS = ("local_torch_dtype", "no_tie_weights", "meta_device_safe_creation_ops")
 DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
 _QUANTIZED = '; for weights of 8 bits, call model.optimize_for_inference(dtype="float8") on a GPU'
+_ANY_SIZE = (
+    "; the model takes images of any size: set it with StellarImageProcessor.from_pretrained(name, image_size=...)"
+)
 # Keywords of other libraries, and what to do instead.
 HINTS = {
     "device": "; did you mean 'device_map'?",
+    "features_only": "; model.forward_intermediates gives the maps of all blocks",
+    "global_pool": "; choose it where vectors are computed: model.embed(images, pooling=...)",
+    "img_size": _ANY_SIZE,
+    "in_chans": "; did you mean 'num_channels'?",
     "load_in_4bit": _QUANTIZED,
     "load_in_8bit": _QUANTIZED,
-    "num_classes": "; did you mean 'num_labels'? StellarForImageClassification takes it",
+    "num_classes": "; for a classifier, call StellarForImageClassification.from_pretrained(name, num_labels=...)",
+    "pretrained": "; leave it out: the weights are always loaded, and StellarModel(StellarConfig(...)) has random ones",
 }
+# What other libraries call a type, and its name in torch.
+NAMES_OF_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64", "f16": "float16"}
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -110,6 +120,41 @@ def size_hint(names: Iterable[str]) -> str:
     )
 
 
+def check_arguments(decoder: Any, options: Mapping[str, Any]) -> None:
+    """Checks values of `from_pretrained` that would be misread, or refused only after a download.
+
+    Args:
+        decoder: Value of the argument `decoder`.
+        options: Keywords of `from_pretrained`.
+
+    Raises:
+        TypeError: if `decoder` is not True, False or None.
+        ValueError: if `dtype` is a word that torch does not know.
+    """
+    if not (decoder is None or isinstance(decoder, bool)):
+        raise TypeError(f"decoder must be True, False or None, got {one_line(repr(decoder), 100)}")
+    for key in ("dtype", "torch_dtype"):
+        dtype = options.get(key)
+        if not isinstance(dtype, str) or dtype == "auto" or isinstance(getattr(torch, dtype, None), torch.dtype):
+            continue
+        name = NAMES_OF_DTYPES.get(dtype.casefold()) or dtype.removeprefix("torch.")
+        meant = isinstance(getattr(torch, name, None), torch.dtype)
+        hint = f"; did you mean torch.{name}?" if meant else did_you_mean(name, ("float32", "float16", "bfloat16"))
+        shown = one_line(repr(dtype), 100)
+        raise ValueError(f"{key} must be 'auto' or a floating-point type such as torch.float16, got {shown}{hint}")
+
+
+def success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
+    """Returns the log line of a load that succeeded."""
+    how = "converted from the original layout" if converted else "loaded"
+    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
+
+
+def readable(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
+    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
+    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
+
+
 def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> None:
     """Checks what a folder or repository names before it is loaded.
 
@@ -125,9 +170,7 @@ def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> Non
         return
     folder = Path(name, options.get("subfolder") or "")
     check_folder(folder)
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        raise OSError(f"{one_line(folder)} is the folder of a training run: load {one_line(folder / 'model')}")
-    if options.get("config") is None:
+    if options.get("config") is None or (folder / "model").is_dir():  # that of a training run
         refuse_empty_folder(folder)
     if Path(name).exists() or not is_peft_available():
         return
@@ -204,17 +247,6 @@ def refuse_keyword(error: TypeError, keywords: Iterable[str], fields: Iterable[s
         hint = HINTS.get(found[1]) or did_you_mean(found[1], fields)
         hint = hint or "; it takes options of transformers and fields of the configuration"
         raise TypeError(f"from_pretrained got an unexpected keyword argument {found[1]!r}{hint}") from error
-
-
-def success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
-    """Returns the log line of a load that succeeded."""
-    how = "converted from the original layout" if converted else "loaded"
-    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
-
-
-def readable_name(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
-    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
-    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
 
 
 def execution_device(model: nn.Module) -> torch.device | None:

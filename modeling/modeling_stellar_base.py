@@ -24,6 +24,7 @@ from .image_processing_stellar import StellarImageProcessor
 from .labels import set_labels
 from .loading import (
     Loading,
+    check_arguments,
     check_before_loading,
     check_source,
     dtype_to_build,
@@ -31,7 +32,7 @@ from .loading import (
     is_set,
     loading,
     local_contexts,
-    readable_name,
+    readable,
     refuse_keyword,
     refuse_missing_decoder,
     size_hint,
@@ -210,12 +211,13 @@ class StellarPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: if the checkpoint is not found.
-            TypeError: if a keyword is neither an option nor a field of the configuration.
+            TypeError: if a keyword is neither an option nor a field of the configuration, or `decoder` is no bool.
             ValueError: if a file is damaged, or tensors are missing, unexpected, have the wrong shape or type, or are
                 NaN or infinite; it names them. Also if a file leads out of the model's folder, or nothing is named.
         """
         if pretrained_model_name_or_path is not None or kwargs.get("state_dict") is None:
             check_is_name(pretrained_model_name_or_path)
+        check_arguments(decoder, kwargs)
         name = resolve_pretrained(pretrained_model_name_or_path)
         original = convert_if_original(name, decoder, cls._base_weights_only, kwargs)
         if original is not None:
@@ -236,9 +238,9 @@ class StellarPreTrainedModel(PreTrainedModel):
             kwargs = cls._with_decoder(name, decoder, kwargs)
         strict = not tolerate_shapes and kwargs.get("key_mapping") is None
         try:
-            with without_load_report(), is_set(loading, Loading(subject, strict)), readable_name(name) as readable:
+            with without_load_report(), is_set(loading, Loading(subject, strict)), readable(name) as source:
                 loaded: Any = super().from_pretrained(
-                    readable, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+                    source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
         except TypeError as error:
             refuse_keyword(error, kwargs, StellarConfig.__dataclass_fields__)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
+from stellar_hub.cli.images import note_repeated
 from stellar_hub.cli.messages import announce_loading, say, warn
 from stellar_hub.cli.models import check_image_size, check_name
 from stellar_hub.cli.options import Debug, Device, FitOption, ImageSize, ModelName, at_least, parse_image_size
@@ -137,6 +138,14 @@ RetryErrors = Annotated[
         help="Try rows with an error again, for example after a network disk was away. Rows with features keep them.",
     ),
 ]
+Append = Annotated[
+    bool,
+    typer.Option(
+        "--append",
+        help="Add images that a complete store does not have as new rows; all other rows stay as they are. Without a "
+        "store, begin one. With --repair, also extract rows again whose images have changed.",
+    ),
+]
 Engine = Annotated[
     EngineOption,
     typer.Option(
@@ -180,6 +189,7 @@ def extract(
     root: Root = None,
     repair: Repair = False,
     retry_errors: RetryErrors = False,
+    append: Append = False,
     engine: Engine = EngineOption.local,
     address: Address = None,
     actors: Actors = 1,
@@ -192,9 +202,14 @@ def extract(
     error. For several GPUs, use `accelerate launch -m stellar_hub extract`.
 
     Example: stellar-hub extract photos --output features
+
+    Example: stellar-hub extract photos --output features --append
     """
     if engine is EngineOption.local and (address is not None or actors != 1):
         raise WrongUsage("--address and --actors belong to the engine ray: add --engine ray")
+    if engine is EngineOption.ray and append:
+        raise WrongUsage("the engine ray does not append: leave out --engine ray, or use accelerate launch")
+    note_repeated(sources, "gets its rows each time")
     from stellar_hub.extras import require
     from stellar_hub.store import ExtractionOptions
     from stellar_hub.store.command import Command, extract_by_options
@@ -215,6 +230,7 @@ def extract(
         retry_errors,
         size,
         root,
+        append,
     )
     require("pyarrow.parquet", "extract", "the index of a feature store")  # before a model is loaded
     check_name(model)
