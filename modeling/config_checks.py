@@ -41,6 +41,8 @@ FIELDS_OF_TRANSFORMERS = (
     *("name_or_path", "num_labels", "output_attentions", "pruned_heads", "tie_last_hidden_states"),
     *("tie_word_embeddings", "torch_dtype", "torchscript", "transformers_weights", "use_cache", *REFUSED),
 )
+# Fields that a classifier alone uses; models for other uses do not save them.
+FIELDS_OF_CLASSIFIERS = ("classifier_pooling", "classifier_dropout")
 OPTIONS_OF_READING = (
     *("cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies", "revision"),
     *("subfolder", "token", "trust_remote_code", "user_agent"),
@@ -272,6 +274,8 @@ def check_numbers(config: Any) -> None:
         value = getattr(config, name)
         if value is not None and not abs(value) <= MAX_FLOAT:  # `not`, because of NaN
             raise ValueError(f"{name} must be finite, got {value}")
+    if not 0 <= config.classifier_dropout < 1:
+        raise ValueError(f"classifier_dropout must be in [0, 1), got {config.classifier_dropout}")
     if config.initializer_range < 0:
         raise ValueError(f"initializer_range must be at least 0, got {config.initializer_range}")
     if not config.tokenizer_channel_mult or min(config.tokenizer_channel_mult) < 1:
@@ -327,13 +331,14 @@ FLOATS = (
 
 
 def count_parameters(config: Any) -> int:
-    """Returns the number of weights of a model for pretraining, without biases and norms, which are few."""
+    """Returns the number of weights of a model with all heads, without biases and norms, which are few."""
     width, patch = config.hidden_size, config.num_channels * config.patch_size**2
     num_patches = (config.image_size // config.patch_size) ** 2
     total = config.num_hidden_layers * (4 * width**2 + 2 * width * config.intermediate_size)
     total += width * (patch + num_patches + config.num_sparse_tokens + 2 * width)
     total += config.prototype_hidden_size * (width + config.prototype_dim)
     total += config.num_prototypes * config.prototype_dim
+    total += 2 * width * (config.num_labels or 0)
     if not config.use_decoder:
         return total
     inner = config.decoder_hidden_size

@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .config_checks import (
+    FIELDS_OF_CLASSIFIERS,
     NO_ATTENTIONS,
     OPTIONS_OF_READING,
     OPTIONS_OF_SAVING,
@@ -24,6 +25,7 @@ from .config_checks import (
     without_unknown_fields,
 )
 from .input_checks import nearest_multiples
+from .labels import resolve_labels, take_labels
 from .objective_checks import (
     FIELDS_OF_OBJECTIVES,
     check_baseline_switches,
@@ -116,6 +118,10 @@ class StellarConfig(PreTrainedConfig):
             `teacher_momentum`) or "lejepa"; None for none. Its head has the sizes of a clustering head.
         baseline_feature: What it compares: "pooled" is the mean of the sparse tokens, "cls" the global token.
         baseline_weight: Weight of this loss.
+        classifier_pooling: What a classifier reads: "mean" of the sparse tokens, "cls", or "both" side by side.
+        classifier_dropout: Probability with which a classifier drops one of these numbers in training, in [0, 1).
+
+    A classifier also has transformers' `num_labels`, `id2label`, `label2id` and `problem_type`.
 
     Raises:
         TypeError: if a field does not exist.
@@ -203,8 +209,13 @@ class StellarConfig(PreTrainedConfig):
     baseline_feature: Literal["pooled", "cls"] = "pooled"
     baseline_weight: float | int = 1.0
 
+    classifier_pooling: Literal["mean", "cls", "both"] = "mean"
+    classifier_dropout: float | int = 0.0
+
     def __post_init__(self, **kwargs: Any) -> None:
         refuse_unknown_fields(kwargs, type(self))
+        num_labels = kwargs.pop("num_labels", None)
+        self.id2label, self.label2id = resolve_labels(num_labels, self.id2label, self.label2id)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         if self.decoder_intermediate_size is None:
@@ -241,7 +252,7 @@ class StellarConfig(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """Returns the settings that are saved; those that published models lack only where they are not the default."""
         content: dict[str, Any] = super().to_diff_dict()
-        own = (*FIELDS_OF_OBJECTIVES, "pixel_head_overlap")
+        own = (*FIELDS_OF_OBJECTIVES, *FIELDS_OF_CLASSIFIERS, "pixel_head_overlap")
         is_default = {name: content.get(name) == getattr(type(self), name) for name in own}
         return {name: value for name, value in content.items() if not is_default.get(name)}
 
@@ -294,6 +305,7 @@ class StellarConfig(PreTrainedConfig):
         returns_unused = kwargs.pop("return_unused_kwargs", False)
         known = without_unknown_fields(config_dict, cls)
         try:
+            known = take_labels(kwargs, known)
             config, unused = super().from_dict(known, return_unused_kwargs=True, **kwargs)
             config.validate()  # the keywords were assigned one by one
         except StrictDataclassError as error:

@@ -89,11 +89,12 @@ def model_card(
     Returns:
         The card's text.
     """
-    card = f"{head(license, base_model)}\n{_heading(name)}\n"
+    card = f"{head(license, base_model, config)}\n{_heading(name)}\n"
     card = write_section(card, MODEL_SECTION, _model_section(config, name))
     if metrics:
         card = write_section(card, METRICS_SECTION, _metrics_section(metrics))
-    return f"{card}\n{LIMITS}\n{write_section('', LICENSE_SECTION, license_note(config, license))}"
+    limits = CLASSIFIER_LIMITS if is_classifier(config) else LIMITS
+    return f"{card}\n{limits}\n{write_section('', LICENSE_SECTION, license_note(config, license))}"
 
 
 def updated_card(
@@ -111,7 +112,7 @@ def updated_card(
     Raises:
         ValueError: if marks in the card are damaged.
     """
-    card = updated_head(card, license, base_model)
+    card = updated_head(card, license, base_model, config)
     ours = read_section(card, MODEL_SECTION)
     earlier = _loaded_name(card if ours is None else ours)
     if ours is not None:
@@ -147,7 +148,7 @@ def is_generated(card: str) -> bool:
         text = read_section(rest, section)
         if text is not None:
             rest = re.sub(rf"<!-- {section} -->.*<!-- /{section} -->", "", rest, flags=re.DOTALL)
-    rest = rest.replace(LIMITS.strip(), "")
+    rest = rest.replace(LIMITS.strip(), "").replace(CLASSIFIER_LIMITS.strip(), "")
     return MODEL_SECTION in card and re.fullmatch(r"\s*#[^\n]*\s*", rest) is not None
 
 
@@ -164,13 +165,36 @@ token is not guaranteed to be an object. If the encoded images are private data,
 image sizes than the one above work, but no quality is promised for them.
 """
 
+CLASSIFIER_SUMMARY = """\
+An image classifier on the encoder of STELLAR ([arXiv 2602.01905](https://arxiv.org/abs/2602.01905)). Its head is a
+LayerNorm and a linear layer on {pooled}.
+"""
 
-def head(license: str | None, base_model: str | None) -> str:
-    """Returns the YAML head that the Hub reads."""
+CLASSIFIER_LIMITS = """\
+## What the weights are not for
+
+The model answers with one of its classes for every image, also for one that shows none of them. Its scores are not
+calibrated probabilities. Other image sizes than the one above work, but no quality is promised for them.
+"""
+POOLED = {
+    "mean": "the mean of the sparse tokens",
+    "cls": "the cls token",
+    "both": "the cls token beside the mean of the sparse tokens",
+}
+MAX_CLASSES = 50  # that a card names
+
+
+def is_classifier(config: StellarConfig) -> bool:
+    """Returns whether a configuration is that of a classifier, which has another card."""
+    return "StellarForImageClassification" in (config.architectures or ())
+
+
+def head(license: str | None, base_model: str | None, config: StellarConfig | None = None) -> str:
+    """Returns the YAML head that the Hub reads; that of a classifier names its task."""
     lines = ["---", f"license: {yaml_text(license or UNKNOWN_LICENSE)}"]
     if base_model:
         lines.append(f"base_model: {yaml_text(base_model)}")
-    return "\n".join([*lines, *HUB_LINES.values(), "---"]) + "\n"
+    return "\n".join([*lines, *hub_lines(config).values(), "---"]) + "\n"
 
 
 # The lines of the head by which the Hub knows how to load a model.
@@ -181,7 +205,14 @@ HUB_LINES = {
 }
 
 
-def updated_head(card: str, license: str | None, base_model: str | None) -> str:
+def hub_lines(config: StellarConfig | None) -> dict[str, str]:
+    """Returns the lines of the head by which the Hub knows how to load a model, by key."""
+    if config is None or not is_classifier(config):
+        return HUB_LINES
+    return HUB_LINES | {"pipeline_tag": "pipeline_tag: image-classification"}
+
+
+def updated_head(card: str, license: str | None, base_model: str | None, config: StellarConfig | None = None) -> str:
     """Returns a card with a license and a base model in its head; a base model that is there is kept.
 
     A head that is changed also gets the lines that the Hub needs. Without a license and a base model it is kept.
@@ -196,7 +227,8 @@ def updated_head(card: str, license: str | None, base_model: str | None) -> str:
         lines = _with_line(lines, "license", yaml_text(license))
     if base_model and not _entry("base_model").search(lines):
         lines = _with_line(lines, "base_model", yaml_text(base_model), after="license")
-    for key, line in HUB_LINES.items():
+    for key, line in hub_lines(config).items():
+        lines = lines.replace(f"{HUB_LINES[key]}\n", f"{line}\n")  # the repository had a model for another use
         if not _entry(key).search(lines):
             lines += f"{line}\n"
     return f"---\n{lines}---\n{card[found.end() :]}"
@@ -232,7 +264,10 @@ def _heading(name: str) -> str:
 
 
 def _model_section(config: StellarConfig, name: str) -> str:
-    return "\n".join([SUMMARY, shapes(config), snippet(name)])
+    if not is_classifier(config):
+        return "\n".join([SUMMARY, shapes(config), snippet(name)])
+    summary = CLASSIFIER_SUMMARY.format(pooled=POOLED[config.classifier_pooling])
+    return "\n".join([summary, classifier_shapes(config), classifier_snippet(name)])
 
 
 def _metrics_section(metrics: Mapping[str, float]) -> str:
@@ -263,9 +298,48 @@ def shapes(config: StellarConfig) -> str:
 """
 
 
+def classifier_shapes(config: StellarConfig) -> str:
+    """Returns a table of sizes, shapes and classes."""
+    names = list((config.id2label or {}).values())
+    shown = ", ".join(_cell(one_line(name, 60)) for name in names[:MAX_CLASSES])
+    more = f" and {len(names) - MAX_CLASSES} more, in `config.json`" if len(names) > MAX_CLASSES else ""
+    return f"""\
+| | |
+|---|---|
+| image | {config.image_size} x {config.image_size}, patch {config.patch_size}, RGB in [0, 1]; the model normalizes |
+| encoder | width {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads |
+| head | LayerNorm and linear layer on {POOLED[config.classifier_pooling]} |
+| logits | `(1, {len(names)})` |
+| classes | {shown}{more} |
+"""
+
+
+def classifier_snippet(name: str) -> str:
+    """Returns code that runs a classifier with the library and without it."""
+    quoted = _quoted(name)
+    return f"""\
+```python
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained({quoted}, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained({quoted}, trust_remote_code=True)
+logits = model(**processor("photo.jpg", return_tensors="pt")).logits
+print(model.config.id2label[int(logits.argmax())])
+```
+
+`pipeline("image-classification", model=..., trust_remote_code=True)` of transformers does the same. If `stellar_hub` is
+installed, you need no remote code: `from stellar_hub import StellarForImageClassification, StellarImageProcessor`.
+"""
+
+
+def _quoted(name: str) -> str:
+    """Returns a name as a string of Python, on one line, without marks of HTML."""
+    return json.dumps(one_line(name), ensure_ascii=False).replace("<", "\\u003c")
+
+
 def snippet(name: str) -> str:
     """Returns code that runs with the library and without it."""
-    quoted = json.dumps(one_line(name), ensure_ascii=False).replace("<", "\\u003c")
+    quoted = _quoted(name)
     return f"""\
 ```python
 from transformers import AutoImageProcessor, AutoModel

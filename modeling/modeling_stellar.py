@@ -33,7 +33,7 @@ from .input_checks import (
 from .intermediates_stellar import StellarIntermediatesModel
 from .loading import DECODING_KEYS
 from .maskgit_vqgan import MaskGitVQGANDecoder
-from .modeling_stellar_base import PRETRAINING_KEYS
+from .modeling_stellar_base import HEAD_KEYS
 from .outputs import StellarEncoding, StellarModelOutput
 from .safe_text import refuse_keywords
 from .tensor_calls import TensorCalls
@@ -79,9 +79,9 @@ class StellarModel(FeatureCalls, TensorCalls, StellarIntermediatesModel):
             self.tokenizer.requires_grad_(False)
         # CODEPATH: see above. Part of a full checkpoint is skipped on purpose, so it is not reported.
         if not config.use_decoder:
-            self._keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS + DECODING_KEYS
+            self._keys_to_ignore_on_load_unexpected = HEAD_KEYS + DECODING_KEYS
         elif self.tokenizer is None:
-            self._keys_to_ignore_on_load_unexpected = [*PRETRAINING_KEYS, DECODING_KEYS[1]]
+            self._keys_to_ignore_on_load_unexpected = [*HEAD_KEYS, DECODING_KEYS[1]]
         self.post_init()
 
     @classmethod

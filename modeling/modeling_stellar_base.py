@@ -21,6 +21,7 @@ from .configuration_stellar import StellarConfig
 from .decoder_stellar import FourierPositionCode, StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
+from .labels import set_labels
 from .loading import (
     Loading,
     check_arguments,
@@ -42,7 +43,7 @@ from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import write_card
 from .pretrained_names import check_is_name, convert_if_original, push_model, resolve_pretrained
 from .safe_text import one_line
-from .saved_folder import PROCESSOR, check_saving, filled_folder, keeps_processor, sizes_in
+from .saved_folder import PROCESSOR, check_saving, drop_heads, filled_folder, keeps_processor, sizes_in
 from .weight_files import check_finite, problems_by_kind
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ PRETRAINING_KEYS = [
     r"^tokenizer_encoder\.",
     r"^baseline\.",
 ]
+HEAD_KEYS = [*PRETRAINING_KEYS, r"^classifier\."]  # what a model for one use has, and another passes over
 
 
 class StellarPreTrainedModel(PreTrainedModel):
@@ -71,9 +73,10 @@ class StellarPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["Block", "ResidualBlock"]  # trf-ignore: TRF022  # Block is timm's
     _keep_in_fp32_modules_strict = ["position_code"]
-    _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
     _base_weights_only = False
     _card_folder: str | None = None  # the folder that the model was loaded from; it is in no file
+    _needs_new_card = False  # whether the card of that folder is about another model
 
     @property
     def device(self) -> torch.device:
@@ -220,6 +223,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         if original is not None:
             config, state_dict, kwargs = original
             name, decoder = None, None
+            set_labels(config, kwargs)
             for field in [key for key in kwargs if key in config.__dataclass_fields__ and key != "dtype"]:
                 setattr(config, field, kwargs.pop(field))
             kwargs = {"dtype": torch.float32} | kwargs | {"config": config, "state_dict": state_dict}
@@ -326,6 +330,7 @@ class StellarPreTrainedModel(PreTrainedModel):
             ValueError: if `push_to_hub=True` is passed, or the folder holds an adapter.
         """
         check_saving(kwargs, metrics)
+        drop_heads(self.config)
         folder = Path(save_directory)
         before = sizes_in(folder)
         if kwargs.get("distributed_checkpoint"):  # all ranks write into the folder
@@ -336,7 +341,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         if not keeps_processor(folder, before, sizes_in(folder)):
             with errors_name(folder / PROCESSOR):
                 StellarImageProcessor.from_config(self.config).save_pretrained(folder)
-        if self._card_folder is not None and not (folder / "README.md").exists():
+        if self._card_folder is not None and not self._needs_new_card and not (folder / "README.md").exists():
             carry_card(self._card_folder, folder)
         write_card(folder, self.config, name=name, license=license, base_model=base_model, metrics=metrics)
 

@@ -119,6 +119,16 @@ def _move_in(partial: Path, folder: Path, variant: str | None) -> None:
     sync(folder)
 
 
+def drop_heads(config: Any) -> None:
+    """Takes models for one use, such as a classifier, out of a configuration's list of code.
+
+    A saved folder has the code of the model that was saved, which adds itself to the list, and of those that it needs.
+    """
+    code_map = getattr(config, "auto_map", None)
+    if isinstance(code_map, dict):
+        config.auto_map = {name: place for name, place in code_map.items() if not name.startswith("AutoModelFor")}
+
+
 def sizes_in(folder: Path) -> dict[str, Any] | None:
     """Returns what decides whether a processor fits: the type and the sizes in a folder's configuration.
 

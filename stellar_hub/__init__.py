@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stellar_hub.modeling import (
         StellarConfig,
         StellarEncoding,
+        StellarForImageClassification,
         StellarImageProcessor,
         StellarModel,
         StellarModelOutput,
@@ -31,6 +32,7 @@ _HOME = {
     "FeatureStore": "stellar_hub.store",
     "StellarConfig": "stellar_hub.modeling",
     "StellarEncoding": "stellar_hub.modeling",
+    "StellarForImageClassification": "stellar_hub.modeling",
     "StellarForPreTraining": "stellar_hub.training",
     "StellarImageProcessor": "stellar_hub.modeling",
     "StellarModel": "stellar_hub.modeling",
@@ -42,6 +44,7 @@ __all__ = [
     "FeatureStore",
     "StellarConfig",
     "StellarEncoding",
+    "StellarForImageClassification",
     "StellarForPreTraining",
     "StellarImageProcessor",
     "StellarModel",

@@ -1,7 +1,7 @@
 """Training in separate processes, which tests kill and compare.
 
-They are forked from a process that has imported everything, so that a start takes a second and not ten. They run the
-command, `stellar-hub train`.
+They are forked from a process that has imported everything, so that a start takes a second and not ten. They run a
+command, `stellar-hub train` or `stellar-hub finetune`.
 """
 
 import json
@@ -43,14 +43,21 @@ class Training:
         num_processes: Number of processes; they find each other as those of a launcher do.
         cpu: Whether to pass `--cpu`.
         sharded: Whether the environment is that of a launcher with FSDP2.
+        command: Command of `stellar-hub`.
     """
 
     def __init__(
-        self, output: Path, *options: str | Path, num_processes: int = 1, cpu: bool = True, sharded: bool = False
+        self,
+        output: Path,
+        *options: str | Path,
+        num_processes: int = 1,
+        cpu: bool = True,
+        sharded: bool = False,
+        command: str = "train",
     ):
         self.output = output
         self.processes = []
-        arguments = ["--output", str(output), *(["--cpu"] if cpu else []), *map(str, options)]
+        arguments = [command, "--output", str(output), *(["--cpu"] if cpu else []), *map(str, options)]
         for rank, environment in enumerate(environments(num_processes)):
             environment |= SHARDED if sharded else {}
             log, trace = beside(output, "log", rank), beside(output, "read", rank)
@@ -141,7 +148,7 @@ def train(arguments: list[str], environment: dict[str, str], log: Path, trace: P
     trace_images(trace)
     from stellar_hub.cli.main import app
 
-    app(["train", *arguments])
+    app(arguments)
 
 
 def trace_images(trace: Path) -> None:

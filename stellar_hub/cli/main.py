@@ -19,6 +19,7 @@ from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
 from stellar_hub.cli.export_store import export_store
 from stellar_hub.cli.extract import extract
+from stellar_hub.cli.finetune import finetune
 from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.messages import let_streams_take_any_text
 from stellar_hub.cli.push import push
@@ -66,6 +67,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     export_store: "Write a store to a database or to files.",
     dedup: "Find near-duplicates in a store.",
     train: "Train a model by a recipe.",
+    finetune: "Train a classifier on labelled images.",
     convert: "Convert an original checkpoint.",
     push: "Push a model to the Hub.",
     export: "Export a model to other runtimes.",

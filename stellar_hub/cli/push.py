@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from stellar_hub.cli.errors import WrongUsage, reports_errors
 from stellar_hub.cli.messages import announce_loading, safe, say, warn
 from stellar_hub.cli.models import check_name
 from stellar_hub.cli.options import Debug
+
+if TYPE_CHECKING:
+    from stellar_hub.modeling import StellarPreTrainedModel
 
 
 @reports_errors
@@ -50,7 +53,6 @@ def push(
     """
     from huggingface_hub.utils import logging, validate_repo_id
 
-    from stellar_hub.features import load_model
     from stellar_hub.hub.push import license_of
     from stellar_hub.hub.push import push as push_model
     from stellar_hub.modeling.loading import check_source
@@ -70,7 +72,7 @@ def push(
     if license and known and license != known:
         warn(f"note: --license {license} replaces {known}, the license of {model}")
     announce_loading(model)
-    network, _ = load_model(model, "cpu")
+    network = _load(model)
     logging.set_verbosity_error()  # the client prints each try to reach the Hub; its error says the same
     warn(f"asking the Hub for {repository}")
     done = push_model(network, repository, license=license, private=not public, dry_run=dry_run, replace=replace)
@@ -83,6 +85,18 @@ def push(
         say(f"{total}, would be pushed to {done.url}; a new repository would be {'public' if public else 'private'}")
     else:
         say(f"{total}, pushed: {done.url}")
+
+
+def _load(name: str) -> "StellarPreTrainedModel":
+    """Loads a model, or a classifier with its head."""
+    from stellar_hub.features import load_model
+    from stellar_hub.modeling import StellarConfig, StellarForImageClassification
+    from stellar_hub.modeling.model_card import is_classifier
+
+    if not Path(name).is_file() and is_classifier(StellarConfig.from_pretrained(name)):
+        classifier: StellarPreTrainedModel = StellarForImageClassification.from_pretrained(name)
+        return classifier
+    return load_model(name, "cpu")[0]
 
 
 def _lines_of_files(files: Mapping[str, int]) -> dict[str, int]:

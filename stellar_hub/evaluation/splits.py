@@ -2,52 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from stellar_hub.data.labelled import LabelledImages
 from stellar_hub.data.labelled.labelled_images import shortened
-from stellar_hub.data.sources import ImageSource, SampledImages
+from stellar_hub.data.sources import ImageSource
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.digests import count_shared, digests_of, name_of, unreadable_shared
 from stellar_hub.evaluation.left_out import LeftOut, notes_on_damage, remaining
-
-
-def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits training samples in two, class by class.
-
-    Args:
-        labels: Classes, `(N,)` integers from 0.
-        share: Share of each class to hold out, in (0, 1). The number is rounded, and at least one sample of each class
-            with two or more is held out.
-        seed: Seed of the choice.
-
-    Returns:
-        Indices to fit on and held-out indices, both sorted int64. They are disjoint and together all indices. The
-        sample of a class that has only one is among the indices to fit on.
-
-    Raises:
-        ValueError: if the share is out of range, or no class has two samples.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"the share to hold out must be in (0, 1), got {share}")
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    held = []
-    for label in labels.unique():
-        members = order[labels[order] == label]
-        if len(members) > 1:
-            count = min(len(members) - 1, max(1, round(share * len(members))))
-            held.append(members[:count])
-    if not held:
-        raise ValueError("no class has two training images, so none can be held out to choose on: add images")
-    chosen = torch.cat(held).sort().values
-    is_held = torch.zeros(len(labels), dtype=torch.bool)
-    is_held[chosen] = True
-    return (~is_held).nonzero().flatten(), chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +152,7 @@ def _leave_out(
     if not reasons:
         return labelled, list(digests), []
     rows = remaining(labelled.name, len(labelled), reasons)
-    kept = replace(
-        labelled, images=SampledImages(labelled.images, rows), labels=tuple(labelled.labels[row] for row in rows)
-    )
+    kept = labelled.select(rows)
     lost = [LeftOut(part, name_of(labelled.images, row), reasons[row]) for row in sorted(reasons)]
     return kept, [digests[row] for row in rows], lost
 

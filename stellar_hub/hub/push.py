@@ -150,7 +150,9 @@ def push(
             _refuse_other_content(api, repo_id, revision, there.names, model.config.model_type)
         standing = None if replace or "README.md" not in there.names else _card_there(api, repo_id, revision)
     with tempfile.TemporaryDirectory() as folder:
-        _start_card(Path(folder), embedded_folder(str(source)) or source, standing)
+        # A classifier with a new head is another model than that of the card where its encoder came from.
+        own = card_folder if model._needs_new_card else embedded_folder(str(source)) or source
+        _start_card(Path(folder), own, standing)
         model.save_pretrained(folder, license=license, name=repo_id, base_model=base_model_of(source))
         if finish is not None:
             finish(Path(folder))

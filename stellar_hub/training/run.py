@@ -5,7 +5,9 @@ import hashlib
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ from stellar_hub.training.start import (
 )
 from stellar_hub.training.step import Stepper, StepResult, build_optimizer, build_schedule, count_steps
 from stellar_hub.training.step_choices import choose_by_device, choose_step, restore_choices
-from stellar_hub.training.stopping import check_finite
+from stellar_hub.training.stopping import agree_on_signal, check_finite
 
 JOURNAL_FILE = "metrics.jsonl"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network disks
@@ -109,7 +111,19 @@ class RunFolder:
             self._lock = None
 
     def begin(self, recipe: Recipe, start_step: int, accelerator: Accelerator) -> list[str]:
-        """Creates the folder with the recipe, and removes journal lines of steps that will be done again.
+        """Creates the folder with the recipe; see `begin_with`."""
+        return self.begin_with(RECIPE_FILE, partial(save_recipe, recipe, private=True), start_step, accelerator)
+
+    def begin_with(
+        self, file: str, save: Callable[[Path], None], start_step: int, accelerator: Accelerator
+    ) -> list[str]:
+        """Creates the folder with the run's settings, and removes journal lines of steps that will be done again.
+
+        Args:
+            file: Name of the file of the settings.
+            save: Function that writes it.
+            start_step: Number of steps that were done before.
+            accelerator: The accelerator.
 
         Returns:
             A sentence on the journal if it had such lines.
@@ -123,13 +137,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock()
             self.checkpoints.remove_unfinished()
-            save_recipe(recipe, self.path / RECIPE_FILE, private=True)
+            save(self.path / file)
             aside = self.journal.truncate_after(start_step)
             notes = [f"the journal went further than step {start_step}: {aside} keeps all of it"] if aside else []
         accelerator.wait_for_everyone()
-        if not (self.path / RECIPE_FILE).is_file():
+        if not (self.path / file).is_file():
             raise FileNotFoundError(
-                f"process {accelerator.process_index} does not see {self.path / RECIPE_FILE}, which process 0 has "
+                f"process {accelerator.process_index} does not see {self.path / file}, which process 0 has "
                 "written: --output must be on a disk that all machines share"
             )
         self.lock()
@@ -192,14 +206,8 @@ class Run:
         check_finite(step, result, self.folder.checkpoints.latest(), scaled=scaled)
 
     def agree_on_signal(self, signal_number: int | None) -> int | None:
-        """Returns the signal that any process has received, or None. All processes call it, in every step.
-
-        Launchers kill their processes some seconds after SIGTERM, and a step may take long, so no step is left out.
-        """
-        if self.accelerator.num_processes == 1:
-            return signal_number
-        numbers = torch.tensor([signal_number or 0], device=self.accelerator.device)
-        return int(self.accelerator.gather(numbers).max()) or None
+        """Returns the signal that any process has received, or None. All processes call it, in every step."""
+        return agree_on_signal(self.accelerator, signal_number)
 
 
 def build_run(

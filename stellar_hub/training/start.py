@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +20,7 @@ from stellar_hub.training.checkpoints.run_folder import check_space
 from stellar_hub.training.model import StellarForPreTraining
 from stellar_hub.training.model.baselines import check_baseline
 from stellar_hub.training.model.sop_parts import check_memories
-from stellar_hub.training.recipes.sections import Recipe, RunRecipe, config_fields
+from stellar_hub.training.recipes.sections import Recipe, config_fields
 from stellar_hub.training.sharding import USE_FSDP2, fsdp_plugin
 
 PUBLISHED_VIEW_SIZES = (224, 96)  # sides of a global and a local view in pixels
@@ -30,7 +32,19 @@ SUPPORTED_LAUNCHES = (
 )
 
 
-def build_accelerator(recipe: RunRecipe, output: Path, cpu: bool = False) -> Accelerator:
+class AcceleratorSettings(Protocol):
+    """What decides the accelerator: a `RunRecipe`, or the settings of a run that trains a classifier."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the computation, such as "fp32" or "auto"."""
+
+    @property
+    def trackers(self) -> Sequence[str]:
+        """Names of trackers."""
+
+
+def build_accelerator(recipe: AcceleratorSettings, output: Path, cpu: bool = False) -> Accelerator:
     """Builds the accelerator with the recipe's precision; "auto" is bfloat16 on GPUs that support it, else float32.
 
     Raises:

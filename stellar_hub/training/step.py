@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -69,7 +69,19 @@ def count_steps(recipe: OptimizationRecipe, num_images: int | None) -> int:
     return math.ceil(recipe.epochs * num_images / (recipe.batch_size * recipe.gradient_accumulation_steps))
 
 
-def build_schedule(optimizer: Optimizer, recipe: OptimizationRecipe, num_steps: int) -> CosineLRScheduler:
+class ScheduleSettings(Protocol):
+    """What decides the schedule: an `OptimizationRecipe`, or the settings of a run that trains a classifier."""
+
+    @property
+    def warmup_fraction(self) -> float:
+        """Share of all steps over which the learning rate rises."""
+
+    @property
+    def final_learning_rate(self) -> float:
+        """Learning rate at the end."""
+
+
+def build_schedule(optimizer: Optimizer, recipe: ScheduleSettings, num_steps: int) -> CosineLRScheduler:
     """Builds timm's schedule: a linear warm-up from 0, then a cosine to `final_learning_rate`.
 
     `step_update(step)` sets the learning rate, and depends on nothing but the step. With a warm-up, step 0 has a

@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
+from accelerate import Accelerator
 
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.step import StepResult
@@ -139,6 +140,17 @@ class StopRequest:
         elif count == 2:
             self._is_ending.set()
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def agree_on_signal(accelerator: Accelerator, signal_number: int | None) -> int | None:
+    """Returns the signal that any process has received, or None. All processes call it, in every step.
+
+    Launchers kill their processes some seconds after SIGTERM, and a step may take long, so no step is left out.
+    """
+    if accelerator.num_processes == 1:
+        return signal_number
+    numbers = torch.tensor([signal_number or 0], device=accelerator.device)
+    return int(accelerator.gather(numbers).max()) or None
 
 
 def leave_signals_to_parent(worker_id: int) -> None:

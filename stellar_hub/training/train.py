@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from accelerate.utils import gather_object
@@ -26,6 +26,9 @@ from stellar_hub.training.run import Run, build_run
 from stellar_hub.training.sharding import inference_model
 from stellar_hub.training.step import StepResult
 from stellar_hub.training.stopping import StopRequest
+
+BatchesT = TypeVar("BatchesT")  # the batches of one step
+ADVICE = "lower optimization.batch_size or data.num_workers, or set run.gradient_checkpointing=true"
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: the user stopped the run
@@ -86,7 +89,7 @@ def train(
 
 
 @contextmanager
-def memory_errors(checkpoints: Checkpoints) -> Iterator[None]:
+def memory_errors(checkpoints: Checkpoints, advice: str = ADVICE) -> Iterator[None]:
     """Says in one sentence that the memory is used up, and what to do, in place of the allocator's own words."""
     try:
         yield
@@ -96,8 +99,7 @@ def memory_errors(checkpoints: Checkpoints) -> Iterator[None]:
         where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "the memory"
         kept = checkpoints.latest()
         raise RuntimeError(
-            f"{where} is used up: lower optimization.batch_size or data.num_workers, or set "
-            f"run.gradient_checkpointing=true; {f'the last checkpoint is {kept}' if kept else 'there is no checkpoint'}"
+            f"{where} is used up: {advice}; {f'the last checkpoint is {kept}' if kept else 'there is no checkpoint'}"
         ) from error
 
 
@@ -138,7 +140,7 @@ def run_steps(run: Run) -> None:
             save(run, run.num_steps, previous)
 
 
-def timed(groups: Iterator[list[dict[str, Any]]]) -> Iterator[tuple[list[dict[str, Any]], float, float]]:
+def timed(groups: Iterator[BatchesT]) -> Iterator[tuple[BatchesT, float, float]]:
     """Yields the batches of each step with the seconds waited for them, and the time at which the wait began."""
     while True:
         started = time.perf_counter()

@@ -32,8 +32,8 @@ SPIKE = 5  # a spike takes less than half of this many values in a row
 PADDING = 0.08  # of the range, above the highest and below the lowest value
 
 MIN_SIDE, MAX_SIDE = 300, 900  # of a confusion matrix, in pixels
-CELL = 44
-MAX_NAMED, MAX_COUNTED = 40, 20  # classes up to which names and counts are readable
+CELL, SMALLEST_CELL = 44, 11  # a smaller one has no room for a name
+MAX_NAMED, MAX_COUNTED = 120, 20  # classes up to which names and counts are readable
 DECADES = 5  # of a spectrum, below its largest value
 
 
@@ -126,15 +126,15 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> Image.
 
     Args:
         counts: Counts of shape `(C, C)` from `stellar_hub.measures.count_confusion`.
-        classes: Names of the classes. Up to 40 names are written, and counts for up to 20 classes.
+        classes: Names of the classes. Up to 120 names are written, and counts for up to 20 classes.
         title: Heading of the figure.
 
     Returns:
-        An RGB image, 620 to 1220 pixels wide.
+        An RGB image, 620 to 1640 pixels wide.
     """
     number = len(classes)
-    side = min(MAX_SIDE, max(MIN_SIDE, CELL * number))
     named, counted = number <= MAX_NAMED, number <= MAX_COUNTED
+    side = min(max(MAX_SIDE, SMALLEST_CELL * number if named else 0), max(MIN_SIDE, CELL * number))
     figure = _figure(side + (320 if named else 220), side + (220 if named else 120), compress=True)
     axes = figure.add_subplot()
     correct = 100 * counts.diagonal().sum().item() / max(1, counts.sum().item())
@@ -148,7 +148,8 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> Image.
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if named:
-        names, size = [shorten(name, 20) for name in classes], 9 if counted else 7
+        names = [shorten(name, 28) for name in classes]
+        size = 9 if counted else min(7, 50 * side / number / DPI)  # points of a cell, less a little
         axes.set_xticks(range(number), names, rotation=90, fontsize=size)
         axes.set_yticks(range(number), names, fontsize=size)
         _take_literally(axes.get_xticklabels() + axes.get_yticklabels())

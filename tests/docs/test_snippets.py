@@ -20,7 +20,8 @@ from torch import Tensor
 
 from stellar_hub.app import serve
 from stellar_hub.cli.main import app
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling import StellarConfig, StellarForImageClassification, StellarImageProcessor, StellarModel
+from tests.stellar_hub.training.finetuning.conftest import draw_squares
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,6 +60,11 @@ def world(
     for name, model in {"user/my-model": pixel_model, "runs/mine/model": pixel_model, "stellar-b16": vq_model}.items():
         model.save_pretrained(tmp_path / name)
         StellarImageProcessor.from_config(model.config).save_pretrained(tmp_path / name)
+    StellarForImageClassification.from_pretrained("runs/mine/model", num_labels=3).save_pretrained(
+        tmp_path / "runs" / "classifier" / "model"
+    )
+    for split, count in (("train", 4), ("test", 2)):
+        draw_squares(tmp_path / "photos" / split, {"blue": count, "red": count})
     shutil.copy(golden_dir / "original-vq.safetensors", "stellar-b16.safetensors")
     shutil.copy(golden_dir / "vqgan.bin", "maskgit-vqgan-imagenet-f16-256.bin")
     shutil.copy(ROOT / "examples" / "images" / "cat.jpg", "photo.jpg")

@@ -228,12 +228,16 @@ def open_images(name: str, root: Path | None) -> "StoredSource":
 
 def open_train_and_test(train: str, test: str, root: Path | None) -> "tuple[LabelledImages, LabelledImages]":
     """Lists the labelled images of --train and --test; their files are not read yet."""
+    return open_labelled_images(train, root), open_labelled_images(test, root)
+
+
+def open_labelled_images(name: str, root: Path | None) -> "LabelledImages":
+    """Lists labelled images, and says what was passed over; their files are not read yet."""
     from stellar_hub.data.labelled import open_labelled
 
-    opened = open_labelled(train, root), open_labelled(test, root)
-    for labelled in opened:
-        _say_what_is_missing(labelled.name, labelled, labelled.images)
-    return opened
+    labelled = open_labelled(name, root)
+    _say_what_is_missing(labelled.name, labelled, labelled.images)
+    return labelled
 
 
 def open_masks(

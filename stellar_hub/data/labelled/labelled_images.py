@@ -4,6 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+from torch import Tensor
+
+from stellar_hub.data.sources.combined import SampledImages
 from stellar_hub.data.sources.image_source import ImageSource, stamp_of
 from stellar_hub.modeling.safe_text import one_line
 
@@ -70,6 +74,11 @@ class LabelledImages:
             counts[label] += 1
         return counts
 
+    def select(self, rows: Sequence[int]) -> Self:
+        """Returns some of the images with their labels, by their numbers; the classes stay."""
+        images = SampledImages(self.images, rows)
+        return replace(self, images=images, labels=tuple(self.labels[row] for row in rows))
+
     def renumbered(self, classes: Sequence[str]) -> Self:
         """Returns the same images with labels that are indices into the given classes.
 
@@ -91,6 +100,39 @@ class LabelledImages:
                 "them or remove them"
             )
         return replace(self, labels=tuple(number[self.classes[label]] for label in self.labels), classes=tuple(classes))
+
+
+def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits training samples in two, class by class.
+
+    Args:
+        labels: Classes, `(N,)` integers from 0.
+        share: Share of each class to hold out, in (0, 1). The number is rounded, and at least one sample of each class
+            with two or more is held out.
+        seed: Seed of the choice.
+
+    Returns:
+        Indices to fit on and held-out indices, both sorted int64. They are disjoint and together all indices. The
+        sample of a class that has only one is among the indices to fit on.
+
+    Raises:
+        ValueError: if the share is out of range, or no class has two samples.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share to hold out must be in (0, 1), got {share}")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    held = []
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        if len(members) > 1:
+            count = min(len(members) - 1, max(1, round(share * len(members))))
+            held.append(members[:count])
+    if not held:
+        raise ValueError("no class has two training images, so none can be held out to choose on: add images")
+    chosen = torch.cat(held).sort().values
+    is_held = torch.zeros(len(labels), dtype=torch.bool)
+    is_held[chosen] = True
+    return (~is_held).nonzero().flatten(), chosen
 
 
 def shortened(names: Iterable[str]) -> str:

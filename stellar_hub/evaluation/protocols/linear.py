@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stellar_hub.data.labelled import hold_out
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.linear_classifiers import (
     fit_logistic,
@@ -30,7 +31,7 @@ from stellar_hub.evaluation.protocols.classification import (
 )
 from stellar_hub.evaluation.readable import evaluate_readable
 from stellar_hub.evaluation.report import Measurement, Report, make_report
-from stellar_hub.evaluation.splits import Splits, hold_out
+from stellar_hub.evaluation.splits import Splits
 from stellar_hub.features.backbones.backbone import Backbone
 
 ADAMW, LOGISTIC = "linear, %", "logistic, %"

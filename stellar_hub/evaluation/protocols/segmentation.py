@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from stellar_hub.data.labelled import hold_out
 from stellar_hub.evaluation.cached_features import RunSettings, all_features
 from stellar_hub.evaluation.digests import name_of
 from stellar_hub.evaluation.feature_set import check_finite, fit_masks
@@ -22,7 +23,6 @@ from stellar_hub.evaluation.segmenters import (
     predict_masks,
     train_probes,
 )
-from stellar_hub.evaluation.splits import hold_out
 from stellar_hub.features.backbones.backbone import Backbone, pixel_values_of
 from stellar_hub.features.names import DENSE
 from stellar_hub.measures import UNLABELLED, argmax_regions, class_iou, mean_iou, pixel_accuracy

@@ -14,6 +14,7 @@ from stellar_hub.training.recipes.files import load_recipe
 from stellar_hub.training.recipes.sections import Recipe, config_fields
 
 RECIPE_FILE = "recipe.yaml"
+FINETUNING_FILE = "finetune.json"  # of a run that trains a classifier
 CHECKPOINTS_FOLDER = "checkpoints"
 PREVIEWS_FOLDER = "previews"
 # What names of fields that came with a later release begin with.
@@ -67,7 +68,8 @@ def find_start(
 
 def holds_run(output: Path, checkpoints: Checkpoints) -> bool:
     """Returns whether a folder holds a run, whole or not."""
-    return (output / RECIPE_FILE).exists() or bool(checkpoints.all_steps())
+    files = (output / RECIPE_FILE, output / FINETUNING_FILE)
+    return any(file.exists() for file in files) or bool(checkpoints.all_steps())
 
 
 def recipe_of_run(output: Path, settings: Sequence[str] = ()) -> Recipe:

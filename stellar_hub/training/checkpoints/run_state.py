@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
+from stellar_hub.modeling import StellarPreTrainedModel
 from stellar_hub.modeling.safe_paths import utf8_name
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.training.checkpoints.checkpoints import (
@@ -23,7 +24,6 @@ from stellar_hub.training.checkpoints.checkpoints import (
     WEIGHTS_FILE,
     random_state_file,
 )
-from stellar_hub.training.model.modeling_pretraining import StellarForPreTraining
 from stellar_hub.training.sharding import gather_optimizer, gather_weights, load_optimizer, load_weights
 from stellar_hub.version import __version__
 
@@ -54,7 +54,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 def write_run(
     folder: Path,
-    model: StellarForPreTraining,
+    model: StellarPreTrainedModel,
     optimizer: Optimizer,
     scaler: Any,
     facts: dict[str, Any],
@@ -62,7 +62,7 @@ def write_run(
 ) -> None:
     """Writes the files that all processes share.
 
-    All processes call it, as sharded tensors are gathered; the main one writes. `StellarForPreTraining.from_pretrained`
+    All processes call it, as sharded tensors are gathered; the main one writes. `from_pretrained` of the model's class
     loads the folder. A sharded model gives the same files as one that is not.
 
     Args:
@@ -89,7 +89,9 @@ def write_random_state(folder: Path, process_index: int) -> None:
     torch.save(random_state(), folder / random_state_file(process_index))
 
 
-def load_run(folder: Path, model: StellarForPreTraining, optimizer: Optimizer, scaler: Any, process_index: int) -> None:
+def load_run(
+    folder: Path, model: StellarPreTrainedModel, optimizer: Optimizer, scaler: Any, process_index: int
+) -> None:
     """Loads a checkpoint into a model, its optimizer, the scaler and the random number generators.
 
     Args:

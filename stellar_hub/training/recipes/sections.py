@@ -19,6 +19,7 @@ from timm.optim import get_optimizer_info, list_optimizers
 from stellar_hub.data.strict_settings import MAX_SHOWN, check_probability, check_value, fit_fields, shown
 from stellar_hub.data.views.photometric import PhotometricSettings
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.config_checks import FIELDS_OF_CLASSIFIERS
 from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import did_you_mean, hint_of_new_name
@@ -298,8 +299,8 @@ def optimizers() -> list[str]:
 
 
 def config_fields() -> list[str]:
-    """Returns the names that `model.config` may set: `StellarConfig`'s own fields, not those that it inherits."""
-    return list(StellarConfig.__annotations__)
+    """Returns the names that `model.config` may set: `StellarConfig`'s own fields, except those of classifiers."""
+    return [name for name in StellarConfig.__annotations__ if name not in FIELDS_OF_CLASSIFIERS]
 
 
 def refuse_unknown(names: Iterable[object], allowed: Iterable[str], prefix: str) -> None:

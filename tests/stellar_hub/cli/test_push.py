@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stellar_hub.hub import push as push_module
-from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling import StellarForImageClassification, StellarModel
 
 from .conftest import Command
 
@@ -17,7 +17,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     recorded: list[dict[str, Any]] = []
 
     def record(model: object, repo_id: str, **options: Any) -> push_module.Pushed:
-        recorded.append({"repo_id": repo_id, **options})
+        recorded.append({"model": type(model).__name__, "repo_id": repo_id, **options})
         return push_module.Pushed("https://hub/user/name", FILES)
 
     monkeypatch.setattr(push_module, "push", record)
@@ -29,6 +29,15 @@ def test_push__is_private_unless_told(command: Command, model_folder: Path, call
     assert command("push", model_folder, "user/name", "--license", "mit", "--public").exit_code == 0
     assert [call["private"] for call in calls] == [True, False]
     assert calls[0]["license"] == "mit"
+
+
+def test_push__of_a_classifier_has_its_head(
+    command: Command, model_folder: Path, calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    StellarForImageClassification.from_pretrained(model_folder, num_labels=3).save_pretrained(tmp_path / "classifier")
+    for folder in (model_folder, tmp_path / "classifier"):
+        assert command("push", folder, "user/name", "--license", "mit").exit_code == 0
+    assert [call["model"] for call in calls] == ["StellarModel", "StellarForImageClassification"]
 
 
 FILES = {"config.json": 317, "a.py": 1000, "b.py": 500, "model.safetensors": 2_000_000}

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stellar_hub.data.labelled import LabelledImages, open_labelled
+from stellar_hub.data.labelled import LabelledImages, hold_out, open_labelled
 from stellar_hub.evaluation.cached_features import RunSettings
 from stellar_hub.evaluation.digests import digests_of
-from stellar_hub.evaluation.splits import Splits, data_hash, hold_out, prepare_splits
+from stellar_hub.evaluation.splits import Splits, data_hash, prepare_splits
 
 
 @given(labels=st.lists(st.integers(0, 4), min_size=6, max_size=60), share=st.floats(0.05, 0.9), seed=st.integers(0, 50))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling import StellarConfig, StellarForImageClassification, StellarImageProcessor, StellarModel
 from tests.hub_server import HubServer
 
 from .conftest import Run
@@ -97,6 +97,35 @@ class TestWithoutTheLibrary:
         torch.testing.assert_close(
             compute(StellarModel.from_pretrained(tmp_path / "again"), photo), expected, rtol=0, atol=0
         )
+
+    @pytest.mark.slow
+    def test_saved_classifier__gives_equal_logits(
+        self, run: Run, pixel_model: StellarModel, photo: Path, tmp_path: Path
+    ) -> None:
+        pixel_model.save_pretrained(tmp_path / "base")
+        classifier = StellarForImageClassification.from_pretrained(tmp_path / "base", num_labels=3)
+        classifier.save_pretrained(tmp_path / "classifier")
+        pixel_values = StellarImageProcessor.from_config(pixel_model.config)(photo)["pixel_values"]
+        with torch.inference_mode():
+            save_file({"logits": classifier(pixel_values).logits}, tmp_path / "expected")
+        check = """
+            import torch
+            from safetensors.torch import load_file
+            from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+            options = {"trust_remote_code": True}
+            processor = AutoImageProcessor.from_pretrained(source, **options)
+            model = AutoModelForImageClassification.from_pretrained(source, **options)
+            assert type(model).__module__.startswith("transformers_modules."), type(model)
+            with torch.inference_mode():
+                logits = model(**processor(image, return_tensors="pt")).logits
+            torch.testing.assert_close(logits, load_file(expected)["logits"], rtol=1e-6, atol=1e-6)
+            answers = pipeline("image-classification", model=source, **options)(image, top_k=1)
+            assert answers[0]["label"] == model.config.id2label[int(logits.argmax())]
+            assert AutoModel.from_pretrained(source, **options).decoder is None
+            """
+        paths = {"source": tmp_path / "classifier", "expected": tmp_path / "expected", "image": photo}
+        run(WITHOUT_LIBRARY, check, paths=paths, HF_HUB_OFFLINE="1")
 
     @pytest.mark.usefixtures("client")
     def test_pushed_repository__gives_equal_outputs(

@@ -11,12 +11,18 @@ from torch import Tensor
 
 import stellar_hub.modeling
 from stellar_hub.hub.push import base_model_of, license_of, push
-from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
+from stellar_hub.modeling import (
+    StellarConfig,
+    StellarForImageClassification,
+    StellarImageProcessor,
+    StellarModel,
+)
 from tests.hub_server import HubServer
 
 from .conftest import HEADS
 
-CODE = {path.name for path in Path(stellar_hub.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
+ALL_CODE = {path.name for path in Path(stellar_hub.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
+CODE = ALL_CODE - {"classification_stellar.py"}  # of a classifier alone
 REPO = "user/repo"
 
 
@@ -79,6 +85,27 @@ class TestPush:
         own = StellarImageProcessor.from_config(pixel_model.config).to_dict()
         assert processor.to_dict() | own == processor.to_dict()
         assert StellarConfig.from_pretrained(REPO).image_size == pixel_model.config.image_size
+
+    def test_pushed_classifier__has_its_head_its_code_and_a_card_of_its_own(
+        self, hub: HubServer, pixel_model: StellarModel, images: Tensor, tmp_path: Path
+    ) -> None:
+        pixel_model.save_pretrained(tmp_path / "base", license="mit", metrics={"psnr": 20.0})
+        names = {0: "cat", 1: "dog", 2: "bird"}
+        classifier = StellarForImageClassification.from_pretrained(tmp_path / "base", id2label=names)
+        classifier.push_to_hub(REPO)
+        loaded = StellarForImageClassification.from_pretrained(REPO)
+        assert loaded.config.id2label == names
+        torch.testing.assert_close(loaded(images).logits, classifier(images).logits, rtol=0, atol=0)
+        files = hub.files(REPO)
+        assert set(files) >= ALL_CODE
+        card = files["README.md"].decode()
+        assert "pipeline_tag: image-classification" in card
+        assert "psnr" not in card
+        pixel_model.push_to_hub("user/other", license="mit")
+        classifier.push_to_hub("user/other")  # it replaces the model, and what the card says of it
+        card = hub.files("user/other")["README.md"].decode()
+        assert "pipeline_tag: image-classification" in card
+        assert "| classes | cat, dog, bird |" in card
 
     def test_push__overwrites_an_older_model_of_ours(
         self, hub: HubServer, build_model: Callable[..., StellarModel]
