@@ -45,6 +45,11 @@ LIMITS = {
     "header_bytes": Limit(2**20, "bytes", "A header of a tar file that holds a long name or other facts of a member."),
     "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),
     "text_bytes": Limit(2**31, "bytes", "The size of a list of images or a CSV file."),
+    "request_bytes": Limit(2**26, "bytes", "The size of the body of one request to a server."),
+    "request_images": Limit(64, "images", "The number of images of one request to a server."),
+    "request_patches": Limit(
+        4096, "patches", "The number of patches of an image that a server encodes, and of one that it decodes."
+    ),
 }
 
 
