@@ -39,7 +39,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutated_bodies import Call, mutated, valid_calls  # noqa: E402
+from mutated_bodies import Call, mutated, valid_calls
 
 PARTS = ("agreement", "batching", "mutations", "stop")
 CLIENTS = 8
@@ -156,8 +156,8 @@ def batching(model: str, count: int, rounds: int, options: Sequence[str] = (), n
     middle = {way: statistics.median(found) for way, found in rates.items()}
     speedup = middle["batched"] / middle["unbatched"]
     what = f"{name or model}: images per second, batched / unbatched / one client alone"
-    shown = f"{middle['batched']:.1f} / {middle['unbatched']:.1f} / {middle['alone']:.1f}, {speedup:.2f} ×"
-    return [Line(what, shown, f"≥ {MIN_SPEEDUP:g} × unbatched", speedup >= MIN_SPEEDUP)]
+    shown = f"{middle['batched']:.1f} / {middle['unbatched']:.1f} / {middle['alone']:.1f}, {speedup:.2f} x"
+    return [Line(what, shown, f"≥ {MIN_SPEEDUP:g} x unbatched", speedup >= MIN_SPEEDUP)]
 
 
 def mutations(model: str, count: int, seed: int = 0) -> list[Line]:
@@ -181,7 +181,7 @@ def mutations(model: str, count: int, seed: int = 0) -> list[Line]:
         again = [status for status, _ in together(port, calls)[0]]
     for fault in faults[:20]:
         print("fault at", fault)
-    counts = ", ".join(f"{number} × {status}" for status, number in sorted(statuses.items()))
+    counts = ", ".join(f"{number} x {status}" for status, number in sorted(statuses.items()))
     what = f"{count} mutated requests (seed {seed}): answers by status; growth of memory"
     met = alive and not faults and before == again and most - start <= MAX_GROWTH
     return [Line(what, f"{counts}; {(most - start) / 1e6:.0f} MB", "no 5xx, no crash", met)]
@@ -255,7 +255,7 @@ def main() -> int:
     if "batching" in options.parts:
         for size in options.image_sizes:
             extra = ("--image-size", str(size))
-            name = f"{options.model}, {size} × {size} pixels"
+            name = f"{options.model}, {size} x {size} pixels"
             lines += batching(options.model, options.per_round, options.rounds, extra, name)
     if "mutations" in options.parts:
         lines += mutations(options.model, options.mutations, options.seed)
