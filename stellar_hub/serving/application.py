@@ -8,7 +8,18 @@ from typing import Any
 
 from stellar_hub.extras import require
 from stellar_hub.features.names import OUTPUTS, check_outputs
-from stellar_hub.serving import answers
+from stellar_hub.serving.answers import (
+    JSON,
+    PNG,
+    SAFETENSORS,
+    Response,
+    chosen_type,
+    decoded_answer,
+    embedded_answer,
+    encoded_answer,
+    error_answer,
+    json_answer,
+)
 from stellar_hub.serving.bodies import Bodies, Body
 from stellar_hub.serving.codes import read_codes
 from stellar_hub.serving.gate import Gate
@@ -54,12 +65,12 @@ class Endpoints:
     async def encode(self, request: Any, body: Body) -> Any:
         """Answers `POST /encode`."""
         service = self.service
-        kind = answers.chosen_type(request.headers.get("accept", ""), (answers.JSON, answers.SAFETENSORS))
+        kind = chosen_type(request.headers.get("accept", ""), (JSON, SAFETENSORS))
         with faults_of_the_request():
             outputs = _outputs(request.query_params)
         images = await service.in_thread(_reading, read_images, body)
         encoded = await service.encode(images, outputs)
-        return await service.in_thread(answers.encoded_answer, encoded, service.name, kind)
+        return await service.in_thread(encoded_answer, encoded, service.name, kind)
 
     async def embeddings(self, request: Any, body: Body) -> Any:
         """Answers `POST /embeddings`."""
@@ -69,7 +80,7 @@ class Endpoints:
         if wanted.model not in (None, "", service.name):
             raise Refusal(404, f"{wanted.model!r} is not here: this server has {service.name}")
         encoded = await service.encode(wanted.images, ("pooled",))
-        return await service.in_thread(answers.embedded_answer, encoded, service.name, wanted.base64)
+        return await service.in_thread(embedded_answer, encoded, service.name, wanted.base64)
 
     async def decode(self, request: Any, body: Body) -> Any:
         """Answers `POST /decode`."""
@@ -77,29 +88,29 @@ class Endpoints:
         _check_parameters(request.query_params, ())
         hidden_size = service.model.config.hidden_size
         encodings = await service.in_thread(_reading, read_codes, body, hidden_size)
-        offered = (answers.PNG, answers.JSON, answers.SAFETENSORS)
-        kind = answers.chosen_type(request.headers.get("accept", ""), offered if len(encodings) == 1 else offered[1:])
+        offered = (PNG, JSON, SAFETENSORS)
+        kind = chosen_type(request.headers.get("accept", ""), offered if len(encodings) == 1 else offered[1:])
         images = await service.decode(encodings)
-        return await service.in_thread(answers.decoded_answer, images, service.name, kind)
+        return await service.in_thread(decoded_answer, images, service.name, kind)
 
     async def models(self, request: Any) -> Any:
         """Answers `GET /v1/models`."""
         model = {"id": self.service.name, "object": "model", "created": 0, "owned_by": "stellar_hub"}
-        return answers.json_answer({"object": "list", "data": [model]})
+        return json_answer({"object": "list", "data": [model]})
 
     async def health(self, request: Any) -> Any:
         """Answers `GET /health`."""
         health = self.service.health()
-        return answers.json_answer(health, 200 if health["status"] == "ready" else 503)
+        return json_answer(health, 200 if health["status"] == "ready" else 503)
 
     async def metrics(self, request: Any) -> Any:
         """Answers `GET /metrics`."""
-        return answers.Response(self.service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(self.service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     async def home(self, request: Any) -> Any:
         """Answers `GET /`."""
         name = {"name": "stellar_hub", "version": __version__, "model": self.service.name}
-        return answers.json_answer({**name, "endpoints": ENDPOINTS})
+        return json_answer({**name, "endpoints": ENDPOINTS})
 
     def post(self, work: Work) -> Callable[[Any], Awaitable[Any]]:
         """Returns the endpoint of some work with a body; whatever goes wrong is an answer."""
@@ -110,9 +121,9 @@ class Endpoints:
                 async with self.bodies.read(request, self.service.settings.timeout) as body:
                     return await _within(request, work(request, body), ends - time.monotonic())
             except _requests.ClientDisconnect:
-                return answers.Response(status_code=CLIENT_IS_GONE)
+                return Response(status_code=CLIENT_IS_GONE)
             except Exception as error:
-                return answers.error_answer(refusal_of(error))
+                return error_answer(refusal_of(error))
 
         return endpoint
 
@@ -148,7 +159,7 @@ def application(service: Service, key: str | None = None, hosts: Collection[str]
 async def _refused(request: Any, error: Any) -> Any:
     """Answers what no endpoint takes."""
     message = f"{error.detail}: GET / lists the endpoints"
-    return answers.error_answer(Refusal(error.status_code, message, dict(error.headers or {})))
+    return error_answer(Refusal(error.status_code, message, dict(error.headers or {})))
 
 
 def _reading(read: Callable[..., Any], *values: Any) -> Any:

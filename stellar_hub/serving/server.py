@@ -62,12 +62,29 @@ class GracefulServer(_uvicorn.Server):  # type: ignore[misc]
         self.service = service
         self.num_abandoned = 0
         self._ready = ready
+        self._idle: dict[Any, tuple[Any, float]] = {}  # connections without a whole request, and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, and says that it has."""
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Looks after the connections once a second; returns whether to stop."""
+        if counter % 10 == 0:
+            self._close_idle(asyncio.get_running_loop().time())
+        return bool(await super().on_tick(counter))
+
+    def _close_idle(self, now: float) -> None:
+        """Closes connections that take longer than a request may to send the head of one."""
+        idle = [each for each in self.server_state.connections if each.cycle is None or each.cycle.response_complete]
+        before, self._idle = self._idle, {}
+        for connection in idle:
+            cycle, since = before.get(connection, (None, now))
+            self._idle[connection] = (connection.cycle, since if cycle is connection.cycle else now)
+            if now - self._idle[connection][1] > self.service.settings.timeout:
+                connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ends gracefully at the first signal, and at once at the second. No signal is raised again afterwards."""

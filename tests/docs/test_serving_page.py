@@ -11,8 +11,7 @@ pytest.importorskip("prometheus_client")  # of the extra `serve`
 
 from stellar_hub.modeling import StellarEncoding, StellarImageProcessor, StellarModel
 from stellar_hub.serving import Service
-
-from ..stellar_hub.serving.running import running
+from tests.stellar_hub.serving.running import running
 
 ROOT = Path(__file__).parents[2]
 CALL = re.compile(r"^curl .*http://127\.0\.0\.1:8000.*$", flags=re.MULTILINE)

@@ -11,8 +11,7 @@ pytest.importorskip("prometheus_client")  # of the extra `serve`
 
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.serving import Service
-
-from ..stellar_hub.serving.running import running
+from tests.stellar_hub.serving.running import running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("prometheus_client")  # of the extra `serve`
 openai = pytest.importorskip("openai")
 
-from .conftest import Make, image_file
-from .running import running
+from .conftest import Make, image_file  # noqa: E402
+from .running import running  # noqa: E402
 
 
 def test_client__gets_vectors_and_errors(make_service: Make) -> None:

@@ -77,6 +77,14 @@ def test_serve__refuses_other_names_and_wrong_http(make_service: Make) -> None:
     assert first.startswith(b"HTTP/1.1 400")
 
 
+def test_serve__closes_connections_that_send_no_request(make_service: Make) -> None:
+    with running(make_service(timeout=0.5)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=120) as raw:
+            raw.sendall(b"GET /health HTTP/1.1\r\n")
+            assert raw.recv(100) == b""
+
+
 def test_second_signal__ends_at_once(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import uvicorn
 
