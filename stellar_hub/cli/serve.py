@@ -77,7 +77,7 @@ MaxWait = Annotated[
         "--max-wait-ms",
         metavar="MS",
         callback=at_least(0),
-        help="Milliseconds that the first image of a batch waits for others.",
+        help="Milliseconds that the first image of a batch waits for others that are being read.",
     ),
 ]
 MaxQueue = Annotated[
@@ -136,7 +136,7 @@ def serve(
     fit: Fit = FitOption.crop,
     image_size: ImageSize = None,
     max_batch_size: MaxBatchSize = 32,
-    max_wait_ms: MaxWait = 5.0,
+    max_wait_ms: MaxWait = 10.0,
     max_queue: MaxQueue = 256,
     timeout: Timeout = 60.0,
     shutdown_timeout: ShutdownTimeout = 30.0,

@@ -27,8 +27,8 @@ class _Job:
 class Batcher:
     """Gives items to workers in batches. Make it in a running event loop.
 
-    A worker that is free takes the group of the item that has waited longest: as soon as the group is full, or that
-    item has waited long enough.
+    A worker that is free takes the group of the item that has waited longest: as soon as the group is full, no more
+    items are on their way, or that item has waited long enough.
 
     Args:
         workers: One function for each device. It gets a key and some items of that key, and returns their results. Each
@@ -36,6 +36,8 @@ class Batcher:
         room: Function from a key to the largest number of items of a batch.
         max_wait: Seconds that an item waits for others.
         seen: Function that is called with the key and the size of each batch.
+        accepted: Function that returns how many items have no result yet, those that are on their way to the queue
+            included. None means that more may always come.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class Batcher:
         room: Callable[[Any], int],
         max_wait: float,
         seen: Callable[[Any, int], None] = lambda key, size: None,
+        accepted: Callable[[], int] | None = None,
     ):
         self._room = room
         self._max_wait = max_wait
         self._seen = seen
+        self._accepted = accepted
         self._jobs: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -111,6 +115,9 @@ class Batcher:
                 return [error]
         return [(await self._outcomes(run, thread, [job]))[0] for job in batch]
 
+    def _more_are_coming(self) -> bool:
+        return self._accepted is None or self._accepted() > len(self._jobs) + len(self._running)
+
     async def _next(self) -> list[_Job]:
         """Waits for a batch, and takes it out of the queue."""
         while True:
@@ -122,7 +129,7 @@ class Batcher:
                 group = [job for job in self._jobs if job.key == oldest.key and not job.result.done()]
                 wait = oldest.since + self._max_wait - self._loop.time()
                 room = self._room(oldest.key)
-                if len(group) >= room or wait <= 0:
+                if len(group) >= room or wait <= 0 or not self._more_are_coming():
                     taken = set(group[:room])
                     self._jobs = deque(job for job in self._jobs if job not in taken)
                     return group[:room]

@@ -116,6 +116,7 @@ class Service:
             lambda key: settings.room(key.patches, self._own_patches),
             settings.max_wait_ms / 1000,
             lambda key, size: self.metrics.batch(key.task, size),
+            lambda: self.num_accepted,
         )
         batcher = self._batcher
         self.metrics.watch(lambda: batcher.num_waiting, lambda: self.num_accepted)

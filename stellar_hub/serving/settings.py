@@ -23,7 +23,7 @@ class ServingSettings:
     Attributes:
         max_batch_size: Largest number of images of the model's own size that go through the model at once. Larger
             images count by their patches.
-        max_wait_ms: Milliseconds that the first image of a batch waits for others.
+        max_wait_ms: Milliseconds that the first image of a batch waits for others that are being read.
         max_queue: Largest number of images that are accepted and not yet answered; further requests are refused.
         timeout: Seconds that a request may take, from its first byte to its answer.
         shutdown_timeout: Seconds that requests get to finish when the server stops.
@@ -38,7 +38,7 @@ class ServingSettings:
     """
 
     max_batch_size: int = 32
-    max_wait_ms: float = 5.0
+    max_wait_ms: float = 10.0
     max_queue: int = 256
     timeout: float = 60.0
     shutdown_timeout: float = 30.0

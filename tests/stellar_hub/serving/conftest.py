@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import io
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,20 @@ async def _answers(service: "Service", requests: Sequence[Request], options: dic
     transport = httpx.ASGITransport(app=application(service, **options))
     async with service.running(), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         return list(await asyncio.gather(*(client.request(how, path, **more) for how, path, more in requests)))
+
+
+def slow_down(service: Any, seconds: float) -> None:
+    """Makes each call of the model take so long."""
+
+    def slowed(run: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any) -> Any:
+            time.sleep(seconds)
+            return run(*given)
+
+        return wrapped
+
+    for engine in service._engines:
+        engine.run = slowed(engine.run)
 
 
 def message_of(answer: httpx.Response) -> str:

@@ -15,7 +15,7 @@ pytest.importorskip("prometheus_client")  # of the extra `serve`
 
 from stellar_hub.serving.application import ENDPOINTS
 
-from .conftest import Ask, Make, Request, image_file, message_of
+from .conftest import Ask, Make, Request, image_file, message_of, slow_down
 
 TENSORS = {"accept": "application/safetensors"}
 
@@ -133,7 +133,9 @@ def test_wrong_request__is_a_sentence(ask: Ask, request_: Request, status: int) 
 
 
 def test_timeout__is_503(ask: Ask, make_service: Make) -> None:
-    (answer,) = ask(post("/encode", content=image_file()), service=make_service(timeout=0.5, max_wait_ms=10_000))
+    service = make_service(timeout=0.3)
+    slow_down(service, 0.6)
+    (answer,) = ask(post("/encode", content=image_file()), service=service)
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
 

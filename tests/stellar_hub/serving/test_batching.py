@@ -61,6 +61,20 @@ def test_full_group__does_not_wait() -> None:
     assert [len(items) for _, items in worker.batches] == [4, 4]
 
 
+def test_item__does_not_wait_for_nobody() -> None:
+    worker = Worker()
+
+    async def main() -> Any:
+        batcher = Batcher([worker], lambda key: 4, 3600, accepted=lambda: 2)
+        try:
+            return await asyncio.wait_for(asyncio.gather(batcher.submit("k", 1), batcher.submit("k", 2)), 60)
+        finally:
+            batcher.close()
+
+    assert asyncio.run(main()) == [2, 4]
+    assert worker.batches == [("k", [1, 2])]
+
+
 def test_failing_item__fails_alone() -> None:
     async def work(batcher: Batcher) -> list[Any]:
         items = (1, "bad", 3)

@@ -12,7 +12,7 @@ pytest.importorskip("prometheus_client")  # of the extra `serve`
 
 from stellar_hub.serving.server import KEY_VARIABLE, GracefulServer, check_access, key_of_environment
 
-from .conftest import Make, image_file
+from .conftest import Make, image_file, slow_down
 from .running import running
 
 
@@ -38,7 +38,8 @@ def test_key_of_environment__refuses_what_is_no_key(key: str, monkeypatch: pytes
 
 
 def test_serve__answers_what_it_has_accepted_before_it_ends(make_service: Make) -> None:
-    service = make_service(max_wait_ms=1500)  # so long do requests wait for others
+    service = make_service()
+    slow_down(service, 1)
     found: list[Any] = []
     with running(service) as address:
         host = address.removeprefix("http://")

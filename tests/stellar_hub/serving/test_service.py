@@ -16,7 +16,7 @@ from stellar_hub.serving.images import ImageFile
 from stellar_hub.serving.refusals import Refusal
 from stellar_hub.serving.service import all_gpus, batch_sizes_up_to, served_name
 
-from .conftest import Make, image_file
+from .conftest import Make, image_file, slow_down
 
 
 def run(service: Service, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -85,13 +85,14 @@ def test_decode__equals_the_model_and_refuses_images_that_are_not_finite(make_se
 
 
 def test_abandon__refuses_what_has_no_result(make_service: Make) -> None:
-    service = make_service(max_wait_ms=10_000)
+    service = make_service()
+    slow_down(service, 0.5)
 
     async def work() -> Any:
         call = asyncio.ensure_future(service.encode([ImageFile("a", image_file())], ("S",)))
-        while not service.health()["queue"]["waiting"]:
+        while not (left := service.abandon()):
             await asyncio.sleep(0.01)
-        assert service.abandon() == 1
+        assert left == 1
         return await asyncio.gather(call, return_exceptions=True)
 
     (refusal,) = run(service, work)
