@@ -69,7 +69,8 @@ def _from_object(value: Any, name: str) -> StellarEncoding:
 def _matrix(value: Mapping[str, Any], key: str, name: str) -> Tensor:
     """Returns a matrix of numbers as a batch of one, `(1, rows, columns)` float32."""
     try:
-        found = np.asarray(value[key], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused later
+            found = np.asarray(value[key], dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name}: {key} is no matrix of numbers ({one_line(error, 100)})") from None
     if found.ndim != 2:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -61,7 +62,7 @@ class Engine:
         self._most_patches: int | None = None  # that memory sufficed for in one piece; None while it always did
 
     @torch.inference_mode()
-    def run(self, key: BatchKey, items: Sequence[ToEncode] | Sequence[StellarEncoding]) -> Sequence[Features | Tensor]:
+    def run(self, key: BatchKey, items: Sequence[Any]) -> list[Any]:
         """Returns the features by name of each image, or the decoded image, `(3, H', W')`, of each encoding.
 
         All results are float32 on the CPU.
@@ -74,15 +75,12 @@ class Engine:
             RuntimeError: if memory does not suffice for a single item.
         """
         if key.task == DECODE:
-            images = self._in_pieces(key, len(items), lambda part: {"images": self._decode(items[part])})  # type: ignore[arg-type]
+            images = self._in_pieces(key, len(items), lambda part: {"images": self._decode(items[part])})
             return list(images["images"])
-        wanted = {name for item in items for name in item.outputs}  # type: ignore[union-attr]
+        wanted = {name for item in items for name in item.outputs}
         names = in_table_order(wanted)
-        features = self._in_pieces(key, len(items), lambda part: self._encode(items[part], names))  # type: ignore[arg-type]
-        return [
-            {name: features[name][row] for name in item.outputs}  # type: ignore[union-attr]
-            for row, item in enumerate(items)
-        ]
+        features = self._in_pieces(key, len(items), lambda part: self._encode(items[part], names))
+        return [{name: features[name][row] for name in item.outputs} for row, item in enumerate(items)]
 
     def _encode(self, items: Sequence[ToEncode], names: Sequence[str]) -> Features:
         pixels = torch.stack([item.pixels for item in items]).to(self.model.device)

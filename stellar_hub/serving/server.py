@@ -48,7 +48,7 @@ def check_access(host: str, key: str | None, without_key: bool) -> None:
         )
 
 
-class GracefulServer(_uvicorn.Server):  # type: ignore[misc]
+class GracefulServer(_uvicorn.Server):
     """uvicorn's server, which answers what it has accepted before it ends.
 
     Args:
@@ -56,6 +56,8 @@ class GracefulServer(_uvicorn.Server):  # type: ignore[misc]
         service: What it serves.
         ready: Function that is called when it accepts requests.
     """
+
+    should_exit: bool
 
     def __init__(self, config: Any, service: Service, ready: Callable[[], None] = lambda: None):
         super().__init__(config)

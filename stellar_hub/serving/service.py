@@ -103,7 +103,7 @@ class Service:
         """
         targets = [choose_device(each) for device in devices for each in all_gpus(device)]
         model, processor = load_model(name, targets[0], fit, image_size=image_size)
-        models = [model, *(copy.deepcopy(model).to(target) for target in targets[1:])]  # type: ignore[arg-type]
+        models = [model, *(copy.deepcopy(model).to(target) for target in targets[1:])]
         return cls(models, processor, settings, served_name(name))
 
     @asynccontextmanager
