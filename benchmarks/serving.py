@@ -1,7 +1,7 @@
 """Measures `stellar-hub serve`: agreement with `encode`, batching, mutated requests, and stopping under load.
 
     python benchmarks/serving.py --update-docs docs/results/serving.md
-    python benchmarks/serving.py --parts batching --image-size 32
+    python benchmarks/serving.py --parts batching --batching stellar-tiny:32
 
 Each part starts servers of its own on free ports of this machine, and calls them over HTTP from threads, each of which
 keeps one connection. Images are drawn with a fixed seed. The parts:
@@ -24,6 +24,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -160,6 +161,16 @@ def batching(model: str, count: int, rounds: int, options: Sequence[str] = (), n
     return [Line(what, shown, f"≥ {MIN_SPEEDUP:g} x unbatched", speedup >= MIN_SPEEDUP)]
 
 
+def random_b16(folder: Path, size: int) -> str:
+    """Saves an encoder of the size of stellar-b16 with random weights; returns its folder."""
+    from stellar_hub import StellarConfig, StellarImageProcessor, StellarModel
+
+    config = StellarConfig(use_decoder=False, image_size=size)
+    StellarModel(config).save_pretrained(folder)
+    StellarImageProcessor.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
 def mutations(model: str, count: int, seed: int = 0) -> list[Line]:
     """Sends mutated requests from several clients at once."""
     calls = valid_calls()
@@ -245,7 +256,11 @@ def main() -> int:
         "--seconds", type=float, default=5, help="seconds of load before SIGTERM (default: %(default)s)"
     )
     parser.add_argument(
-        "--image-sizes", type=int, nargs="+", default=[128, 32], help="sizes of the batching (default: %(default)s)"
+        "--batching",
+        nargs="+",
+        default=["stellar-tiny:128", "stellar-tiny:32", "random-b16:32"],
+        metavar="MODEL:SIZE",
+        help="models of the batching, and sides of their images (default: %(default)s)",
     )
     parser.add_argument("--update-docs", type=Path, help="page whose table is replaced by the results")
     options = parser.parse_args()
@@ -253,10 +268,12 @@ def main() -> int:
     if "agreement" in options.parts:
         lines += agreement(options.model, options.requests)
     if "batching" in options.parts:
-        for size in options.image_sizes:
-            extra = ("--image-size", str(size))
-            name = f"{options.model}, {size} x {size} pixels"
-            lines += batching(options.model, options.per_round, options.rounds, extra, name)
+        for each in options.batching:
+            name, _, size = each.rpartition(":")
+            with tempfile.TemporaryDirectory() as folder:
+                model = random_b16(Path(folder), int(size)) if name == "random-b16" else name
+                extra = ("--image-size", size)
+                lines += batching(model, options.per_round, options.rounds, extra, f"{name}, {size} x {size} pixels")
     if "mutations" in options.parts:
         lines += mutations(options.model, options.mutations, options.seed)
     if "stop" in options.parts:
