@@ -1,6 +1,7 @@
 """Valid requests to `stellar-hub serve`, and seeded mutations of them, for `benchmarks/serving.py`."""
 
 import base64
+import copy
 import io
 import json
 import random
@@ -129,9 +130,9 @@ def _strange_values(rng: random.Random, call: Call) -> Call:
         while isinstance(holder[key], list | dict) and holder[key] and rng.random() < 0.7:
             holder = holder[key]
             key = rng.choice(list(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
-        holder[key] = rng.choice((*STRANGE, *ADDRESSES))
+        holder[key] = copy.deepcopy(rng.choice((*STRANGE, *ADDRESSES)))
     if rng.random() < 0.1:
-        value[rng.choice(("dimensions", "S", "x\n"))] = rng.choice(STRANGE)
+        value[rng.choice(("dimensions", "S", "x\n"))] = copy.deepcopy(rng.choice(STRANGE))
     return Call(call.path, call.kind, json.dumps(value).encode())
 
 
