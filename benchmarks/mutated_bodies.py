@@ -31,7 +31,7 @@ class Call:
 
 
 def image_files() -> list[bytes]:
-    """Returns small images of several formats, and one that claims to be huge."""
+    """Returns small images of several formats, and two that claim to be large: one is within the limit, one is not."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8))
     files = []
@@ -39,7 +39,7 @@ def image_files() -> list[bytes]:
         buffer = io.BytesIO()
         image.save(buffer, kind)
         files.append(buffer.getvalue())
-    return [*files, huge_png(12_000, 12_000)]
+    return [*files, huge_png(4000, 4000), huge_png(60_000, 60_000)]
 
 
 def huge_png(width: int, height: int) -> bytes:

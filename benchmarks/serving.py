@@ -19,6 +19,7 @@ The exit status is 1 if a bar is missed. Needs the extra `serve`.
 import argparse
 import http.client
 import io
+import json
 import os
 import signal
 import statistics
@@ -173,10 +174,14 @@ def random_b16(folder: Path, size: int) -> str:
 
 def mutations(model: str, count: int, seed: int = 0) -> list[Line]:
     """Sends mutated requests from several clients at once."""
-    calls = valid_calls()
     statuses: Counter[int] = Counter()
     faults: list[str] = []
     with server(model, "--max-queue", "1024") as (port, process):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+        connection.request("GET", "/health")
+        facts = json.load(connection.getresponse())
+        patches = facts["image_size"][0] * facts["image_size"][1] // facts["patch_size"] ** 2
+        calls = valid_calls(facts["hidden_size"], patches, facts["num_tokens"])
         before = [status for status, _ in together(port, calls)[0]]
         watched = psutil.Process(process.pid)
         start = most = watched.memory_info().rss
