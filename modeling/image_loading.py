@@ -243,7 +243,7 @@ def read_encoded(source: str | os.PathLike | bytes | IO[bytes], name: str | None
     Raises:
         FileNotFoundError: if the path does not exist.
         OSError: if the machine fails to read the file. The message names it.
-        TypeError: if the source is of another type.
+        TypeError: if the source is of another type, or a file that is open as text.
         UnreadableImageError: if it is not a regular file, or too large.
         ValueError: if the source is an address.
     """
@@ -256,6 +256,8 @@ def read_encoded(source: str | os.PathLike | bytes | IO[bytes], name: str | None
             return file.read(os.fstat(file.fileno()).st_size), name
     name = name or own_name(source) or "the image"
     if hasattr(source, "read"):
+        if isinstance(source.read(0), str):
+            raise TypeError(f"{escape_control(name)} is open as text: open it with open(path, 'rb')")
         source = source.read(max_allowed("image_bytes") + 1)
     if not isinstance(source, bytes | bytearray | memoryview):
         kind = type(source).__name__

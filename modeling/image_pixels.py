@@ -1,5 +1,6 @@
 """From decoded pixels of any kind to RGB tensors: PIL images, arrays, tensors."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,14 @@ from torch.nn import functional as F
 
 from .color_profiles import to_srgb
 from .input_checks import check_value_range
+from .safe_text import escape_control
+
+logger = logging.getLogger(__name__)
 
 MAX_16_BIT = 65535
 
 _BAND_PIXELS = 2**22  # converted at a time
+_said: set[str] = set()  # modes of which it was said that they are dark
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def pil_to_rgb(
         transform: How its colours become sRGB; None keeps them.
     """
     wide = WideGrey.of(image)
+    _warn_if_dark(image, name)
     rows = max(1, _BAND_PIXELS // (image.width * factor)) * factor
     if rows >= image.height and factor == 1:
         return _band_to_rgb(image, name, wide, transform)
@@ -72,6 +78,20 @@ def pil_to_rgb(
         result[:, top // factor : top // factor + band.shape[1]] = band
     assert result is not None
     return result
+
+
+def _warn_if_dark(image: Image.Image, name: str) -> None:
+    """Warns, once in a process, of 32-bit integers that are probably meant as 8 bits, and become nearly black."""
+    if image.mode != "I" or _said:
+        return
+    largest = int(image.getextrema()[1])  # type: ignore[arg-type]  # one band
+    if 1 < largest <= 255:
+        _said.add("I")
+        logger.warning(
+            "%s has 32-bit integers up to %d, which are read as 16 bits and become nearly black: if they are meant as "
+            "8 bits, convert them, as in Image.fromarray(numpy.asarray(image).astype(numpy.uint8))",
+            *(escape_control(name), largest),
+        )
 
 
 def _averaged(pixels: Tensor, factor: int) -> Tensor:
@@ -159,15 +179,23 @@ def as_tensor(values: np.ndarray | Tensor) -> Tensor:
     """Returns a tensor of uint8 (bool becomes 0 and 255) or float32 (all floats); other types are refused."""
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "fbu" or (values.dtype.kind == "u" and values.dtype != np.uint8):
-            raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
+            raise _wrong_type(values.dtype, "values.astype(numpy.uint8)")
         values = torch.from_numpy(np.array(values, dtype=np.float32 if values.dtype.kind == "f" else values.dtype))
     if values.dtype == torch.bool:
         return values.to(torch.uint8) * 255
     if values.is_floating_point():
         return values.float()
     if values.dtype != torch.uint8:
-        raise TypeError(f"image values must be uint8, uint16, bool or floating point, got {values.dtype}")
+        raise _wrong_type(values.dtype, "values.to(torch.uint8)")
     return values
+
+
+def _wrong_type(dtype: Any, conversion: str) -> TypeError:
+    """Returns the error for values of a type that does not say which value is white."""
+    return TypeError(
+        f"image values must be uint8, uint16, bool or floating point, got {dtype}: if they are from 0 to 255, pass "
+        f"{conversion}, or values / 255 as floats in [0, 1]"
+    )
 
 
 def sixteen_to_eight_bits(values: Any) -> Tensor:

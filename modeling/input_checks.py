@@ -134,6 +134,7 @@ def check_encoding(semantics: Tensor, localization: Tensor, hidden_size: int | N
     """Checks that `S` and `L` fit each other and the model.
 
     The number of tokens is free: the decoder reads `Z = L S`, and edited encodings have more or fewer than the model.
+    So are the sums of rows of `L`. Values are checked on CPU tensors, outside of compilation and export.
 
     Args:
         semantics: `S`, `(B, r, d)`.
@@ -142,7 +143,7 @@ def check_encoding(semantics: Tensor, localization: Tensor, hidden_size: int | N
 
     Raises:
         TypeError: if `S` or `L` is not a floating-point tensor.
-        ValueError: if shapes do not fit.
+        ValueError: if shapes do not fit, or a value is NaN or infinite.
     """
     for name, tensor in (("semantics (S)", semantics), ("localization (L)", localization)):
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
@@ -161,6 +162,21 @@ def check_encoding(semantics: Tensor, localization: Tensor, hidden_size: int | N
         raise ValueError(f"S and L must have the same number of tokens r, got {both}{hint}")
     if s_shape[0] == 0 or l_shape[1] == 0 or s_shape[1] == 0:
         raise ValueError(f"S and L must have at least one image, one patch and one token, got {both}")
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        _check_finite("S", semantics)
+        _check_finite("L", localization)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    """Raises ValueError if a value of a tensor on the CPU is NaN or infinite; a GPU would have to be waited for."""
+    if tensor.device.type != "cpu":
+        return
+    low, high = (float(value) for value in tensor.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        kind = "NaN" if math.isnan(low) or math.isnan(high) else "infinite values"
+        raise ValueError(
+            f"{name} must be finite, got {kind}: float16 may overflow, and rows of a store with an error are NaN"
+        )
 
 
 def check_num_tokens(num_tokens: Any, available: int) -> None:

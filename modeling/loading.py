@@ -3,8 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import nn
 from transformers.utils import cached_file, is_peft_available
 
 from .config_checks import refuse_empty_folder
-from .safe_paths import regular_file
+from .safe_paths import regular_file, utf8_name
 from .safe_text import did_you_mean, one_line
 from .weight_files import DTYPES, check_folder, check_headers, check_index, headers_of, read_headers
 
@@ -24,13 +24,23 @@ TRANSFORMERS_LOGGER = "transformers.modeling_utils"
 GLOBAL_CONTEXTS = ("local_torch_dtype", "no_tie_weights", "meta_device_safe_creation_ops")
 DECODING_KEYS = [r"^(stellar\.)?decoder\.", r"^(stellar\.)?tokenizer\."]
 _QUANTIZED = '; for weights of 8 bits, call model.optimize_for_inference(dtype="float8") on a GPU'
+_ANY_SIZE = (
+    "; the model takes images of any size: set it with StellarImageProcessor.from_pretrained(name, image_size=...)"
+)
 # Keywords of other libraries, and what to do instead.
 HINTS = {
     "device": "; did you mean 'device_map'?",
+    "features_only": "; model.forward_intermediates gives the maps of all blocks",
+    "global_pool": "; choose it where vectors are computed: model.embed(images, pooling=...)",
+    "img_size": _ANY_SIZE,
+    "in_chans": "; did you mean 'num_channels'?",
     "load_in_4bit": _QUANTIZED,
     "load_in_8bit": _QUANTIZED,
-    "num_classes": "; the model has no classifier: train one on its features, such as those of model.extract",
+    "num_classes": "; for a classifier, call StellarForImageClassification.from_pretrained(name, num_labels=...)",
+    "pretrained": "; leave it out: the weights are always loaded, and StellarModel(StellarConfig(...)) has random ones",
 }
+# What other libraries call a type, and its name in torch.
+NAMES_OF_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64", "f16": "float16"}
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -108,6 +118,41 @@ def size_hint(names: Iterable[str]) -> str:
         ". The model takes images of any size, so leave out image_size here, and set it on the processor: "
         "StellarImageProcessor.from_pretrained(name, image_size=...)"
     )
+
+
+def check_arguments(decoder: Any, options: Mapping[str, Any]) -> None:
+    """Checks values of `from_pretrained` that would be misread, or refused only after a download.
+
+    Args:
+        decoder: Value of the argument `decoder`.
+        options: Keywords of `from_pretrained`.
+
+    Raises:
+        TypeError: if `decoder` is not True, False or None.
+        ValueError: if `dtype` is a word that torch does not know.
+    """
+    if not (decoder is None or isinstance(decoder, bool)):
+        raise TypeError(f"decoder must be True, False or None, got {one_line(repr(decoder), 100)}")
+    for key in ("dtype", "torch_dtype"):
+        dtype = options.get(key)
+        if not isinstance(dtype, str) or dtype == "auto" or isinstance(getattr(torch, dtype, None), torch.dtype):
+            continue
+        name = NAMES_OF_DTYPES.get(dtype.casefold()) or dtype.removeprefix("torch.")
+        meant = isinstance(getattr(torch, name, None), torch.dtype)
+        hint = f"; did you mean torch.{name}?" if meant else did_you_mean(name, ("float32", "float16", "bfloat16"))
+        shown = one_line(repr(dtype), 100)
+        raise ValueError(f"{key} must be 'auto' or a floating-point type such as torch.float16, got {shown}{hint}")
+
+
+def success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
+    """Returns the log line of a load that succeeded."""
+    how = "converted from the original layout" if converted else "loaded"
+    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
+
+
+def readable(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
+    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
+    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
 
 
 def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """`L` as images: maps in the original's pixels, and the original overlaid with them, by Pillow and torch alone."""
 
 import colorsys
+import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .input_checks import resolve_grid_size
+from .safe_text import one_line
 
 ROWS_AT_A_TIME = 256
 
@@ -119,12 +122,11 @@ def overlay_token(
             takes the lowest and the highest value of the token's own map.
 
     Raises:
+        TypeError: if the token is not a whole number.
         ValueError: if the token does not exist.
     """
     num_tokens = localization.shape[1]
-    if not -num_tokens <= token < num_tokens:
-        raise ValueError(f"token must be between 0 and {num_tokens - 1}, got {token}")
-    token %= num_tokens
+    token = _place_of(token, num_tokens)
     chosen = localization[:, token : token + 1].detach().float()
     low, high = value_range or (float(chosen.min()), float(chosen.max()))
     weight = resample_maps(chosen, (image.shape[1], image.shape[2]), crop_box, grid)
@@ -134,6 +136,18 @@ def overlay_token(
     shown = torch.lerp(base, color.expand_as(base), 0.5 * weight)
     dim = base.mean(dim=0, keepdim=True) * 0.35
     return to_pil(torch.lerp(dim.expand_as(shown), shown, weight))
+
+
+def _place_of(token: Any, num_tokens: int) -> int:
+    """Returns the number of a token from 0 on; negative numbers count from the last token."""
+    allowed = f"token must be a whole number from 0 to {num_tokens - 1}"
+    try:
+        number = operator.index(token)
+    except TypeError:
+        raise TypeError(f"{allowed}, got {one_line(repr(token), 100)}") from None
+    if not -num_tokens <= number < num_tokens:
+        raise ValueError(f"{allowed}, got {number}")
+    return number % num_tokens
 
 
 def overlay_assignment(

@@ -5,7 +5,7 @@ The ViT blocks are timm's; this file makes a transformers model of them.
 
 # No `from __future__ import annotations` here: transformers reads annotations at run time.
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import torch
@@ -19,6 +19,7 @@ from .configuration_stellar import StellarConfig
 from .decoder_stellar import StellarDecoder
 from .encoder_stellar import StellarEncoder
 from .factorization import StellarLocalization
+from .feature_calls import FeatureCalls
 from .inference_optimization import BATCH_SIZES, MAX_SECONDS, optimize
 from .inference_report import OptimizationReport
 from .input_checks import (
@@ -34,7 +35,6 @@ from .loading import DECODING_KEYS
 from .maskgit_vqgan import MaskGitVQGANDecoder
 from .modeling_stellar_base import PRETRAINING_KEYS
 from .outputs import StellarEncoding, StellarModelOutput
-from .pretrained_names import ExtractedBatch, extract_features
 from .safe_text import refuse_keywords
 from .tensor_calls import TensorCalls
 
@@ -45,7 +45,7 @@ _USEFUL = ("output_reconstruction", "output_hidden_states", "return_dict")
 _can_return_tuple: Callable[[MethodT], MethodT] = can_return_tuple  # with its type, which transformers does not say
 
 
-class StellarModel(TensorCalls, StellarIntermediatesModel):
+class StellarModel(FeatureCalls, TensorCalls, StellarIntermediatesModel):
     """A model that encodes images to `(S, L)` and decodes them back.
 
     Args:
@@ -336,28 +336,6 @@ class StellarModel(TensorCalls, StellarIntermediatesModel):
         ```
         """
         return optimize(self, dtype, compile, batch_sizes, max_seconds)
-
-    def extract(
-        self, source: Any, outputs: Sequence[str] = ("S", "L", "pooled"), **options: Any
-    ) -> Iterator[ExtractedBatch]:
-        """Extracts features of all images of a source, batch by batch. It also reads and resizes the images.
-
-        Args:
-            source: A folder, a list (.txt), tar archives, a table, or a list of images.
-            outputs: Names of the features: "S", "L", "pooled", "cls" and "patches".
-            **options: `batch_size`, `num_workers`, `processor`, `precision`, `dtype` and `decoder`, as for
-                `stellar_hub.features.extract_features`.
-
-        Yields:
-            Batches with `batch.row_ids`, the images' indices in the source, and tensors by name, as in `batch["S"]`.
-            An image that cannot be read keeps its row: its features are NaN, and `batch.records` has the error.
-
-        Raises:
-            ImportError: if the library is not installed.
-            OSError: if the source does not exist or cannot be read.
-            ValueError: if the source has no images, or an option does not fit.
-        """
-        return extract_features(self, source, outputs, **options)
 
 
 __all__ = ["StellarModel"]

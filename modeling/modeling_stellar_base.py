@@ -5,7 +5,6 @@
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
@@ -24,6 +23,7 @@ from .encoder_stellar import StellarEncoder
 from .image_processing_stellar import StellarImageProcessor
 from .loading import (
     Loading,
+    check_arguments,
     check_before_loading,
     check_source,
     dtype_to_build,
@@ -31,15 +31,16 @@ from .loading import (
     is_set,
     loading,
     local_contexts,
+    readable,
     refuse_keyword,
     refuse_missing_decoder,
     size_hint,
+    success_line,
     without_load_report,
 )
 from .maskgit_vqgan import MaskGitVQGANDecoder, MaskGitVQGANEncoder
 from .model_card import write_card
 from .pretrained_names import check_is_name, convert_if_original, push_model, resolve_pretrained
-from .safe_paths import utf8_name
 from .safe_text import one_line
 from .saved_folder import PROCESSOR, check_saving, filled_folder, keeps_processor, sizes_in
 from .weight_files import check_finite, problems_by_kind
@@ -55,17 +56,6 @@ PRETRAINING_KEYS = [
     r"^tokenizer_encoder\.",
     r"^baseline\.",
 ]
-
-
-def _success_line(name: str, num_tensors: int, converted: bool, decodes: bool) -> str:
-    """Returns the log line of a load that succeeded."""
-    how = "converted from the original layout" if converted else "loaded"
-    return f"{name}: all {num_tensors} tensors {how}; {'encodes and decodes' if decodes else 'features only'}"
-
-
-def _readable(name: str | os.PathLike | None) -> AbstractContextManager[str | os.PathLike | None]:
-    """Returns a context with a name that safetensors can read, for a folder; other names as they are."""
-    return utf8_name(name) if name is not None and os.path.isdir(name) else nullcontext(name)
 
 
 class StellarPreTrainedModel(PreTrainedModel):
@@ -218,12 +208,13 @@ class StellarPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: if the checkpoint is not found.
-            TypeError: if a keyword is neither an option nor a field of the configuration.
+            TypeError: if a keyword is neither an option nor a field of the configuration, or `decoder` is no bool.
             ValueError: if a file is damaged, or tensors are missing, unexpected, have the wrong shape or type, or are
                 NaN or infinite; it names them. Also if a file leads out of the model's folder, or nothing is named.
         """
         if pretrained_model_name_or_path is not None or kwargs.get("state_dict") is None:
             check_is_name(pretrained_model_name_or_path)
+        check_arguments(decoder, kwargs)
         name = resolve_pretrained(pretrained_model_name_or_path)
         original = convert_if_original(name, decoder, cls._base_weights_only, kwargs)
         if original is not None:
@@ -243,9 +234,9 @@ class StellarPreTrainedModel(PreTrainedModel):
             kwargs = cls._with_decoder(name, decoder, kwargs)
         strict = not tolerate_shapes and kwargs.get("key_mapping") is None
         try:
-            with without_load_report(), is_set(loading, Loading(subject, strict)), _readable(name) as readable:
+            with without_load_report(), is_set(loading, Loading(subject, strict)), readable(name) as source:
                 loaded: Any = super().from_pretrained(
-                    readable, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+                    source, *model_args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
                 )
         except TypeError as error:
             refuse_keyword(error, kwargs, StellarConfig.__dataclass_fields__)
@@ -261,7 +252,7 @@ class StellarPreTrainedModel(PreTrainedModel):
         check_finite(state, f"the weights of {subject}")
         model.freeze_untrained()  # loading makes new parameters, which would be trainable
         report_name = model.config.name_or_path or cls.__name__
-        logger.info(_success_line(report_name, len(state), original is not None, model.config.use_decoder))
+        logger.info(success_line(report_name, len(state), original is not None, model.config.use_decoder))
         return (model, info) if output_loading_info else model
 
     @classmethod

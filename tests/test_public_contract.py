@@ -21,9 +21,10 @@ from stellar_hub.modeling import (
     StellarModel,
     StellarPreTrainedModel,
 )
+from stellar_hub.modeling.feature_calls import FeatureCalls
 from stellar_hub.modeling.intermediates_stellar import StellarIntermediatesModel
 
-MODEL_BASES = (StellarIntermediatesModel, StellarPreTrainedModel)
+MODEL_BASES = (FeatureCalls, StellarIntermediatesModel, StellarPreTrainedModel)
 PINNED = Path(__file__).parent / "data" / "public_contract.json"
 
 

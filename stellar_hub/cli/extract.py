@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stellar_hub.cli.errors import WrongUsage, reports_errors, wrong_usage
+from stellar_hub.cli.images import note_repeated
 from stellar_hub.cli.messages import announce_loading, say, warn
 from stellar_hub.cli.models import check_image_size, check_name
 from stellar_hub.cli.options import Debug, Device, FitOption, ImageSize, ModelName, at_least, parse_image_size
@@ -195,6 +196,7 @@ def extract(
     """
     if engine is EngineOption.local and (address is not None or actors != 1):
         raise WrongUsage("--address and --actors belong to the engine ray: add --engine ray")
+    note_repeated(sources, "gets its rows each time")
     from stellar_hub.extras import require
     from stellar_hub.store import ExtractionOptions
     from stellar_hub.store.command import Command, extract_by_options

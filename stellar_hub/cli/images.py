@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def plan_jobs(
     for path in paths:  # before the imports below, which take seconds
         check_exists(path)
     _check_output(paths, output)
+    note_repeated(paths, "is read once")
     found = _find_files(paths, output, other_suffixes)
     existing = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     names = plan_names([name for _, name in found], suffix, existing)
@@ -68,6 +70,15 @@ def check_exists(path: Path) -> None:
             shown = f"{address[1]}//{address[2]}"
             raise FileNotFoundError(f"{shown} is an address, and images are not downloaded: download it first")
         raise FileNotFoundError(f"no such file or folder: {path}")
+
+
+def note_repeated(paths: Sequence[str | Path], effect: str) -> None:
+    """Says which file or folder was named more than once, and what that does."""
+    repeated = [path for path, count in Counter(os.path.abspath(path) for path in paths).items() if count > 1]
+    if repeated:
+        more = f" and {len(repeated) - 1} more" if len(repeated) > 1 else ""
+        named = next(path for path in paths if os.path.abspath(path) == repeated[0])
+        warn(f"note: {named}{more} is named more than once and {effect}")
 
 
 def _check_output(paths: Sequence[Path], output: Path) -> None:

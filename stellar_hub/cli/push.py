@@ -53,6 +53,7 @@ def push(
     from stellar_hub.features import load_model
     from stellar_hub.hub.push import license_of
     from stellar_hub.hub.push import push as push_model
+    from stellar_hub.modeling.loading import check_source
 
     check_name(model)
     try:
@@ -61,6 +62,8 @@ def push(
         raise WrongUsage(
             f"the repository must be USER/NAME or NAME, of letters, digits, '-', '_' and '.', got {repository!r}"
         ) from error
+    if Path(model).is_dir():  # before its card is asked for: the folder may be one of images
+        check_source(model, {})
     license, known = license.strip(), license_of(model)
     if not license and not known and Path(model).is_dir():
         raise WrongUsage(f"the card of {model} names no license: pass --license, such as mit, apache-2.0 or other")

@@ -4,6 +4,7 @@ What keeps features on disk belongs to `stellar_hub.store`.
 """
 
 from stellar_hub.features.backbones import Backbone, BackboneFacts, open_backbone
+from stellar_hub.features.embeddings import embed_images
 from stellar_hub.features.identity import choose_device, load_model, weights_sha256
 from stellar_hub.features.in_memory import extract_features
 from stellar_hub.features.names import DENSE, FEATURES, POOLINGS, Feature
@@ -22,6 +23,7 @@ __all__ = [
     "ImageRecord",
     "Processes",
     "choose_device",
+    "embed_images",
     "extract_features",
     "file_name",
     "load_model",

@@ -4,6 +4,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import compress
 
 import torch
@@ -73,9 +74,13 @@ class BatchEncoder:
         self.outputs = tuple(outputs)
         self.precision = precision
         self.dtype = dtype
-        self.shapes = backbone.feature_shapes(outputs)
         self.largest_piece: int | None = None
         self._copies = HostCopies(backbone.device)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the features of one image; they are known if all images get one size."""
+        return self.backbone.feature_shapes(self.outputs)
 
     @property
     def on_gpu(self) -> bool:
@@ -152,9 +157,8 @@ class BatchEncoder:
             return FeatureBatch(records, encoded)
         kept = ok.clone()
         kept[ok] = finite
-        features = {
-            name: torch.full((len(ok), *shape), torch.nan, dtype=self.dtype) for name, shape in self.shapes.items()
-        }
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in encoded.items()} or self.shapes
+        features = {name: torch.full((len(ok), *shape), torch.nan, dtype=self.dtype) for name, shape in shapes.items()}
         for name, tensor in encoded.items():
             features[name][kept] = tensor[finite]
         return FeatureBatch(self._with_errors(records, ok & ~kept), features)

@@ -60,6 +60,9 @@ class PreparedBatches(Dataset[PreparedBatch]):
         batches: Rows of each batch.
         view: Augmented view that replaces the whole image; None shows the image as the processor fits it.
         keep_jpegs: Whether plain JPEGs stay encoded, for `JpegDecoder`.
+
+    Raises:
+        ValueError: if the processor gives images of different sizes.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class PreparedBatches(Dataset[PreparedBatch]):
         view: AugmentedView | None = None,
         keep_jpegs: bool = False,
     ):
+        check_fixed_size(processor)
         self.source = source
         self.processor = processor
         self.batches = batches
@@ -104,6 +108,9 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
         batch_size: Number of images per batch; the last batch of a worker may be smaller.
         processes: This process among those of its launch.
         keep_jpegs: Whether plain JPEGs stay encoded, for `JpegDecoder`.
+
+    Raises:
+        ValueError: if the processor gives images of different sizes.
     """
 
     def __init__(
@@ -114,6 +121,7 @@ class StreamedBatches(IterableDataset[PreparedBatch]):
         processes: Processes | None = None,
         keep_jpegs: bool = False,
     ):
+        check_fixed_size(processor)
         processes = processes or Processes()
         self.stream = stream
         self.processor = processor

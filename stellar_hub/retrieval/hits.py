@@ -28,6 +28,20 @@ class Hits(NamedTuple):
     rows: Tensor
     scores: Tensor
 
+    def named(self, store: FeatureStore, query: int = 0) -> list[tuple[str, float]]:
+        """Returns the names and the scores of the images that one query found: `[("photos/cat.jpg", 0.93), ...]`.
+
+        Args:
+            store: The store that was searched.
+            query: Number of the query.
+
+        Raises:
+            IndexError: if there is no such query.
+        """
+        found = self.rows[query] >= 0  # an approximate search marks missing hits
+        names = [record.image for record in store.records(self.rows[query][found])]
+        return list(zip(names, self.scores[query][found].tolist(), strict=True))
+
 
 def no_hits(num_queries: int) -> Hits:
     """Returns hits without rows, for a search to begin with."""

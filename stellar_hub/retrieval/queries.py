@@ -11,10 +11,9 @@ from torch import Tensor
 
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import as_backbone
-from stellar_hub.features.in_memory import extract_features
+from stellar_hub.features.embeddings import compute_feature
 from stellar_hub.features.rows import FeatureBatch, FeatureRow
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
-from stellar_hub.modeling.image_loading import load_rgb
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import check_store
 from stellar_hub.store import FeatureStore
@@ -47,8 +46,8 @@ def as_queries(
 
     Args:
         store: Store to search.
-        queries: Features `(Q, ...)`, or those of one image, as `as_features` takes them; or images, each a path or a
-            PIL image, alone or in a list.
+        queries: Features `(Q, ...)`, or those of one image, as `as_features` takes them; or images, each a path, a PIL
+            image, or an array or tensor of uint8, alone or in a list.
         output: Feature that is compared.
         model: Model that made the store, for images. None takes the one that `store.load_model()` has loaded.
         load_model: Whether to load the model by the name in the store's manifest if there is none.
@@ -64,25 +63,26 @@ def as_queries(
     if isinstance(queries, FeatureRow | FeatureBatch):
         _check_origin(store, queries.weights)
         queries = queries[output]
+    images: Any = [queries] if _is_image(queries) else queries
+    if _is_sequence(images) and all(map(_is_image, images)):
+        backbone = backbone_of(store, store.known_model(model, "a search for images", load_model))
+        precision = store.manifest.features.get("precision", "float32")
+        return compute_feature(backbone, images, output, precision=precision)
     features = as_features(queries, shape)
-    if features is not None:
-        return features
-    images = [queries] if isinstance(queries, _IMAGES) else queries
-    if not _all_are(images, _IMAGES):
+    if features is None:
         raise TypeError(
             f"queries must be features {spell_shape(shape)}, paths of images or PIL images, got {_kinds_in(queries)}"
         )
-    backbone = backbone_of(store, store.known_model(model, "a search for images", load_model))
-    precision = store.manifest.features.get("precision", "float32")
-    listed: Any = list(images)
-    vectors = []
-    for batch in extract_features(backbone, listed, [output], num_workers=0, precision=precision):
-        for record in batch.records:
-            if record.error is not None:
-                load_rgb(listed[record.row])  # it raises its own error, such as FileNotFoundError
-                raise ValueError(record.error)
-        vectors.append(batch[output])
-    return torch.cat(vectors)
+    return features
+
+
+def _is_image(query: Any) -> bool:
+    """Whether a query is an image: a path, a PIL image, or bytes of three or four channels, which no feature has."""
+    if isinstance(query, np.ndarray):
+        return query.dtype == np.uint8 and query.ndim == 3 and query.shape[2] in (3, 4)
+    if isinstance(query, Tensor):
+        return query.dtype == torch.uint8 and query.ndim == 3 and query.shape[0] in (3, 4)
+    return isinstance(query, _IMAGES)
 
 
 def _check_origin(store: FeatureStore, weights: str | None) -> None:
@@ -106,7 +106,7 @@ def as_features(queries: Any, shape: tuple[int, ...]) -> Tensor | None:
         The queries; None if they are not features.
 
     Raises:
-        ValueError: if the features of a list differ in shape.
+        ValueError: if the features of a list differ in shape, or sets of tokens are expected and these are vectors.
     """
     if isinstance(queries, list | tuple) and (_all_are(queries, Tensor) or _all_are(queries, np.ndarray)):
         if len({tuple(each.shape) for each in queries}) > 1:
@@ -120,7 +120,20 @@ def as_features(queries: Any, shape: tuple[int, ...]) -> Tensor | None:
     if not isinstance(queries, Tensor):
         return None
     features = queries.detach().cpu()
+    if len(shape) == 2:
+        _refuse_vectors(tuple(features.shape), shape)
     return features[None] if features.ndim == len(shape) else features
+
+
+def _refuse_vectors(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raises ValueError if queries have the shape of vectors, `(d,)` or `(Q, d)`, where sets of tokens are expected."""
+    if found[-1:] != shape[-1:] or len(found) > 2 or found == shape:
+        return
+    hint = "; a set of fewer tokens is queries[None]" if len(found) == 2 else ""
+    raise ValueError(
+        f"queries must be sets of tokens {spell_shape(shape)}, got {found}: for vectors, such as pooled ones, use "
+        f"search_images{hint}"
+    )
 
 
 def spell_shape(shape: tuple[int, ...]) -> str:
@@ -128,10 +141,16 @@ def spell_shape(shape: tuple[int, ...]) -> str:
     return f"(Q, {', '.join(map(str, shape))}) or {shape}"
 
 
+def _is_sequence(values: Any) -> bool:
+    """Whether values are a sequence of at least one object."""
+    if isinstance(values, np.ndarray):
+        return values.size > 0 and values.ndim > 0
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes) and len(values) > 0
+
+
 def _all_are(values: Any, kind: Any) -> bool:
     """Whether values are a sequence of at least one object, each of a kind."""
-    is_sequence = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str | bytes)
-    return is_sequence and len(values) > 0 and all(isinstance(value, kind) for value in values)
+    return _is_sequence(values) and all(isinstance(value, kind) for value in values)
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

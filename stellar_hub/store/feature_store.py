@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from stellar_hub.features.rows import FeatureBatch, FeatureRow
+from stellar_hub.modeling.pretrained_names import needed
 from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.progress import track
 from stellar_hub.store.files import check_shard, open_shard
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     import pandas
 
     from stellar_hub.data.sources import ImageSource
+    from stellar_hub.features import Backbone
     from stellar_hub.modeling import StellarModel
+    from stellar_hub.retrieval import Hits
     from stellar_hub.store.conversions import StoreDataset
 
 
@@ -158,6 +161,40 @@ class FeatureStore(StoreReader):
                 f"{purpose} needs the model that made the store: pass model=StellarModel.from_pretrained({name}), or "
                 "load_model=True if you trust this name"
             )
+        return found
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        by: str | None = None,
+        model: "StellarModel | Backbone | None" = None,
+        load_model: bool = False,
+    ) -> "Hits":
+        """Finds the images that are most like each query: `store.search("photo.jpg", model=model).named(store)`.
+
+        Args:
+            queries: Images (a path, a PIL image, or a list of these), rows of a store, vectors `(Q, d)` or `(d,)`, or
+                sets of tokens `(Q, r, d)`.
+            k: Number of images to find for each query. A smaller store returns fewer.
+            by: Feature to compare: a vector such as "pooled" or "cls", as `stellar_hub.retrieval.search_images` does,
+                or the set of tokens "S", as `search_sets` does. None compares sets of tokens by "S", and other queries
+                by "pooled", or by the first vector that the store holds.
+            model: Model that made the store, which encodes queries that are images. None takes the one that
+                `load_model` has loaded.
+            load_model: Whether to load the model by the name in the manifest, once.
+
+        Returns:
+            The rows that were found, `(Q, k)`, the best first, and their similarities.
+
+        Raises:
+            FileNotFoundError: if the path of an image does not exist.
+            KeyError: if the store does not hold the feature.
+            ValueError: if the queries do not fit, or may be vectors and tokens, so that `by` must say which.
+        """
+        found: Hits = needed("search_store", "FeatureStore.search", "stellar_hub.store")(
+            self, queries, k, by, model, load_model
+        )
         return found
 
     @overload

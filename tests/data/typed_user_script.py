@@ -15,7 +15,7 @@ from stellar_hub import (
     StellarModel,
     StellarModelOutput,
 )
-from stellar_hub.features import FeatureBatch, FeatureRow, ImageRecord, extract_features
+from stellar_hub.features import FeatureBatch, FeatureRow, ImageRecord, embed_images, extract_features
 from stellar_hub.retrieval import ApproximateIndex, ConceptHits, Hits, search_concepts, search_images, search_sets
 from stellar_hub.store import FeatureStore
 
@@ -92,6 +92,14 @@ def extract(model: StellarModel) -> None:
         assert_type(batch[0]["S"], Tensor)
 
 
+def embed(model: StellarModel, image: Image.Image) -> None:
+    """Vectors are arrays, or tensors if asked for."""
+    assert_type(model.embed("photo.jpg"), np.ndarray)
+    assert_type(model.embed(["a.jpg", image], pooling="tokens", batch_size=8, num_workers=2), np.ndarray)
+    assert_type(model.embed(image, return_tensors="pt", normalize=False), Tensor)
+    embed_images(model, iter(["a.jpg"]), "cls", image_size=96)
+
+
 def read(store: FeatureStore) -> None:
     """What a store gives depends on what it is asked with."""
     assert_type(store["pooled"], Tensor)
@@ -116,6 +124,8 @@ def read(store: FeatureStore) -> None:
 def search(store: FeatureStore, image: Image.Image) -> None:
     """Every kind of query is allowed."""
     assert_type(search_images(store, image, load_model=True), Hits)
+    assert_type(store.search("photo.jpg", k=3, by="S", load_model=True), Hits)
+    assert_type(store.search(image).named(store), list[tuple[str, float]])
     search_images(store, ["a.jpg", "b.jpg"])
     search_images(store, store["pooled"][3])
     search_images(store, [store["pooled"][3], store["pooled"][4]])

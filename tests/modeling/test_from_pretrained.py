@@ -336,13 +336,42 @@ class TestWrongUse:
         [
             ("device", "did you mean 'device_map'"),
             ("load_in_8bit", "float8"),
-            ("num_classes", "no classifier"),
+            ("num_classes", r"StellarForImageClassification\.from_pretrained\(name, num_labels="),
+            ("pretrained", "always loaded"),
+            ("features_only", r"model\.forward_intermediates"),
+            ("global_pool", r"model\.embed\(images, pooling="),
+            ("img_size", "StellarImageProcessor.*image_size="),
+            ("in_chans", "did you mean 'num_channels'"),
             ("auto_class", "it takes options"),
         ],
     )
     def test_keyword_of_another_library__has_its_hint(self, pixel_folder: Path, keyword: str, hint: str) -> None:
         with pytest.raises(TypeError, match=f"'{keyword}'; .*{hint}"):
             StellarModel.from_pretrained(pixel_folder, **{keyword: "cpu"})
+
+    @pytest.mark.parametrize(
+        ("value", "hint"),
+        [
+            ("fp16", r"torch\.float16\?"),
+            ("BF16", r"torch\.bfloat16\?"),
+            ("torch.float16", r"torch\.float16\?"),
+            ("flaot16", "'float16' or"),
+            ("load", "got 'load'"),
+        ],
+    )
+    def test_word_that_is_no_dtype__has_its_hint(self, pixel_folder: Path, value: str, hint: str) -> None:
+        for keyword in ("dtype", "torch_dtype"):
+            with pytest.raises(ValueError, match=f"{keyword} must be 'auto' or .*{hint}"):
+                StellarModel.from_pretrained(pixel_folder, **{keyword: value})
+
+    @pytest.mark.parametrize("value", ["half", "float16"])
+    def test_dtype__may_be_torchs_word(self, pixel_folder: Path, value: str) -> None:
+        assert StellarModel.from_pretrained(pixel_folder, dtype=value).dtype == torch.float16
+
+    @pytest.mark.parametrize("value", ["no", 0, "True"])
+    def test_decoder__is_true_false_or_none(self, pixel_folder: Path, value: Any) -> None:
+        with pytest.raises(TypeError, match=f"decoder must be True, False or None, got {value!r}"):
+            StellarModel.from_pretrained(pixel_folder, decoder=value)
 
 
 class TestForeign:

@@ -87,6 +87,11 @@ class TestSources:
         with pytest.raises(TypeError, match=message):
             load_rgb(source)  # type: ignore[arg-type]
 
+    def test_file_open_as_text__is_refused(self, photo: np.ndarray, save: Save) -> None:
+        path = save(Image.fromarray(photo), "a.png")
+        with path.open() as file, pytest.raises(TypeError, match=r"a\.png is open as text: .*'rb'"):
+            load_rgb(file)  # type: ignore[arg-type]
+
     def test_sources__are_not_changed(self, photo: np.ndarray) -> None:
         array, image, tensor = photo.copy(), Image.fromarray(photo), chw(photo).clone()
         for source in (array, image, tensor):
@@ -237,6 +242,19 @@ class TestSixteenBits:
         with pytest.raises(ValueError, match=rf"from {value} to {value}, allowed are 0 to 65535"):
             load_rgb(image)
 
+    def test_eight_bits_in_thirty_two__are_warned_of_once(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(image_pixels, "_said", set())
+        dark, bright, black = (Image.new("I", (4, 4), value) for value in (200, 60000, 0))
+        for image in (bright, black):
+            load_rgb(image)
+        assert caplog.messages == []
+        for _ in range(2):
+            load_rgb(dark, name="a.tif")
+        (message,) = caplog.messages
+        assert "a.tif has 32-bit integers up to 200" in message
+
     def test_beyond_sixteen_bits__names_the_file(self, save: Save) -> None:
         path = save(Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)), "wide.tif")
         with pytest.raises(ValueError, match=r"wide\.tif .* 70000 to 70000"):
@@ -359,12 +377,12 @@ class TestArrays:
 
     @pytest.mark.parametrize("dtype", ["int32", "uint32", "object"])
     def test_other_array_values__are_named(self, dtype: str) -> None:
-        with pytest.raises(TypeError, match=r"uint8, uint16, bool .* got "):
+        with pytest.raises(TypeError, match=rf"uint8, uint16, bool .* got {dtype}.*astype\(numpy\.uint8\)"):
             load_rgb(np.zeros((4, 4, 3), dtype=dtype))
 
     @pytest.mark.parametrize("dtype", [torch.int64])
     def test_other_tensor_values__are_named(self, dtype: torch.dtype) -> None:
-        with pytest.raises(TypeError, match=rf"got {dtype}"):
+        with pytest.raises(TypeError, match=rf"got {dtype}.*to\(torch\.uint8\)"):
             load_rgb(torch.zeros(3, 4, 4, dtype=dtype))
 
 

@@ -414,7 +414,7 @@ class TestOverlay:
             torch.testing.assert_close(found, known)
 
     def test_missing_token__is_named(self, photo: np.ndarray, processor: StellarImageProcessor) -> None:
-        with pytest.raises(ValueError, match="0 and 2, got 3"):
+        with pytest.raises(ValueError, match="0 to 2, got 3"):
             processor.overlay(photo, one_cell((4, 4), (0, 0)), token=3)
 
 

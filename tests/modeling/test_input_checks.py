@@ -163,6 +163,24 @@ class TestEncoding:
         with pytest.raises(ValueError, match=message):
             check_encoding(torch.zeros(s_shape), torch.zeros(l_shape), hidden_size=48)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    @pytest.mark.parametrize(
+        ("value", "message"), [(torch.nan, "NaN"), (torch.inf, "infinite"), (-torch.inf, "infinite")]
+    )
+    def test_values_that_are_not_finite__are_an_error_of_s_or_l(
+        self, dtype: torch.dtype, value: float, message: str
+    ) -> None:
+        semantics, localization = torch.zeros(2, 4, 48, dtype=dtype), torch.zeros(2, 16, 4, dtype=dtype)
+        bad_semantics, bad_localization = semantics.clone(), localization.clone()
+        bad_semantics[1, 3, 7], bad_localization[1, 15, 3] = value, value
+        with pytest.raises(ValueError, match=f"S must be finite, got {message}"):
+            check_encoding(bad_semantics, localization)
+        with pytest.raises(ValueError, match=f"L must be finite, got {message}"):
+            check_encoding(semantics, bad_localization)
+
+    def test_rows_of_any_sum__pass(self) -> None:
+        check_encoding(torch.zeros(1, 4, 48), torch.full((1, 6, 4), 7.0))
+
     @pytest.mark.parametrize("tokens", [1, 4, 9])
     def test_any_number_of_tokens__passes(self, tokens: int) -> None:
         check_encoding(torch.zeros(2, tokens, 48), torch.zeros(2, 6, tokens), hidden_size=48)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -137,9 +139,19 @@ class TestOverlay:
         last = np.array(overlay_token(photo, grid_of_four.flip(1), -1, SQUARE, (4, 4)))
         assert (last == np.array(overlay_token(photo, grid_of_four.flip(1), 3, SQUARE, (4, 4)))).all()
 
+    @pytest.mark.parametrize("token", [1.5, "1", torch.tensor(1.0)])
+    def test_number_that_is_not_whole__is_refused(self, photo: Tensor, grid_of_four: Tensor, token: Any) -> None:
+        with pytest.raises(TypeError, match=r"whole number from 0 to 3, got "):
+            overlay_token(photo, grid_of_four, token, SQUARE, (4, 4))
+
+    @pytest.mark.parametrize("token", [np.int64(1), torch.tensor(1)])
+    def test_number_of_a_search__is_a_token(self, photo: Tensor, grid_of_four: Tensor, token: Any) -> None:
+        expected = overlay_token(photo, grid_of_four, 1, SQUARE, (4, 4))
+        assert overlay_token(photo, grid_of_four, token, SQUARE, (4, 4)) == expected
+
     @pytest.mark.parametrize("token", [4, -5, 100])
     def test_missing_token__is_named(self, photo: Tensor, grid_of_four: Tensor, token: int) -> None:
-        with pytest.raises(ValueError, match=f"0 and 3, got {token}"):
+        with pytest.raises(ValueError, match=f"0 to 3, got {token}"):
             overlay_token(photo, grid_of_four, token, SQUARE, (4, 4))
 
     def test_image__is_not_changed(self, photo: Tensor, grid_of_four: Tensor) -> None:

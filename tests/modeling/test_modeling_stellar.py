@@ -363,6 +363,11 @@ class TestDecodeBadInput:
         with pytest.raises(TypeError, match="got torch"):
             model.decode(*change(*model.encode(images)))
 
+    def test_values_that_are_not_finite__are_refused(self, pixel_model: StellarModel, images: Tensor) -> None:
+        encoding = pixel_model.encode(images)
+        with pytest.raises(ValueError, match="S must be finite"):
+            pixel_model.decode(encoding.semantics * torch.nan, encoding.localization)
+
     def test_grid_of_another_shape__is_refused(self, pixel_model: StellarModel, images: Tensor) -> None:
         encoding = pixel_model.encode(images)
         with pytest.raises(ValueError, match=r"\(2, 8\) .*\(4, 4\)"):

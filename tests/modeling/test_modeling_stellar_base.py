@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stellar_hub.modeling import StellarModel
-from stellar_hub.modeling.modeling_stellar_base import _success_line
+from stellar_hub.modeling.loading import success_line
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from stellar_hub.modeling.modeling_stellar_base import _success_line
     [(True, True, ("converted", "decodes")), (False, False, ("loaded", "features only"))],
 )
 def test_success_line__says_what_was_loaded(converted: bool, decodes: bool, words: tuple[str, ...]) -> None:
-    line = _success_line("stellar-b16", 7, converted, decodes)
+    line = success_line("stellar-b16", 7, converted, decodes)
     assert all(word in line for word in ("stellar-b16", "7 tensors", *words))
 
 

@@ -44,6 +44,24 @@ class TestResolve:
             resolve_pretrained(Path("nothing"))
 
     @pytest.mark.parametrize(
+        ("address", "message"),
+        [
+            ("https://huggingface.co/user/name", "pass its name, 'user/name'$"),
+            ("https://huggingface.co/user/name/tree/main", "pass its name, 'user/name'$"),
+            ("https://hf.co/user/my.name?library=timm", "pass its name, 'user/my.name'$"),
+            ("http://www.huggingface.co/user/name/blob/v1/a.bin", "'user/name' and revision='v1'$"),
+            ("https://huggingface.co/datasets/user/name", "is an address: pass the name of a Hub repository"),
+            ("https://me:secret@example.com/name", r"'https://\*\*\*@example\.com/name' is an address"),
+        ],
+    )
+    def test_address__says_what_to_pass(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str, message: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            resolve_pretrained(address)
+
+    @pytest.mark.parametrize(
         ("name", "expected"), [("name", False), ("user/name", False), ("a/b/c", True), ("/a", True)]
     )
     def test_is_path_alone__tells_repository_ids(self, name: str, expected: bool) -> None:
@@ -79,9 +97,9 @@ class TestWithoutEntryPoints:
 class TestRegistered:
     """What the rooms above `modeling` give to it, as entry points of the installed library."""
 
-    @pytest.mark.parametrize("name", ["convert_if_original", "extract_features", "push"])
+    @pytest.mark.parametrize("name", ["convert_if_original", "embed_images", "extract_features", "push"])
     def test_function__is_found(self, name: str) -> None:
-        assert pretrained_names._registered(name).__name__ == name
+        assert pretrained_names.registered(name).__name__ == name
 
 
 class TestClasses:

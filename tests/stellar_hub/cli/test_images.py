@@ -48,11 +48,14 @@ def test_plan_jobs__of_a_pattern_is_that_of_the_folder(
 
 
 def test_plan_jobs__reads_a_file_once_however_often_it_is_named(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    assert targets(plan_jobs([photos, Path("photos/top.jpg")], tmp_path / "out", ".out", False), tmp_path / "out")
+    assert "more than once" not in capsys.readouterr().err
     named = [photos, photos / "cats" / "1.jpg", Path("photos/cats/1.jpg")]
     assert targets(plan_jobs(named, tmp_path / "out", ".out", overwrite=False), tmp_path / "out") == MIRRORED
+    assert "1.jpg is named more than once and is read once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -48,6 +48,14 @@ def test_push__dry_run_lists_the_files(command: Command, model_folder: Path, cal
     )
 
 
+def test_push__of_a_folder_without_a_model_says_so(command: Command, image_folder: Path) -> None:
+    for options in ([], ["--license", "mit"]):
+        result = command("push", image_folder, "user/name", "--dry-run", *options)
+        assert result.exit_code == 1
+        assert "holds no model" in result.stderr
+        assert "license" not in result.stderr
+
+
 def test_push__dry_run_needs_no_network(command: Command, model_folder: Path) -> None:
     # The suite runs with HF_HUB_OFFLINE=1.
     result = command("push", model_folder, "user/name", "--license", "mit", "--dry-run")

@@ -95,6 +95,15 @@ def test_list_of_vectors__is_stacked(store: FeatureStore, pooled: torch.Tensor) 
         search_images(store, [3.0])
 
 
+def test_vectors__are_no_sets(store: FeatureStore, pooled: torch.Tensor) -> None:
+    for queries in (pooled[0], pooled[:1], pooled[0].tolist(), [pooled[0]], pooled[:3].numpy()):
+        with pytest.raises(ValueError, match=r"\(Q, 4, 48\) or \(4, 48\), got .* use search_images"):
+            search_sets(store, queries)
+    assert search_sets(store, pooled[:3][None], k=1).rows.shape == (1, 1)  # a set of three tokens
+    with pytest.raises(ValueError, match=r"got \(3,\)"):
+        search_sets(store, torch.ones(3))
+
+
 def test_row_of_a_store__is_a_query(store: FeatureStore) -> None:
     assert search_images(store, store[4], k=1).rows.tolist() == [[4]]
     assert search_images(store, store[4:6], k=1).rows.tolist() == [[4], [5]]
@@ -113,6 +122,11 @@ def test_image_in_memory__is_a_query(store: FeatureStore, pixel_model: StellarMo
     images = [Image.open(path_of(store, row)) for row in (4, 8)]
     assert search_images(store, images[0], k=1, model=pixel_model).rows.tolist() == [[4]]
     assert search_sets(store, images, k=1, model=pixel_model).rows.tolist() == [[4], [8]]
+    arrays: Any = [np.asarray(image) for image in images]
+    assert search_images(store, arrays[0], k=1, model=pixel_model).rows.tolist() == [[4]]
+    assert search_images(store, arrays, k=1, model=pixel_model).rows.tolist() == [[4], [8]]
+    tensor: Any = torch.from_numpy(arrays[0].copy()).permute(2, 0, 1)
+    assert search_images(store, tensor, k=1, model=pixel_model).rows.tolist() == [[4]]
 
 
 def test_model__is_loaded_only_if_asked(
