@@ -46,6 +46,11 @@ LIMITS = {
     "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),
     "text_bytes": Limit(2**31, "bytes", "The size of a list of images or a CSV file."),
     "store_segments": Limit(2**12, "segments", "The number of appended segments of a feature store."),
+    "request_bytes": Limit(2**26, "bytes", "The size of the body of one request to a server."),
+    "request_images": Limit(64, "images", "The number of images of one request to a server."),
+    "request_patches": Limit(
+        4096, "patches", "The number of patches of an image that a server encodes, and of one that it decodes."
+    ),
 }
 
 

@@ -147,26 +147,40 @@ class StellarEncoding(tuple[Tensor, Tensor]):
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
-        name = one_line(os.fspath(path))
-        try:
-            with open_safetensors(path) as file:
-                missing = set(cls._fields) - set(file.keys())
-                if missing:
-                    raise ValueError(f"{name} is not a saved encoding: it lacks {', '.join(sorted(missing))}")
-                metadata = file.metadata() or {}
-                grid_size = _grid_of_header(metadata, name)
-                parts = [file.get_slice(field) for field in cls._fields]
-                _check_shapes([tuple(part.get_shape()) for part in parts], grid_size, name)
-                for field, part in zip(cls._fields, parts, strict=True):
-                    if part.get_dtype() not in _DTYPES:
-                        raise ValueError(f"{name}: {field} must have floating-point numbers, got {part.get_dtype()}")
-                semantics, localization = (file.get_tensor(field) for field in cls._fields)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{name} cannot be read as safetensors (damaged or cut short?): {one_line(error)}"
-            ) from error
-        _check_values([semantics, localization], metadata.get("sha256"), name)
-        return cls(semantics, localization, grid_size)
+        return cls(*read_encoding(path, one_line(os.fspath(path))))
+
+
+def read_encoding(path: str | os.PathLike[str], name: str) -> tuple[Tensor, Tensor, tuple[int, int] | None]:
+    """Reads a file of `S` and `L`; shapes, types and the grid are checked before the tensors are read.
+
+    Args:
+        path: File to read.
+        name: Name of the file in errors.
+
+    Returns:
+        `S`, `(B, r, d)`, `L`, `(B, n, r)`, and the grid, or None if the file has none.
+
+    Raises:
+        ValueError: for the reasons of `StellarEncoding.load`.
+    """
+    fields = StellarEncoding._fields
+    try:
+        with open_safetensors(path) as file:
+            missing = set(fields) - set(file.keys())
+            if missing:
+                raise ValueError(f"{name} is not a saved encoding: it lacks {', '.join(sorted(missing))}")
+            metadata = file.metadata() or {}
+            grid_size = _grid_of_header(metadata, name)
+            parts = [file.get_slice(field) for field in fields]
+            _check_shapes([tuple(part.get_shape()) for part in parts], grid_size, name)
+            for field, part in zip(fields, parts, strict=True):
+                if part.get_dtype() not in _DTYPES:
+                    raise ValueError(f"{name}: {field} must have floating-point numbers, got {part.get_dtype()}")
+            semantics, localization = (file.get_tensor(field) for field in fields)
+    except SafetensorError as error:
+        raise ValueError(f"{name} cannot be read as safetensors (damaged or cut short?): {one_line(error)}") from error
+    _check_values([semantics, localization], metadata.get("sha256"), name)
+    return semantics, localization, grid_size
 
 
 def _summary(part: Any) -> str:

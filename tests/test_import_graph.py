@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"stellar_hub": "stellar_hub", "modeling": "stellar_hub.modeling", "conversion": "stellar_hub.conversion"}
 # A room may import the rooms before it. Training and evaluation do not import each other, nor retrieval.
 FLOORS = (
-    ("version", "old_names", "extras", "matching", "progress"),
+    ("version", "old_names", "extras", "matching", "progress", "listening"),
     ("registry",),
     ("measures",),
     ("modeling",),
@@ -20,7 +20,7 @@ FLOORS = (
     ("features",),
     ("store",),
     ("retrieval", "visualization", "export", "editing"),
-    ("training", "evaluation", "app"),
+    ("training", "evaluation", "app", "serving"),
     ("cli",),
     ("__main__", "extraction"),
 )

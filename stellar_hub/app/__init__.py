@@ -9,8 +9,9 @@ from stellar_hub.app.desk import Desk
 from stellar_hub.app.models import Models
 from stellar_hub.app.page import Page
 from stellar_hub.app.parts import gradio
-from stellar_hub.app.server import application, is_local, launch_options, serve
+from stellar_hub.app.server import application, launch_options, serve
 from stellar_hub.app.session import Session
+from stellar_hub.listening import is_local
 
 __all__ = [
     "ConceptSearch",

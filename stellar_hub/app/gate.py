@@ -9,6 +9,8 @@ import re
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+from stellar_hub.listening import name_in_host
+
 MAX_BODY = 2**16  # bytes of a request that is not an upload
 MAX_FORM = 2**14  # bytes that an upload has beside its file
 NAMES_A_FILE = b'"gradio.FileData"'  # gradio fetches or opens what an object of this type names
@@ -72,7 +74,7 @@ class Gate:
         method, path = scope["method"], scope["path"]
         allowed = _POST if method == "POST" else _GET if method in ("GET", "HEAD") else None
         headers = dict(scope["headers"])
-        if self.hosts is not None and _host_of(headers.get(b"host", b"")) not in self.hosts:
+        if self.hosts is not None and name_in_host(headers.get(b"host", b"")) not in self.hosts:
             return 421
         if allowed is None or not allowed.fullmatch(path) or ".." in path:
             return 404
@@ -87,11 +89,6 @@ class Gate:
 
 def _is_upload(scope: Message) -> bool:
     return str(scope["path"]).rstrip("/").endswith("/upload")
-
-
-def _host_of(header: bytes) -> str:
-    """Returns the name in a Host header, without the port."""
-    return re.sub(r":\d*$", "", header.decode("latin-1")).lower()
 
 
 async def _read(receive: Receive) -> bytes | None:

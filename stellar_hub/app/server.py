@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,9 +16,9 @@ from stellar_hub.app.gate import Gate
 from stellar_hub.app.page import Page, style
 from stellar_hub.app.parts import gradio
 from stellar_hub.extras import require
+from stellar_hub.listening import LOCAL_NAMES, address_of, is_local, listen
 from stellar_hub.modeling.limits import max_allowed
 
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 SECONDS_TO_END = 1  # that open connections get: those of browsers never end by themselves
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 
@@ -68,37 +67,6 @@ def uploads_in(parent: Path | None = None) -> Iterator[Path]:
             os.environ.pop(FOLDER_VARIABLE)
             if before is not None:
                 os.environ[FOLDER_VARIABLE] = before
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches a host."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Opens the port.
-
-    Args:
-        host: Address or name to bind to.
-        port: Port, or 0 for any free one.
-
-    Raises:
-        OSError: if the port is taken, or the host is not one of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise OSError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): pass another --port, or --host 127.0.0.1"
-        ) from error
-
-
-def address_of(listening: socket.socket) -> str:
-    """Returns the address of the page for a browser on this machine."""
-    host, port = listening.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(desk: Desk, host: str = "127.0.0.1", port: int = 7860, ready: Callable[[str], None] | None = None) -> None:

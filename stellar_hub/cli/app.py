@@ -5,20 +5,10 @@ from typing import Annotated
 
 import typer
 
-from stellar_hub.cli.errors import UsageError, WrongUsage, reports_errors
+from stellar_hub.cli.errors import WrongUsage, reports_errors
 from stellar_hub.cli.messages import announce_loading, say, warn
 from stellar_hub.cli.models import check_name
-from stellar_hub.cli.options import Debug, Device
-
-MAX_PORT = 65535
-
-
-def _check_port(value: int) -> int:
-    """Refuses a number that is no port."""
-    if not 0 <= value <= MAX_PORT:
-        raise UsageError(f"--port must be 0 to {MAX_PORT}, got {value}")
-    return value
-
+from stellar_hub.cli.options import Debug, Device, check_port
 
 ModelNames = Annotated[
     list[str],
@@ -59,7 +49,7 @@ Host = Annotated[
     ),
 ]
 Port = Annotated[
-    int, typer.Option("--port", metavar="PORT", callback=_check_port, help="Port of the page; 0 takes a free one.")
+    int, typer.Option("--port", metavar="PORT", callback=check_port, help="Port of the page; 0 takes a free one.")
 ]
 
 

@@ -24,6 +24,7 @@ from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.messages import let_streams_take_any_text
 from stellar_hub.cli.push import push
 from stellar_hub.cli.reconstruct import reconstruct
+from stellar_hub.cli.serve import serve
 from stellar_hub.cli.train import train
 from stellar_hub.cli.visualize import visualize
 from stellar_hub.version import __version__
@@ -71,6 +72,7 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     convert: "Convert an original checkpoint.",
     push: "Push a model to the Hub.",
     export: "Export a model to other runtimes.",
+    serve: "Serve a model over HTTP.",
     doctor: "Check the installation.",
 }
 NAMES = {list_models: "list", open_app: "app"}  # of commands whose functions have other names

@@ -16,6 +16,7 @@ from stellar_hub.cli.errors import UsageError, WrongUsage, wrong_usage
 
 DEVICES = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,4})?")
 SMALL = 2**24  # pixels of an image that nothing limits
+MAX_PORT = 65535
 OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps"}  # of other programs
 
 
@@ -71,7 +72,7 @@ def _check_image_size(value: str | None) -> str | None:
     return value
 
 
-def _check_device(value: str) -> str:
+def check_device(value: str, option: str = "--device") -> str:
     """Refuses a value of `--device` that names no kind of device; whether the machine has it is seen later."""
     name = value.strip().lower()
     if DEVICES.fullmatch(name):
@@ -82,7 +83,14 @@ def _check_device(value: str) -> str:
     if meant in ("cuda", "xpu") and number:
         meant += f":{number}"
     hint = f" (did you mean {meant}?)" if meant else ""
-    raise UsageError(f"--device must be auto, cpu, cuda, cuda:N, mps or xpu{hint}, got {value[:40]}")
+    raise UsageError(f"{option} must be auto, cpu, cuda, cuda:N, mps or xpu{hint}, got {value[:40]}")
+
+
+def check_port(value: int) -> int:
+    """Refuses a number that is no port."""
+    if not 0 <= value <= MAX_PORT:
+        raise UsageError(f"--port must be 0 to {MAX_PORT}, got {value}")
+    return value
 
 
 Images = Annotated[
@@ -128,7 +136,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        callback=_check_device,
+        callback=lambda value: check_device(value),
         help="Device to run on: cpu, cuda, cuda:N, mps or xpu. auto uses a GPU if there is one.",
     ),
 ]

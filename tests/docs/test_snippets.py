@@ -18,6 +18,7 @@ import torch
 import typer
 from torch import Tensor
 
+from stellar_hub import serving
 from stellar_hub.app import serve
 from stellar_hub.cli.main import app
 from stellar_hub.modeling import StellarConfig, StellarForImageClassification, StellarImageProcessor, StellarModel
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 HEADS = {"num_attention_heads": 3, "decoder_num_attention_heads": 4}  # of the tiny checkpoints
-OTHER_PROGRAMS = ("hf", "bash", ".")
+OTHER_PROGRAMS = ("hf", "bash", ".", "curl")
 
 
 def blocks_of(kind: str) -> Iterator[Any]:
@@ -73,7 +74,8 @@ def world(
         monkeypatch.setattr(module, function, partial(getattr(module, function), **HEADS))
     monkeypatch.setattr("stellar_hub.StellarConfig", partial(StellarConfig, **tiny_options), raising=False)
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr("stellar_hub.app.serve", create_autospec(serve))  # it would serve until somebody stops it
+    for module, function in (("app", serve), ("serving", serving.serve)):  # they would serve until somebody stops them
+        monkeypatch.setattr(f"stellar_hub.{module}.serve", create_autospec(function))
     return {name: views[name] for name in ("pixel_values", "global_views", "local_views")}
 
 

@@ -58,7 +58,7 @@ def test_app__borrows_a_gpu_where_spaces_is_there(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_app__starts_offline_and_answers(tmp_path: Path) -> None:
     """As the Hub starts it: `python app.py`, with the address in the environment."""
-    from stellar_hub.app.server import listen
+    from stellar_hub.listening import listen
 
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]

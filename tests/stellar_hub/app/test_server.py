@@ -15,7 +15,7 @@ import pytest
 from stellar_hub.app.desk import Desk
 from stellar_hub.app.models import Models
 from stellar_hub.app.page import ADDED
-from stellar_hub.app.server import address_of, is_local, listen, uploads_in
+from stellar_hub.app.server import uploads_in
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("gradio")
@@ -107,20 +107,6 @@ def test_hostile_event__is_a_sentence(address: str, part: str, event: str, data:
     client.load()
     values = (ADDED,) if part == "transplant" else ()
     assert message_of(client.do(part, event, data, values))
-
-
-def test_listen__says_that_a_port_is_taken() -> None:
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        assert address_of(taken) == f"http://127.0.0.1:{port}"
-        with pytest.raises(OSError, match="another --port"):
-            listen("127.0.0.1", port)
-
-
-def test_is_local__is_true_for_this_machine_alone() -> None:
-    assert [is_local(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "example.org")] == [True] * 3 + [
-        False
-    ] * 2
 
 
 def test_uploads_in__leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

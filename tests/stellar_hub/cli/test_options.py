@@ -3,7 +3,7 @@
 import pytest
 
 from stellar_hub.cli.errors import UsageError, WrongUsage
-from stellar_hub.cli.options import _check_device, parse_image_size
+from stellar_hub.cli.options import check_device, parse_image_size
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_parse_image_size__names_the_limit(text: str) -> None:
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps", "xpu:1", "CPU"])
 def test_device__takes_what_torch_has(device: str) -> None:
-    assert _check_device(device) == device.lower()
+    assert check_device(device) == device.lower()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,6 @@ def test_device__takes_what_torch_has(device: str) -> None:
 )
 def test_device__of_another_name_gives_a_hint(device: str, hint: str) -> None:
     with pytest.raises(UsageError) as error:
-        _check_device(device)
+        check_device(device)
     assert str(error.value.message).startswith("--device must be auto, cpu, cuda, cuda:N, mps or xpu")  # type: ignore[attr-defined]
     assert str(error.value.message).endswith(hint)  # type: ignore[attr-defined]
