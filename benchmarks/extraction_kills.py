@@ -1,11 +1,13 @@
 """Checks that an extraction that is killed many times ends with the same bytes as an undisturbed one.
 
     python benchmarks/extraction_kills.py
+    python benchmarks/extraction_kills.py --append
 
 It extracts images (half of them in a folder, half in tar files; one in a hundred is damaged) with a small model of
 random weights: once undisturbed, and once with SIGKILL at random moments, while the run starts, reads, computes or
 writes. The last kill comes when all shards exist. Then it compares the stores, file by file, and the status of each row
-with what was drawn.
+with what was drawn. With `--append`, a store of half of the images is there before, and what is killed is the append of
+the other half; at each kill, the store must be readable with its first half, or with all.
 
 Exits with 1 if a byte or a status differs, or if the run ended before all kills were done. Needs 100 MB of disk.
 """
@@ -16,6 +18,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import tarfile
@@ -138,8 +141,8 @@ def group_of(process: BaseProcess) -> int:
 
 
 def num_shards(store: Path) -> int:
-    """Returns the number of shards that exist."""
-    return len(list((store / "shards").glob("0*.safetensors"))) if store.exists() else 0
+    """Returns the number of shards that exist, those of a segment that is not complete included."""
+    return len(list(store.rglob("0*.safetensors"))) if store.exists() else 0
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -147,45 +150,68 @@ def files_of(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
 
 
+def set_aside(images: Path) -> list[tuple[Path, Path]]:
+    """Moves half of the files and of the tars away; returns the places where they are and where they belong."""
+    aside = images / "aside"
+    aside.mkdir()
+    paths = [*sorted((images / "files").iterdir()), *sorted(images.glob("*.tar"))]
+    moves = [(aside / path.name, path) for path in paths[1::2]]
+    for away, path in moves:
+        path.rename(away)
+    return moves
+
+
 def kill_and_compare(
-    folder: Path, count: int, kills: int, seed: int, processes: int, decoder: str = "pillow"
+    folder: Path, count: int, kills: int, seed: int, processes: int, decoder: str = "pillow", append: bool = False
 ) -> dict[str, int]:
     """Draws images, extracts them undisturbed and with kills, and compares.
 
     Returns:
-        Counts: "rows", "shards", "kills", "different_files", "wrong_statuses".
+        Counts: "rows", "shards", "kills", "errors", "different_files", "wrong_statuses", and in "unreadable" how often
+        the store had another number of rows after a kill of an append than before it or at the end.
     """
     random.seed(seed)
     sources, bad = draw_sources(folder / "images", count, seed)
     StellarModel(MODEL).save_pretrained(folder / "model")
-    total = -(-count // SHARD_ROWS)
 
-    def arguments(store: Path) -> list[str]:
+    def arguments(store: Path, *more: str) -> list[str]:
         options = ["--model", str(folder / "model"), "--shard-rows", str(SHARD_ROWS), "--batch-size", "4"]
         options += ["--decoder", decoder, "--num-workers", "1", "--device", "cpu"]
-        return [*sources, *options, "--output", str(store)]
+        return [*sources, *options, "--output", str(store), *more]
 
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     warm_up = FORKS.Process(target=os.getpid)
     warm_up.start()
     warm_up.join()
+    more = ["--append"] if append else []
+    if append:
+        moves, sources[1] = set_aside(folder / "images"), str(folder / "images" / "shard-*.tar")
+        run(arguments(undisturbed), processes)
+        shutil.copytree(undisturbed, killed)
+        for away, path in moves:
+            away.rename(path)
+    num_rows = len(FeatureStore(undisturbed)) if append else 0
     begin = time.perf_counter()
-    run(arguments(undisturbed), processes)
+    run(arguments(undisturbed, *more), processes)
+    total = num_shards(undisturbed)
     seconds = time.perf_counter() - begin
     print(f"undisturbed: {count} rows in {total} shards, {seconds:.1f} s", flush=True)
-    done = 0
+    done = unreadable = 0
     for kill in range(kills):
         last = kill == kills - 1
         # With no further shard, the kill hits the start.
-        more = total if last else min(random.choice((0, 1, 2, 4, 8)), max(0, total - 3 - num_shards(killed)))
-        delay = random.uniform(0, 0.02 if last else seconds / total * 2 if more else seconds / 4)
-        done += run_and_kill(arguments(killed), killed, more, total, delay, processes)
+        shards = total if last else min(random.choice((0, 1, 2, 4, 8)), max(0, total - 3 - num_shards(killed)))
+        longest = seconds / total * 2 if shards else seconds / 4
+        delay = random.uniform(0, 0.02 if last or (shards and append) else longest)
+        done += run_and_kill(arguments(killed, *more), killed, shards, total, delay, processes)
+        unreadable += append and len(FeatureStore(killed)) not in (num_rows, count)
         print(f"kill {done}: {num_shards(killed)} of {total} shards are there", flush=True)
-    run(arguments(killed), processes)
+    run(arguments(killed, *more), processes)
     expected, found = files_of(undisturbed), files_of(killed)
     different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     rows = list(FeatureStore(killed))
-    wrong = [row.record.row for row, is_bad in zip(rows, bad, strict=True) if (row.record.error is not None) != is_bad]
+    statuses = {Path(row.record.image).stem: row.record.error is not None for row in rows}
+    wrong = [number for number, is_bad in enumerate(bad) if statuses.get(f"{number:06d}") != is_bad]
     print(f"files that differ: {different or 'none'}; rows with a wrong status: {wrong or 'none'}")
     return {
         "rows": len(rows),
@@ -194,6 +220,7 @@ def kill_and_compare(
         "errors": sum(bad),
         "different_files": len(different),
         "wrong_statuses": len(wrong),
+        "unreadable": unreadable,
     }
 
 
@@ -214,13 +241,17 @@ def main() -> int:
         default="pillow",
         help="what decodes the JPEGs (default: %(default)s)",
     )
+    parser.add_argument("--append", action="store_true", help="kill an append to a store of half of the images")
     parser.add_argument("--json", type=Path, help="file to write the counts to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        counts = kill_and_compare(Path(folder), args.images, args.kills, args.seed, args.processes, args.decoder)
+        counts = kill_and_compare(
+            Path(folder), args.images, args.kills, args.seed, args.processes, args.decoder, args.append
+        )
     if args.json:
         args.json.write_text(json.dumps(counts, indent=2) + "\n")
-    return 1 if counts["different_files"] or counts["wrong_statuses"] or counts["kills"] < args.kills else 0
+    wrong = counts["different_files"] + counts["wrong_statuses"] + counts["unreadable"]
+    return 1 if wrong or counts["kills"] < args.kills else 0
 
 
 if __name__ == "__main__":

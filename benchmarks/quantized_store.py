@@ -48,7 +48,7 @@ def write_images(folder: Path) -> JoinedSources:
 def feature_bytes(store: FeatureStore) -> float:
     """Returns the number of bytes of features per row."""
     total = 0
-    for number in range(store.manifest.num_shards):
+    for number in range(store.num_shards):
         shard = store.open_shard(number)
         total += sum(shard.get_tensor(name).nbytes for name in shard.keys() if name != RECORDS)  # noqa: SIM118
     return total / len(store)

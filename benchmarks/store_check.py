@@ -23,8 +23,8 @@ from stellar_hub.data import open_sources
 from stellar_hub.features import ImageRecord
 from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 from stellar_hub.store.files import write_shard
+from stellar_hub.store.fill import complete
 from stellar_hub.store.manifest import shard_path
-from stellar_hub.store.to_store import complete
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "examples" / "images"
 

@@ -73,8 +73,19 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def refuse_empty_folder(folder: str | os.PathLike) -> None:
-    """Raises OSError for a folder without a configuration; other arguments are passed over."""
+    """Raises OSError for a folder without a configuration; other arguments are passed over.
+
+    The message names the model if it is the folder of a training run.
+    """
     if os.path.isdir(folder) and not os.path.exists(os.path.join(folder, "config.json")):
+        shown = one_line(folder)
+        if os.path.exists(os.path.join(folder, "model", "config.json")):
+            raise OSError(f"{shown} is the folder of a training run: load {one_line(os.path.join(folder, 'model'))}")
+        if os.path.exists(os.path.join(folder, "recipe.yaml")):
+            raise OSError(
+                f"{shown} is the folder of a training run that has no model yet: finish it with `stellar-hub train "
+                f"--output {shown} --resume auto`, or load one of its checkpoints, {shown}/checkpoints/step-N"
+            )
         raise OSError(
             f"the folder {one_line(os.path.abspath(folder))} holds no model, because it has no config.json: name a "
             "folder that save_pretrained wrote, or a known model such as 'stellar-tiny'"

@@ -45,6 +45,7 @@ LIMITS = {
     "header_bytes": Limit(2**20, "bytes", "A header of a tar file that holds a long name or other facts of a member."),
     "worker_seconds": Limit(1800, "seconds", "The time that a batch of images from a worker process may take."),
     "text_bytes": Limit(2**31, "bytes", "The size of a list of images or a CSV file."),
+    "store_segments": Limit(2**12, "segments", "The number of appended segments of a feature store."),
 }
 
 

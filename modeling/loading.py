@@ -170,9 +170,7 @@ def check_source(name: str | os.PathLike | None, options: dict[str, Any]) -> Non
         return
     folder = Path(name, options.get("subfolder") or "")
     check_folder(folder)
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        raise OSError(f"{one_line(folder)} is the folder of a training run: load {one_line(folder / 'model')}")
-    if options.get("config") is None:
+    if options.get("config") is None or (folder / "model").is_dir():  # that of a training run
         refuse_empty_folder(folder)
     if Path(name).exists() or not is_peft_available():
         return

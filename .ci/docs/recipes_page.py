@@ -10,6 +10,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stellar_hub.training.recipes.overrides import described_keys
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "stellar_hub" / "training" / "recipes"
 PAGE = ROOT / "docs" / "recipes.md"
@@ -31,6 +33,11 @@ COLUMNS = (
     "teacher",
     "objective",
 )
+KEYS = """## Keys
+
+`stellar-hub train --list-keys` prints this table. `--set` also takes the last part of a key alone, as in
+`--set learning_rate=1e-4`, where one section has it. The fields of `model.config` replace those of the model that a run
+starts from."""
 OPEN = "you choose"
 OF_MODEL = "as in the model"
 
@@ -40,7 +47,14 @@ def page_text() -> str:
     files = sorted(RECIPES.glob("*.yaml"))
     header = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     rows = ["| " + " | ".join(cells(path)) + " |" for path in files]
-    return "\n\n".join([HEAD, "\n".join([*header, *rows]), *(section_of(path) for path in files)]) + "\n"
+    sections = (section_of(path) for path in files)
+    return "\n\n".join([HEAD, "\n".join([*header, *rows]), *sections, table_of_keys()]) + "\n"
+
+
+def table_of_keys() -> str:
+    """Returns the keys of a recipe with what each means, from the docstrings of the library."""
+    rows = [f"| `{key}` | {words.replace('|', chr(92) + '|')} |" for key, words in described_keys().items()]
+    return "\n".join([KEYS, "", "| key | meaning |", "|---|---|", *rows])
 
 
 def cells(path: Path) -> list[str]:

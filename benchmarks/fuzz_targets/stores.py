@@ -1,4 +1,4 @@
-"""Damaged feature stores: changed bytes and cut files, edited manifests, shards exchanged with other files.
+"""Damaged feature stores with a segment: changed bytes and cut files, edited manifests, shards that are exchanged.
 
 What is read of a damaged store must be what was written, or be refused: features, records, hits of a search through
 the store or through a faiss index, and decoded images.
@@ -20,7 +20,7 @@ from stellar_hub.modeling import StellarConfig, StellarModel
 from stellar_hub.retrieval import ApproximateIndex, search_concepts, search_images
 from stellar_hub.store import ExtractionOptions, FeatureStore, extract_to_store
 
-NUM_IMAGES, SHARD_ROWS = 14, 4
+NUM_IMAGES, NUM_FIRST, SHARD_ROWS = 14, 9, 4  # the first rows, and a segment
 INDEX_OF_FAISS = "index.faiss"
 TINY = {
     "hidden_size": 24,
@@ -74,11 +74,15 @@ def whole_store() -> Path:
         for name, start in (("whole", 0), ("other", 100)):
             images = base / f"{name}-images"
             images.mkdir()
-            for index in range(NUM_IMAGES):
-                Image.new("RGB", (16, 16), (start + 7 * index, 90, 255 - 9 * index)).save(images / f"{index:02d}.png")
-            (images / "03.png").write_text("no image")
             options = ExtractionOptions(("S", "L", "pooled"), "float32", batch_size=4, shard_rows=SHARD_ROWS)
-            extract_to_store(model(), open_sources([images]), base / name, options, num_workers=0, show_progress=False)
+            for numbers in (range(NUM_FIRST), range(NUM_FIRST, NUM_IMAGES)):
+                for index in numbers:
+                    path = images / f"{index:02d}.png"
+                    Image.new("RGB", (16, 16), (start + 7 * index, 90, 255 - 9 * index)).save(path)
+                    if index == 3:
+                        path.write_text("no image")
+                source, given = open_sources([images]), {"num_workers": 0, "show_progress": False}
+                extract_to_store(model(), source, base / name, options, append=True, **given)  # type: ignore[arg-type]
         store = FeatureStore(base / "whole")
         ApproximateIndex.build(store, factory="Flat").save(base / "whole" / f".{INDEX_OF_FAISS}")
         _state["whole"] = base / "whole"
@@ -98,14 +102,16 @@ def read_all(folder: Path) -> dict[str, Any]:
     queries = torch.linspace(-1, 1, TINY["hidden_size"])[None]  # type: ignore[call-overload]
     index = ApproximateIndex.load(folder / f".{INDEX_OF_FAISS}", store)
     return {
-        "counts": dict(store.manifest.counts or {}),
+        "counts": store.counts,
         "features": {name: store[name].clone() for name in store.outputs},
-        "records": [vars(record) | {"image": Path(record.image).name, "error": None} for record in store.records()],
+        "records": [
+            vars(record) | {"image": Path(record.image).name, "error": None, "roots": ()} for record in store.records()
+        ],
         "ok": store.ok,
         "images": search_images(store, queries, 5).rows,
         "concepts": search_concepts(store, queries, 5).rows,
         "approximate": index.search(queries, 5).rows,
-        "decoded": [image.tobytes() for image in store.decode([0, 9], model())],
+        "decoded": [image.tobytes() for image in store.decode([0, 9, 13], model())],
         "names": list(store.manifest.source["names"]),
         "model": store.manifest.model["name"],
     }
@@ -172,7 +178,7 @@ def cut(rng: random.Random, path: Path) -> None:
 
 def edit_manifest(rng: random.Random, path: Path) -> None:
     """Gives a field of the manifest another value, removes it, or adds one."""
-    file = path / "manifest.json"
+    file = rng.choice(sorted(path.rglob("manifest.json")))
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -200,7 +206,7 @@ def _fields(values: dict[str, Any]) -> Any:
 
 def exchange(rng: random.Random, path: Path) -> None:
     """Exchanges two shards, or takes a file of another store."""
-    shards = sorted((path / "shards").iterdir())
+    shards = sorted(path.rglob("*.safetensors"))
     other = whole_store().parent / "other"
     if rng.random() < 0.5 and len(shards) > 1:
         one, two = rng.sample(shards, 2)

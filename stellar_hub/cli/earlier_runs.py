@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,14 +51,23 @@ def record_of(
         decoder: Whether the outputs depend on the decoder.
         num_tokens: Number of first tokens that the outputs depend on; None means all.
     """
-    from stellar_hub.features.identity import describe_preprocessing, weights_hash, weights_sha256
+    from stellar_hub.features.identity import weights_hash, weights_sha256
     from stellar_hub.features.rows import printable
 
-    preprocessing = describe_preprocessing(processor)
     return {
         "command": command,
         "model": printable(name),
         "weights_sha256": weights_hash(model) if decoder else weights_sha256(model),
+        **record_of_processor(processor, num_tokens),
+    }
+
+
+def record_of_processor(processor: "StellarImageProcessor", num_tokens: int | None = None) -> dict[str, str]:
+    """Returns the part of a record that an image processor and the number of first tokens decide."""
+    from stellar_hub.features.identity import describe_preprocessing
+
+    preprocessing = describe_preprocessing(processor)
+    return {
         "preprocessing": f"{preprocessing['id']}{'' if num_tokens is None else f', first {num_tokens} tokens'}",
         "settings": json.dumps(preprocessing["settings"] | {"num_tokens": num_tokens}),
     }
@@ -126,12 +135,12 @@ def _details(key: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> s
     return f" ({one_line(others, 200)})" if others else ""
 
 
-def left_to_do(jobs: Sequence[Job], record: Mapping[str, str], overwrite: bool) -> list[Job]:
+def left_to_do(jobs: Sequence[Job], record: Callable[[Path], Mapping[str, str]], overwrite: bool) -> list[Job]:
     """Returns the jobs whose outputs do not exist yet, and says how many do.
 
     Args:
         jobs: Jobs whose existing outputs are recorded.
-        record: How this run makes its outputs.
+        record: Function that returns how this run makes the output of a file, as `with_image` gives it.
         overwrite: Whether existing outputs are made again.
 
     Raises:
@@ -141,7 +150,7 @@ def left_to_do(jobs: Sequence[Job], record: Mapping[str, str], overwrite: bool) 
         return list(jobs)
     there = [job for job in jobs if os.path.lexists(job.target)]
     for job in there:
-        found, wanted = read_record(job.target), with_image(record, job.source)
+        found, wanted = read_record(job.target), record(job.source)
         key = next((key for key in DECIDING if found.get(key) != wanted[key]), None)
         if key is not None:
             difference = DECIDING[key] + _details(key, found, wanted)
@@ -150,7 +159,7 @@ def left_to_do(jobs: Sequence[Job], record: Mapping[str, str], overwrite: bool) 
                 "--output"
             )
     if there:
-        done, does = VERBS[record["command"]]
+        done, does = VERBS[record(there[0].source)["command"]]
         which, them = ("the image", "it") if len(jobs) == 1 else (f"{len(there)} of {len(jobs)} images", "them")
         warn(f"{which} had been {done} before; --overwrite {does} {them} again")
     made = {job.target for job in there}

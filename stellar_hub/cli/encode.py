@@ -1,6 +1,7 @@
 """`stellar-hub encode` writes a file with `S` and `L` for each image."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 from stellar_hub.cli.errors import reports_errors
@@ -73,4 +74,4 @@ def encode(
         tokens, width = encoding.semantics.shape[1:]
         return f"{source} -> {target}: S {tokens} x {width}, L {encoding.localization.shape[1]} x {tokens}"
 
-    for_each(left_to_do(jobs, record, overwrite), work, debug)
+    for_each(left_to_do(jobs, partial(with_image, record), overwrite), work, debug)

@@ -23,6 +23,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., None])
 # Errors that users meet. Others are faults of the library or of a library below it, and the line names their type.
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, LookupError, ImportError, MemoryError, EOFError)
 MAX_LENGTH = 2000  # characters of a line
+LIST_ON_LINES = re.compile(r"(?<=[:\w])(\n {2,}\S.*)+(\n(?=\S))?")
 
 # Errors of the library name keywords, which are options on the command line. The longer name comes first.
 OPTIONS = {
@@ -42,7 +43,7 @@ OUT_OF_MEMORY = "out of memory: use smaller images, a smaller batch or fewer wor
 
 
 class WrongUsage(ValueError):  # noqa: N818  # named after the exit code's meaning
-    """An option or argument that is wrong in itself, or does not fit another one or the model: exit code 2.
+    """An option or argument that is wrong in itself, or does not fit another one, the model or the run: exit code 2.
 
     A file or device that is missing is a failure, exit code 1.
     """
@@ -56,19 +57,27 @@ def wrong_usage() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, LookupError) as error:
-        raise WrongUsage(one_line(error)) from error
+    except Exception as error:
+        if isinstance(error, ValueError | TypeError | LookupError) or _is_validation(error):
+            raise WrongUsage(one_line(error)) from error
+        raise
 
 
 def one_line(error: BaseException) -> str:
     """Returns an error's message on one line of printable text, or the name of its type if the message is empty."""
-    message = " ".join(_message(error).split())
+    message = " ".join(LIST_ON_LINES.sub(_in_one_line, _message(error)).split())
     for keyword, option in OPTIONS.items():
         message = re.sub(rf"(?<![\w.]){keyword}", option, message)  # not "run.license=", which is a recipe's
     message = safe(message) or type(error).__name__
     if len(message) > MAX_LENGTH:
         message = f"{message[: MAX_LENGTH // 2]} ... {message[-MAX_LENGTH // 2 :]}"
     return message
+
+
+def _in_one_line(listed: re.Match[str]) -> str:
+    """Returns the lines of a list with signs between them, and a full stop where a sentence follows."""
+    items = [item.strip().rstrip(".;") for item in listed[0].splitlines() if item.strip()]
+    return f" {'; '.join(items)}{'.' if listed[0].endswith(chr(10)) else ''} "
 
 
 def _message(error: BaseException) -> str:

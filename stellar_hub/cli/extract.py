@@ -138,6 +138,14 @@ RetryErrors = Annotated[
         help="Try rows with an error again, for example after a network disk was away. Rows with features keep them.",
     ),
 ]
+Append = Annotated[
+    bool,
+    typer.Option(
+        "--append",
+        help="Add images that a complete store does not have as new rows; all other rows stay as they are. Without a "
+        "store, begin one. With --repair, also extract rows again whose images have changed.",
+    ),
+]
 Engine = Annotated[
     EngineOption,
     typer.Option(
@@ -181,6 +189,7 @@ def extract(
     root: Root = None,
     repair: Repair = False,
     retry_errors: RetryErrors = False,
+    append: Append = False,
     engine: Engine = EngineOption.local,
     address: Address = None,
     actors: Actors = 1,
@@ -193,9 +202,13 @@ def extract(
     error. For several GPUs, use `accelerate launch -m stellar_hub extract`.
 
     Example: stellar-hub extract photos --output features
+
+    Example: stellar-hub extract photos --output features --append
     """
     if engine is EngineOption.local and (address is not None or actors != 1):
         raise WrongUsage("--address and --actors belong to the engine ray: add --engine ray")
+    if engine is EngineOption.ray and append:
+        raise WrongUsage("the engine ray does not append: leave out --engine ray, or use accelerate launch")
     note_repeated(sources, "gets its rows each time")
     from stellar_hub.extras import require
     from stellar_hub.store import ExtractionOptions
@@ -217,6 +230,7 @@ def extract(
         retry_errors,
         size,
         root,
+        append,
     )
     require("pyarrow.parquet", "extract", "the index of a feature store")  # before a model is loaded
     check_name(model)

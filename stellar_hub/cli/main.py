@@ -8,6 +8,7 @@ import typer
 
 from stellar_hub.cli.app import open_app
 from stellar_hub.cli.convert import convert
+from stellar_hub.cli.dedup import dedup
 from stellar_hub.cli.demo import demo
 from stellar_hub.cli.doctor import doctor
 from stellar_hub.cli.edit import edit
@@ -16,6 +17,7 @@ from stellar_hub.cli.encode import encode
 from stellar_hub.cli.errors import CommandGroup, one_line
 from stellar_hub.cli.evaluation import app as evaluation
 from stellar_hub.cli.export import export
+from stellar_hub.cli.export_store import export_store
 from stellar_hub.cli.extract import extract
 from stellar_hub.cli.list_models import list_models
 from stellar_hub.cli.messages import let_streams_take_any_text
@@ -61,6 +63,8 @@ COMMANDS: dict[Callable[..., None], str] = {  # with the line that the list of c
     visualize: "Draw a page about each image.",
     edit: "Change the tokens of an image.",
     extract: "Write features of images to a store.",
+    export_store: "Write a store to a database or to files.",
+    dedup: "Find near-duplicates in a store.",
     train: "Train a model by a recipe.",
     convert: "Convert an original checkpoint.",
     push: "Push a model to the Hub.",
@@ -75,7 +79,7 @@ app.add_typer(evaluation, name="eval")
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Runs the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
     let_streams_take_any_text()
     if hasattr(signal, "SIGXFSZ"):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit on the size of files is then an error, not a death

@@ -117,9 +117,18 @@ def check_multiples(name: str, patch_size: int, size: int | tuple[int, int], opt
 
 
 def check_num_tokens(num_tokens: int | None, model: "StellarModel") -> None:
-    """Raises WrongUsage if a model has fewer tokens than `--num-tokens` asks for; None is always right."""
-    if num_tokens is not None and num_tokens > model.config.num_sparse_tokens:
+    """Warns if `--num-tokens` asks for the first tokens of a model whose tokens have no order; None asks for all.
+
+    The model warns as it encodes, once; codes are not encoded.
+
+    Raises:
+        WrongUsage: if the model has fewer tokens.
+    """
+    if num_tokens is None:
+        return
+    if num_tokens > model.config.num_sparse_tokens:
         raise WrongUsage(
             f"--num-tokens must be at most {model.config.num_sparse_tokens}, the model's number of tokens, "
             f"got {num_tokens}"
         )
+    model._warn_if_not_ordered(num_tokens)

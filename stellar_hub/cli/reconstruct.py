@@ -47,7 +47,7 @@ def reconstruct(
 
     Example: stellar-hub reconstruct photo.jpg codes/cat.safetensors --output decoded
     """
-    from stellar_hub.cli.earlier_runs import left_to_do, record_of, with_image
+    from stellar_hub.cli.earlier_runs import left_to_do, record_of, record_of_processor, with_image
     from stellar_hub.cli.images import for_each, plan_jobs
     from stellar_hub.cli.models import check_num_tokens, open_model
 
@@ -58,15 +58,20 @@ def reconstruct(
     # Late: a wrong path is reported without the seconds that these imports take.
     import torch
 
+    from stellar_hub.features.identity import load_processor
     from stellar_hub.measures import psnr
 
     network, processor = open_model(model, device, fit, decoder=True, image_size=size)
     check_num_tokens(num_tokens, network)
-    record = record_of("reconstruct", model, network, processor, True, num_tokens)
+    of_images = record_of("reconstruct", model, network, processor, True, num_tokens)
+    of_codes = of_images | record_of_processor(load_processor(model, network), num_tokens)  # no option fits them
+
+    def record(source: Path) -> dict[str, str]:
+        return with_image(of_codes if is_code(source) else of_images, source)
 
     def work(source: Path, target: Path) -> str:
-        written = with_image(record, source)
-        if source.suffix.lower() == CODES:
+        written = record(source)
+        if is_code(source):
             write_png(decode_file(network, source, model, num_tokens), target, written)
             return f"{source} -> {target}"
         pixel_values = processor(source, return_tensors="pt")["pixel_values"]
@@ -78,13 +83,18 @@ def reconstruct(
     for_each(left_to_do(jobs, record, overwrite), work, debug)
 
 
+def is_code(source: Path) -> bool:
+    """Whether a file is a saved encoding, by its suffix."""
+    return source.suffix.lower() == CODES
+
+
 def check_options_of_codes(sources: Sequence[Path], image_size: str | None, fit: str) -> None:
     """Says that options for images change nothing for codes, which are decoded at the size they were encoded at.
 
     Raises:
         WrongUsage: if --image-size is given, and there are only codes.
     """
-    codes = [source for source in sources if source.suffix.lower() == CODES]
+    codes = [source for source in sources if is_code(source)]
     given = [f"--image-size {image_size}"] if image_size is not None else []
     if given and codes and len(codes) == len(sources):
         raise WrongUsage(f"{given[0]} does not apply to codes, which are decoded at their own size: leave it out")

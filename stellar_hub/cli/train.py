@@ -16,6 +16,18 @@ from stellar_hub.cli.options import Debug
 if TYPE_CHECKING:
     from stellar_hub.training.recipes.sections import Recipe
 
+
+def list_keys(wanted: bool) -> None:
+    """Prints the keys of recipes, and stops."""
+    if not wanted:
+        return
+    from stellar_hub.training.recipes.overrides import described_keys
+
+    for key, words in described_keys().items():
+        say(f"{key}: {words}")
+    raise typer.Exit
+
+
 Data = Annotated[
     list[str] | None,
     typer.Option(
@@ -50,7 +62,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a value of the recipe, such as optimization.learning_rate=1e-4, or model.config.mask_ratio=0.6. "
-        "Repeat the option to change more. OUTPUT/recipe.yaml has all keys.",
+        "Repeat the option to change more. --list-keys prints all keys.",
     ),
 ]
 OutputFolder = Annotated[
@@ -71,6 +83,15 @@ Resume = Annotated[
         "goes on from that checkpoint. Default: begin, and refuse a folder that holds a run.",
     ),
 ]
+ListKeys = Annotated[
+    bool,
+    typer.Option(
+        "--list-keys",
+        callback=list_keys,
+        is_eager=True,
+        help="Print the keys that --set takes, with what each means, and stop.",
+    ),
+]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even if there is a GPU.")]
 
 
@@ -83,6 +104,7 @@ def train(
     settings: Settings = None,
     resume: Resume = None,
     cpu: Cpu = False,
+    list_keys: ListKeys = False,
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe.
@@ -96,12 +118,16 @@ def train(
     """
     from transformers.utils import logging
 
+    from stellar_hub.training.checkpoints.checkpoints import Checkpoints
+    from stellar_hub.training.checkpoints.run_folder import CHECKPOINTS_FOLDER, refuse_run
     from stellar_hub.training.train import Stopped
     from stellar_hub.training.train import train as train_by_recipe
 
     is_main = int(os.environ.get("RANK", "0")) == 0
     if not is_main:  # the main process speaks for all
         getLogger("stellar_hub").setLevel("ERROR")
+    if resume is None:
+        refuse_run(output, Checkpoints(output / CHECKPOINTS_FOLDER, keep=1))
     with wrong_usage():
         chosen, reference_batch_size = choose_recipe(output, recipe, settings or [], resume)
     if data:
@@ -133,16 +159,24 @@ def train(
 
 
 def check_fit(recipe: "Recipe") -> None:
-    """Checks that the views of a new run fit its model, before weights are read; files and timm's models are skipped.
+    """Checks that views and settings of a new run fit its model, before weights are read.
+
+    Of files nothing is checked, and of timm's models the name.
 
     Raises:
         OSError: if the configuration of the model cannot be read.
-        WrongUsage: if there is no such model, or a side of the views is not a multiple of its patch size.
+        WrongUsage: if there is no such model, a side of the views is not a multiple of its patch size, or the settings
+            ask for weights of other shapes.
     """
+    from stellar_hub.features.backbones.open_backbone import check_spec
     from stellar_hub.modeling import StellarConfig
+    from stellar_hub.training.initialization import check_architecture
     from stellar_hub.training.start import resolve_sizes
 
     init = str(recipe.model.init)
+    if init.startswith("timm:"):
+        with wrong_usage():
+            check_spec(init)
     if init.startswith("timm:") or Path(init).is_file():
         return
     if init != "random":
@@ -150,6 +184,8 @@ def check_fit(recipe: "Recipe") -> None:
     config = StellarConfig() if init == "random" else StellarConfig.from_pretrained(init)
     with wrong_usage():
         resolve_sizes(recipe, StellarConfig.from_dict({**config.to_dict(), **recipe.model.config}))
+        if init != "random":
+            check_architecture(recipe.model, config)
 
 
 def start_of(recipe: "Recipe", resume: str | None) -> str:
@@ -180,12 +216,10 @@ def choose_recipe(
         return load_recipe(name, settings), load_recipe(name).optimization.batch_size
     if resume is None:
         raise ValueError("a new run needs a recipe: pass --recipe, such as --recipe finetune")
-    if settings:
-        raise ValueError("--set changes a recipe: pass --recipe, too")
     if resume == "auto":
-        return recipe_of_run(output), None
+        return recipe_of_run(output, settings), None
     read_state(Path(resume))
-    return recipe_of_run(Path(resume).absolute().parents[1]), None
+    return recipe_of_run(Path(resume).absolute().parents[1], settings), None
 
 
 def with_sources(recipe: "Recipe", data: Sequence[str], settings: Sequence[str]) -> tuple["Recipe", str | None]:

@@ -1,5 +1,6 @@
 """`stellar-hub visualize` draws a page about each image."""
 
+from functools import partial
 from pathlib import Path
 
 from stellar_hub.cli.errors import reports_errors
@@ -54,4 +55,4 @@ def visualize(
         write_atomically(with_folder(target), png_with_record(page, written))
         return f"{source} -> {target}" + (f": PSNR {facts.psnr:.2f} dB" if facts.psnr is not None else "")
 
-    for_each(left_to_do(jobs, record, overwrite), work, debug)
+    for_each(left_to_do(jobs, partial(with_image, record), overwrite), work, debug)

@@ -27,9 +27,9 @@ from stellar_hub.features.processes import Processes
 from stellar_hub.progress import Progress, track
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.files import pyarrow
+from stellar_hub.store.fill import fill_store
 from stellar_hub.store.manifest import Manifest
 from stellar_hub.store.plan import ExtractionOptions, make_plan
-from stellar_hub.store.to_store import fill_store
 
 SHARD_ROWS = 1024  # an interrupted run computes about this many rows of a cached store again
 _KEY_LENGTH = 32  # hexadecimal digits
@@ -231,7 +231,7 @@ def _complete_store(folder: Path, names: Sequence[str], run: RunSettings) -> Fea
     for path in sorted(folder.glob("*")):
         try:
             store = FeatureStore(path)
-            for number in run.progress(range(store.manifest.num_shards), "checking the cache", unit="shard"):
+            for number in run.progress(range(store.num_shards), "checking the cache", unit="shard"):
                 store.open_shard(number)
         except (ValueError, OSError):  # not complete, or damaged
             continue

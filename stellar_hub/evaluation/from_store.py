@@ -14,7 +14,7 @@ from stellar_hub.features.names import make_feature, needed_for
 from stellar_hub.features.rows import printable
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.feature_store import FeatureStore
-from stellar_hub.store.origin import stale_rows
+from stellar_hub.store.origin import remedy_of_change, stale_rows
 
 
 def read_features(
@@ -128,7 +128,7 @@ def stored_features(
     store = next((store for store in fitting if first in _rows_by_image(store)), fitting[0])
     stale = stale_rows(store)
     if stale:
-        raise ValueError(f"{stale[0]}; run the same extract command to extract them again")
+        raise ValueError(f"{stale[0]}; {remedy_of_change(store)}")
     return features_of_labelled(store, labelled, names)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Self
 
@@ -11,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from stellar_hub.data.sources import EncodedImage, ImageSource
-from stellar_hub.data.sources.image_source import encoded_and_name
+from stellar_hub.data.sources.image_source import class_root_of, encoded_and_name
 from stellar_hub.data.streams import DamagedShardError, ImageStream
 from stellar_hub.data.streams.reading_order import MAX_IN_SHARD
 from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.data.workers import ImageLoader, default_num_workers
 from stellar_hub.features.encoded_jpegs import EncodedJpeg, EncodedJpegs, for_the_device
 from stellar_hub.features.processes import Processes
-from stellar_hub.features.rows import ImageRecord, name_of, named_once, printable_line
+from stellar_hub.features.rows import ImageRecord, name_of, named_once, printable_line, roots_of
 from stellar_hub.modeling import StellarImageProcessor
 from stellar_hub.modeling.image_loading import (
     NOT_THE_IMAGES_FAULT,
@@ -169,7 +170,7 @@ def prepare_row(
         image: Any = source[row]
     except Exception as error:  # the source itself fails
         return ImageRecord(row, f"image {row}", error=error_of_row(error, f"image {row}")), None
-    return prepare_image(image, row, processor, view, keep_jpegs)
+    return prepare_image(image, row, processor, view, keep_jpegs, class_root_of(source, row))
 
 
 def prepare_image(
@@ -178,28 +179,31 @@ def prepare_image(
     processor: StellarImageProcessor,
     view: AugmentedView | None = None,
     keep_jpegs: bool = False,
+    class_root: str = "",
 ) -> _Prepared:
     """Reads and fits one image; an image that cannot be read gives a record with its error and no pixels.
 
-    With `keep_jpegs` a plain JPEG is read and not decoded.
+    With `keep_jpegs` a plain JPEG is read and not decoded. `class_root` is the folder that the folder of the image's
+    class lies in.
 
     Raises:
         OSError, MemoryError, RuntimeError: if the machine is full, and not the image at fault.
     """
     name = name_of(image, row)
+    record = partial(ImageRecord, row, name, roots=roots_of(class_root))
     try:
         if view is not None:
-            return ImageRecord(row, name), view.prepare(processor, image, row)
+            return record(), view.prepare(processor, image, row)
         content, full_name = encoded_and_name(image)
         if keep_jpegs and isinstance(content, str | bytes | os.PathLike):
             content, full_name = read_encoded(content, full_name)
             if (jpeg := for_the_device(content, full_name, processor)) is not None:
                 geometry = jpeg.facts.geometry
-                return ImageRecord(row, name, geometry.original_size, geometry.crop_box), jpeg
+                return record(geometry.original_size, geometry.crop_box), jpeg
         pixel_values, geometry = processor.fit_image(content, full_name)
     except Exception as error:
-        return ImageRecord(row, name, error=error_of_row(error, name)), None
-    return ImageRecord(row, name, geometry.original_size, geometry.crop_box), pixel_values
+        return record(error=error_of_row(error, name)), None
+    return record(geometry.original_size, geometry.crop_box), pixel_values
 
 
 def error_of_row(error: Exception, name: str) -> str:

@@ -1,17 +1,18 @@
 """The rows that the pipeline hands out: the record of an image, and its features."""
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from stellar_hub.data.sources import EncodedImage
+from stellar_hub.data.sources.files import class_of_folder
 from stellar_hub.modeling.safe_text import escape_control, one_line
 from stellar_hub.old_names import did_you_mean
 
@@ -29,6 +30,7 @@ class ImageRecord:
         crop_box: `(top, left, bottom, right)` of the part that the model saw, in pixels of the original image; None if
             the image could not be read.
         error: Why the row has no features; None if it has features.
+        roots: Folders that hold class folders, as `roots_of` writes them; `label` looks for them in `image`.
     """
 
     row: int
@@ -36,6 +38,7 @@ class ImageRecord:
     original_size: tuple[int, int] | None = None
     crop_box: tuple[float, float, float, float] | None = None
     error: str | None = None
+    roots: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def status(self) -> str:
@@ -44,8 +47,12 @@ class ImageRecord:
 
     @property
     def label(self) -> str:
-        """Name of the folder that the image lies in, which is its class in class folders; "" without a folder."""
-        return folder_of(self.image)
+        """Class of the image: the first folder below the one that was named as source, as torchvision has it.
+
+        An image directly in that folder has the folder's name, and one of a list, a tar or a table the name of the
+        folder that it lies in; "" without a folder.
+        """
+        return class_of_folder(_with_slashes(self.image).rpartition("/")[0], self.roots)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -199,14 +206,15 @@ def file_name(printed: str) -> str:
     return _ESCAPED.sub(unescape, printed)
 
 
-def folder_of(image: str) -> str:
-    """Returns the name of the folder that an image lies in, or "" if its name has none."""
-    return _last_part(image.replace("\\\\", "/").rpartition("/")[0])
+@lru_cache(maxsize=64)  # many records have the same
+def roots_of(*names: str) -> tuple[str, ...]:
+    """Returns names of sources as `ImageRecord.roots` has them; a name that is no folder is the root of no image."""
+    return tuple(posixpath.normpath(_with_slashes(printable(name))) for name in names if name)
 
 
-@lru_cache(maxsize=4096)  # the images of a class lie in one folder
-def _last_part(folder: str) -> str:
-    return PurePosixPath(folder).name
+def _with_slashes(name: str) -> str:
+    """Returns a name as `printable` writes it, with the separator of other systems where Windows has its own."""
+    return name.replace("\\\\", "/")
 
 
 def named_once(line: str, name: str) -> str:

@@ -45,33 +45,3 @@ def search_images(
     for rows, vectors in unit_vectors(store, output, description="searching"):
         found = best_hits(found, rows, unit @ vectors.T, k)
     return found
-
-
-def find_duplicates(
-    store: FeatureStore, threshold: float = 0.98, output: str = "pooled"
-) -> list[tuple[int, int, float]]:
-    """Finds pairs of images that are nearly the same.
-
-    The function compares each row with each other row. Its time grows with the square of the size of the store.
-
-    Args:
-        store: Store that holds `output`.
-        threshold: Lowest cosine similarity of a pair, in (0, 1].
-        output: Feature to compare, "pooled" or "cls".
-
-    Returns:
-        Pairs as `(row, later row, similarity)`, the most similar first.
-
-    Raises:
-        KeyError: if the store does not hold the output.
-        ValueError: if the threshold is out of range.
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
-    pairs = []
-    for rows, vectors in unit_vectors(store, output, description="comparing rows"):
-        for other_rows, others in unit_vectors(store, output, start=int(rows[0])):
-            similarity = vectors @ others.T
-            for one, other in ((similarity >= threshold) & (rows[:, None] < other_rows)).nonzero().tolist():
-                pairs.append((int(rows[one]), int(other_rows[other]), float(similarity[one, other])))
-    return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from stellar_hub.data.sources import JoinedSources, open_sources
@@ -11,11 +12,12 @@ from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.modeling.inference_variants import pack_linears
 from stellar_hub.modeling.safe_text import one_line
-from stellar_hub.store.index import StoreIndex
-from stellar_hub.store.manifest import INDEX, Manifest
+from stellar_hub.store.fill import ExtractionReport
+from stellar_hub.store.manifest import INDEX
+from stellar_hub.store.parts import open_parts
 from stellar_hub.store.plan import ExtractionOptions
 from stellar_hub.store.resume import check_apart
-from stellar_hub.store.to_store import ExtractionReport, extract_to_store
+from stellar_hub.store.to_store import extract_to_store
 
 MAX_NAMED_ERRORS = 5  # rows with an error that the lines at the end name
 _LONG_WAIT, _MANY_ROWS = 0.2, 10_000  # share of the time that a GPU waits, and rows, from which on it is said
@@ -26,7 +28,7 @@ class Command:
     """The values of the command's options; each field is one option.
 
     `image_size` is the side of a square, or height and width; None keeps the size of the model's processor. `root` is
-    the folder below which tables may name files; None allows none.
+    the folder below which tables may name files; None allows none. `append` adds new images to a complete store.
     """
 
     sources: Sequence[str]
@@ -40,6 +42,7 @@ class Command:
     retry_errors: bool = False
     image_size: int | tuple[int, int] | None = None
     root: Path | None = None
+    append: bool = False
 
 
 def extract_by_options(command: Command, say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -69,9 +72,10 @@ def extract_by_options(command: Command, say: Callable[[str], None] = lambda lin
         num_workers=command.num_workers,
         repair=command.repair,
         retry_errors=command.retry_errors,
+        append=command.append,
         processes=processes,
     )
-    lines = [*report.decided, *what_was_redone(report.repaired, report.num_stale)]
+    lines = [*report.decided, *report.about_append, *what_was_redone(report.repaired, report.num_stale)]
     if command.retry_errors:
         lines.append(f"tried again: {report.num_retried} rows with an error, {report.num_recovered} have features now")
     if report.largest_piece is not None:
@@ -132,29 +136,32 @@ def packed_on_cpu(model: StellarModel) -> StellarModel:
     return model
 
 
-def completed(folder: Path, manifest: Manifest, now: str, retried: bool = False) -> list[str]:
+def completed(folder: Path, now: str, retried: bool = False) -> list[str]:
     """Returns the lines about a complete store: its first rows with an error, and a summary.
 
     Args:
         folder: Folder of the store.
-        manifest: Its manifest.
         now: What this run has done, in words.
         retried: Whether this run has tried rows with an error again.
 
     Raises:
         ValueError: if every row has an error.
     """
-    num_errors, rows = (manifest.counts or {})["error"], f"{manifest.num_rows} row{'s' * (manifest.num_rows != 1)}"
+    parts = open_parts(folder)
+    num_rows = parts[-1].manifest.rows.stop
+    num_errors = sum((part.manifest.counts or {})["error"] for part in parts)
+    rows = f"{num_rows} row{'s' * (num_rows != 1)}"
     if not num_errors:
         return [f"{folder}: {rows}, none with an error ({now})"]
-    index = StoreIndex(folder / INDEX, manifest)
-    named = [_named_error(record) for record in index.first_errors(MAX_NAMED_ERRORS)]
-    if num_errors == manifest.num_rows:
-        raise ValueError(f"none of the {manifest.num_rows} images could be read; the first error: {named[0]}")
+    failed = (record for part in parts for record in part.index.first_errors(MAX_NAMED_ERRORS))
+    named = [_named_error(record) for record in islice(failed, MAX_NAMED_ERRORS)]
+    if num_errors == num_rows:
+        raise ValueError(f"none of the {num_rows} images could be read; the first error: {named[0]}")
     if num_errors > len(named):
-        named.append(f"{num_errors - len(named)} more: the column error of {folder / INDEX} has them all")
+        column = f"the column error of {folder / INDEX}" + " and of the index of each segment" * (len(parts) > 1)
+        named.append(f"{num_errors - len(named)} more: {column} {'have' if len(parts) > 1 else 'has'} them all")
     summary = f"{folder}: {rows}, {num_errors} with an error ({now})"
-    passing = index.num_passing()
+    passing = sum(part.index.num_passing() for part in parts)
     if passing:
         summary += f"; {passing} of them not the images' fault: try these again with --retry-errors"
     elif not retried:
@@ -174,7 +181,7 @@ def _summary(folder: Path, report: ExtractionReport) -> list[str]:
         now += f"; {spell_damaged(report.damaged)}"
     if report.manifest.counts is None:
         return [f"{folder}: {report.errors} with an error so far ({now}); other processes still work on their shards"]
-    return completed(folder, report.manifest, now, retried=report.num_retried > 0)
+    return completed(folder, now, retried=report.num_retried > 0)
 
 
 def spell_damaged(damaged: Sequence[str]) -> str:

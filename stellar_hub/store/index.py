@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stellar_hub.features.rows import ImageRecord
+from stellar_hub.features.rows import ImageRecord, roots_of
 from stellar_hub.modeling.image_errors import NOT_THE_IMAGES_FAULT
 from stellar_hub.modeling.safe_paths import regular_file, utf8_name
 from stellar_hub.modeling.safe_text import one_line
@@ -80,14 +80,19 @@ def _column(values: Sequence[Any], type_: Any) -> Any:
     return pa.Array.from_buffers(type_, len(values), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
 
 
-def table_to_records(table: Any) -> list[ImageRecord]:
-    """Returns the records in a pyarrow table that has the columns of the index."""
+def table_to_records(table: Any, roots: tuple[str, ...] = ()) -> list[ImageRecord]:
+    """Returns the records in a pyarrow table that has the columns of the index.
+
+    Args:
+        table: The table.
+        roots: Folders that hold class folders, as `roots_of` writes them.
+    """
     records = []
     for line in table.rename_columns(index_schema().names).to_pylist():
         seen = line["original_height"] is not None
         size = (line["original_height"], line["original_width"]) if seen else None
         box = tuple(line[name] for name in _BOX) if seen else None
-        records.append(ImageRecord(line["row"], line["image"], size, box, line["error"]))
+        records.append(ImageRecord(line["row"], line["image"], size, box, line["error"], roots))
     return records
 
 
@@ -162,7 +167,8 @@ class StoreIndex:
         """
         rows = self.manifest.rows_of_shard(number)
         try:
-            records = table_to_records(self._file.read_row_group(number))
+            roots = roots_of(*self.manifest.source["names"])
+            records = table_to_records(self._file.read_row_group(number), roots)
             is_right = [record.row for record in records] == list(rows)
         except (OSError, ValueError, TypeError, LookupError, pyarrow().ArrowException) as error:
             raise ValueError(f"{self._damaged(rows)} ({one_line(error)})") from error

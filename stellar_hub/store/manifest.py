@@ -10,7 +10,7 @@ from typing import Any
 from stellar_hub.features.identity import DECODER, PILLOW, sha256_of_json, with_decoder
 from stellar_hub.features.names import in_table_order
 from stellar_hub.modeling.atomic_write import write_atomically
-from stellar_hub.modeling.safe_text import one_line
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.old_names import old_names
 from stellar_hub.store.manifest_fields import check_fields, read_json
 
@@ -18,10 +18,21 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 SHARDS = "shards"
+SEGMENTS = "segments"
 LOCK = ".lock"
 _OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin", "lost+found")
 
 _NOT_IDENTITY = ("counts", "source.names")  # the place of images says nothing about their content
+# What a segment need not have in common with the first rows of its store, beside its images: how it was worked on.
+_FREE_IN_SEGMENTS = (
+    "library",
+    "model.name",
+    "model.revision",
+    "features.batch_size",
+    "source",
+    "shard_rows",
+    "segment",
+)
 _NUM_IMAGES = "num_images"
 _NUM_IMAGES_ON_DISK = old_names("store_format_1")[_NUM_IMAGES]  # format 1 keeps the name it began with
 
@@ -41,9 +52,13 @@ def unknown_files(folder: Path) -> list[str]:
 
     Hidden files, and those that file managers and file systems leave in folders, are passed over.
     """
-    own = {MANIFEST, INDEX, SHARDS}
-    names = (name for name in os.listdir(folder) if name not in own)
-    return sorted(name for name in names if not name.startswith(".") and name.lower() not in _OF_SYSTEMS)
+    own = {MANIFEST, INDEX, SHARDS, SEGMENTS}
+    return sorted(name for name in os.listdir(folder) if name not in own and not is_passed_over(name))
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file in a store is hidden, or one that file managers and file systems leave in folders."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def remove_unfinished(path: Path) -> None:
@@ -102,6 +117,8 @@ class Manifest:
         shard_rows: Number of rows in a shard; the last shard may be shorter.
         counts: Number of rows by status, `ok` and `error`; None while the store is not complete.
         format: Version of the format on disk.
+        segment: Of rows that an append added: their `number`, `first_row`, and in `after` the identity of the
+            extraction before. None of the first rows of a store.
     """
 
     library: str
@@ -112,6 +129,7 @@ class Manifest:
     shard_rows: int
     counts: Mapping[str, int] | None = None
     format: int = FORMAT
+    segment: Mapping[str, Any] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -135,9 +153,15 @@ class Manifest:
             return str(self.preprocessing["id"])
         return sha256_of_json(with_decoder(self.preprocessing, PILLOW)["settings"])
 
+    @property
+    def rows(self) -> range:
+        """All rows; those of a segment go on where the rows before it end."""
+        first = 0 if self.segment is None else int(self.segment["first_row"])
+        return range(first, first + self.num_rows)
+
     def rows_of_shard(self, number: int) -> range:
         """Returns the rows of a shard."""
-        return range(number * self.shard_rows, min((number + 1) * self.shard_rows, self.num_rows))
+        return self.rows[number * self.shard_rows : (number + 1) * self.shard_rows]
 
     @property
     def plan(self) -> str:
@@ -187,16 +211,24 @@ class Manifest:
 
     def _on_disk(self) -> dict[str, Any]:
         values = asdict(self)
+        if self.segment is None:  # as in stores that earlier releases wrote
+            del values["segment"]
         return values | {"source": _renamed(values["source"], _NUM_IMAGES, _NUM_IMAGES_ON_DISK)}
 
 
-def differences(old: Manifest, new: Manifest) -> list[str]:
+def differences(old: Manifest, new: Manifest, but: Sequence[str] = ()) -> list[str]:
     """Returns one line for each differing value that decides the content of the shards.
 
-    For example "features.dtype: float16 in the store, float32 now".
+    For example "features.dtype: float16 in the store, float32 now". Values that are digests are told in words.
+
+    Args:
+        old: Manifest of a store.
+        new: Manifest of an extraction.
+        but: Names of values, or of objects of values such as "source", that may differ.
     """
     before, now = _flat(asdict(old)), _flat(asdict(new))
-    names = [name for name in dict.fromkeys([*before, *now]) if name not in _NOT_IDENTITY]
+    free = (*_NOT_IDENTITY, *but)
+    names = [name for name in dict.fromkeys([*before, *now]) if name not in free and name.split(".")[0] not in free]
     changed = [name for name in names if before.get(name) != now.get(name)]
     outputs = [list(in_table_order(manifest.features["shapes"])) for manifest in (old, new)]
     lines = []
@@ -207,8 +239,39 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
         lines.append(f"decoder: {old.decoder} in the store, {new.decoder} now")
         told = {f"preprocessing.settings.{DECODER}", *(("preprocessing.id",) if old.fit_id == new.fit_id else ())}
         changed = [name for name in changed if name not in told]
+    for told, line in (_other_images(old, new, changed), _other_model(old, new, changed)):
+        lines += [line] if line else []
+        changed = [name for name in changed if name not in told]
+    if any(name.startswith("preprocessing.settings.") for name in changed):
+        changed.remove("preprocessing.id")
     lines += [f"{name}: {before.get(name)} in the store, {now.get(name)} now" for name in changed]
     return [one_line(line) for line in lines]
+
+
+def differences_of_segment(base: Manifest, segment: Manifest) -> list[str]:
+    """Returns why rows cannot follow those of a store: another model, preprocessing, features, dtype or precision."""
+    return differences(base, segment, _FREE_IN_SEGMENTS)
+
+
+def _other_images(old: Manifest, new: Manifest, changed: Sequence[str]) -> tuple[set[str], str]:
+    """Returns the values that tell of other images, and a line about them; "" if the images are the same."""
+    told = {"source.fingerprint", f"source.{_NUM_IMAGES}"}
+    if not told.intersection(changed):
+        return set(), ""
+    names = [mask_secrets(", ".join(each.source["names"])) or "a source without a name" for each in (old, new)]
+    line = f"images: {old.num_rows:,} of {names[0]} in the store, {new.num_rows:,} of {names[1]} now"
+    return told, f"{line}; their names or sizes differ" if old.num_rows == new.num_rows else line
+
+
+def _other_model(old: Manifest, new: Manifest, changed: Sequence[str]) -> tuple[set[str], str]:
+    """Returns the values that tell of another model, and a line about them; "" if the weights are the same."""
+    if "model.weights_sha256" not in changed:
+        return set(), ""
+    names = [str(each.model["name"] or "a model without a name") for each in (old, new)]
+    told = {"model.name", "model.revision", "model.weights_sha256"}
+    if names[0] == names[1]:
+        return told, f"model: the weights of {names[0]} have changed since"
+    return told, f"model: {names[0]} in the store, {names[1]} now"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -95,6 +95,16 @@ def _is_shapes(value: Any) -> bool:
     return len(shapes) > 0 and all(shape == [] or _is_shape(shape) for shape in shapes)
 
 
+def _is_segment(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and set(value) == {"number", "first_row", "after"}
+        and _is_count(value["number"])
+        and _is_count(value["first_row"])
+        and _is_text(value["after"])
+    )
+
+
 def _is_grid(value: Any) -> bool:
     return _is_shape(value) and len(value) == 2
 
@@ -118,5 +128,6 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "source.num_images": _COUNT,
     "shard_rows": _COUNT,
     "counts": (_is_counts, "null, or the numbers of rows that are ok and that have an error"),
+    "segment": (_is_segment, "null, or the number, the first_row and the after of a segment"),
     "format": (lambda value: _is_count(value), "a whole number"),
 }

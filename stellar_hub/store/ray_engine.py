@@ -29,12 +29,12 @@ from stellar_hub.store.command import (
 from stellar_hub.store.decisions import of_the_store
 from stellar_hub.store.extract_shards import extract_shards
 from stellar_hub.store.files import pyarrow
+from stellar_hub.store.fill import complete
 from stellar_hub.store.lock import StoreLock
 from stellar_hub.store.manifest import Manifest, remove_all_unfinished
 from stellar_hub.store.plan import ExtractionOptions, encoder_of, make_plan
 from stellar_hub.store.progress import ExtractionProgress
 from stellar_hub.store.resume import Work, begin, plan_work, prepare_folder
-from stellar_hub.store.to_store import complete
 
 
 def extract_with_ray(
@@ -56,6 +56,10 @@ def extract_with_ray(
         RuntimeError: if an actor fails; the same command resumes the extraction.
         ValueError: if an option does not fit, or for the reasons of `extract_to_store`.
     """
+    if command.append:
+        raise ValueError(
+            "the engine ray does not append: leave out --engine ray, or launch several processes with accelerate launch"
+        )
     ray = require("ray.data", "ray", "the engine ray")
     pyarrow()
     check_at_least("actors", num_actors, 1)
@@ -85,7 +89,7 @@ def extract_with_ray(
         lines.append(f"tried again: {work.num_failed} rows with an error, {recovered} have features now")
     now = f"{progress.rows} now, {progress.rows_per_second:.3g} rows/s"
     now += f"; {spell_damaged(source.damaged)}" if source.damaged else ""
-    return [*lines, *completed(command.output, plan, now, retried=command.retry_errors)]
+    return [*lines, *completed(command.output, now, retried=command.retry_errors)]
 
 
 @contextmanager

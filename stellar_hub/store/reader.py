@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,19 @@ from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import did_you_mean
 from stellar_hub.progress import track
-from stellar_hub.store.files import header_of, open_shard, open_shard_of
-from stellar_hub.store.index import StoreIndex
-from stellar_hub.store.manifest import INDEX, Manifest, shard_path, spell_rows
+from stellar_hub.store.files import ShardHeader, check_shard, header_of, open_shard, open_shard_of
+from stellar_hub.store.manifest import spell_rows
+from stellar_hub.store.parts import StorePart, open_parts, remedy_of_damage
 from stellar_hub.store.resume import MANY_ROWS
 from stellar_hub.store.row_selection import Rows, runs_of, select_rows
 from stellar_hub.store.tensor_format import SCALE, from_stored
 
 ROW, LABEL = COLUMNS = ("row", "label")  # names of numbers that are known for each row, beside the features
 MAX_OPEN = 32  # shards; each is an open file
-_REMEDY = "run the same extract command with --repair to extract only the damaged rows again"
 
 
 class StoreReader:
-    """The part of `FeatureStore` that reads files.
+    """The part of `FeatureStore` that reads files: those that a store was begun with, and those of its segments.
 
     Args:
         path: Folder of the store.
@@ -42,28 +43,76 @@ class StoreReader:
     """
 
     def __init__(self, path: str | os.PathLike[str], check: bool = True):
+        self._open(path, check)
+
+    def _open(self, path: str | os.PathLike[str], check: bool, num_segments: int | None = None) -> None:
+        """Opens the first segments of a store; None opens all."""
         self.path = Path(path)
         self.check = check
         if not self.path.is_dir():
             raise FileNotFoundError(f"no such folder: {one_line(self.path)}; a feature store is a folder")
-        self.manifest = Manifest.read(self.path)
-        if self.manifest.counts is None:
-            raise ValueError(f"{path} is not complete: run the same extract command again to resume it")
-        try:
-            self._index = StoreIndex(self.path / INDEX, self.manifest)
-        except ValueError as error:
-            raise ValueError(f"{error}; {_REMEDY}") from error
+        self._store_parts = open_parts(self.path, num_segments)
+        self.manifest, *segments = (part.manifest for part in self._store_parts)
+        self.segments = tuple(segments)
+        self._first_rows = [part.manifest.rows.start for part in self._store_parts]
+        self._first_shards = list(accumulate((part.manifest.num_shards for part in self._store_parts), initial=0))
         self._shards: OrderedDict[int, Any] = OrderedDict()
-        self._records: tuple[int, list[ImageRecord]] = (-1, [])
+        self._records: tuple[range, list[ImageRecord]] = (range(0), [])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "check": self.check}
+        return {"path": self.path, "check": self.check, "num_segments": len(self.segments)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"], state["check"])  # type: ignore[misc]
+        self._open(**state)  # what an append has added since stays outside
 
     def __len__(self) -> int:
-        return self.manifest.num_rows
+        return self._store_parts[-1].manifest.rows.stop
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows by status, "ok" and "error", over all segments."""
+        counts = [part.manifest.counts or {} for part in self._store_parts]
+        return {status: sum(each[status] for each in counts) for status in ("ok", "error")}
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards, over all segments."""
+        return self._first_shards[-1]
+
+    @property
+    def _remedy(self) -> str:
+        return remedy_of_damage(bool(self.segments))
+
+    def rows_of_shard(self, number: int) -> range:
+        """Returns the rows of a shard; shards are numbered over all segments.
+
+        Raises:
+            IndexError: if the shard does not exist.
+        """
+        part, place = self._place_of_shard(number)
+        return part.manifest.rows_of_shard(place)
+
+    def shard_path(self, number: int) -> Path:
+        """Returns the file of a shard; shards are numbered over all segments.
+
+        Raises:
+            IndexError: if the shard does not exist.
+        """
+        part, place = self._place_of_shard(number)
+        return part.shard_path(place)
+
+    def _place_of_shard(self, number: int) -> tuple[StorePart, int]:
+        """Returns the part that a shard belongs to, and the number of the shard in this part."""
+        if not 0 <= number < self.num_shards:
+            raise IndexError(f"shard {number} of {self.num_shards}")
+        place = bisect_right(self._first_shards, number) - 1
+        return self._store_parts[place], number - self._first_shards[place]
+
+    def _shard_of_row(self, row: int) -> int:
+        place = bisect_right(self._first_rows, row) - 1
+        return (
+            self._first_shards[place] + (row - self._first_rows[place]) // self._store_parts[place].manifest.shard_rows
+        )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -78,12 +127,31 @@ class StoreReader:
             ValueError: if a shard is missing or damaged; the message names its rows.
         """
         digest = hashlib.sha256()
-        for number in range(self.manifest.num_shards):
-            rows = self.manifest.rows_of_shard(number)
-            file = open_shard(shard_path(self.path, number), rows, self.manifest.plan)
-            self._check_tie(file, number)
-            digest.update(header_of(file).sha256.encode())
+        for number in range(self.num_shards):
+            digest.update(self._header(number).sha256.encode())
         return digest.hexdigest()
+
+    def _header(self, number: int) -> ShardHeader:
+        """Returns the header of a shard whose content nobody has compared.
+
+        Raises:
+            ValueError: if the shard is missing, damaged, or not that of the index; the message names its rows.
+        """
+        part, place = self._place_of_shard(number)
+        file = open_shard(part.shard_path(place), part.manifest.rows_of_shard(place), part.plan)
+        self._check_tie(file, number)
+        return header_of(file)
+
+    def _check_shard(self, number: int) -> None:
+        """Reads a shard and its rows of the index, and compares both with what was written.
+
+        Raises:
+            ValueError: if they differ; the message names the rows.
+        """
+        part, place = self._place_of_shard(number)
+        check_shard(part.shard_path(place), part.manifest.rows_of_shard(place), part.plan)
+        self._header(number)
+        part.index.records(place)
 
     def shape(self, output: str) -> tuple[int, ...]:
         """Returns the shape of a feature for one row.
@@ -165,13 +233,14 @@ class StoreReader:
         """
         found = []
         for row in self._select(rows):
-            number, place = divmod(row, self.manifest.shard_rows)
-            if self._records[0] != number:
+            if row not in self._records[0]:
+                number = self._shard_of_row(row)
+                part, place = self._place_of_shard(number)
                 try:
-                    self._records = (number, self._index.records(number))
+                    self._records = (self.rows_of_shard(number), part.index.records(place))
                 except ValueError as error:
-                    raise ValueError(f"{error}; {_REMEDY}") from error
-            found.append(self._records[1][place])
+                    raise ValueError(f"{error}; {self._remedy}") from error
+            found.append(self._records[1][row - self._records[0].start])
         return found
 
     @property
@@ -182,16 +251,16 @@ class StoreReader:
     @cached_property
     def _ok(self) -> Tensor:
         try:
-            return self._index.ok()
+            return torch.cat([part.index.ok() for part in self._store_parts])
         except ValueError as error:
-            raise ValueError(f"{error}; {_REMEDY}") from error
+            raise ValueError(f"{error}; {self._remedy}") from error
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """For each row the name of the folder that its image lies in: the class of images in class folders."""
-        numbers = range(self.manifest.num_shards)
+        """For each row the class of its image: the first folder below the source's, see `ImageRecord.label`."""
+        numbers = range(self.num_shards)
         shown = track(numbers, "reading labels", unit="shard", enabled=len(self) >= MANY_ROWS)
-        parts = (self.records(self.manifest.rows_of_shard(number)) for number in shown)
+        parts = (self.records(self.rows_of_shard(number)) for number in shown)
         return tuple(record.label for records in parts for record in records)
 
     @cached_property
@@ -211,10 +280,11 @@ class StoreReader:
         """Yields the shard, the first and the last place of each part of a range of rows."""
         row = rows.start
         while row < rows.stop:
-            number, first = divmod(row, self.manifest.shard_rows)
-            last = min(first + rows.stop - row, self.manifest.shard_rows)
-            yield number, first, last
-            row += last - first
+            number = self._shard_of_row(row)
+            shard = self.rows_of_shard(number)
+            last = min(rows.stop, shard.stop)
+            yield number, row - shard.start, last - shard.start
+            row = last
 
     def _read_part(self, output: str, number: int, first: int, last: int, scaled: bool = True) -> Tensor:
         shard = self.open_shard(number)
@@ -232,10 +302,11 @@ class StoreReader:
             self._shards.move_to_end(number)
             return self._shards[number]
         try:
-            opened = open_shard_of(self.manifest, self.path, number, self.check)
+            part, place = self._place_of_shard(number)
+            opened = open_shard_of(part.manifest, part.folder, place, self.check)
             self._check_tie(opened, number)
         except ValueError as error:
-            raise ValueError(f"{error}; {_REMEDY}") from error
+            raise ValueError(f"{error}; {self._remedy}") from error
         self._shards[number] = opened
         if len(self._shards) > MAX_OPEN:
             self._shards.popitem(last=False)
@@ -243,7 +314,8 @@ class StoreReader:
 
     def _check_tie(self, file: Any, number: int) -> None:
         """Raises ValueError unless an open shard is the one that the index was made from."""
-        contents = self._index.contents
-        if contents is not None and header_of(file).sha256 != contents[number]:
-            rows = spell_rows(self.manifest.rows_of_shard(number))
-            raise ValueError(f"{rows} cannot be trusted: {shard_path(self.path, number)} is not the shard of the index")
+        part, place = self._place_of_shard(number)
+        contents = part.index.contents
+        if contents is not None and header_of(file).sha256 != contents[place]:
+            rows = spell_rows(part.manifest.rows_of_shard(place))
+            raise ValueError(f"{rows} cannot be trusted: {part.shard_path(place)} is not the shard of the index")

@@ -11,6 +11,7 @@ from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.progress import track
 from stellar_hub.store.files import check_shard, header_of, open_shard, read_records
 from stellar_hub.store.manifest import SHARDS, Manifest, differences, shard_path, unknown_files
+from stellar_hub.store.parts import find_segments
 from stellar_hub.store.plan import batches_of
 
 MANY_ROWS = 10_000  # from so many on, progress is shown
@@ -88,24 +89,56 @@ def begin(folder: Path, plan: Manifest, repair: bool) -> Manifest:
     try:
         found = Manifest.read(folder)
     except FileNotFoundError:
+        _check_next_segment(folder, plan)
         plan.write(folder)
         return plan
     except ValueError as error:
         if not repair:
             raise ValueError(f"{error}; run the same command with --repair to write it again") from error
+        _check_next_segment(folder, plan)
         plan.write(folder)
         return plan
     lines = differences(found, plan)
     if lines:
+        only_images = not differences(found, plan, ("source",))
         raise FileExistsError(
-            f"{folder} holds a store of another extraction: {'; '.join(lines)}. A store keeps the values that it was "
-            "begun with: use them, or name another folder for the new store (--output)"
+            f"{folder} holds a store of another extraction: {'; '.join(lines)}. {_next_step(found, only_images)}"
         )
     return found
 
 
+def _next_step(found: Manifest, only_images: bool) -> str:
+    """Returns what to do about a store of another extraction, in a sentence."""
+    if only_images and found.counts is not None:
+        return "Add --append (append=True) to add new images as new rows, or name another folder (--output)"
+    if only_images:
+        return (
+            "The store is not complete, and only the images that it was begun with complete it; then --append adds "
+            "others. Or name another folder (--output)"
+        )
+    return (
+        "A store keeps the values that it was begun with: use them, or name another folder for the new store (--output)"
+    )
+
+
+def _check_next_segment(folder: Path, plan: Manifest) -> None:
+    """Raises ValueError if a manifest would be written again that the segments of the store do not follow."""
+    segments = find_segments(folder)
+    if segments and dict(Manifest.read(segments[0]).segment or {}).get("after") != plan.plan:
+        raise ValueError(
+            f"the manifest of {folder} is lost, and its segments follow other images or options than those of this "
+            "command: name just the images that the store was begun with, or restore the manifest"
+        )
+
+
 def plan_work(
-    folder: Path, plan: Manifest, source: ImageSource, shards: Sequence[int], repair: bool, retry_errors: bool
+    folder: Path,
+    plan: Manifest,
+    source: ImageSource,
+    shards: Sequence[int],
+    repair: bool,
+    retry_errors: bool,
+    kept: Sequence[int] = (),
 ) -> Work:
     """Returns what is to be done for some shards; shards that are damaged or stale are removed.
 
@@ -116,6 +149,7 @@ def plan_work(
         shards: Numbers of the shards that belong to this process.
         repair: Whether to read everything that is there, and to extract damaged shards again.
         retry_errors: Whether to extract rows with an error again.
+        kept: Shards that stay though their images have changed.
 
     Raises:
         ValueError: if a shard is damaged and `repair` is not set.
@@ -123,10 +157,12 @@ def plan_work(
     looked_at = track(shards, "looking for images that changed", unit="shard", enabled=plan.num_rows >= MANY_ROWS)
     stamps = {number: stamps_sha256(source, plan.rows_of_shard(number)) for number in looked_at}
     repaired = remove_damaged(folder, plan, shards) if repair else []
-    num_stale = remove_stale(folder, plan, stamps)
+    num_stale = remove_stale(folder, plan, {number: now for number, now in stamps.items() if number not in kept})
     missing = missing_shards(folder, plan, shards)
-    kept = sorted(set(shards) - set(missing))
-    retried, num_failed = failed_batches(folder, plan, kept) if retry_errors else ({}, 0)
+    there = sorted(set(shards) - set(missing))
+    for number in set(kept).intersection(there):  # so that the change can be noticed later too
+        stamps[number] = header_of(open_shard(shard_path(folder, number), plan.rows_of_shard(number))).stamps
+    retried, num_failed = failed_batches(folder, plan, there) if retry_errors else ({}, 0)
     return Work(missing, retried, num_failed, stamps, repaired, num_stale)
 
 

@@ -1,73 +1,28 @@
-"""An extraction into a store: begin or resume it, extract the shards of this process, and complete the store."""
+"""An extraction into a store: a new one, one that goes on, or an append of the images that are new."""
 
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from logging import getLogger
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from stellar_hub.data.sources import StoredSource, open_sources
-from stellar_hub.data.views.augmented_view import AugmentedView
 from stellar_hub.features.backbones.backbone import Backbone
 from stellar_hub.features.backbones.stellar import as_backbone
 from stellar_hub.features.preparation import check_at_least
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarImageProcessor, StellarModel
+from stellar_hub.store.append import Known, Pending, begin_segment, can_append, check_fits, publish
 from stellar_hub.store.decisions import decide
-from stellar_hub.store.extract_shards import extract_shards
-from stellar_hub.store.files import header_of, open_shard, pyarrow, read_records
-from stellar_hub.store.index import StoreIndex, write_index
+from stellar_hub.store.files import pyarrow
+from stellar_hub.store.fill import ExtractionReport, Filling, fill_store
+from stellar_hub.store.images_of_rows import ImagesOfRows
 from stellar_hub.store.lock import StoreLock
-from stellar_hub.store.manifest import INDEX, Manifest, remove_all_unfinished, shard_path
-from stellar_hub.store.plan import (
-    ExtractionOptions,
-    check_source,
-    encoder_of,
-    make_plan,
-    owned_shards,
-)
-from stellar_hub.store.progress import ExtractionProgress
-from stellar_hub.store.resume import begin, check_apart, plan_work, prepare_folder
-
-_logger = getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExtractionReport:
-    """The result of one run of an extraction.
-
-    Attributes:
-        manifest: Manifest of the store; it has counts if the store is complete, that is once all processes are done.
-        rows: Number of rows that this process extracted in this run.
-        errors: Number of these rows that have an error.
-        rows_per_second: Rows per second of this process.
-        waiting_share: Share of the time that the model waited for images, in [0, 1].
-        largest_piece: Largest number of images that went through the model at once because memory did not suffice for
-            a batch, else None. The last bits of features may then differ from those of an undisturbed run.
-        repaired: One line for each damaged shard that was extracted again.
-        num_stale: Number of shards that were extracted again because their images have changed.
-        num_retried: Number of rows with an error that were tried again.
-        num_recovered: Number of these rows that have features now.
-        notes: What the source has passed over, in one line each.
-        damaged: Parts of the source that could not be read to their end, in one line each.
-        decided: What was measured to decide where options said "auto", in one line each.
-    """
-
-    manifest: Manifest
-    rows: int
-    errors: int
-    rows_per_second: float
-    waiting_share: float
-    largest_piece: int | None = None
-    repaired: Sequence[str] = ()
-    num_stale: int = 0
-    num_retried: int = 0
-    num_recovered: int = 0
-    notes: Sequence[str] = ()
-    damaged: Sequence[str] = ()
-    decided: Sequence[str] = ()
+from stellar_hub.store.manifest import Manifest, remove_all_unfinished, spell_rows
+from stellar_hub.store.parts import find_segments, pending_path, segment_path
+from stellar_hub.store.plan import ExtractionOptions, check_source, make_plan
+from stellar_hub.store.resume import check_apart, prepare_folder
 
 
 def extract_to_store(
@@ -81,6 +36,7 @@ def extract_to_store(
     num_workers: int | None = None,
     repair: bool = False,
     retry_errors: bool = False,
+    append: bool = False,
     processes: Processes | None = None,
     show_progress: bool = True,
 ) -> ExtractionReport:
@@ -104,6 +60,10 @@ def extract_to_store(
         repair: Whether to read everything that is there, and to extract damaged shards again.
         retry_errors: Whether to try rows with an error again, for example after a network disk was away. A row that
             has features keeps them.
+        append: Whether to add images that a complete store does not have as new rows, in a segment of their own. All
+            rows that are there stay as they are, also those whose images have changed or are gone; with `repair`, rows
+            whose images have changed are extracted again. Images are known by their names in the index. A folder
+            without a store gets a new one.
         processes: This process among those that share the work; None reads it from the environment.
         show_progress: Whether to show progress on stderr; only the first process does.
 
@@ -129,18 +89,120 @@ def extract_to_store(
         num_workers=num_workers,
         num_processes=processes.num_processes,
     )
-    report = fill_store(
-        make_plan(backbone, source, options, source_names),
-        Path(folder),
-        backbone,
-        source,
-        num_workers=num_workers,
-        repair=repair,
-        retry_errors=retry_errors,
-        processes=processes,
-        show_progress=show_progress,
-    )
+    if append and can_append(Path(folder)):
+        like = make_plan(backbone, ImagesOfRows(source, []), options, source_names)
+        check_at_least("num_workers", num_workers or 0, 0)
+        store = prepare_folder(Path(folder))
+        with StoreLock(store, processes.rank, processes.num_processes) as lock:
+            filling = Filling(backbone, lock, processes, num_workers, repair, retry_errors, show_progress)
+            report = _append(store, source, like, filling)
+    else:
+        report = fill_store(
+            make_plan(backbone, source, options, source_names),
+            Path(folder),
+            backbone,
+            source,
+            num_workers=num_workers,
+            repair=repair,
+            retry_errors=retry_errors,
+            processes=processes,
+            show_progress=show_progress,
+        )
+        if (repair or retry_errors) and find_segments(Path(folder)):
+            line = f"only {spell_rows(report.manifest.rows)} were looked at: --append looks at the segments too"
+            report = dataclasses.replace(report, about_append=[line])
     return dataclasses.replace(report, decided=tuple(decided))
+
+
+def _append(store: Path, source: StoredSource, like: Manifest, filling: Filling) -> ExtractionReport:
+    """Adds the images of a source that a store does not have, and repairs what is there if that is asked for.
+
+    Args:
+        store: Folder of the store, which this run has locked.
+        source: The images.
+        like: Plan whose model, preprocessing, features and options new rows have.
+        filling: The work of this run.
+    """
+    alone = filling.processes.num_processes == 1
+    reports: list[ExtractionReport] = []
+    lines: list[str] = []
+    num_appended = 0
+    for turn in count():
+        with filling.lock.merging():
+            known = Known.look(store, source)
+            check_fits(store, known.parts[0][1], like)
+            if alone:
+                for place in (*(folder for folder, _ in known.parts), pending_path(store)):
+                    remove_all_unfinished(place)
+            pending, about = begin_segment(store, known, source, like)
+        if turn == 0:
+            reports += _look_after(known, filling)
+            if filling.processes.is_main:
+                lines += [*known.about_gone(), *([] if filling.repair else known.about_changed())]
+        lines += about
+        if pending is None:
+            break
+        reports.append(_fill_segment(store, pending, filling))
+        filled = reports[-1].manifest
+        if filled.counts is None:
+            break
+        num_appended += filled.num_rows
+        lines.append(f"new: {spell_rows(filled.rows)}, in {segment_path(store, len(known.parts))}")
+        if not (pending.resumed and alone):  # what has come since it was begun is new too
+            break
+    if pending is None and not num_appended:
+        lines.append(f"nothing new: the store has all {len(source)} images of the source")
+    return _together(reports, known.parts[0][1], source, lines, num_appended)
+
+
+def _look_after(known: Known, filling: Filling) -> list[ExtractionReport]:
+    """Extracts again what is damaged, has failed or was left undone of the rows that are there, as is asked for."""
+    reports = []
+    for (folder, manifest), images in zip(known.parts, known.images, strict=True):
+        if filling.repair or filling.retry_errors or manifest.counts is None:
+            shards = range(manifest.num_shards)
+            kept = [each for each in shards if not filling.repair or images.lacks(manifest.rows_of_shard(each))]
+            reports.append(filling.fill(manifest, folder, images, kept=kept))
+    return reports
+
+
+def _fill_segment(store: Path, pending: Pending, filling: Filling) -> ExtractionReport:
+    """Extracts the rows of a segment, and gives it its name if it is complete."""
+    report = filling.fill(pending.plan, pending.folder, pending.images)
+    with filling.lock.merging():
+        manifest = publish(store, int((pending.plan.segment or {})["number"]))
+    return dataclasses.replace(report, manifest=manifest)
+
+
+def _together(
+    reports: Sequence[ExtractionReport],
+    base: Manifest,
+    source: StoredSource,
+    lines: Sequence[str],
+    num_appended: int,
+) -> ExtractionReport:
+    """Returns one report of all the work of an append."""
+    rows = sum(each.rows for each in reports)
+    seconds = [each.rows / each.rows_per_second if each.rows else 0.0 for each in reports]
+    waited = sum(each.waiting_share * time for each, time in zip(reports, seconds, strict=True))
+    pieces = [each.largest_piece for each in reports if each.largest_piece is not None]
+    unfinished = [each.manifest for each in reports if each.manifest.counts is None]
+    return ExtractionReport(
+        manifest=[base, *(each.manifest for each in reports), *unfinished][-1],
+        rows=rows,
+        errors=sum(each.errors for each in reports),
+        rows_per_second=rows / max(sum(seconds), 1e-9),
+        waiting_share=waited / max(sum(seconds), 1e-9),
+        largest_piece=min(pieces, default=None),
+        repaired=[line for each in reports for line in each.repaired],
+        num_stale=sum(each.num_stale for each in reports),
+        num_retried=sum(each.num_retried for each in reports),
+        num_recovered=sum(each.num_recovered for each in reports),
+        notes=tuple(getattr(source, "notes", ())),
+        damaged=tuple(getattr(source, "damaged", ())),
+        num_appended=num_appended,
+        about_append=lines,
+    )
 
 
 def _opened(source: Any, names: Sequence[str]) -> tuple[StoredSource, Sequence[str]]:
@@ -149,98 +211,3 @@ def _opened(source: Any, names: Sequence[str]) -> tuple[StoredSource, Sequence[s
     if not (isinstance(given, list | tuple) and given and all(isinstance(each, str | os.PathLike) for each in given)):
         return source, names
     return open_sources(given), names or [os.fspath(each) for each in given]
-
-
-def fill_store(
-    plan: Manifest,
-    folder: Path,
-    backbone: Backbone,
-    source: StoredSource,
-    *,
-    num_workers: int | None,
-    repair: bool,
-    processes: Processes,
-    show_progress: bool,
-    retry_errors: bool = False,
-    view: AugmentedView | None = None,
-    stop_at_error: bool = False,
-) -> ExtractionReport:
-    """Extracts what a plan still lacks; `extract_to_store` and the cache of evaluation do it this way.
-
-    Args:
-        plan: Manifest of the store, as `make_plan` gives it.
-        folder: Folder of the store; it is created if it does not exist.
-        backbone: Backbone of the plan.
-        source: Source of the plan.
-        num_workers: Number of worker processes that read images; None takes the number of cores, at most 8.
-        repair: Whether to read everything that is there, and to extract damaged shards again.
-        processes: This process among those that share the work.
-        show_progress: Whether the first process shows progress on stderr.
-        retry_errors: Whether to try rows with an error again.
-        view: Augmented view that replaces each whole image.
-        stop_at_error: Whether an image that cannot be read ends the work.
-
-    Raises:
-        BlockingIOError: if another run uses the store.
-        FileExistsError: if the folder is something else, or holds a store of another extraction.
-        OSError: if a file cannot be written; the same call resumes the extraction.
-        ValueError: if the store is damaged and `repair` is not set, or an image ends the work.
-    """
-    check_at_least("num_workers", num_workers or 0, 0)
-    rank, num_processes = processes.rank, processes.num_processes
-    store = prepare_folder(folder)
-    with StoreLock(store, rank, num_processes) as lock:
-        if num_processes == 1:
-            remove_all_unfinished(store)
-        plan = begin(store, plan, repair)
-        owned = owned_shards(plan, rank, num_processes)
-        work = plan_work(store, plan, source, owned, repair, retry_errors)
-        if (work.shards or work.retried) and plan.counts is not None:
-            plan = dataclasses.replace(plan, counts=None)  # until it is complete again
-            plan.write(store)
-        total, todo = sum(len(plan.rows_of_shard(number)) for number in owned), work.num_rows(plan)
-        encoder = encoder_of(plan, backbone)
-        with ExtractionProgress(total, total - todo, show_progress and rank == 0) as progress:
-            recovered = extract_shards(plan, store, work, source, encoder, num_workers, progress, view, stop_at_error)
-        with lock.merging():
-            plan = complete(store, plan)
-    if encoder.largest_piece is not None:
-        _logger.warning("memory did not suffice: the batch size is now %d", encoder.largest_piece)
-    return ExtractionReport(
-        manifest=plan,
-        rows=progress.rows,
-        errors=progress.errors,
-        rows_per_second=progress.rows_per_second,
-        waiting_share=progress.waiting_share,
-        largest_piece=encoder.largest_piece,
-        repaired=work.repaired,
-        num_stale=work.num_stale,
-        num_retried=work.num_failed,
-        num_recovered=recovered,
-        notes=tuple(getattr(source, "notes", ())),
-        damaged=tuple(getattr(source, "damaged", ())),
-    )
-
-
-def complete(folder: Path, plan: Manifest) -> Manifest:
-    """Writes the index and the counts if all shards exist; a second call changes nothing.
-
-    Returns:
-        The manifest of the store; it has no counts while other processes still work on their shards.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
-    numbers = range(plan.num_shards)
-    if not all(shard_path(folder, number).exists() for number in numbers):
-        return plan
-
-    def opened(number: int) -> Any:
-        return open_shard(shard_path(folder, number), plan.rows_of_shard(number), plan.plan)
-
-    contents = [header_of(opened(number)).sha256 for number in numbers]
-    records = (read_records(opened(number)) for number in numbers)
-    completed = plan.with_counts(*write_index(folder / INDEX, records, contents))
-    StoreIndex(folder / INDEX, completed)
-    completed.write(folder)
-    return completed

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 CODEBOOK = f"{DECODER_TARGET}.codebook.weight"
 TIMM_PREFIX = "timm:"
 TOKENIZER_PART = "stellar.tokenizer"
+MAX_NAMED = 3  # tensors in an error
 
 
 def initialize(recipe: ModelRecipe) -> StellarForPreTraining:
@@ -136,7 +137,32 @@ def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source:
         if describe_shape(name, found) != describe_shape(name, wanted)
     ]
     if problems:
-        raise ValueError("the checkpoint does not fit model.config:\n  " + "\n  ".join(problems))
+        more = f", and {len(problems) - MAX_NAMED} more tensors" if len(problems) > MAX_NAMED else ""
+        raise ValueError(
+            f"the weights of {source} do not fit model.config: {'; '.join(problems[:MAX_NAMED])}{more}. Leave such "
+            "values of model.config out, or begin with --init random"
+        )
+
+
+def check_architecture(recipe: ModelRecipe, config: StellarConfig) -> None:
+    """Checks that the weights of a checkpoint can have the shapes that the recipe asks for; nothing is read.
+
+    Args:
+        recipe: The recipe.
+        config: Configuration of the checkpoint `init`.
+
+    Raises:
+        ValueError: if a tensor outside of the heads would have another shape; it names the first ones.
+    """
+    before = config.to_dict()
+    if all(before.get(name) == value for name, value in recipe.config.items()):
+        return
+    changed = StellarConfig.from_dict({**before, **recipe.config})
+    new = tuple(f"{part}." for part in (*OPTIONAL_PARTS, TOKENIZER_PART))
+    with torch.device("meta"):
+        found, wanted = (StellarForPreTraining(each).state_dict() for each in (config, changed))
+    found, wanted = ({name: of[name] for name in of if not name.startswith(new)} for of in (found, wanted))
+    check_fit(found, wanted, str(recipe.init))
 
 
 def part_name(name: str) -> str:

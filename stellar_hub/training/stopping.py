@@ -3,7 +3,11 @@
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -14,38 +18,127 @@ from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.step import StepResult
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Launchers and `timeout` pass a signal on to processes that received it, too: so soon it is the same request.
+ECHO = 0.5  # seconds
+PATIENCE = 1.0  # seconds that Python has to end the run by itself at the second signal
+
+
+class SignalCount:
+    """Tells the first request to stop from the second one.
+
+    Args:
+        clock: Function that returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._first: float | None = None
+
+    def add(self) -> int:
+        """Returns 1 for the first signal, 2 for one that comes later, and 0 for an echo of the first one."""
+        now = self._clock()
+        if self._first is None:
+            self._first = now
+            return 1
+        return 2 if now - self._first >= ECHO else 0
 
 
 class StopRequest:
-    """A request to stop, which the first SIGTERM or Ctrl-C makes. A second Ctrl-C interrupts at once.
+    """A request to stop, which the first SIGTERM or Ctrl-C makes. A second one ends the process at once.
+
+    Python calls handlers between two of its own instructions, but one call of torch may take a minute. A thread
+    therefore hears signals as they come: it says what the first one does, and ends the process at the second one unless
+    Python does so within a second. Interactive sessions have no such thread, as their process must not end.
+
+    Args:
+        say: Function that shows a line.
+        clock: Function that returns the time in seconds.
+        end: Function that ends the process with an exit code.
 
     Attributes:
         signal_number: Number of the signal that was received, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        say: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.monotonic,
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
         self.signal_number: int | None = None
+        self._say, self._end = say, end
+        self._received, self._heard = SignalCount(clock), SignalCount(clock)
+        self._is_ending = threading.Event()
         self._before: dict[int, Any] = {}
+        self._sockets: tuple[socket.socket, socket.socket] | None = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
             try:
                 self._before[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread: the code that started the thread handles signals
-                break
+                return self
+        if not hasattr(sys, "ps1"):
+            self._start_listening()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._sockets is not None:
+            signal.set_wakeup_fd(-1)
+            self._sockets[1].close()
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
         for number, handler in self._before.items():
             if handler is not None:  # None: code outside Python set the handler, and Python cannot set it again
                 signal.signal(number, handler)
 
+    def _start_listening(self) -> None:
+        """Starts the thread, unless other code listens to signals in this way."""
+        ear, mouth = socket.socketpair()
+        mouth.setblocking(False)
+        before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        if before != -1:
+            signal.set_wakeup_fd(before)
+            ear.close()
+            mouth.close()
+            return
+        self._sockets = ear, mouth
+        self._thread = threading.Thread(target=self._listen, args=(ear,), daemon=True)
+        self._thread.start()
+
+    def _listen(self, ear: socket.socket) -> None:
+        """Hears the numbers of signals, until the other end is closed."""
+        with ear:
+            while number := ear.recv(1):
+                if number[0] in SIGNALS:
+                    self._hear(number[0])
+
+    def _hear(self, number: int) -> None:
+        """Says what the first signal does; a second one ends the process if Python does not."""
+        count = self._heard.add()
+        if count == 1:
+            self._explain(number)
+        elif count == 2 and not self._is_ending.wait(PATIENCE):
+            self._end(128 + number)
+
+    def _explain(self, number: int) -> None:
+        self._say(
+            f"{signal.Signals(number).name}: the run finishes its step, saves a checkpoint and stops; a second signal "
+            "ends it at once, without a checkpoint"
+        )
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal_number = number
+        count = self._received.add()
+        if count == 1:
+            self.signal_number = number
+            if self._thread is None:
+                self._explain(number)
+        elif count == 2:
+            self._is_ending.set()
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def leave_signals_to_parent(worker_id: int) -> None:
@@ -54,6 +147,7 @@ def leave_signals_to_parent(worker_id: int) -> None:
     SIGTERM from the parent itself ends the worker, so that the parent can end one that hangs. This works on systems
     that tell who sent a signal, and for workers that were forked: threads of a spawned one may take the signal first.
     """
+    signal.set_wakeup_fd(-1)  # else a forked worker would tell the parent of its own signals
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None or not hasattr(signal, "sigwaitinfo"):

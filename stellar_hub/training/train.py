@@ -63,7 +63,8 @@ def train(
         ValueError: if recipe, data, model and number of processes do not fit each other, or a checkpoint is of another
             run.
         OSError: if something cannot be read or written; earlier checkpoints stay complete.
-        Stopped: if SIGTERM or Ctrl-C stopped the run, after a checkpoint was saved.
+        Stopped: if SIGTERM or Ctrl-C stopped the run, after a checkpoint was saved. A second signal ends the process at
+            once, without a checkpoint.
         NonFiniteLossError: if a loss is NaN or infinite.
     """
     checkpoints = Checkpoints(Path(output) / CHECKPOINTS_FOLDER, recipe.run.keep_checkpoints)
@@ -115,7 +116,7 @@ def run_steps(run: Run) -> None:
     """
     batch_size = run.recipe.optimization.batch_size * run.recipe.optimization.gradient_accumulation_steps
     progress = RunProgress(run.num_steps, run.start_step, batch_size, run.is_main, run.recipe.run.log_every)
-    with progress, StopRequest() as request:
+    with progress, StopRequest(progress.note) as request:
         for note in run.notes:
             progress.note(note)
         previous: StepResult | None = None

@@ -13,6 +13,7 @@ from stellar_hub.visualization.canvas import (
     size_in_box,
     size_in_square,
 )
+from stellar_hub.visualization.duplicate_sheet import SheetGroup, SheetImage, draw_duplicates
 from stellar_hub.visualization.edit_page import EditedImage, EditFacts, draw_edit
 from stellar_hub.visualization.figures import Curve, draw_confusion, draw_curves, draw_spectra
 from stellar_hub.visualization.page import PageFacts, draw_page
@@ -28,10 +29,13 @@ __all__ = [
     "PageFacts",
     "Region",
     "SegmentExample",
+    "SheetGroup",
+    "SheetImage",
     "choose_spread",
     "draw_assignment",
     "draw_confusion",
     "draw_curves",
+    "draw_duplicates",
     "draw_edit",
     "draw_page",
     "draw_regions",

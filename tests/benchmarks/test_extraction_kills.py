@@ -20,3 +20,14 @@ def test_killed_extraction__ends_with_the_same_bytes(decoder: str, tmp_path: Pat
     counts = json.loads(report.read_text())
     assert (counts["rows"], counts["shards"], counts["errors"], counts["kills"]) == (200, 20, 2, 3)
     assert (counts["different_files"], counts["wrong_statuses"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_killed_append__ends_with_the_same_bytes(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    options = ["--append", "--images", "200", "--kills", "4", "--processes", "2", "--json", str(report)]
+    result = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = json.loads(report.read_text())
+    assert (counts["rows"], counts["shards"], counts["errors"], counts["kills"]) == (200, 20, 2, 4)
+    assert (counts["different_files"], counts["wrong_statuses"], counts["unreadable"]) == (0, 0, 0)

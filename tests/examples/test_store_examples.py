@@ -85,10 +85,3 @@ def test_linear_probe__tells_the_classes(run: Run, store: Path, capsys: pytest.C
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 classes, trained on 12 rows"
     assert lines[1] == "accuracy on 5 other rows: 1.000"
-
-
-def test_duplicates__are_the_copies(run: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("find_duplicates", store, "--threshold", 0.999999)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "1 pair among 17 images"
-    assert lines[0].endswith("blue/copy.png")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel
 
-from stellar_hub.modeling import StellarModel
+from stellar_hub.modeling import StellarConfig, StellarImageProcessor, StellarModel
 from stellar_hub.modeling.loading import TRANSFORMERS_LOGGER, without_load_report
 
 Altered = Callable[..., Path]
@@ -168,8 +168,15 @@ class TestKeywords:
 
     def test_folder_of_a_run__says_where_its_model_is(self, tmp_path: Path, pixel_folder: Path) -> None:
         shutil.copytree(pixel_folder, tmp_path / "run" / "model")
-        with pytest.raises(OSError, match=r"folder of a training run: load .*run.model$"):
-            StellarModel.from_pretrained(tmp_path / "run")
+        for kind in (StellarModel, StellarConfig, StellarImageProcessor):
+            with pytest.raises(OSError, match=r"folder of a training run: load .*run.model$"):
+                kind.from_pretrained(tmp_path / "run")
+            kind.from_pretrained(tmp_path / "run", subfolder="model")
+
+    def test_folder_of_a_run_without_a_model__says_how_to_make_one(self, tmp_path: Path) -> None:
+        (tmp_path / "recipe.yaml").touch()
+        with pytest.raises(OSError, match=r"has no model yet: .*--resume auto.*checkpoints/step-N"):
+            StellarConfig.from_pretrained(tmp_path)
 
 
 class TestPickle:

@@ -7,6 +7,7 @@ import typer
 
 from stellar_hub.cli.errors import wrong_usage
 from stellar_hub.cli.evaluation.options import Options, evaluation_command, open_images, show_and_write
+from stellar_hub.cli.models import check_num_tokens
 from stellar_hub.cli.options import at_least
 
 Data = Annotated[
@@ -73,6 +74,7 @@ def reconstruction(
     Example: stellar-hub eval reconstruction --data photos --metric psnr --metric ssim --metric lpips
     """
     from stellar_hub.evaluation import ReconstructionProtocol, evaluate_reconstruction, load_metric_networks
+    from stellar_hub.modeling import StellarModel
 
     with wrong_usage():
         protocol = ReconstructionProtocol(
@@ -82,6 +84,10 @@ def reconstruction(
     images = open_images(data, options.root)
     loaded = load_metric_networks(protocol.metrics, lpips_net, networks)  # before any work: weights may be missing
     backbones = options.open_backbones(decoder=True)
+    for backbone in backbones:
+        if isinstance(network := backbone.network, StellarModel):
+            for number in protocol.num_tokens:
+                check_num_tokens(number, network)
     report = evaluate_reconstruction(backbones, images, data, protocol, loaded, run)
     show_and_write(report, options, run)
 

@@ -80,9 +80,15 @@ class LabelledImages:
         present = {self.classes[label] for label in self.labels}
         unseen = sorted(present - number.keys())
         if unseen:
+            known = f"train has {shortened(sorted(number))}"
+            if len(unseen) == len(present):
+                raise ValueError(
+                    f"{self.name} has none of the classes of train: it has {shortened(unseen)}, {known}; both need the "
+                    "same names"
+                )
             raise ValueError(
-                f"{self.name} has classes that train does not have: {shortened(unseen)}; "
-                "add train images of them or remove them"
+                f"{self.name} has classes that train does not have: {shortened(unseen)} ({known}); add train images of "
+                "them or remove them"
             )
         return replace(self, labels=tuple(number[self.classes[label]] for label in self.labels), classes=tuple(classes))
 

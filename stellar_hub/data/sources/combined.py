@@ -7,7 +7,15 @@ from itertools import accumulate
 
 import torch
 
-from stellar_hub.data.sources.image_source import ImageItem, ImageSource, IndexedSource, StoredSource, stamp_of
+from stellar_hub.data.sources.image_source import (
+    ImageItem,
+    ImageSource,
+    IndexedSource,
+    StoredSource,
+    class_root_of,
+    image_name_of,
+    stamp_of,
+)
 
 
 class JoinedSources(IndexedSource[ImageItem]):
@@ -54,6 +62,14 @@ class JoinedSources(IndexedSource[ImageItem]):
         """Returns the stamp of an image; "" if its source has none."""
         return stamp_of(*self._place(index))
 
+    def image_name(self, index: int) -> str:
+        """Returns the name of an image as its source has it."""
+        return image_name_of(*self._place(index))
+
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where its source knows none."""
+        return class_root_of(*self._place(index))
+
     def _place(self, index: int) -> tuple[StoredSource, int]:
         """Returns the source of an image and the image's index in it."""
         number = bisect_right(self._ends, index)
@@ -95,6 +111,14 @@ class SampledImages(IndexedSource[ImageItem]):
     def stamp(self, index: int) -> str:
         """Returns the stamp of an image; "" if its source has none."""
         return stamp_of(self.source, self.indices[index])
+
+    def image_name(self, index: int) -> str:
+        """Returns the name of an image as the source has it."""
+        return image_name_of(self.source, self.indices[index])
+
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where the source knows none."""
+        return class_root_of(self.source, self.indices[index])
 
 
 def sample_images(source: ImageSource, max_images: int, seed: int) -> SampledImages:

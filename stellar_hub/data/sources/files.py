@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import os
+import posixpath
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,6 +181,26 @@ class FolderWalk:
         return tuple(notes)
 
 
+@lru_cache(maxsize=4096)  # the images of a class lie in few folders
+def class_of_folder(folder: str, roots: tuple[str, ...] = ()) -> str:
+    """Returns the class of the images in a folder, by the rule of torchvision's `ImageFolder`.
+
+    It is the first folder below a root, however deep the images lie. Images directly in a root, and those below none,
+    have the name of the folder that they lie in.
+
+    Args:
+        folder: Folder of the images, with forward slashes; "" for none.
+        roots: Absolute paths of folders that hold class folders. Of roots in each other, the outer one counts.
+    """
+    below, path = posixpath.basename(folder), folder
+    found = below
+    while path.strip("/"):
+        if posixpath.normpath(path) in roots:
+            found = below
+        below, path = posixpath.basename(path), posixpath.dirname(path)
+    return found
+
+
 def counted(number: int, one: str, many: str) -> str:
     """Returns "1 file is" or "3 files are"."""
     return f"{number:,} {one if number == 1 else many}"
@@ -275,6 +297,10 @@ class ImageFolder(IndexedSource[Path]):
 
     def _image(self, index: int) -> Path:
         return self.folder / self.names[index]
+
+    def class_root(self, index: int) -> str:
+        """Returns the folder, whose subfolders are classes if they have images of one class each."""
+        return str(self.folder)
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of relative names and file sizes: neither the folder's path nor dates change it.

@@ -87,6 +87,14 @@ class IndexedSource(ABC, Generic[ImageItemT]):
         """Returns a short text that changes when the file that holds an image changes; "" where that is unknown."""
         return ""
 
+    def image_name(self, index: int) -> str:
+        """Returns the path of an image, or its name in an archive or a table; the image is not read."""
+        return str(self[index])
+
+    def class_root(self, index: int) -> str:
+        """Returns the folder that the folder of an image's class lies in; "" where no such folder is known."""
+        return ""
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -118,6 +126,25 @@ def stamp_of(source: ImageSource, index: int) -> str:
         return str(source.stamp(index))
     image = source[index]
     return file_stamp(image) if isinstance(image, str | os.PathLike) else ""
+
+
+def image_name_of(source: ImageSource, index: int) -> str:
+    """Returns the name of an image of any source; that of a path in a list is the path.
+
+    Raises:
+        TypeError: if the image has no name, such as an array.
+    """
+    if hasattr(source, "image_name"):
+        return str(source.image_name(index))
+    image = source[index]
+    if isinstance(image, str | os.PathLike | EncodedImage):
+        return str(image)
+    raise TypeError(f"image {index} of the source has no name, it is {type(image).__name__}: name files of images")
+
+
+def class_root_of(source: ImageSource, index: int) -> str:
+    """Returns the folder that the folder of an image's class lies in; "" where no such folder is known."""
+    return str(source.class_root(index)) if hasattr(source, "class_root") else ""
 
 
 def encoded_and_name(image: ImageItem) -> tuple[str | Path | bytes, str]:

@@ -159,11 +159,21 @@ class ImageTable(IndexedSource[ImageItem]):
 
     def _image(self, index: int) -> ImageItem:
         path, data = self._cell(index)
-        file = escape_control(os.path.basename(path))
-        name = f"{self.name}, row {index}{f' ({file})' if file else ''}"
+        name = self._name(index, path)
         if data is not None:
             return image_of_cell(name, data)
         return file_of_cell(name, path, self.roots)
+
+    def image_name(self, index: int) -> str:
+        """Returns the path of the file of a row, or the name of the table with the row; no image is copied."""
+        path, data = self._cell(index)
+        if data is None and path:
+            return str(self[index])
+        return self._name(index, path)
+
+    def _name(self, index: int, path: str) -> str:
+        file = escape_control(os.path.basename(path))
+        return f"{self.name}, row {index}{f' ({file})' if file else ''}"
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of every image's size and, if it has one, name, wherever the table is stored.

@@ -163,10 +163,9 @@ class TarShards(IndexedSource[EncodedImage]):
         return self._ends[-1]
 
     def _image(self, index: int) -> EncodedImage:
-        shard = bisect_right(self._ends, index)
-        number = index - (self._ends[shard - 1] if shard else 0)  # within the shard
+        shard, number = self._place(index)
         images = self.indices[shard]
-        name, size = f"{self.paths[shard].name}/{images.names[number]}", int(images.sizes[number])
+        name, size = self.image_name(index), int(images.sizes[number])
         if error := refusal_of_size(size, name):
             return EncodedImage(name, b"", error)
         try:
@@ -189,9 +188,19 @@ class TarShards(IndexedSource[EncodedImage]):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for a source of {len(self)} images")
-        shard = bisect_right(self._ends, index)
+        shard, number = self._place(index)
         images = self.indices[shard]
-        return f"{images.stamp} {images.offsets[index - (self._ends[shard - 1] if shard else 0)]}"
+        return f"{images.stamp} {images.offsets[number]}"
+
+    def image_name(self, index: int) -> str:
+        """Returns the name of the tar and the name of an image in it."""
+        shard, number = self._place(index)
+        return f"{self.paths[shard].name}/{self.indices[shard].names[number]}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Returns the number of the tar of an image, and the number of the image in it."""
+        shard = bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths, "indices": self.indices}

@@ -335,7 +335,7 @@ def load_prototypes(path: Path) -> ClusteringHead:
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"no such checkpoint: {file}")
+        raise FileNotFoundError(f"no such checkpoint: {file}; name one, such as RUN/checkpoints/step-000100")
     try:
         tensors = load_file(file)
     except SafetensorError as error:

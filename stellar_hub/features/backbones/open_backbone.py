@@ -6,7 +6,8 @@ from pathlib import Path
 from stellar_hub.features.backbones.backbone import Backbone, PixelBackbone
 from stellar_hub.features.backbones.other_libraries import TimmBackbone, TransformersBackbone
 from stellar_hub.features.backbones.stellar import StellarBackbone
-from stellar_hub.modeling.config_checks import read_json_object
+from stellar_hub.modeling.config_checks import read_json_object, refuse_empty_folder
+from stellar_hub.modeling.pretrained_names import is_path_alone
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import did_you_mean
 from stellar_hub.registry import MODELS
@@ -70,6 +71,8 @@ def check_spec(spec: str) -> str | None:
         Its kind: "stellar", "timm", "transformers" or "pixels"; None for a Hub repository, whose kind is not known yet.
 
     Raises:
+        OSError: if it is a path that does not exist, or a folder without a model, such as that of a training run; the
+            message names the run's model.
         ValueError: if no model has this name.
     """
     name, weights = split_spec(spec)
@@ -83,8 +86,12 @@ def check_spec(spec: str) -> str | None:
             raise ValueError(f"timm has no model {plain!r}{_similar_names(plain)}")
         _check_tag(plain)
         return "timm"
+    for folder in (plain, weights or ""):
+        refuse_empty_folder(folder)
     has_folder = Path(plain).is_dir() or weights not in (None, _RANDOM)
-    if not has_folder and ("/" not in plain.strip("/") or plain.startswith((".", "/", "~")) or plain.count("/") > 1):
+    if not has_folder and is_path_alone(plain):
+        raise FileNotFoundError(f"no such file or folder: {one_line(plain)}")
+    if not has_folder and ("/" not in plain.strip("/") or plain.count("/") > 1):
         raise ValueError(
             f"no model {one_line(repr(plain), 200)}: it is not a folder, not a published STELLAR model and not a timm "
             f"model{_similar_names(plain)}"

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stellar_hub.modeling import StellarConfig
+from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.training.checkpoints.checkpoints import Checkpoints, check_whole, read_state
 from stellar_hub.training.recipes.differences import differences, refuse_other_recipe
 from stellar_hub.training.recipes.files import load_recipe
@@ -16,6 +18,21 @@ CHECKPOINTS_FOLDER = "checkpoints"
 PREVIEWS_FOLDER = "previews"
 # What names of fields that came with a later release begin with.
 LATER_FIELDS = ("token_objective", "sop_", "baseline_", "nested_dropout")
+
+
+def refuse_run(output: Path, checkpoints: Checkpoints, other: bool = False) -> None:
+    """Raises FileExistsError if the folder in which a run is to begin holds a run.
+
+    Args:
+        output: Folder of the run; it need not exist.
+        checkpoints: Checkpoints of the folder.
+        other: Whether the run begins from a checkpoint of another folder.
+    """
+    if holds_run(output, checkpoints):
+        raise FileExistsError(
+            f"{output} already holds {'another' if other else 'a'} run; "
+            "resume it with --resume auto, or name another --output"
+        )
 
 
 def find_start(
@@ -43,12 +60,8 @@ def find_start(
     start = None if resume is None else Path(resume)
     if start is not None:
         check_whole(start)
-    inside = start is not None and start.resolve().parent == checkpoints.folder.resolve()
-    if not inside and holds_run(output, checkpoints):
-        raise FileExistsError(
-            f"{output} already holds {'a' if start is None else 'another'} run; "
-            "resume it with --resume auto, or name another --output"
-        )
+    if start is None or start.resolve().parent != checkpoints.folder.resolve():
+        refuse_run(output, checkpoints, other=start is not None)
     return start, []
 
 
@@ -57,16 +70,26 @@ def holds_run(output: Path, checkpoints: Checkpoints) -> bool:
     return (output / RECIPE_FILE).exists() or bool(checkpoints.all_steps())
 
 
-def recipe_of_run(output: Path) -> Recipe:
+def recipe_of_run(output: Path, settings: Sequence[str] = ()) -> Recipe:
     """Reads the recipe that a run started with.
+
+    Args:
+        output: Folder of the run.
+        settings: Values to replace, as `load_recipe` takes them.
 
     Raises:
         FileNotFoundError: if the folder does not hold a run.
+        ValueError: if the recipe or a setting is wrong, or a setting would change the run's result.
     """
     path = output / RECIPE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{output} has no {RECIPE_FILE} of a run to resume; pass --recipe to begin a run")
-    return load_recipe(path)
+    recipe = load_recipe(path)
+    if not settings:
+        return recipe
+    changed = load_recipe(path, settings)
+    refuse_other_recipe(recipe, changed)
+    return changed
 
 
 def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], config: dict[str, Any]) -> None:
@@ -83,9 +106,12 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
     """
     state = read_state(checkpoint)
     before = checkpoint.absolute().parents[1] / RECIPE_FILE
+    sources: tuple[str, ...] = ()
     if before.is_file():
-        refuse_other_recipe(with_later_fields(load_recipe(before)), with_later_fields(recipe))
-    lines = [f"data: {line}" for line in differences({name: state.get(name) for name in facts}, facts)]
+        started = load_recipe(before)
+        sources = started.data.sources
+        refuse_other_recipe(with_later_fields(started), with_later_fields(recipe))
+    lines = data_differences(state, facts, sources, recipe.data.sources)
     # The other fields are transformers' own; saving changes some of them.
     own = config_fields()
     both = (later_fields() | of for of in (state.get("config", {}), config))
@@ -97,6 +123,28 @@ def check_same_run(checkpoint: Path, recipe: Recipe, facts: dict[str, Any], conf
             + "\n  ".join(lines)
             + "\nBegin a new run with another --output; --init starts it from the checkpoint's weights"
         )
+
+
+def data_differences(
+    state: dict[str, Any], facts: dict[str, Any], before: Sequence[str], now: Sequence[str]
+) -> list[str]:
+    """Returns a line if the images of a run are not those that it began with.
+
+    Args:
+        state: "fingerprint" and "num_images" of a checkpoint.
+        facts: The same of the images that are read now.
+        before: Sources of the run; empty if they are not known.
+        now: Sources that are read now.
+    """
+    if all(state.get(name) == found for name, found in facts.items()):
+        return []
+    counted = [
+        f"{of.get('num_images') or 'a stream'} of {mask_secrets(', '.join(names)) or 'unknown sources'}"
+        for of, names in ((state, before), (facts, now))
+    ]
+    same_number = state.get("num_images") == facts.get("num_images")
+    differing = "; their names or sizes differ" if same_number else ""
+    return [one_line(f"images: {counted[0]} in the run, {counted[1]} now{differing}")]
 
 
 def later_fields() -> dict[str, Any]:

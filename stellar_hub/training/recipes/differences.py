@@ -55,8 +55,8 @@ def refuse_other_recipe(old: Recipe, new: Recipe) -> None:
         listed = "\n".join(f"  {line}" for line in lines)
         raise ValueError(
             f"this run started with another recipe:\n{listed}\n"
-            "Resume with the values of the run, or start a new run with another --output; "
-            "`--init RUN/checkpoints/step-N` starts it from the weights of this one"
+            "Resume with the values of the run, or start a new run with another --output; --init "
+            "RUN/checkpoints/step-N starts it from the weights of this one"
         )
 
 

@@ -1,10 +1,13 @@
 """Keys of a recipe as people write them on the command line, and the values that go there."""
 
 import copy
+import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stellar_hub.data.strict_settings import MAX_SHOWN, check_value, shown
+from stellar_hub.modeling import StellarConfig
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.old_names import hint_of_new_name, old_names
 from stellar_hub.training.recipes.sections import SECTIONS, config_fields, section_keys
@@ -35,6 +38,26 @@ def replace_values(values: Mapping[str, Any], replaced: Sequence[tuple[str, Any]
             _assign(result, other, None)
         _assign(result, key, value)
     return result
+
+
+def described_keys() -> dict[str, str]:
+    """Returns all keys that `--set` takes, such as "optimization.learning_rate", each with a sentence on its value.
+
+    The sentences are those of the docstrings of the sections and of `StellarConfig`.
+    """
+    found = {
+        f"{name}.{key}": words for name, section in SECTIONS.items() for key, words in _attributes_of(section).items()
+    }
+    words_of_fields = _attributes_of(StellarConfig)
+    return found | {f"model.config.{field}": words_of_fields[field] for field in config_fields()}
+
+
+def _attributes_of(described: type) -> dict[str, str]:
+    """Returns what the docstring of a class says of each of its attributes, on one line, with YAML's word for None."""
+    listed = re.split(r"(?m)^(?:Args|Attributes):$", inspect.getdoc(described) or "")[-1]
+    listed = re.split(r"(?m)^\S", listed)[0]
+    entries = re.findall(r"(?m)^    (\w+): (.*(?:\n {5,}.*)*)", listed)
+    return {name: re.sub(r"\bNone\b", "null", " ".join(words.split())) for name, words in entries}
 
 
 def _assign(values: dict[str, Any], key: Key, value: Any) -> None:

@@ -41,6 +41,8 @@ def raising_handler() -> Iterator[None]:
     ("error", "line"),
     [
         (ValueError("two\n  lines"), "two lines"),
+        (ValueError("these differ:\n  a: 1, 2\n  b: 3\nUse others"), "these differ: a: 1, 2; b: 3. Use others"),
+        (ValueError("the images:\n  a.png\n  b.png"), "the images: a.png; b.png"),
         (KeyError(), "KeyError"),
         (KeyError("hidden_size"), "'hidden_size' is missing"),
         (KeyError("no feature of this name"), "no feature of this name"),

@@ -236,3 +236,24 @@ def test_small_memory__is_reported(
     )
     assert result.exit_code == 0, result.output
     assert "the batch size is now 1" in result.output
+
+
+def test_append__adds_rows_and_says_what_it_did(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    run = ["extract", image_folder, "--model", model_folder, "--output", store, "--num-workers", 0]
+    assert command(*run, "--append").exit_code == 0  # there is no store yet
+    assert "nothing new: the store has all 2 images" in command(*run, "--append").output
+    (image_folder / "a.png").write_bytes((image_folder / "wide.png").read_bytes())
+    (image_folder / "bad.png").write_text("no image")
+    plain = command(*run)
+    assert (plain.exit_code, "--append" in plain.output) == (1, True)
+    result = command(*run, "--append")
+    assert result.exit_code == 0, result.output
+    lines = [line.partition(" (")[0] for line in result.stdout.splitlines()]
+    assert lines[0] == f"new: rows 2 to 3, in {store / 'segments' / '000001'}"
+    assert lines[-1] == f"{store}: 4 rows, 1 with an error"
+    assert [Path(row.record.image).name for row in FeatureStore(store)] == ["tall.jpg", "wide.png", "a.png", "bad.png"]
+    ray = command(*run, "--append", "--engine", "ray")
+    assert (ray.exit_code, "leave out --engine ray" in ray.output) == (2, True)

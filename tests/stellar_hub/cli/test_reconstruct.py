@@ -1,8 +1,10 @@
 """`stellar-hub reconstruct`."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -50,6 +52,34 @@ def test_num_tokens__of_codes_or_of_the_image_decode_alike(
     again = command("reconstruct", image, "-o", tmp_path / "direct", "-m", model_folder)
     assert again.exit_code != 0  # it was made with another number of tokens
     assert "--num-tokens" in again.stderr
+
+
+def test_num_tokens__of_codes_warn_that_tokens_have_no_order(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["-m", model_folder]
+    command("encode", image_folder, "-o", tmp_path / "codes", *options)
+    command("reconstruct", tmp_path / "codes", "-o", tmp_path / "all", *options, "--num-tokens", 4)
+    assert "nested_dropout" not in caplog.text
+    command("reconstruct", tmp_path / "codes", image_folder, "-o", tmp_path / "few", *options, "--num-tokens", 2)
+    assert caplog.text.count("not trained with nested_dropout") == 1
+
+
+def test_fit__changes_nothing_for_codes(
+    command: Command, model_folder: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    options = ["-m", model_folder, "-o", tmp_path / "out"]
+    command("encode", image_folder / "wide.png", "-o", tmp_path / "codes", "-m", model_folder)
+    other = tmp_path / "other.png"
+    shutil.copy(image_folder / "wide.png", other)
+    assert command("reconstruct", tmp_path / "codes", other, *options).exit_code == 0
+    again = command("reconstruct", tmp_path / "codes", *options, "--fit", "pad")
+    assert again.exit_code == 0, again.output
+    assert "--fit pad applies to images" in again.stderr
+    assert "had been reconstructed before" in again.stderr
+    both = command("reconstruct", tmp_path / "codes", other, *options, "--fit", "pad")
+    assert both.exit_code == 1
+    assert f"{tmp_path / 'out' / 'other.png'} exists already, but it was made with another --fit" in both.stderr
 
 
 def test_num_tokens__above_the_models_are_refused(

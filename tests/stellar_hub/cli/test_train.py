@@ -13,6 +13,7 @@ from stellar_hub.modeling import StellarImageProcessor, StellarModel
 from stellar_hub.training import train as training
 from stellar_hub.training.checkpoints.checkpoints import STATE_FILE
 from stellar_hub.training.recipes.files import load_recipe, save_recipe
+from stellar_hub.training.recipes.overrides import described_keys
 from stellar_hub.training.train import Stopped
 from tests.stellar_hub.training.conftest import draw_images, recipe_for
 
@@ -113,15 +114,22 @@ def test_train__takes_several_folders(command: Command, options: list[object], t
 
 
 def test_options__change_the_named_recipe(command: Command, calls: Calls, tmp_path: Path) -> None:
-    settings = ["--init", "stellar-tiny", "--set", "batch_size=8", "--output", tmp_path / "run"]
+    settings = ["--init", "stellar-b16", "--set", "batch_size=8", "--output", tmp_path / "run"]
     result = command("train", "--data", "a", "--data", "b", "--recipe", "b16", *settings)
     assert result.stdout == f"{tmp_path / 'run'}: the model is in {tmp_path / 'run' / 'model'}\n"
     (call,) = calls
     assert call["recipe"].data.sources == ("a", "b")
-    assert call["recipe"].model.init == "stellar-tiny"
+    assert call["recipe"].model.init == "stellar-b16"
     assert call["recipe"].optimization.batch_size == 8
     assert call["reference_batch_size"] == load_recipe("b16").optimization.batch_size > 8
     assert (call["output"], call["resume"], call["cpu"]) == (tmp_path / "run", None, False)
+
+
+def test_list_keys__has_each_key_that_set_takes(command: Command) -> None:
+    result = command("train", "--list-keys")
+    assert result.exit_code == 0
+    keys = [line.split(": ")[0] for line in result.stdout.splitlines()]
+    assert keys == list(described_keys())
 
 
 def test_recipes_own_values__stay_without_options(command: Command, calls: Calls, tmp_path: Path) -> None:
@@ -187,8 +195,15 @@ class TestRecipe:
         with pytest.raises(FileNotFoundError, match=rf"^{resume} "):
             choose_recipe(run_folder, None, [], resume)
 
-    def test_settings__without_a_recipe_are_refused(self, run_folder: Path) -> None:
-        with pytest.raises(ValueError, match="--set changes a recipe"):
+    @pytest.mark.parametrize("resume", ["auto", "CHECKPOINT"])
+    def test_settings__change_the_recipe_of_a_resumed_run(self, run_folder: Path, resume: str) -> None:
+        checkpoint = resume.replace("CHECKPOINT", str(run_folder / "checkpoints" / "step-000002"))
+        recipe, _ = choose_recipe(run_folder, None, ["save_every=9", "data.num_workers=1"], checkpoint)
+        expected = recipe_for(Path("images"), "save_every=9", "data.num_workers=1")
+        assert recipe == expected
+
+    def test_settings__that_change_the_result_of_a_run_are_refused(self, run_folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"optimization\.batch_size: \d+ in the run, 8 now"):
             choose_recipe(run_folder, None, ["batch_size=8"], "auto")
 
 
@@ -212,6 +227,8 @@ class TestRefused:
             (["--recipe", "TINY", "--data", "IMAGES", "--set", "local_size=20"], "16 or 24", 2),
             (["--recipe", "TINY", "--data", "IMAGES", "--init", "nowhere"], "nowhere", 2),
             (["--recipe", "TINY", "--data", "IMAGES", "--resume", "nowhere"], "nowhere", 1),
+            (["--recipe", "TINY", "--data", "IMAGES", "--init", "timm:vit_tinny"], "vit_tinny", 2),
+            (["--recipe", "TINY", "--data", "IMAGES", "--init", "MODEL", "--set", "hidden_size=72"], "(1, 1, 72)", 2),
             (["--resume", "auto"], "--recipe", 1),
         ],
     )
@@ -219,6 +236,7 @@ class TestRefused:
         self,
         command: Command,
         recipe_file: Path,
+        model_folder: Path,
         image_folder: Path,
         tmp_path: Path,
         arguments: list[str],
@@ -226,11 +244,19 @@ class TestRefused:
         exit_code: int,
     ) -> None:
         (tmp_path / "EMPTY").mkdir()
-        places = {"IMAGES": image_folder, "TINY": recipe_file, "EMPTY": tmp_path / "EMPTY"}
+        places = {"IMAGES": image_folder, "TINY": recipe_file, "EMPTY": tmp_path / "EMPTY", "MODEL": model_folder}
         words = [places.get(word, word) for word in arguments]
         found = error_of(command("train", *words, "--output", tmp_path / "run", "--cpu"), exit_code)
         assert message in found
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("arguments", [[], ["--recipe", "finetune", "--init", "stellar-tiny", "--data", "x"]])
+    def test_folder_of_a_run__says_how_to_go_on(
+        self, command: Command, run_folder: Path, calls: Calls, arguments: list[str]
+    ) -> None:
+        found = error_of(command("train", *arguments, "--output", run_folder))
+        assert f"{run_folder} already holds a run; resume it with --resume auto" in found
+        assert calls == []
 
     def test_nan__is_said_in_one_line(self, command: Command, options: list[object]) -> None:
         changes = ("--set", "learning_rate=1e30", "--set", "clip_norm=null")

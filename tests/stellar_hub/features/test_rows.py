@@ -17,6 +17,7 @@ from stellar_hub.features.rows import (
     named_once,
     printable,
     printable_line,
+    roots_of,
 )
 from stellar_hub.modeling.safe_text import escape_control, one_line
 
@@ -103,3 +104,11 @@ def test_name__is_in_an_error_once(name: str, spell: Callable[[str], str]) -> No
 def test_error__is_one_printable_line() -> None:
     assert printable_line(ValueError("a\nb \x1b[31m")) == r"a b \x1b[31m"
     assert printable_line(KeyError()) == "KeyError"
+
+
+def test_label__is_that_of_the_root_whatever_its_name() -> None:
+    root = "/a\x1b b/photos\udce9"
+    image = printable(f"{root}/cats\udce9/outdoors/1.jpg")
+    assert ImageRecord(0, image, roots=roots_of(f"{root}/", "hub:owner/name")).label == r"cats\xe9"
+    assert ImageRecord(0, image).label == "outdoors"
+    assert ImageRecord(0, r"C:\\photos\\cats\\old\\1.jpg", roots=roots_of(r"C:\photos")).label == "cats"

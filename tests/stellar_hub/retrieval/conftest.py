@@ -13,9 +13,9 @@ from stellar_hub.features.rows import ImageRecord
 from stellar_hub.modeling import StellarModel
 from stellar_hub.store import ExtractionOptions, FeatureStore, Manifest, extract_to_store
 from stellar_hub.store.files import write_shard
+from stellar_hub.store.fill import complete
 from stellar_hub.store.manifest import shard_path
 from stellar_hub.store.tensor_format import to_stored
-from stellar_hub.store.to_store import complete
 
 COLORS = ((220, 30, 30), (30, 200, 40), (40, 50, 230))
 COUNT = 20

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stellar_hub.retrieval import find_duplicates, hits, search_images
+from stellar_hub.retrieval import hits, search_images
 from stellar_hub.store import FeatureStore
 
 from .conftest import BAD
@@ -31,14 +31,6 @@ def test_search__finds_the_colour(store: FeatureStore, rows: list[int], pooled: 
     nearest = search_images(store, pooled, k=5)
     same = nearest.rows[:, 1:] % 3 == torch.tensor(rows)[:, None] % 3
     assert same[torch.tensor(rows) != 19].float().mean() > 0.9  # 19 is a copy of another colour's
-
-
-def test_duplicates__are_found_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rows_at_a_time in (4, 4096):
-        monkeypatch.setattr(hits, "ROWS_AT_A_TIME", rows_at_a_time)
-        assert [(one, other) for one, other, _ in find_duplicates(store, 0.999999)] == [(1, 19)]
-    with pytest.raises(ValueError, match=r"threshold .* got 2"):
-        find_duplicates(store, 2)
 
 
 def test_missing_output__is_named(store: FeatureStore) -> None:

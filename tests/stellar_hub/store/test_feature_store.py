@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from stellar_hub.data.labelled import open_labelled
 from stellar_hub.data.sources import open_sources
 from stellar_hub.modeling import StellarModel
 from stellar_hub.retrieval import search_images
@@ -454,6 +455,21 @@ def test_label__is_taken_wherever_names_of_features_are(shared_store: FeatureSto
     assert set(shared_store.to_datasets(["label"]).column_names) >= {"label", "row"}
     assert "label" in shared_store
     assert shared_store[3].record.label == shared_store.labels[3]
+
+
+def test_labels__are_the_classes_of_evaluation(
+    pixel_model: StellarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cats", "cats/outdoors/2020", "dogs"):
+        draw_images(tmp_path / "photos" / name, 2, ())
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / "beside")
+    extract_to_store(pixel_model, "../photos", tmp_path / "store", num_workers=0, show_progress=False)
+    store, labelled = FeatureStore(tmp_path / "store"), open_labelled("../photos")
+    assert store.labels == tuple(labelled.classes[label] for label in labelled.labels)
+    assert store.labels == ("cats",) * 4 + ("dogs",) * 2
+    (batch,) = pixel_model.extract("../photos", num_workers=0)
+    assert tuple(record.label for record in batch.records) == store.labels
 
 
 def test_labels__gets_the_hint_label(shared_store: FeatureStore) -> None:

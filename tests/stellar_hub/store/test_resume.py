@@ -14,9 +14,10 @@ from stellar_hub.modeling import StellarModel
 from stellar_hub.store import extract_shards as shard_work
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.files import header_of, open_shard, write_shard
+from stellar_hub.store.fill import ExtractionReport
 from stellar_hub.store.manifest import Manifest, shard_path
 from stellar_hub.store.resume import check_apart, is_stale, plan_work, stamps_sha256
-from stellar_hub.store.to_store import ExtractionReport, extract_to_store
+from stellar_hub.store.to_store import extract_to_store
 
 from .conftest import OPTIONS, files_of
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from stellar_hub.conversion import convert_original, load_original
 from stellar_hub.conversion.read_checkpoint import read_checkpoint
-from stellar_hub.modeling import StellarModel, modeling_stellar
+from stellar_hub.modeling import StellarConfig, StellarModel, modeling_stellar
 from stellar_hub.modeling.backbones import backbone_weights, load_backbone
 from stellar_hub.registry import TOKENIZER
 from stellar_hub.training import StellarForPreTraining
 from stellar_hub.training import initialization as module
-from stellar_hub.training.initialization import CODEBOOK, check_fit, initialize, load_tokenizer
+from stellar_hub.training.initialization import CODEBOOK, check_architecture, check_fit, initialize, load_tokenizer
 from stellar_hub.training.recipes.sections import ModelRecipe
 
 Build = Callable[..., StellarForPreTraining]
@@ -293,10 +293,21 @@ class TestCheckpoints:
         self, tmp_path: Path, build_pretraining_model: Build
     ) -> None:
         build_pretraining_model().save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"does not fit model\.config") as error:
+        line = f"stellar.encoder.sparse_tokens: (4, 48) in {tmp_path}, (6, 48) by model.config"
+        with pytest.raises(ValueError, match="do not fit model") as error:
             begin(tmp_path, num_sparse_tokens=6)
-        lines = str(error.value).splitlines()[1:]
-        assert lines == [f"  stellar.encoder.sparse_tokens: (4, 48) in {tmp_path}, (6, 48) by model.config"]
+        assert str(error.value).startswith(f"the weights of {tmp_path} do not fit model.config: {line}. ")
+        recipe = ModelRecipe(str(tmp_path), {"num_sparse_tokens": 6}, None)
+        with pytest.raises(ValueError, match="do not fit model") as early:
+            check_architecture(recipe, StellarConfig.from_pretrained(tmp_path))
+        assert str(early.value) == str(error.value)
+
+    @pytest.mark.parametrize("config", [{}, {"mask_ratio": 0.5}, {"num_prototypes": 7}, {"teacher_momentum": None}])
+    def test_change_of_heads_or_numbers__fits(
+        self, tmp_path: Path, build_pretraining_model: Build, config: dict[str, Any]
+    ) -> None:
+        before = build_pretraining_model(teacher_momentum=0.9).config
+        check_architecture(ModelRecipe(str(tmp_path), config, None), before)
 
     @pytest.mark.parametrize(
         ("layers", "message"),

@@ -4,10 +4,13 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -15,9 +18,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stellar_hub.training import stopping
 from stellar_hub.training.model import StellarPreTrainingOutput
 from stellar_hub.training.step import StepResult
 from stellar_hub.training.stopping import (
+    ECHO,
     SIGNALS,
     NonFiniteLossError,
     StopRequest,
@@ -43,6 +48,21 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_first_signal__is_a_request(number: int, handlers: dict[int, object]) -> None:
     with StopRequest() as request:
@@ -52,26 +72,69 @@ def test_first_signal__is_a_request(number: int, handlers: dict[int, object]) ->
     assert current() == handlers
 
 
-def test_second_interrupt__stops_at_once(handlers: dict[int, object]) -> None:
-    with StopRequest():
+@pytest.mark.parametrize("number", SIGNALS)
+def test_first_signal__is_explained_while_a_step_computes(number: int, clock: Clock) -> None:
+    said: Queue[str] = Queue()
+    with StopRequest(said.put, clock):
+        send(number)
+        assert said.get(timeout=60).startswith(f"{signal.Signals(number).name}: the run finishes its step")
+    assert said.empty()
+
+
+def test_first_signal__is_explained_in_an_interactive_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    said: list[str] = []
+    with StopRequest(said.append) as request:
+        assert request._thread is None
         send(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize(("second", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_second_signal__ends_the_run_at_once(
+    first: int, second: int, error: type[BaseException], clock: Clock, handlers: dict[int, object]
+) -> None:
+    ended: list[int] = []
+    with StopRequest(clock=clock, end=ended.append):
+        send(first)
+        clock.now += ECHO
+        with pytest.raises(error) as caught:
+            send(second)
+    assert getattr(caught.value, "code", 143) == 143
+    assert ended == []  # Python has done it
     assert current() == handlers
 
 
-def test_interrupt__after_a_request_to_end_stops_at_once() -> None:
-    with StopRequest():
-        send(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+def test_second_signal__during_one_long_call_ends_the_process(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE", 0.01)
+    ended: list[int] = []
+    request = StopRequest(clock=clock, end=ended.append)
+    for _ in range(2):  # Python calls no handler meanwhile
+        request._hear(signal.SIGTERM)
+        clock.now += ECHO
+    assert ended == [143]
 
 
-def test_second_request_to_end__changes_nothing() -> None:
-    with StopRequest() as request:
-        send(signal.SIGTERM)
-        send(signal.SIGTERM)
-        assert request.signal_number == signal.SIGTERM
+@pytest.mark.parametrize("number", SIGNALS)
+def test_echo_of_a_signal__changes_nothing(number: int, clock: Clock) -> None:
+    with StopRequest(clock=clock, end=pytest.fail) as request:
+        send(signal.SIGINT)
+        clock.now += ECHO / 2
+        send(number)
+        assert request.signal_number == signal.SIGINT
+
+
+def test_other_code_that_listens__keeps_its_file() -> None:
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    with ear, mouth:
+        assert signal.set_wakeup_fd(mouth.fileno()) == -1
+        try:
+            with StopRequest() as request:
+                assert request._thread is None
+        finally:
+            assert signal.set_wakeup_fd(-1) == mouth.fileno()
 
 
 def test_handlers__come_back_after_an_error(handlers: dict[int, object]) -> None:

@@ -29,6 +29,7 @@ def test_reconstruction__measures_models_that_decode(
         assert "pixels cannot decode" in error_of(evaluate(*arguments, "--compare", "pixels"), 2)
         assert "cannot decode" in error_of(evaluate(*arguments, "--compare", "test_vit:random"), 2)
         assert "no_such_model" in error_of(evaluate(*arguments, "--compare", "no_such_model"), 2)
+    assert "--num-tokens must be at most 4" in error_of(evaluate(*arguments, "--num-tokens", 99), 2)
 
     def refuse(*_: object, **__: object) -> None:
         raise URLError("no route")

@@ -26,8 +26,10 @@ def test_renumbered__keeps_what_each_image_shows() -> None:
 
 def test_classes_that_train_does_not_have__are_refused_by_name() -> None:
     labelled = LabelledImages.from_names("test", PATHS, ["dog", "cat", "dog", "ant"])
-    with pytest.raises(ValueError, match=r"test .*: ant, dog;"):
-        labelled.renumbered(("bird", "cat"))
+    with pytest.raises(ValueError, match=r"test .*: ant, dog \(train has bird, cat\);"):
+        labelled.renumbered(("cat", "bird"))
+    with pytest.raises(ValueError, match=r"test has none of .* ant, cat, dog, train has bird;"):
+        labelled.renumbered(("bird",))
 
 
 def test_a_class_without_images__is_not_missed() -> None:

@@ -36,6 +36,7 @@ def test_images__come_source_by_source_with_repeats(shapes: list[tuple[int, int]
         for index in range(count)
     ]
     assert len(joined) == len(expected)
+    assert [joined.image_name(index) for index in range(len(joined))] == [str(path) for path in expected]
     assert list(joined) == [joined[index] for index in range(len(joined))] == expected
 
 

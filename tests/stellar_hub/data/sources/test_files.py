@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stellar_hub.data.sources import IMAGE_SUFFIXES, ImageFolder, ImageList
-from stellar_hub.data.sources.files import PackedNames, find_images, scan_images
+from stellar_hub.data.sources.files import PackedNames, class_of_folder, find_images, scan_images
 from stellar_hub.data.sources.image_source import stamp_of
 
 # Checkpoints and stores hold fingerprints, so they stay as they are.
@@ -223,3 +223,21 @@ def write(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+@pytest.mark.parametrize(
+    ("folder", "roots", "name"),
+    [
+        ("/photos/cats", ("/photos",), "cats"),
+        ("/photos/cats/outdoors/2020", ("/photos",), "cats"),
+        ("/photos", ("/photos",), "photos"),
+        ("/a/../photos/cats/outdoors", ("/photos",), "cats"),
+        ("/photos/cats/outdoors", ("/photos/cats", "/photos"), "cats"),
+        ("/photos/cats/outdoors", ("/photos/cat", "/elsewhere"), "outdoors"),
+        ("part.tar/train/cats", ("/part.tar",), "cats"),
+        ("cats/", (), ""),
+        ("", ("/photos",), ""),
+    ],
+)
+def test_class_of_folder__is_the_first_folder_below_a_root(folder: str, roots: tuple[str, ...], name: str) -> None:
+    assert class_of_folder(folder, roots) == name

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from stellar_hub.data.sources import EncodedImage, ImageItem, read_image
-from stellar_hub.data.sources.image_source import file_stamp, image_digest, skipped_entry, stamp_of
+from stellar_hub.data.sources.image_source import file_stamp, image_digest, image_name_of, skipped_entry, stamp_of
 from tests.stellar_hub.data.sources.conftest import png
 
 
@@ -73,3 +73,10 @@ def test_stamp__changes_with_the_file(tmp_path: Path) -> None:
 def test_stamp__is_empty_where_it_is_unknown(tmp_path: Path) -> None:
     assert file_stamp(tmp_path / "gone.png") == ""
     assert stamp_of([EncodedImage("a", b"")], 0) == ""
+
+
+def test_name__is_that_of_a_path_or_an_encoded_image() -> None:
+    images: list[ImageItem] = [Path("a/b.png"), "c.png", EncodedImage("t.tar/d.png", b"")]
+    assert [image_name_of(images, index) for index in range(3)] == ["a/b.png", "c.png", "t.tar/d.png"]
+    with pytest.raises(TypeError, match="image 0 of the source has no name, it is Tensor"):
+        image_name_of([torch.zeros(3, 8, 8)], 0)  # type: ignore[list-item]

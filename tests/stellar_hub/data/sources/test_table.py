@@ -127,6 +127,11 @@ class TestCellsWithPaths:
         assert source.stamp(1) == stamp_of([tmp_path / "root" / "in.png"], 0)
         assert source.stamp(6) == ""
 
+    def test_names__are_those_of_the_images(self, table_of_paths: Path, tmp_path: Path) -> None:
+        for root in (None, tmp_path / "root"):
+            source = ImageTable.from_parquet([table_of_paths], root=root)
+            assert [source.image_name(index) for index in range(7)] == [str(image) for image in source]
+
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.binary())])])
 def test_bytes__alone_are_images(tmp_path: Path, kind: Any) -> None:

@@ -270,3 +270,8 @@ def test_scan__refuses_what_has_no_images_or_is_given_twice(shards: list[Path], 
         TarShards.scan([*shards, shards[1]])
     with pytest.raises(ValueError, match=r"no images in .*a\.tar; 1 file is .*\.txt"):
         TarShards.scan([write_tar(tmp_path / "a.tar", {"a.txt": b"x"})])
+
+
+def test_names__are_those_of_the_images(shards: list[Path]) -> None:
+    source = TarShards.scan(shards)
+    assert [source.image_name(index) for index in range(len(source))] == [image.name for image in source]

@@ -196,15 +196,14 @@ class TestCheckSameRun:
         with pytest.raises(ValueError, match=rf"^{checkpoint} cannot be resumed") as caught:
             check_same_run(checkpoint, recipe, facts, config)
         assert str(caught.value).splitlines()[1:-1] == [
-            '  data: fingerprint: "abc" in the run, "xyz" now',
-            "  data: num_images: 6 in the run, 7 now",
+            "  images: 6 of images in the run, 7 of images now",
             "  model: hidden_size: 48 in the run, 96 now",
         ]
         assert "another --output" in str(caught.value)
 
     def test_state_that_lacks_something__differs(self, checkpoint: Path, recipe: Recipe) -> None:
         (checkpoint / STATE_FILE).write_text('{"step": 2}')
-        message = r"data: fingerprint: null in the run(.|\n)*hidden_size: not set in the run"
+        message = r"images: a stream of .* in the run, 6 of (.|\n)*hidden_size: not set in the run"
         with pytest.raises(ValueError, match=message):
             check_same_run(checkpoint, recipe, FACTS, CONFIG)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stellar_hub.old_names import old_names
 from stellar_hub.training.recipes.files import apply_overrides, load_recipe, to_dict
-from stellar_hub.training.recipes.overrides import replace_values
+from stellar_hub.training.recipes.overrides import _all_keys, described_keys, replace_values
 from stellar_hub.training.recipes.sections import config_fields
 from stellar_hub.training.recipes.suggestions import SYNONYMS
 
@@ -127,3 +127,11 @@ def test_unknown_key__is_shown_without_control_characters() -> None:
     with pytest.raises(ValueError, match=r"x1b\[31mred") as caught:
         apply_overrides(TINY, ["\x1b[31mred=1"])
     assert str(caught.value).isprintable()
+
+
+def test_described_keys__are_all_keys_with_a_sentence_each() -> None:
+    found = described_keys()
+    assert set(found) == {".".join(key) for key in _all_keys()}
+    assert found["optimization.clip_norm"] == "Largest norm of the gradient of all weights; null does not clip."
+    assert found["model.config.num_sparse_tokens"].startswith("Number `r` of sparse tokens")
+    assert all(len(words) > 10 and "\n" not in words for words in found.values())
