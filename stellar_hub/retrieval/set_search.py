@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def _similarity(name: str, epsilon: float | None, num_iters: int | None, cost: s
         ValueError: if there is none of this name, or it does not take a parameter that is given.
     """
     given = {"epsilon": epsilon, "num_iters": num_iters, "cost": cost}
-    options = {option: value for option, value in given.items() if value is not None}
+    options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
     if name == TRANSPORT:
         return partial(set_similarity, **options)
     if name != MAXSIM:
