@@ -115,7 +115,11 @@ def _when_started(server: Any, tell: Callable[[], None]) -> None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Makes SIGTERM end the block as Ctrl-C does, so that the folder of uploads is deleted."""
+    """Makes SIGTERM and Ctrl-C end the block with KeyboardInterrupt, so that the folder of uploads is deleted.
+
+    Ctrl-C does this by itself, except in processes that a shell started in the background, which ignore it. The server
+    hears it there, too, and the command has to say how it ended.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -123,8 +127,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -118,11 +118,17 @@ def test_uploads_in__leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.iterdir())
 
 
+def _as_in_the_background() -> None:
+    """Ignores Ctrl-C, as a shell lets the commands that it starts in the background do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command__ends_cleanly_when_it_is_interrupted(number: int, tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "stellar_hub", "app", "--port", "0"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, preexec_fn=_as_in_the_background, **pipes)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
