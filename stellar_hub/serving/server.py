@@ -79,13 +79,19 @@ class GracefulServer(_uvicorn.Server):
         return bool(await super().on_tick(counter))
 
     def _close_idle(self, now: float) -> None:
-        """Closes connections that take longer than a request may to send the head of one."""
+        """Closes connections that take longer than a request may to send the head of one.
+
+        One that is still there after twice that time does not read its answer: what is left of it is thrown away.
+        """
         idle = [each for each in self.server_state.connections if each.cycle is None or each.cycle.response_complete]
         before, self._idle = self._idle, {}
         for connection in idle:
             cycle, since = before.get(connection, (None, now))
             self._idle[connection] = (connection.cycle, since if cycle is connection.cycle else now)
-            if now - self._idle[connection][1] > self.service.settings.timeout:
+            waited = now - self._idle[connection][1]
+            if waited > 2 * self.service.settings.timeout:
+                connection.transport.abort()
+            elif waited > self.service.settings.timeout:
                 connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
