@@ -47,6 +47,13 @@ def test_dedup__writes_lists_groups_and_sheets(
     assert sorted(image_folder.rglob("*")) == before
 
 
+def test_output_in_the_store__is_refused(command: Command, folder: Path) -> None:
+    result = command("dedup", folder, "--output", folder / "found")
+    assert result.exit_code == 1
+    assert "lies in the store" in result.stderr
+    assert not (folder / "found").exists()
+
+
 def test_earlier_files__are_replaced_where_asked(command: Command, folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "found"
     output.mkdir()

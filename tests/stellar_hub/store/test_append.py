@@ -17,6 +17,7 @@ from PIL import Image
 
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarModel, atomic_write
+from stellar_hub.modeling.limits import variable_of
 from stellar_hub.store.append import can_append
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.fill import ExtractionReport
@@ -168,6 +169,21 @@ def test_tars__grow_as_well(append: Append, images: Path, tmp_path: Path) -> Non
     ]
     append("whole", source=[tmp_path / "shard-*.tar"])
     check_same_rows(store, FeatureStore(tmp_path / "whole"))
+
+
+def test_segment_above_the_limit__is_refused_before_it_is_written(
+    append: Append, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append()
+    draw(images, SECOND)
+    append()
+    draw(images, THIRD)
+    before = files_of(tmp_path / "store")
+    monkeypatch.setenv(variable_of("store_segments"), "1")
+    with pytest.raises(ValueError, match="STELLAR_HUB_MAX_STORE_SEGMENTS"):
+        append()
+    assert files_of(tmp_path / "store") == before
+    assert len(FeatureStore(tmp_path / "store")) == len(FIRST) + len(SECOND)
 
 
 def test_nothing_new__writes_nothing(grown: Path, append: Append, monkeypatch: pytest.MonkeyPatch) -> None:
