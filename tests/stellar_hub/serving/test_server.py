@@ -15,7 +15,7 @@ pytest.importorskip("prometheus_client")  # of the extra `serve`
 from stellar_hub.serving.server import KEY_VARIABLE, GracefulServer, check_access, key_of_environment
 from stellar_hub.stop_signals import ECHO, SignalCount
 
-from .conftest import Make, image_file, slow_down
+from .conftest import Make, hold, image_file
 from .running import running
 
 
@@ -50,9 +50,10 @@ def test_key_of_environment__refuses_what_is_no_key(key: str, monkeypatch: pytes
 
 def test_serve__answers_what_it_has_accepted_before_it_ends(make_service: Make) -> None:
     service = make_service()
-    slow_down(service, 1)
+    begins = hold(service, until=lambda: service.stopping)
     found: list[Any] = []
     with running(service) as address:
+        begins.set()
         host = address.removeprefix("http://")
 
         def call() -> None:
