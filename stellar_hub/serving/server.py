@@ -12,7 +12,7 @@ from typing import Any
 from stellar_hub.extras import require
 from stellar_hub.listening import LOCAL_NAMES, address_of, is_local, listen
 from stellar_hub.modeling.safe_text import one_line
-from stellar_hub.serving.application import application
+from stellar_hub.serving.endpoints import application
 from stellar_hub.serving.service import Service
 from stellar_hub.stop_signals import SignalCount
 
