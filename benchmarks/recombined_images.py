@@ -22,9 +22,9 @@ from stellar_hub.measures import maxsim
 from stellar_hub.retrieval import search_images, search_sets
 from stellar_hub.store import FeatureStore
 from stellar_hub.store.files import write_shard
+from stellar_hub.store.fill import complete
 from stellar_hub.store.manifest import shard_path
 from stellar_hub.store.tensor_format import to_stored
-from stellar_hub.store.to_store import complete
 
 DTYPES = ("float32", "float16", "int8")
 NOISE = 0.1  # of the length of a token

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"stellar_hub": "stellar_hub", "modeling": "stellar_hub.modeling", "conversion": "stellar_hub.conversion"}
 # A room may import the rooms before it. Training and evaluation do not import each other, nor retrieval.
 FLOORS = (
-    ("version", "old_names", "extras", "matching", "progress", "listening"),
+    ("version", "old_names", "extras", "matching", "progress", "listening", "stop_signals"),
     ("registry",),
     ("measures",),
     ("modeling",),

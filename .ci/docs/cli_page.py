@@ -29,7 +29,7 @@ HEAD = """<!-- python .ci/docs/cli_page.py writes this page from the commands. D
 | 0 | The command did all of its work. |
 | 1 | The command failed, and says why in one line; `--debug` shows the traceback. |
 | 2 | The command line is wrong, and nothing was done. |
-| 130, 143 | Ctrl-C (130) or SIGTERM (143) ended the command. `train` saves a checkpoint first. |
+| 130, 143 | Ctrl-C (130) or SIGTERM (143) ended the command. `train` and `finetune` save a checkpoint first. |
 
 It is 1 where the disk or the machine decides: a file, a folder or a device is missing, damaged or in the way, or the
 work failed. It is 2 where the command line alone is wrong: an option, a name or a value is unknown, or values do not

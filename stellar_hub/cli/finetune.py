@@ -106,7 +106,10 @@ def finetune(
     ] = 0.0,
     pooling: Annotated[
         Pooling,
-        typer.Option(help="What the head reads. mean: the mean of the sparse tokens. cls: the cls token. both: both."),
+        typer.Option(
+            help="What the head reads. mean: the mean of the sparse tokens. cls: the cls token. both: the two side by "
+            "side."
+        ),
     ] = Pooling.mean,
     dropout: Annotated[
         float, number("Probability with which the head drops a number that it reads, from 0 to below 1.")

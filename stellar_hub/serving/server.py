@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,6 +14,7 @@ from stellar_hub.listening import LOCAL_NAMES, address_of, is_local, listen
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.serving.endpoints import application
 from stellar_hub.serving.service import Service
+from stellar_hub.stop_signals import SignalCount
 
 KEY_VARIABLE = "STELLAR_HUB_API_KEY"
 MAX_HEADER = 2**15  # bytes of the head of a request
@@ -64,6 +66,7 @@ class GracefulServer(_uvicorn.Server):
         self.service = service
         self.num_abandoned = 0
         self._ready = ready
+        self._signals = SignalCount(time.monotonic)
         self._idle: dict[Any, tuple[Any, float]] = {}  # connections without a whole request, and since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -95,8 +98,8 @@ class GracefulServer(_uvicorn.Server):
                 connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends gracefully at the first signal, and at once at the second. No signal is raised again afterwards."""
-        if self.should_exit:
+        """Ends gracefully at the first signal, and at once at a later one. No signal is raised again afterwards."""
+        if self._signals.add() == 2:
             os._exit(128 + sig)
         self.should_exit = True
 

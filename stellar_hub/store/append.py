@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.modeling.atomic_write import sync, write_atomically
-from stellar_hub.modeling.limits import check_limit
+from stellar_hub.modeling.limits import max_allowed, variable_of
 from stellar_hub.modeling.safe_paths import read_bounded
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.files import open_shard
@@ -190,7 +190,12 @@ def _plan_of(names: Sequence[str], known: Known, like: Manifest) -> Manifest:
     Raises:
         ValueError: if the store would have more segments than are read.
     """
-    check_limit("store_segments", len(known.parts), f"with the new images, {one_line(known.parts[0][0])}")
+    if len(known.parts) > max_allowed("store_segments"):
+        raise ValueError(
+            f"{one_line(known.parts[0][0])} has as many segments as a store may have, {len(known.parts) - 1:,}: "
+            "extract all images into a new folder, or set the environment variable "
+            f"{variable_of('store_segments')} to a larger number"
+        )
     segment = {"number": len(known.parts), "first_row": known.num_rows, "after": known.parts[-1][1].plan}
     source = dict(like.source) | {"fingerprint": names_sha256(names), "num_images": len(names)}
     return dataclasses.replace(like, source=source, segment=segment, counts=None)

@@ -131,8 +131,8 @@ class PlacesByName:
 def key_of(name: str, names_of_source: Sequence[str] = ()) -> str:
     """Returns what a name of an image in an index is compared by.
 
-    That is the name itself, except for a row of a table: the name of a table begins with its first file, as the user
-    wrote it, and says how many files there are.
+    That is the name itself, without parts such as `..` in the path of a file. Only the name of a row of a table is
+    another one: it begins with the table's first file, as the user wrote it, and says how many files there are.
 
     Args:
         name: Name, as the index has it.
@@ -141,7 +141,7 @@ def key_of(name: str, names_of_source: Sequence[str] = ()) -> str:
     table, separator, row = name.rpartition(ROW)
     number, space, file = row.partition(" ")
     if not separator or not number.isdecimal() or (space and not (file.startswith("(") and file.endswith(")"))):
-        return name
+        return os.path.normpath(name) if os.path.isabs(name) else name
     file_of_table, more, count = table.rpartition(" and ")
     if more and count.endswith(" more") and count.removesuffix(" more").isdecimal():
         table = file_of_table

@@ -16,32 +16,11 @@ import torch
 from accelerate import Accelerator
 
 from stellar_hub.modeling.safe_text import mask_secrets, one_line
+from stellar_hub.stop_signals import SignalCount
 from stellar_hub.training.step import StepResult
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Launchers and `timeout` pass a signal on to processes that received it, too: so soon it is the same request.
-ECHO = 0.5  # seconds
 PATIENCE = 1.0  # seconds that Python has to end the run by itself at the second signal
-
-
-class SignalCount:
-    """Tells the first request to stop from the second one.
-
-    Args:
-        clock: Function that returns the time in seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._first: float | None = None
-
-    def add(self) -> int:
-        """Returns 1 for the first signal, 2 for one that comes later, and 0 for an echo of the first one."""
-        now = self._clock()
-        if self._first is None:
-            self._first = now
-            return 1
-        return 2 if now - self._first >= ECHO else 0
 
 
 class StopRequest:

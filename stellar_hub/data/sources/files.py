@@ -192,10 +192,10 @@ def class_of_folder(folder: str, roots: tuple[str, ...] = ()) -> str:
         folder: Folder of the images, with forward slashes; "" for none.
         roots: Absolute paths of folders that hold class folders. Of roots in each other, the outer one counts.
     """
-    below, path = posixpath.basename(folder), folder
-    found = below
+    path = posixpath.normpath(folder) if folder else ""  # else a part such as "photos/.." may look like a root
+    found, below = posixpath.basename(folder), posixpath.basename(path)
     while path.strip("/"):
-        if posixpath.normpath(path) in roots:
+        if path in roots:
             found = below
         below, path = posixpath.basename(path), posixpath.dirname(path)
     return found

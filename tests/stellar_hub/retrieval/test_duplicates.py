@@ -83,9 +83,9 @@ def test_largest_image__is_kept_and_doubtful_groups_come_first(make: Make, monke
     assert [(group.kept, group.duplicates) for group in group_duplicates(made, 0.99)] == [(3, (2,)), (1, (0,))]
 
 
-def test_pixels__decide_before_the_order_of_rows(store: FeatureStore) -> None:
+def test_images_of_one_size__are_in_the_order_of_rows(store: FeatureStore) -> None:
     rows = duplicates._largest_first(store).tolist()
-    assert rows == [row for row in range(20) if row != BAD]  # all have one size
+    assert rows == [row for row in range(20) if row != BAD]
 
 
 @pytest.mark.parametrize("block", [16, 2048])

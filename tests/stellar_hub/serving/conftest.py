@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import io
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,25 @@ async def _answers(service: "Service", requests: Sequence[Request], options: dic
 
 def slow_down(service: Any, seconds: float) -> None:
     """Makes each call of the model take so long."""
+    _before_each_call(service, lambda: time.sleep(seconds))
 
+
+def hold(service: Any, until: Callable[[], bool]) -> threading.Event:
+    """Makes calls of the model wait until something is so, from the moment that the event is set."""
+    begins = threading.Event()
+
+    def wait() -> None:
+        while begins.is_set() and not until():
+            time.sleep(0.01)
+
+    _before_each_call(service, wait)
+    return begins
+
+
+def _before_each_call(service: Any, wait: Callable[[], None]) -> None:
     def slowed(run: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*given: Any) -> Any:
-            time.sleep(seconds)
+            wait()
             return run(*given)
 
         return wrapped

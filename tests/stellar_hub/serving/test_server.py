@@ -13,8 +13,9 @@ import pytest
 pytest.importorskip("prometheus_client")  # of the extra `serve`
 
 from stellar_hub.serving.server import KEY_VARIABLE, GracefulServer, check_access, key_of_environment
+from stellar_hub.stop_signals import ECHO, SignalCount
 
-from .conftest import Make, image_file, slow_down
+from .conftest import Make, hold, image_file
 from .running import running
 
 
@@ -49,9 +50,10 @@ def test_key_of_environment__refuses_what_is_no_key(key: str, monkeypatch: pytes
 
 def test_serve__answers_what_it_has_accepted_before_it_ends(make_service: Make) -> None:
     service = make_service()
-    slow_down(service, 1)
+    begins = hold(service, until=lambda: service.stopping)
     found: list[Any] = []
     with running(service) as address:
+        begins.set()
         host = address.removeprefix("http://")
 
         def call() -> None:
@@ -115,8 +117,10 @@ def test_second_signal__ends_at_once(make_service: Make, monkeypatch: pytest.Mon
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
     server = GracefulServer(uvicorn.Config(lambda: None), make_service())
-    server.handle_exit(15, None)
-    assert server.should_exit
-    assert not codes
+    server._signals = SignalCount(iter([0, ECHO / 2, ECHO]).__next__)
+    for _ in range(2):  # `timeout` sends a signal to the process and to its group
+        server.handle_exit(15, None)
+        assert server.should_exit
+        assert not codes
     server.handle_exit(15, None)
     assert codes == [143]

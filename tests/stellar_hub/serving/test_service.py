@@ -1,6 +1,7 @@
 """The work of a server, without HTTP."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from stellar_hub.serving.images import ImageFile
 from stellar_hub.serving.refusals import Refusal
 from stellar_hub.serving.service import all_gpus, batch_sizes_up_to, served_name
 
-from .conftest import Make, image_file, slow_down
+from .conftest import Make, hold, image_file
 
 
 def run(service: Service, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -85,14 +86,16 @@ def test_decode__equals_the_model_and_refuses_images_that_are_not_finite(make_se
 
 
 def test_abandon__refuses_what_has_no_result(make_service: Make) -> None:
-    service = make_service()
-    slow_down(service, 0.5)
+    service, may_go = make_service(), threading.Event()
+    begins = hold(service, may_go.is_set)
 
     async def work() -> Any:
+        begins.set()
         call = asyncio.ensure_future(service.encode([ImageFile("a", image_file())], ("S",)))
         while not (left := service.abandon()):
             await asyncio.sleep(0.01)
         assert left == 1
+        may_go.set()
         return await asyncio.gather(call, return_exceptions=True)
 
     (refusal,) = run(service, work)

@@ -195,6 +195,13 @@ def test_nothing_new__writes_nothing(grown: Path, append: Append, monkeypatch: p
     assert files_of(grown) == expected
 
 
+def test_images_named_by_another_path__are_not_new(grown: Path, append: Append, images: Path) -> None:
+    expected = files_of(grown)
+    report = append(source=[images / ".." / images.name])
+    assert report.num_appended == 0
+    assert files_of(grown) == expected
+
+
 def test_folder_without_a_store__gets_one(append: Append, tmp_path: Path) -> None:
     assert not can_append(tmp_path / "store")
     append()

@@ -18,11 +18,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stellar_hub.stop_signals import ECHO
 from stellar_hub.training import stopping
 from stellar_hub.training.model import StellarPreTrainingOutput
 from stellar_hub.training.step import StepResult
 from stellar_hub.training.stopping import (
-    ECHO,
     SIGNALS,
     NonFiniteLossError,
     StopRequest,

@@ -232,6 +232,7 @@ def write(path: Path, data: bytes) -> Path:
         ("/photos/cats/outdoors/2020", ("/photos",), "cats"),
         ("/photos", ("/photos",), "photos"),
         ("/a/../photos/cats/outdoors", ("/photos",), "cats"),
+        ("/photos/../photos/cats/outdoors", ("/photos",), "cats"),
         ("/photos/cats/outdoors", ("/photos/cats", "/photos"), "cats"),
         ("/photos/cats/outdoors", ("/photos/cat", "/elsewhere"), "outdoors"),
         ("part.tar/train/cats", ("/part.tar",), "cats"),
