@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stellar_hub.modeling.safe_text import one_line
+
 if TYPE_CHECKING:
     from stellar_hub.cli.dedup_images import Show
     from stellar_hub.retrieval import DuplicateGroup
@@ -46,6 +48,24 @@ def check_output(output: Path, overwrite: bool) -> None:
     earlier = _earlier(output)
     if earlier and not overwrite:
         raise FileExistsError(f"{earlier[0]} exists already: pass --overwrite or another --output")
+
+
+def check_apart(output: Path, store: "FeatureStore", sources: Sequence[str]) -> None:
+    """Checks that the output spoils neither the store nor a folder of images, to which sheets would be new images.
+
+    Args:
+        output: Folder to write to.
+        store: The store.
+        sources: Names of its images; only names of folders matter.
+
+    Raises:
+        ValueError: if the output lies in the store or in a folder of images, or is one of them.
+    """
+    place = os.path.realpath(output)
+    for kind, name in [("store", store.path), *(("folder of images", name) for name in sources if os.path.isdir(name))]:
+        folder = os.path.realpath(name)
+        if os.path.commonpath([place, folder]) == folder:
+            raise ValueError(f"--output {output} lies in the {kind} {one_line(name)}: name a folder outside of it")
 
 
 def _earlier(output: Path) -> list[Path]:
