@@ -73,10 +73,12 @@ def dedup(
     from stellar_hub.cli.dedup_images import images_of, open_images
     from stellar_hub.retrieval import group_duplicates
     from stellar_hub.store import FeatureStore
+    from stellar_hub.store.databases.places import check_outside
 
     check_output(output, overwrite)
     opened = FeatureStore(store)
-    check_apart(output, opened, source or opened.manifest.source["names"])
+    check_outside(output, opened)
+    check_apart(output, source or opened.manifest.source["names"])
     images = open_images(opened, source, trust_names)
     groups = group_duplicates(opened, threshold)
     show = images_of(opened, images, trust_names) if groups else None

@@ -50,22 +50,21 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{earlier[0]} exists already: pass --overwrite or another --output")
 
 
-def check_apart(output: Path, store: "FeatureStore", sources: Sequence[str]) -> None:
-    """Checks that the output spoils neither the store nor a folder of images, to which sheets would be new images.
+def check_apart(output: Path, sources: Sequence[str]) -> None:
+    """Checks that the output is no folder of images and lies in none, where its sheets would be new images.
 
     Args:
         output: Folder to write to.
-        store: The store.
-        sources: Names of its images; only names of folders matter.
+        sources: Names of the images of a store; only those of folders matter.
 
     Raises:
-        ValueError: if the output lies in the store or in a folder of images, or is one of them.
+        ValueError: if the output is or lies in a folder of images.
     """
     place = os.path.realpath(output)
-    for kind, name in [("store", store.path), *(("folder of images", name) for name in sources if os.path.isdir(name))]:
+    for name in filter(os.path.isdir, sources):
         folder = os.path.realpath(name)
         if os.path.commonpath([place, folder]) == folder:
-            raise ValueError(f"--output {output} lies in the {kind} {one_line(name)}: name a folder outside of it")
+            raise ValueError(f"--output {output} lies in the images {one_line(name)}: name a folder outside of them")
 
 
 def _earlier(output: Path) -> list[Path]:

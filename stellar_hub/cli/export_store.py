@@ -148,9 +148,12 @@ def export_store(
     names = None if outputs is None else [name.strip() for name in outputs.split(",") if name.strip()]
     common: dict[str, Any] = {"outputs": names, "dtype": dtype.value, "source": source}
     from stellar_hub.store import FeatureStore
+    from stellar_hub.store.databases.places import check_outside
 
     opened = FeatureStore(store)
     if to is Kind.qdrant:
+        if path is not None:
+            check_outside(path, opened)
         client = open_qdrant(url, path)
         try:
             report = opened.to_qdrant(client, str(collection), batch_size=batch_size, **common)

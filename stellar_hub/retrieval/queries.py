@@ -63,8 +63,8 @@ def as_queries(
     if isinstance(queries, FeatureRow | FeatureBatch):
         _check_origin(store, queries.weights)
         queries = queries[output]
-    images: Any = [queries] if _is_image(queries) else queries
-    if _is_sequence(images) and all(map(_is_image, images)):
+    images: Any = [queries] if is_image(queries) else queries
+    if _is_sequence(images) and all(map(is_image, images)):
         backbone = backbone_of(store, store.known_model(model, "a search for images", load_model))
         precision = store.manifest.features.get("precision", "float32")
         return compute_feature(backbone, images, output, precision=precision)
@@ -76,7 +76,7 @@ def as_queries(
     return features
 
 
-def _is_image(query: Any) -> bool:
+def is_image(query: Any) -> bool:
     """Whether a query is an image: a path, a PIL image, or bytes of three or four channels, which no feature has."""
     if isinstance(query, np.ndarray):
         return query.dtype == np.uint8 and query.ndim == 3 and query.shape[2] in (3, 4)
@@ -113,7 +113,7 @@ def as_features(queries: Any, shape: tuple[int, ...]) -> Tensor | None:
             found = " and ".join(str(tuple(each.shape)) for each in queries[:2])
             raise ValueError(f"a list of queries must have features of one shape, {spell_shape(shape)}, got {found}")
         queries = torch.stack([torch.as_tensor(each) for each in queries])
-    elif isinstance(queries, list | tuple) and _are_numbers(queries):
+    elif isinstance(queries, list | tuple) and are_numbers(queries):
         queries = np.asarray(queries)
     if isinstance(queries, np.ndarray) and queries.dtype.kind in "fiu":
         queries = torch.from_numpy(np.ascontiguousarray(queries)).float()
@@ -153,12 +153,12 @@ def _all_are(values: Any, kind: Any) -> bool:
     return _is_sequence(values) and all(isinstance(value, kind) for value in values)
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
+def are_numbers(values: Sequence[Any]) -> bool:
     """Whether values are numbers, or lists of numbers of equal length, to any depth."""
     if _all_are(values, int | float | np.number):
         return True
     same = _all_are(values, list | tuple) and len({len(value) for value in values}) == 1
-    return same and all(_are_numbers(value) for value in values)
+    return same and all(are_numbers(value) for value in values)
 
 
 def _kinds_in(queries: Any) -> str:

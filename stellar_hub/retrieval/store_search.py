@@ -11,6 +11,7 @@ from stellar_hub.modeling import StellarModel
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.retrieval.hits import Hits
 from stellar_hub.retrieval.image_search import search_images
+from stellar_hub.retrieval.queries import are_numbers, is_image
 from stellar_hub.retrieval.set_search import search_sets
 from stellar_hub.store import FeatureStore
 
@@ -81,9 +82,13 @@ def _output_of(store: FeatureStore, queries: Any) -> str:
 
 
 def _shape_of(queries: Any) -> tuple[int, ...]:
-    """Returns the shape of queries that are numbers, and () for others."""
+    """Returns the shape of queries that are numbers, and () for others, such as images."""
+    if is_image(queries):
+        return ()
     if isinstance(queries, Tensor | np.ndarray):
         return tuple(queries.shape)
     if isinstance(queries, list | tuple) and queries and isinstance(queries[0], Tensor | np.ndarray):
         return (len(queries), *queries[0].shape)
+    if isinstance(queries, list | tuple) and are_numbers(queries):
+        return np.shape(queries)
     return ()

@@ -4,7 +4,7 @@
 it endpoints, and `serve` serves them with uvicorn.
 """
 
-from stellar_hub.serving.application import application
+from stellar_hub.serving.endpoints import application
 from stellar_hub.serving.server import check_access, key_of_environment, serve
 from stellar_hub.serving.service import Encoded, Service
 from stellar_hub.serving.settings import ServingSettings

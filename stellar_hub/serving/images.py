@@ -12,6 +12,7 @@ from stellar_hub.modeling.safe_text import mask_secrets, one_line
 from stellar_hub.serving.bodies import Body, check_keys, parse_form, parse_json
 
 MAX_PARTS = 10_000  # of the JSON around images; base64 has no commas
+MAX_MODEL = 1000  # characters of the name of a model
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|file:")
 
@@ -79,6 +80,8 @@ def read_embedding_request(body: Body) -> EmbeddingRequest:
     model = value.get("model")
     if model is not None and not isinstance(model, str):
         raise ValueError(f"model must be a text, got {type(model).__name__}")
+    if len(model or "") > MAX_MODEL:  # an error repeats it
+        raise ValueError(f"model must have at most {MAX_MODEL:,} characters, got {len(model):,}: GET /v1/models has it")
     return EmbeddingRequest(_from_texts(value.get("input"), "input"), model, form == "base64")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from stellar_hub.extras import require
 from stellar_hub.listening import LOCAL_NAMES, address_of, is_local, listen
 from stellar_hub.modeling.safe_text import one_line
-from stellar_hub.serving.application import application
+from stellar_hub.serving.endpoints import application
 from stellar_hub.serving.service import Service
 
 KEY_VARIABLE = "STELLAR_HUB_API_KEY"
@@ -79,13 +79,19 @@ class GracefulServer(_uvicorn.Server):
         return bool(await super().on_tick(counter))
 
     def _close_idle(self, now: float) -> None:
-        """Closes connections that take longer than a request may to send the head of one."""
+        """Closes connections that take longer than a request may to send the head of one.
+
+        One that is still there after twice that time does not read its answer: what is left of it is thrown away.
+        """
         idle = [each for each in self.server_state.connections if each.cycle is None or each.cycle.response_complete]
         before, self._idle = self._idle, {}
         for connection in idle:
             cycle, since = before.get(connection, (None, now))
             self._idle[connection] = (connection.cycle, since if cycle is connection.cycle else now)
-            if now - self._idle[connection][1] > self.service.settings.timeout:
+            waited = now - self._idle[connection][1]
+            if waited > 2 * self.service.settings.timeout:
+                connection.transport.abort()
+            elif waited > self.service.settings.timeout:
                 connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

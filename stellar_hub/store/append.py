@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stellar_hub.data.sources import ImageSource
 from stellar_hub.modeling.atomic_write import sync, write_atomically
+from stellar_hub.modeling.limits import check_limit
 from stellar_hub.modeling.safe_paths import read_bounded
 from stellar_hub.modeling.safe_text import one_line
 from stellar_hub.store.files import open_shard
@@ -180,7 +181,7 @@ def begin_segment(folder: Path, known: Known, source: ImageSource, like: Manifes
     Raises:
         FileExistsError: if a segment was begun with other options; the message names them.
         OSError: if a file cannot be written.
-        ValueError: if something else has the segment's name.
+        ValueError: if something else has the segment's name, or the store would have more segments than are read.
     """
     place = pending_path(folder)
     if place.is_symlink() or (place.exists() and not place.is_dir()):
@@ -204,7 +205,12 @@ def begin_segment(folder: Path, known: Known, source: ImageSource, like: Manifes
 
 
 def _plan_of(names: Sequence[str], known: Known, like: Manifest) -> Manifest:
-    """Returns the manifest of a segment with these images that follows the known parts."""
+    """Returns the manifest of a segment with these images that follows the known parts.
+
+    Raises:
+        ValueError: if the store would have more segments than are read.
+    """
+    check_limit("store_segments", len(known.parts), f"with the new images, {one_line(known.parts[0][0])}")
     segment = {"number": len(known.parts), "first_row": known.num_rows, "after": known.parts[-1][1].plan}
     source = dict(like.source) | {"fingerprint": names_sha256(names), "num_images": len(names)}
     return dataclasses.replace(like, source=source, segment=segment, counts=None)

@@ -7,7 +7,8 @@ the pages and not what lies between them.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +146,12 @@ class StoreIndex:
     def __init__(self, path: Path, manifest: Manifest):
         self.path = path
         self.manifest = manifest
-        self._file = open_index(path, manifest.num_rows)
-        groups = self._file.metadata.num_row_groups
+        with open_index(path, manifest.num_rows) as file:
+            self._metadata = file.metadata
+        groups = self._metadata.num_row_groups
         expected = (len(manifest.rows_of_shard(number)) for number in range(manifest.num_shards))
         if groups != manifest.num_shards or any(
-            self._file.metadata.row_group(number).num_rows != length for number, length in enumerate(expected)
+            self._metadata.row_group(number).num_rows != length for number, length in enumerate(expected)
         ):
             raise ValueError(f"the index {path} is damaged: its parts are not those of the shards")
         self._known = self._digests()
@@ -168,7 +170,7 @@ class StoreIndex:
         rows = self.manifest.rows_of_shard(number)
         try:
             roots = roots_of(*self.manifest.source["names"])
-            records = table_to_records(self._file.read_row_group(number), roots)
+            records = table_to_records(self._read(number), roots)
             is_right = [record.row for record in records] == list(rows)
         except (OSError, ValueError, TypeError, LookupError, pyarrow().ArrowException) as error:
             raise ValueError(f"{self._damaged(rows)} ({one_line(error)})") from error
@@ -186,7 +188,7 @@ class StoreIndex:
         for number in range(self.manifest.num_shards):
             rows = self.manifest.rows_of_shard(number)
             try:
-                status = self._file.read_row_group(number, columns=["status"])["status"].to_pylist()
+                status = self._read(number, ["status"])["status"].to_pylist()
             except (OSError, ValueError, LookupError, pyarrow().ArrowException) as error:
                 raise ValueError(f"{self._damaged(rows)} ({one_line(error)})") from error
             if set(status) - {"ok", "error"} or len(status) != len(rows):
@@ -209,15 +211,29 @@ class StoreIndex:
 
     def num_passing(self) -> int:
         """Returns the number of rows whose error is not the image's fault, such as a network disk that was away."""
-        errors = self._file.read(columns=["error"])["error"].to_pylist()
+        with self._opened() as file:
+            errors = file.read(columns=["error"])["error"].to_pylist()
         return sum(error is not None and error.startswith(NOT_THE_IMAGES_FAULT) for error in errors)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """Opens the file for a block: a store of many segments has more indices than a process may have open files."""
+        with utf8_name(regular_file(self.path)) as name:
+            file = pyarrow().parquet.ParquetFile(name, metadata=self._metadata, page_checksum_verification=True)
+        with file:
+            yield file
+
+    def _read(self, number: int, columns: Sequence[str] | None = None) -> Any:
+        """Returns the lines of a shard as a pyarrow table; None takes all columns."""
+        with self._opened() as file:
+            return file.read_row_group(number, columns=columns)
 
     def _damaged(self, rows: range) -> str:
         return f"{spell_rows(rows)} of the index {self.path} cannot be read"
 
     def _digests(self) -> dict[str, Any] | None:
         """Returns what the index knows about its own content; None for an index of an earlier release."""
-        text = (self._file.metadata.metadata or {}).get(_DIGESTS)
+        text = (self._metadata.metadata or {}).get(_DIGESTS)
         if text is None:
             return None
         try:

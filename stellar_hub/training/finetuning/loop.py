@@ -65,7 +65,8 @@ def finetune(
         ValueError: if images, settings and number of processes do not fit each other, or a checkpoint is of another
             run.
         OSError: if something cannot be read or written; earlier checkpoints stay complete.
-        Stopped: if SIGTERM or Ctrl-C stopped the run, after a checkpoint was saved.
+        Stopped: if SIGTERM or Ctrl-C stopped the run, after a checkpoint was saved. A second signal ends the process at
+            once, without a checkpoint.
         NonFiniteLossError: if a loss is NaN or infinite.
     """
     images = split_images(train, test, settings)
@@ -93,7 +94,7 @@ def run_steps(run: FinetuneRun) -> None:
     log_every = run.settings.log_every
     progress = RunProgress(run.num_steps, run.start_step, run.batch_size, run.is_main, log_every)
     run.wrapped.train()
-    with progress, StopRequest() as request:
+    with progress, StopRequest(progress.note) as request:
         for note in run.notes:
             progress.note(note)
         previous: StepResult | None = None

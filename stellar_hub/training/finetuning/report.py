@@ -173,6 +173,7 @@ class FinetuneReport:
         how = [
             ("start", _cell(str(without_folders(settings.model)))),
             ("trained", facts[settings.mode]),
+            *([("image size", f"{settings.image_size} x {settings.image_size}")] if settings.image_size else []),
             ("training", f"{self.num_train} images, {settings.epochs} epochs, batch {settings.batch_size}"),
             ("test", f"{len(self.answers.labels)} images of {_cell(str(without_folders(self.names[1])))}"),
         ]

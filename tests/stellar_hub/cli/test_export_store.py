@@ -66,6 +66,13 @@ def test_qdrant__may_be_a_folder(command: Command, store: Path, tmp_path: Path) 
     database.close()
 
 
+def test_qdrant_folder_in_the_store__is_refused(command: Command, store: Path) -> None:
+    result = command("export-store", store, "--to", "qdrant", "--path", store / "qdrant", "--collection", "photos")
+    assert result.exit_code == 1
+    assert "lies in the store" in result.stderr
+    assert not (store / "qdrant").exists()
+
+
 def test_key__comes_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     library = pytest.importorskip("qdrant_client", reason="needs the extra qdrant")
     calls = []

@@ -43,10 +43,22 @@ def test_tokens__are_compared_as_sets(store: FeatureStore, pixel_model: StellarM
         assert store.search(query, k=1, by="S", model=pixel_model).rows.tolist() == [[4]]
 
 
+def test_lists_of_numbers_and_bytes_of_images__are_taken_by_their_shape(
+    store: FeatureStore, pixel_model: StellarModel
+) -> None:
+    tokens = store.read("S", [4, 8])
+    assert torch.equal(store.search(tokens.tolist(), k=3).rows, search_sets(store, tokens, k=3).rows)
+    image = torch.zeros(3, 40, tokens.shape[2], dtype=torch.uint8)  # its width is that of a token
+    expected = search_images(store, image, k=3, model=pixel_model)
+    assert torch.equal(store.search(image, k=3, model=pixel_model).scores, expected.scores)
+
+
 def test_shape_of_vectors_and_of_a_set__must_be_said(store: FeatureStore, pooled: torch.Tensor) -> None:
     vectors = pooled[:4]  # as many as an image has tokens
     with pytest.raises(ValueError, match=r"4 vectors or one set of 4 tokens: pass by='pooled' or by=\"S\""):
         store.search(vectors)
+    with pytest.raises(ValueError, match="4 vectors or one set of 4 tokens"):
+        store.search(vectors.tolist())
     assert store.search(vectors, k=1, by="pooled").rows.shape == (4, 1)
     assert store.search(vectors, k=1, by="S").rows.shape == (1, 1)
 

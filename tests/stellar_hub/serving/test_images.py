@@ -78,6 +78,7 @@ def test_read_embedding_request__has_openais_shape() -> None:
         ({"dimensions": 8}, "dimensions"),
         ({"encoding_format": "int8"}, "encoding_format"),
         ({"model": 3}, "model"),
+        ({"model": "m" * 1001}, "at most 1,000 characters"),
         ({"input": [1, 2, 3]}, "image 1 of 3"),
         ({"prompt": "x"}, "prompt"),
     ],

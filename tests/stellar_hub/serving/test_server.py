@@ -4,6 +4,8 @@ import http.client
 import socket
 import threading
 import time
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,14 @@ from stellar_hub.serving.server import KEY_VARIABLE, GracefulServer, check_acces
 
 from .conftest import Make, image_file, slow_down
 from .running import running
+
+
+@dataclass(eq=False)
+class Connection:
+    """What the server knows of a connection of uvicorn."""
+
+    cycle: Any
+    transport: Any
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +94,19 @@ def test_serve__closes_connections_that_send_no_request(make_service: Make) -> N
         with socket.create_connection((host, int(port)), timeout=120) as raw:
             raw.sendall(b"GET /health HTTP/1.1\r\n")
             assert raw.recv(100) == b""
+
+
+def test_connection_that_does_not_read_its_answer__is_cut(make_service: Make) -> None:
+    import uvicorn
+
+    server = GracefulServer(uvicorn.Config(lambda: None), make_service(timeout=10))
+    ended: list[str] = []
+    transport = SimpleNamespace(close=lambda: ended.append("close"), abort=lambda: ended.append("abort"))
+    connection = Connection(SimpleNamespace(response_complete=True), transport)
+    server.server_state.connections.add(connection)
+    for now in (0, 9, 11, 21):
+        server._close_idle(now)
+    assert ended == ["close", "abort"]
 
 
 def test_second_signal__ends_at_once(make_service: Make, monkeypatch: pytest.MonkeyPatch) -> None:

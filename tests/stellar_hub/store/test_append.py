@@ -17,6 +17,7 @@ from PIL import Image
 
 from stellar_hub.features.processes import Processes
 from stellar_hub.modeling import StellarModel, atomic_write
+from stellar_hub.modeling.limits import variable_of
 from stellar_hub.store.append import can_append
 from stellar_hub.store.feature_store import FeatureStore
 from stellar_hub.store.fill import ExtractionReport
@@ -168,6 +169,21 @@ def test_tars__grow_as_well(append: Append, images: Path, tmp_path: Path) -> Non
     ]
     append("whole", source=[tmp_path / "shard-*.tar"])
     check_same_rows(store, FeatureStore(tmp_path / "whole"))
+
+
+def test_segment_above_the_limit__is_refused_before_it_is_written(
+    append: Append, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append()
+    draw(images, SECOND)
+    append()
+    draw(images, THIRD)
+    before = files_of(tmp_path / "store")
+    monkeypatch.setenv(variable_of("store_segments"), "1")
+    with pytest.raises(ValueError, match="STELLAR_HUB_MAX_STORE_SEGMENTS"):
+        append()
+    assert files_of(tmp_path / "store") == before
+    assert len(FeatureStore(tmp_path / "store")) == len(FIRST) + len(SECOND)
 
 
 def test_nothing_new__writes_nothing(grown: Path, append: Append, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +392,7 @@ def test_second_append__is_refused_while_the_first_goes_on(append: Append, tmp_p
 
 
 def test_plain_extraction_of_a_grown_folder__names_append(grown: Path, append: Append, images: Path) -> None:
-    with pytest.raises(FileExistsError, match=r"source\.num_images: 6 in the store, 12 now.*--append"):
+    with pytest.raises(FileExistsError, match=r"images: 6 of .* in the store, 12 of .*--append"):
         append(append=False)
     (grown / "manifest.json").write_text((grown / "manifest.json").read_text().replace('"ok": 6', '"ok": 7'))
     with pytest.raises(ValueError, match="--repair"):

@@ -1,6 +1,7 @@
 """Stores with segments: what is read of them, and what is refused."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -195,6 +196,15 @@ def test_other_things_among_segments__are_refused_by_name(grown: Path, kind: str
     entry(grown, kind)
     with pytest.raises(ValueError, match=message):
         FeatureStore(grown)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")
+def test_open_store__holds_no_index_open(shared_grown: Path) -> None:
+    store = FeatureStore(shared_grown)
+    assert len(store.records()) == 12
+    assert len(store.ok) == 12
+    opened = [os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()]
+    assert not [file for file in opened if file.startswith(str(shared_grown.resolve())) and file.endswith(".parquet")]
 
 
 def test_many_segments__are_refused(grown: Path, monkeypatch: pytest.MonkeyPatch) -> None:

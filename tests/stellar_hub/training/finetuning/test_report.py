@@ -1,5 +1,6 @@
 """The report: its numbers, the page, the section of the card, the files."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -65,6 +66,12 @@ def test_page_and_card__escape_names_and_name_no_folders(report: FinetuneReport)
         assert "mine" in text
         assert "1 test image could not be read" in text
         assert "confusion.png" in text
+
+
+def test_card__has_the_size_of_the_images_if_it_is_not_the_models_own(report: FinetuneReport) -> None:
+    assert "image size" not in report.card_section()
+    settings = dataclasses.replace(report.settings, image_size=224)
+    assert "| image size | 224 x 224 |" in dataclasses.replace(report, settings=settings).card_section()
 
 
 def test_best_of_several__is_said(report: FinetuneReport) -> None:

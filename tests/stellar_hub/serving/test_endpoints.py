@@ -13,7 +13,7 @@ from safetensors.torch import load
 
 pytest.importorskip("prometheus_client")  # of the extra `serve`
 
-from stellar_hub.serving.application import ENDPOINTS
+from stellar_hub.serving.endpoints import ENDPOINTS
 
 from .conftest import Ask, Make, Request, image_file, message_of, slow_down
 
