@@ -69,7 +69,7 @@ def dedup(
 
     Example: stellar-hub dedup features --output duplicates --source photos
     """
-    from stellar_hub.cli.dedup_files import check_output, write_files
+    from stellar_hub.cli.dedup_files import check_apart, check_output, write_files
     from stellar_hub.cli.dedup_images import images_of, open_images
     from stellar_hub.retrieval import group_duplicates
     from stellar_hub.store import FeatureStore
@@ -78,6 +78,7 @@ def dedup(
     check_output(output, overwrite)
     opened = FeatureStore(store)
     check_outside(output, opened)
+    check_apart(output, source or opened.manifest.source["names"])
     images = open_images(opened, source, trust_names)
     groups = group_duplicates(opened, threshold)
     show = images_of(opened, images, trust_names) if groups else None
@@ -86,7 +87,7 @@ def dedup(
         warn(f"note: {written.left_out} images are no files, or have names that no list can hold: report.json has all")
     errors = int((~opened.ok).sum())
     if errors:
-        warn(f"left out: {errors} rows with an error")
+        warn(f"left out: {_counted(errors, 'row')} with an error")
     num_images, num_duplicates = len(opened) - errors, sum(len(group.duplicates) for group in groups)
     if not groups:
         say(f"{output}: no near-duplicates among {num_images:,} images at a threshold of {threshold:g}")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stellar_hub.modeling.safe_text import one_line
+
 if TYPE_CHECKING:
     from stellar_hub.cli.dedup_images import Show
     from stellar_hub.retrieval import DuplicateGroup
@@ -46,6 +48,23 @@ def check_output(output: Path, overwrite: bool) -> None:
     earlier = _earlier(output)
     if earlier and not overwrite:
         raise FileExistsError(f"{earlier[0]} exists already: pass --overwrite or another --output")
+
+
+def check_apart(output: Path, sources: Sequence[str]) -> None:
+    """Checks that the output is no folder of images and lies in none, where its sheets would be new images.
+
+    Args:
+        output: Folder to write to.
+        sources: Names of the images of a store; only those of folders matter.
+
+    Raises:
+        ValueError: if the output is or lies in a folder of images.
+    """
+    place = os.path.realpath(output)
+    for name in filter(os.path.isdir, sources):
+        folder = os.path.realpath(name)
+        if os.path.commonpath([place, folder]) == folder:
+            raise ValueError(f"--output {output} lies in the images {one_line(name)}: name a folder outside of them")
 
 
 def _earlier(output: Path) -> list[Path]:

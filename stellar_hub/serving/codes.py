@@ -39,6 +39,9 @@ def read_codes(body: Body, hidden_size: int) -> list[StellarEncoding]:
     if body.is_form:
         raise ValueError("codes are sent as safetensors or JSON, not as a form")
     if not body.is_json:
+        size = int.from_bytes(body.data[:8], "little")  # of a file's header
+        if body.data[:1] == b"{" and size > len(body.data):
+            raise ValueError("the body looks like JSON: send it with Content-Type: application/json")
         return _checked([_from_file(body.data)], ["the body"], hidden_size)
     value = parse_json(body, MAX_PARTS)
     if "data" not in value:

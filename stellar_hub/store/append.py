@@ -73,13 +73,28 @@ class Known:
         return self.parts[-1][1].rows.stop
 
     def about_gone(self) -> list[str]:
-        """Returns a line about the images that the source does not have, if there are any."""
+        """Returns a line about the images that the source does not have, and one about the others of their shards."""
         gone = {row: name for images in self.images for row, name in images.gone.items()}
         if not gone:
             return []
         row, name = next(iter(gone.items()))
-        rows = "1 row stays" if len(gone) == 1 else f"{len(gone)} rows stay"
-        return [f"{rows} whose images the source does not have; the first is row {row}, {one_line(name)}"]
+        name = one_line(name)
+        line = f"{len(gone)} rows stay whose images the source does not have; the first is row {row}, {name}"
+        if len(gone) == 1:
+            line = f"1 row stays whose image the source does not have: row {row}, {name}"
+        unseen = [spell_rows(rows) for rows in self._shards_with_gaps()]  # a shard has one digest of all of its images
+        if not unseen:
+            return [line]
+        return [line, f"changes of other images among {_spell(unseen)} are neither noticed nor repaired"]
+
+    def _shards_with_gaps(self) -> list[range]:
+        """Returns the rows of the shards of which the source has some images, but not all."""
+        return [
+            rows
+            for (_, manifest), images in zip(self.parts, self.images, strict=True)
+            for rows in map(manifest.rows_of_shard, range(manifest.num_shards))
+            if images.lacks(rows) and any(row not in images.gone for row in rows)
+        ]
 
     def about_changed(self) -> list[str]:
         """Returns a line about the rows whose images have changed since they were extracted, if there are any.
@@ -100,12 +115,17 @@ class Known:
                     changed.append(spell_rows(rows))
         if not changed:
             return []
-        named = ", ".join(changed[:_MAX_NAMED]) + (f" and {len(changed) - _MAX_NAMED} more shards" * (len(changed) > 3))
         shards = "1 shard has" if len(changed) == 1 else f"{len(changed)} shards have"
         return [
-            f"{shards} features of images whose files have changed since ({named}): these rows stay as they are; add "
-            "--repair to extract them again, or extract into a new folder"
+            f"{shards} features of images whose files have changed since ({_spell(changed)}): these rows stay as they "
+            "are; add --repair to extract them again, or extract into a new folder"
         ]
+
+
+def _spell(shards: Sequence[str]) -> str:
+    """Returns the first few of the rows of shards, and the number of the others."""
+    more = len(shards) - _MAX_NAMED
+    return ", ".join(shards[:_MAX_NAMED]) + (f" and {more} more shard{'s' * (more > 1)}" if more > 0 else "")
 
 
 @dataclass(frozen=True)

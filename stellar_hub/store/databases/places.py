@@ -58,7 +58,9 @@ def is_written(target: Path, wanted: Mapping[str, Any], overwrite: bool) -> bool
     if target.is_dir() and found is None and any(target.iterdir()):
         raise FileExistsError(f"{one_line(target)} holds something else than an export: name another output")
     if not overwrite and not (target.is_dir() and found is None):
-        raise FileExistsError(f"{one_line(target)} exists already: overwrite replaces it, or name another output")
+        raise FileExistsError(
+            f"{one_line(target)} exists already: overwrite=True (--overwrite) replaces it, or name another output"
+        )
     return False
 
 

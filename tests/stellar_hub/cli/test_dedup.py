@@ -32,7 +32,7 @@ def test_dedup__writes_lists_groups_and_sheets(
     before = sorted(image_folder.rglob("*"))
     result = command("dedup", folder, "--output", output, "--threshold", 0.9, "--source", image_folder)
     assert result.exit_code == 0, result.output
-    assert "left out: 1 rows with an error" in result.stderr
+    assert "left out: 1 row with an error" in result.stderr
     lists = {name: (output / f"{name}.txt").read_text().splitlines() for name in ("keep", "duplicates")}
     with open(output / "groups.csv", newline="") as file:
         lines = list(csv.DictReader(file))
@@ -66,6 +66,15 @@ def test_earlier_files__are_replaced_where_asked(command: Command, folder: Path,
     assert result.exit_code == 0, result.output
     assert not (output / "sheet-007.png").exists()
     assert (output / "mine.png").exists()
+
+
+@pytest.mark.parametrize("below", ["", "found"])
+def test_output_among_the_images__is_refused(command: Command, folder: Path, image_folder: Path, below: str) -> None:
+    before = sorted(image_folder.rglob("*"))
+    result = command("dedup", folder, "--output", image_folder / below)
+    assert result.exit_code == 1
+    assert "outside of them" in result.output
+    assert sorted(image_folder.rglob("*")) == before
 
 
 def test_nothing_alike__is_said(

@@ -79,6 +79,11 @@ def test_read_codes__refuses_in_a_sentence_without_a_path(body: Body) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_read_codes__names_the_content_type_that_json_needs() -> None:
+    with pytest.raises(ValueError, match="Content-Type"):
+        read_codes(Body(json.dumps(ITEM).encode(), "application/x-www-form-urlencoded", ""), 4)
+
+
 def test_read_codes__bounds_patches_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STELLAR_HUB_MAX_REQUEST_PATCHES", "5")
     with pytest.raises(ValueError, match="STELLAR_HUB_MAX_REQUEST_PATCHES"):
