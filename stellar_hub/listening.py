@@ -26,7 +26,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise OSError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}): pass another --port, or --host 127.0.0.1"
+            f"cannot listen on {host}:{port} ({error.strerror or error}): pass another --port or --host"
         ) from error
 
 

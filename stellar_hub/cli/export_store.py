@@ -173,7 +173,7 @@ def check_options(to: Kind, given: dict[str, Any]) -> None:
     needed, allowed = NEEDS[to]
     missing = [name for name in needed if given[name] is None]
     if to is Kind.qdrant and (given["--url"] is None) == (given["--path"] is None):
-        raise WrongUsage("--to qdrant needs either --url of a server or --path of a folder")
+        raise WrongUsage("--to qdrant needs --url of a server or --path of a folder, and not both")
     if missing:
         raise WrongUsage(f"--to {to.value} needs {missing[0]}")
     other = [name for name, value in given.items() if value is not None and name not in (*needed, *allowed)]

@@ -36,7 +36,7 @@ def choose_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f'the device {device!r} is not available ({reason}); use --device cpu, or "auto"') from error
+        raise ValueError(f'the device {device!r} is not available ({reason}); use "cpu" or "auto"') from error
     return device
 
 

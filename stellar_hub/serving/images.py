@@ -118,9 +118,13 @@ def _decoded(text: Any, name: str) -> bytes:
             f"{name}: {address} is an address, and images are not downloaded: send the image itself, as a data URL"
         )
     try:
+        if " " in text.strip():  # base64 has line breaks at most, and the words of a sentence may look like it together
+            raise ValueError("a text")
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"{name} is neither a data URL nor base64 of an image file") from None
+        raise ValueError(
+            f"{name} is neither a data URL nor base64 of an image file: the model takes images, not texts"
+        ) from None
 
 
 def _check_count(count: int) -> None:

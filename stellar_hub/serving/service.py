@@ -241,8 +241,14 @@ def batch_sizes_up_to(largest: int) -> list[int]:
 
 
 def served_name(name: str) -> str:
-    """Returns the name of a model in answers: of a folder or file its last part, so that no path is shown."""
-    return Path(name).resolve().name if Path(name).exists() else name
+    """Returns the name of a model in answers: of a folder or file its last part, so that no path is shown.
+
+    The model of a run lies in a folder "model" of the run's: then it is the name of the run.
+    """
+    if not Path(name).exists():
+        return name
+    path = Path(name).resolve()
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 async def _all(work: Any) -> list[Any]:

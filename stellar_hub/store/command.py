@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from stellar_hub.data.sources import JoinedSources, open_sources
+from stellar_hub.data.sources.files import counted
 from stellar_hub.features.identity import load_model
 from stellar_hub.features.processes import Processes
 from stellar_hub.features.rows import ImageRecord
@@ -77,7 +78,7 @@ def extract_by_options(command: Command, say: Callable[[str], None] = lambda lin
     )
     lines = [*report.decided, *report.about_append, *what_was_redone(report.repaired, report.num_stale)]
     if command.retry_errors:
-        lines.append(f"tried again: {report.num_retried} rows with an error, {report.num_recovered} have features now")
+        lines.append(what_was_retried(report.num_retried, report.num_recovered))
     if report.largest_piece is not None:
         lines.append(
             f"memory did not suffice for batches of {command.options.batch_size}: the batch size is now "
@@ -182,6 +183,12 @@ def _summary(folder: Path, report: ExtractionReport) -> list[str]:
     if report.manifest.counts is None:
         return [f"{folder}: {report.errors} with an error so far ({now}); other processes still work on their shards"]
     return completed(folder, now, retried=report.num_retried > 0)
+
+
+def what_was_retried(num_retried: int, num_recovered: int) -> str:
+    """Returns a line about the rows with an error that were extracted again."""
+    rows = counted(num_retried, "row with an error", "rows with an error")
+    return f"tried again: {rows}; features now: {num_recovered}"
 
 
 def spell_damaged(damaged: Sequence[str]) -> str:

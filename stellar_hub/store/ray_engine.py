@@ -25,6 +25,7 @@ from stellar_hub.store.command import (
     open_for_extraction,
     spell_damaged,
     what_was_redone,
+    what_was_retried,
 )
 from stellar_hub.store.decisions import of_the_store
 from stellar_hub.store.extract_shards import extract_shards
@@ -86,7 +87,7 @@ def extract_with_ray(
                 plan = complete(folder, plan)
     lines = what_was_redone(work.repaired, work.num_stale)
     if command.retry_errors:
-        lines.append(f"tried again: {work.num_failed} rows with an error, {recovered} have features now")
+        lines.append(what_was_retried(work.num_failed, recovered))
     now = f"{progress.rows} now, {progress.rows_per_second:.3g} rows/s"
     now += f"; {spell_damaged(source.damaged)}" if source.damaged else ""
     return [*lines, *completed(command.output, now, retried=command.retry_errors)]

@@ -132,11 +132,13 @@ def draw_preview(model: StellarModel, images: Tensor, title: str | None = None) 
     grid = model.grid_size(*images.shape[-2:])
     with undisturbed(model):
         encoding = model.encode(images.to(model.device))
+        # A run that went wrong should still be seen, and `decode` refuses values that are not finite.
+        finite = [tensor.nan_to_num(0) for tensor in encoding]
         # We do not call `reconstruct`, because it would encode again.
-        decoded = model.decode(*encoding, grid_size=grid).float().cpu() if model.can_decode else None
+        decoded = model.decode(*finite, grid_size=grid).float().cpu() if model.can_decode else None
     if decoded is not None:
-        decoded = decoded.nan_to_num(0)  # a run that went wrong should still be seen
-    localization = encoding.localization.float().cpu().nan_to_num(0)
+        decoded = decoded.nan_to_num(0)
+    localization = finite[1].float().cpu()
     return _compose(torch.stack([as_float(image) for image in images.cpu()]), decoded, localization, grid, title)
 
 

@@ -109,7 +109,7 @@ def test_failed_rows__are_tried_again_where_asked(
     assert "1 with an error" in command(*run).output
     result = command(*run, "--retry-errors")
     assert result.exit_code == 0, result.output
-    assert "tried again: 1 rows with an error, 1 have features now" in result.output
+    assert "tried again: 1 row with an error; features now: 1" in result.output
     assert "none with an error" in result.output
     assert "--retry-errors" not in result.output
 

@@ -86,3 +86,8 @@ def test_read_embedding_request__has_openais_shape() -> None:
 def test_read_embedding_request__refuses_what_has_no_effect(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         read_embedding_request(body_of({"input": "YQ=="} | changed))
+
+
+def test_text__is_told_from_base64() -> None:
+    with pytest.raises(ValueError, match="not texts"):
+        read_embedding_request(body_of({"model": "m", "input": "a photo of a cat"}))

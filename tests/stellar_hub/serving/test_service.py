@@ -119,5 +119,7 @@ def test_names__of_devices_models_and_batch_sizes(tmp_path: Path) -> None:
     assert all_gpus("auto")
     assert served_name("stellar-tiny") == "stellar-tiny"
     assert served_name(str(tmp_path)) == tmp_path.name
+    (tmp_path / "classifier" / "model").mkdir(parents=True)
+    assert served_name(str(tmp_path / "classifier" / "model")) == "classifier"
     assert batch_sizes_up_to(32) == [1, 4, 16, 32]
     assert batch_sizes_up_to(1) == [1]

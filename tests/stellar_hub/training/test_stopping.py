@@ -1,7 +1,6 @@
 """Signals become requests while a run goes, and are what they were when it is over."""
 
 import math
-import multiprocessing
 import os
 import signal
 import socket
@@ -11,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import pytest
 import torch
@@ -169,29 +167,34 @@ def test_workers__leave_signals_to_their_parent() -> None:
     assert current() == dict.fromkeys(SIGNALS, signal.SIG_IGN)
 
 
-def wait_for_ever(ready: Any) -> None:
-    """A data worker that waits for a lock nobody gives up."""
+# A data worker that waits for a lock nobody gives up, forked by a process without the threads of other tests.
+HANGING_WORKER = """
+import multiprocessing, subprocess, threading
+from stellar_hub.training.stopping import SIGNALS, leave_signals_to_parent
+
+def wait_for_ever(ready):
     leave_signals_to_parent(0)
     ready.set()
     threading.Event().wait()
 
+context = multiprocessing.get_context("fork")
+ready = context.Event()
+worker = context.Process(target=wait_for_ever, args=(ready,), daemon=True)
+worker.start()
+assert ready.wait(600)
+for number in SIGNALS:
+    subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
+worker.join(0.5)
+print("alive", worker.is_alive())
+worker.terminate()
+worker.join(600)
+print("exit code", worker.exitcode)
+"""
+
 
 def test_data_worker__that_hangs_obeys_its_parent_alone() -> None:
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    worker = context.Process(target=wait_for_ever, args=(ready,), daemon=True)
-    worker.start()
-    try:
-        assert ready.wait(60)
-        for number in SIGNALS:
-            subprocess.run(["kill", f"-{int(number)}", str(worker.pid)], check=True)
-        worker.join(0.5)
-        assert worker.is_alive()
-        worker.terminate()
-        worker.join(20)
-        assert worker.exitcode == 0
-    finally:
-        worker.kill()
+    done = subprocess.run([sys.executable, "-c", HANGING_WORKER], capture_output=True, text=True, timeout=1500)
+    assert done.stdout.splitlines() == ["alive True", "exit code 0"], done.stderr
 
 
 PATHS = ["images/a.png", "images/b.png"]
