@@ -136,8 +136,8 @@ def leave_signals_to_parent(worker_id: int) -> None:
     """Makes a data worker ignore both signals: they often reach the whole group, and the parent still needs batches.
 
     SIGTERM from the parent itself ends the worker, so that the parent can end one that hangs. This works on systems
-    that tell who sent a signal, and for workers that were forked. Threads of a spawned one may take the signal first, and
-    so may those that a library such as grpc starts while a process is forked.
+    that tell who sent a signal, and for workers that were forked. Threads of a spawned one may take the signal first,
+    and so may those that a library such as grpc starts while a process is forked.
     """
     signal.set_wakeup_fd(-1)  # else a forked worker would tell the parent of its own signals
     signal.signal(signal.SIGINT, signal.SIG_IGN)
