@@ -23,7 +23,11 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
+        # Else an answer in two pieces waits some 40 ms for the client's acknowledgement of the first one: asyncio sets
+        # this for sockets that it makes itself. Connections inherit it.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         raise OSError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): pass another --port or --host"

@@ -1,5 +1,7 @@
 """Addresses that servers listen on."""
 
+import socket
+
 import pytest
 
 from stellar_hub.listening import address_of, is_local, listen, name_in_host
@@ -24,3 +26,10 @@ def test_is_local__is_true_for_this_machine_alone() -> None:
 )
 def test_name_in_host__leaves_the_port_out(header: bytes, name: str) -> None:
     assert name_in_host(header) == name
+
+
+def test_connection__sends_small_pieces_at_once() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()[:2]):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
