@@ -80,7 +80,7 @@ def read_embedding_request(body: Body) -> EmbeddingRequest:
     model = value.get("model")
     if model is not None and not isinstance(model, str):
         raise ValueError(f"model must be a text, got {type(model).__name__}")
-    if len(model or "") > MAX_MODEL:  # an error repeats it
+    if model is not None and len(model) > MAX_MODEL:  # an error repeats it
         raise ValueError(f"model must have at most {MAX_MODEL:,} characters, got {len(model):,}: GET /v1/models has it")
     return EmbeddingRequest(_from_texts(value.get("input"), "input"), model, form == "base64")
 
