@@ -38,7 +38,7 @@ def test_serve__takes_its_options(command: Command, model_folder: Path, served: 
     assert (settings.max_batch_size, settings.max_wait_ms, settings.max_queue, settings.num_workers) == (4, 2.5, 9, 3)
     assert (settings.timeout, settings.shutdown_timeout, settings.precision) == (7, 8, "float32")
     assert (service.health()["devices"], service.processor.fit) == (["cpu", "cpu"], "pad")
-    assert "serving model at http://127.0.0.1:8000" in result.stdout
+    assert f"serving {model_folder.parent.name} at http://127.0.0.1:8000" in result.stdout
 
 
 @pytest.mark.parametrize(
